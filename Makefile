@@ -1,0 +1,55 @@
+# make demo    install, then do the whole job on 50 sample exports and check every row
+# make test    install, then lint and the whole test suite, on services of its own
+# make chaos   every fault in every stage (make test has each fault in one)
+# make lint    ruff and mypy alone
+# make lock    resolve requirements.lock anew
+.PHONY: demo test chaos lint format lock install clean
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+INSTALLED := .venv/.installed
+
+# The first one that fits the versions we support and can make a venv.
+FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c '$(FITS)' 2>/dev/null && { echo "$$p"; break; }; done)
+
+demo: $(INSTALLED)
+	.venv/bin/tdp demo $(ARGS)
+
+test: lint
+	.venv/bin/pytest $(ARGS)
+
+# Every fault in every stage, and the services of systemd's units as an installation of their own.
+chaos: $(INSTALLED)
+	.venv/bin/pytest tests/chaos tests/integration/test_split_services.py -m "matrix or not matrix" $(ARGS)
+
+lint: $(INSTALLED)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: $(INSTALLED)
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+install: $(INSTALLED)
+
+# The lock is whole, so pip has nothing to resolve.
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed (Debian: python3-venv); \
+	or name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# For every Python and platform we support; only names, versions and hashes are kept, no addresses.
+lock:
+	test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet uv
+	.venv/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet \
+		--output-file requirements.lock $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
