@@ -1,0 +1,1 @@
+"""The pipeline: Prefect flows over Prefect-free stages, exports and ledger."""
