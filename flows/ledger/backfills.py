@@ -1,0 +1,80 @@
+"""The batches a backfill runs again: chosen, listed under its flow run, prepared one by one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from uuid import UUID
+
+from psycopg.rows import DictRow
+
+from flows.errors import NothingChosen
+from flows.ledger.intake import own_run, planning
+from flows.ledger.session import Session, fetch
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which batches: those for which everything given is true. Days are of UTC, both ends included.
+
+    ``source`` is the SHA-256 of a source file or a pattern for its name (``*`` and ``?``), ``error`` a text
+    in the error of the batch or of one of its files. A batch is chosen if any of its files fits.
+    """
+
+    batch_ids: Sequence[str] | None = None
+    status: str | None = None
+    received_from: date | None = None
+    received_to: date | None = None
+    processed_from: date | None = None
+    processed_to: date | None = None
+    source: str | None = None
+    error: str | None = None
+
+
+async def select_batches(session: Session, filters: Filters) -> list[str]:
+    """Return the batches that ``filters`` choose, oldest first. Raises NothingChosen without any."""
+    given = asdict(filters)
+    if all(value is None for value in given.values()):
+        raise NothingChosen("name the batches: by id, status, dates, source file or error")
+    source = given.pop("source")
+    is_hash = source is not None and _SHA256.fullmatch(source)
+    given["sha256"] = source.lower() if is_hash else None
+    given["name_like"] = _like(source) if source and not is_hash else None
+    given["batch_ids"] = list(filters.batch_ids) if filters.batch_ids is not None else None
+    return [row["batch_id"] for row in await fetch(session, "select_batches", **given)]
+
+
+async def list_batches(session: Session, flow_run_id: UUID, filters: Filters, from_stage: str) -> None:
+    """List the chosen batches under the backfill's flow run, for ever in this order."""
+    async with planning(session):  # so that no source is purged between choosing and listing
+        chosen = await select_batches(session, filters)
+        await fetch(session, "list_batches", flow_run_id=flow_run_id, batch_ids=chosen, from_stage=from_stage)
+
+
+async def adopt_batches(session: Session, flow_run_id: UUID, earlier: UUID, database_url: str) -> None:
+    """List what the backfill ``earlier`` has left undone. Raises BatchBusy while it lives."""
+    async with own_run(earlier, database_url), planning(session):
+        await fetch(session, "adopt_batches", flow_run_id=flow_run_id, earlier=earlier)
+
+
+async def listed_batches(session: Session, flow_run_id: UUID) -> list[DictRow]:
+    """Return batch_id, from_stage, prepared_at and listed_at of a backfill's batches in their order."""
+    return await fetch(session, "listed_batches", flow_run_id=flow_run_id)
+
+
+async def requeue_prepared(session: Session, flow_run_id: UUID, batch_id: str, kept: Sequence[str]) -> None:
+    """Make the batch one that waits for the first stage after those ``kept``, in one transaction."""
+    async with session.transaction():
+        await fetch(session, "reset_later_files", batch_id=batch_id, kept=list(kept))
+        await fetch(session, "requeue_batch", batch_id=batch_id)
+        await fetch(session, "mark_prepared", flow_run_id=flow_run_id, batch_id=batch_id)
+
+
+def _like(pattern: str) -> str:
+    """Return a file name pattern (``*``, ``?``) as one for LIKE."""
+    literal = re.sub(r"([\\%_])", r"\\\1", pattern)
+    return literal.replace("*", "%").replace("?", "_")

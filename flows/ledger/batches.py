@@ -1,0 +1,115 @@
+"""One batch in the ledger, owned by one living run at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+from psycopg.rows import DictRow
+
+from flows.errors import BatchBusy, BatchUnknown, DatabaseUnavailable
+from flows.ledger.session import Session, connect, fetch, fetch_one
+from flows.stages.contract import Result, entry_id, entry_name
+
+
+class OwnedBatch:
+    """A batch whose lock this process holds: nobody else works on it while the session lives."""
+
+    def __init__(self, batch_id: str, database_url: str, session: Session, status: str) -> None:
+        """Made by :func:`own_batch` alone."""
+        self.batch_id = batch_id
+        self.status = status
+        self._url = database_url
+        self._session = session
+
+    async def ensure_owned(self) -> None:
+        """Take the lock again if PostgreSQL went away. Raises BatchBusy if another run has it now."""
+        try:
+            await fetch(self._session, "alive")
+        except DatabaseUnavailable:
+            self._session, self.status = await _own(self.batch_id, self._url)
+
+    @property
+    def socket(self) -> int:
+        """Descriptor of the lock's session, for the processes that must keep the batch owned."""
+        return self._session.fileno()
+
+    async def sources(self) -> list[tuple[str, Path]]:
+        """Return entry name and stored path of every source file of the batch that is still wanted."""
+        rows = await fetch(self._session, "batch_sources", batch_id=self.batch_id)
+        return [(entry_name(row["source_id"], row["name"]), Path(row["stored_path"])) for row in rows]
+
+    async def record(self, stage: str, result: Result) -> None:
+        """Record what a stage made of each source file."""
+        for outcome in result.files:
+            source_id = entry_id(outcome.name)
+            if source_id is None:
+                continue  # an operator's program may name files its own way
+            await fetch(
+                self._session,
+                "record_file",
+                batch_id=self.batch_id,
+                source_id=source_id,
+                stage=stage,
+                status={"partial": "PARTIAL", "quarantined": "QUARANTINED"}.get(outcome.status, "WAITING"),
+                error=outcome.reason,
+                chats=outcome.counts.get("chats"),
+                messages=outcome.counts.get("messages"),
+            )
+
+    async def has_completed(self, stage: str) -> bool:
+        """Tell whether a run of the stage was seen to its end, as the ledger knows."""
+        row = await fetch_one(self._session, "has_completed", batch_id=self.batch_id, stage=stage)
+        return bool(row["completed"])
+
+    async def reset_files(self) -> None:
+        """Forget what earlier runs recorded of the files: the first stage begins anew."""
+        await fetch(self._session, "reset_files", batch_id=self.batch_id)
+
+    async def complete(self) -> None:
+        """Mark the batch COMPLETED and its files stored."""
+        await fetch(self._session, "complete_batch", batch_id=self.batch_id)
+
+    async def fail(self, error: str, flow_run_id: UUID | None) -> None:
+        """Mark the batch FAILED; a retry resumes it at the first stage that is not done."""
+        await self.ensure_owned()
+        await fetch(self._session, "fail_batch", batch_id=self.batch_id, error=error, flow_run_id=flow_run_id)
+
+    async def requeue(self) -> None:
+        """Mark the batch QUEUED: its run was cancelled and any other may take it."""
+        await fetch(self._session, "requeue_batch", batch_id=self.batch_id)
+
+    async def report(self) -> DictRow:
+        """Return batch_id, status, file_count, stored, partial, quarantined and messages."""
+        return await fetch_one(self._session, "batch_report", batch_id=self.batch_id)
+
+    async def close(self) -> None:
+        """Give the batch up."""
+        await self._session.close()
+
+
+@asynccontextmanager
+async def own_batch(batch_id: str, database_url: str) -> AsyncIterator[OwnedBatch]:
+    """Hold the batch for the body. Raises BatchBusy if a living run has it, BatchUnknown if there is none."""
+    session, status = await _own(batch_id, database_url)
+    batch = OwnedBatch(batch_id, database_url, session, status)
+    try:
+        yield batch
+    finally:
+        await batch.close()
+
+
+async def _own(batch_id: str, database_url: str) -> tuple[Session, str]:
+    session = await connect(database_url, f"tdp {batch_id}")
+    try:
+        row = await fetch_one(session, "own_batch", batch_id=batch_id)
+        if row["status"] is None:
+            raise BatchUnknown(f"no batch {batch_id!r} in the ledger; `tdp batches` lists them")
+        if not row["owned"]:
+            raise BatchBusy(f"another run is working on {batch_id}")
+    except BaseException:
+        await session.close()
+        raise
+    return session, row["status"]

@@ -1,0 +1,47 @@
+-- name: own_batch^
+-- Liveness without time-outs: a batch whose lock can be had has no living owner.
+SELECT pg_try_advisory_lock(hashtextextended(:batch_id, 0)) AS owned,
+       (SELECT status FROM batch_processing WHERE batch_id = :batch_id) AS status;
+
+-- name: batch_sources
+SELECT source_id, name, stored_path FROM batch_files JOIN source_files USING (source_id)
+WHERE batch_id = :batch_id ORDER BY position;
+
+-- name: record_file!
+-- A later stage never mends what an earlier one has quarantined or cut.
+UPDATE batch_files SET stage = :stage, error = coalesce(:error, error),
+    status = CASE WHEN status IN ('QUARANTINED', 'PARTIAL') AND :status <> 'QUARANTINED' THEN status ELSE :status END,
+    chats = coalesce(:chats, chats), messages = coalesce(:messages, messages)
+WHERE batch_id = :batch_id AND source_id = :source_id;
+
+-- name: has_completed^
+SELECT EXISTS (SELECT FROM stage_runs WHERE batch_id = :batch_id AND stage = :stage AND outcome = 'COMPLETED')
+       AS completed;
+
+-- name: reset_files!
+UPDATE batch_files SET status = 'WAITING', stage = NULL, error = NULL, chats = NULL, messages = NULL
+WHERE batch_id = :batch_id;
+
+-- name: complete_batch!
+WITH files AS (
+    UPDATE batch_files SET status = 'STORED' WHERE batch_id = :batch_id AND status = 'WAITING'
+)
+UPDATE batch_processing SET status = 'COMPLETED', completed_at = clock_timestamp(), error_message = NULL
+WHERE batch_id = :batch_id;
+
+-- name: fail_batch!
+UPDATE batch_processing SET status = 'FAILED', completed_at = clock_timestamp(), error_message = :error,
+    flow_run_id = coalesce(:flow_run_id, flow_run_id)
+WHERE batch_id = :batch_id;
+
+-- name: requeue_batch!
+UPDATE batch_processing SET status = 'QUEUED', completed_at = NULL, error_message = NULL WHERE batch_id = :batch_id;
+
+-- name: batch_report^
+SELECT b.batch_id, b.status, b.file_count,
+       count(*) FILTER (WHERE f.status = 'STORED') AS stored,
+       count(*) FILTER (WHERE f.status = 'PARTIAL') AS partial,
+       count(*) FILTER (WHERE f.status = 'QUARANTINED') AS quarantined,
+       coalesce(sum(f.messages), 0)::bigint AS messages
+FROM batch_processing b LEFT JOIN batch_files f USING (batch_id)
+WHERE b.batch_id = :batch_id GROUP BY b.batch_id;

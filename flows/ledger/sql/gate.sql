@@ -1,0 +1,96 @@
+-- The gate. All of it runs on the fence's own session, so what it writes is true as long as it may write.
+
+-- name: open_stage_run^
+-- What an earlier run of this batch left waiting is dead: the batch has one owner at a time.
+WITH dead AS (
+    UPDATE stage_runs SET finished_at = clock_timestamp(), outcome = 'LOST', error = 'its run died while it waited'
+    WHERE batch_id = :batch_id AND fenced_at IS NULL AND finished_at IS NULL
+)
+INSERT INTO stage_runs (batch_id, stage, attempt, host, pid, flow_run_id, task_run_id, files, bytes_in)
+SELECT :batch_id, :stage,
+       (SELECT count(*) + 1 FROM stage_runs WHERE batch_id = :batch_id AND stage = :stage),
+       :host, :pid, :flow_run_id, :task_run_id, count(*), coalesce(sum(size_bytes), 0)
+FROM batch_files JOIN source_files USING (source_id) WHERE batch_id = :batch_id
+RETURNING stage_run_id, attempt;
+
+-- name: stage_position^
+SELECT position, exclusive FROM stages WHERE stage = :stage;
+
+-- name: take_fence
+SELECT pg_advisory_lock(:space, :key);
+
+-- name: try_fence^
+SELECT pg_try_advisory_lock(:space, :key) AS taken;
+
+-- name: open_fence
+SELECT pg_advisory_unlock(:space, :key);
+
+-- name: in_the_way
+-- Who holds the slots that this run waits for, the oldest first.
+SELECT batch_id, host, pid, fenced_at AT TIME ZONE 'UTC' AS fenced_at FROM stage_runs
+WHERE stage = :stage AND fenced_at IS NOT NULL AND finished_at IS NULL AND stage_run_id <> :stage_run_id
+ORDER BY fenced_at;
+
+-- name: fenced!
+UPDATE stage_runs SET fenced_at = clock_timestamp(), slot = :slot WHERE stage_run_id = :stage_run_id;
+
+-- name: dead_stage_runs
+-- Whoever holds a fence knows: another unfinished run behind it has no living holder.
+SELECT stage_run_id, batch_id, host, pid, lease_id FROM stage_runs
+WHERE stage = :stage AND slot = :slot AND fenced_at IS NOT NULL AND finished_at IS NULL
+  AND stage_run_id <> :stage_run_id;
+
+-- name: close_dead_stage_run!
+UPDATE stage_runs SET finished_at = clock_timestamp(), outcome = 'LOST', error = :error
+WHERE stage_run_id = :stage_run_id AND finished_at IS NULL;
+
+-- name: pick_up_lease
+-- Only a lease that is young: an operator who pauses or changes the limit is obeyed within seconds.
+DELETE FROM parked_leases WHERE stage = :stage AND slot = :slot
+RETURNING lease_id, taken_at, clock_timestamp() - taken_at < make_interval(secs => :within) AS is_young;
+
+-- name: park_lease
+-- For the run that waits for this very lock, if there is one: it comes next, and nobody else can.
+INSERT INTO parked_leases (stage, slot, lease_id, taken_at)
+SELECT :stage, :slot, :lease_id, :taken_at
+WHERE clock_timestamp() - :taken_at < make_interval(secs => :within) AND EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND NOT granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND classid::bigint = :space AND objid::bigint = :key)
+ON CONFLICT DO NOTHING RETURNING lease_id;
+
+-- name: running_behind_gate^
+SELECT (SELECT count(*) FROM stage_runs WHERE stage = :stage AND lease_id IS NOT NULL AND finished_at IS NULL)
+     + (SELECT count(*) FROM parked_leases WHERE stage = :stage) AS running;
+
+-- name: start_stage_run^
+WITH moment AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), started AS (
+    UPDATE stage_runs SET started_at = now, fenced_at = coalesce(fenced_at, now), lease_id = :lease_id, slot = :slot
+    FROM moment WHERE stage_run_id = :stage_run_id RETURNING batch_id, started_at
+)
+UPDATE batch_processing b
+SET status = CASE :stage WHEN 'extract' THEN 'EXTRACTING' WHEN 'convert' THEN 'CONVERTING' ELSE 'STORING' END,
+    started_at = coalesce(b.started_at, s.started_at), completed_at = NULL, error_message = NULL,
+    flow_run_id = coalesce(:flow_run_id, b.flow_run_id)
+FROM started s WHERE b.batch_id = s.batch_id
+RETURNING s.started_at;
+
+-- name: finish_stage_run^
+-- A run that its successor has closed as LOST stays closed.
+WITH finished AS (
+    UPDATE stage_runs SET finished_at = clock_timestamp(), outcome = :outcome, error = :error, counts = :counts
+    WHERE stage_run_id = :stage_run_id AND finished_at IS NULL
+    RETURNING batch_id, stage, extract(epoch FROM finished_at - started_at)::float8 AS duration
+), batch AS (
+    UPDATE batch_processing b SET
+        extract_duration_sec = CASE f.stage WHEN 'extract' THEN f.duration ELSE extract_duration_sec END,
+        convert_duration_sec = CASE f.stage WHEN 'convert' THEN f.duration ELSE convert_duration_sec END,
+        store_duration_sec   = CASE f.stage WHEN 'store'   THEN f.duration ELSE store_duration_sec END
+    FROM finished f WHERE b.batch_id = f.batch_id AND :outcome = 'COMPLETED'
+)
+SELECT duration FROM finished;
+
+-- name: alive^
+SELECT 1 AS alive;

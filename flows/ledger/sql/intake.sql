@@ -1,0 +1,68 @@
+-- name: lock_intake
+-- One planner at a time, so that two parents claim disjoint batches.
+SELECT pg_advisory_lock(:space, 0);
+
+-- name: unlock_intake
+SELECT pg_advisory_unlock(:space, 0);
+
+-- name: receive_source^
+-- An arrival: a new content, or one that is known already.
+WITH fresh AS (
+    INSERT INTO source_files (sha256, name, size_bytes, stored_path)
+    VALUES (:sha256, :name, :size_bytes, :stored_path)
+    ON CONFLICT (sha256) DO NOTHING RETURNING source_id, stored_path, purged_at
+), source AS (
+    SELECT source_id, stored_path, purged_at, true AS is_new FROM fresh
+    UNION ALL
+    SELECT source_id, stored_path, purged_at, false FROM source_files
+    WHERE sha256 = :sha256 AND NOT EXISTS (SELECT FROM fresh)
+)
+SELECT source_id, stored_path, purged_at, is_new FROM source;
+
+-- name: keep_again!
+UPDATE source_files SET purged_at = NULL WHERE source_id = :source_id;
+
+-- name: record_receipt!
+INSERT INTO receipts (source_id, origin, duplicate) VALUES (:source_id, :origin, :duplicate);
+
+-- name: own_run^
+-- A parent run holds this lock while it lives; its batches are nobody else's until then.
+SELECT pg_try_advisory_lock(hashtextextended(:flow_run_id::text, 1)) AS owned;
+
+-- name: frozen_batches
+SELECT batch_id FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
+
+-- name: orphaned_batches
+-- Unfinished batches whose parent run is dead or never was, and that nobody works on. The runs are the last
+-- ones that listed the batch, or worked on it.
+WITH held AS (
+    SELECT classid::bigint << 32 | objid::bigint AS key FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+SELECT b.batch_id, b.flow_run_id, (
+    SELECT r.flow_run_id FROM run_batches r WHERE r.batch_id = b.batch_id ORDER BY r.listed_at DESC LIMIT 1
+) AS parent_run_id
+FROM batch_processing b
+WHERE b.status NOT IN ('COMPLETED', 'FAILED')
+  AND NOT EXISTS (SELECT FROM held WHERE key = hashtextextended(b.batch_id, 0))
+  AND NOT EXISTS (SELECT FROM run_batches r JOIN held ON key = hashtextextended(r.flow_run_id::text, 1)
+                  WHERE r.batch_id = b.batch_id)
+ORDER BY b.created_at, b.batch_id;
+
+-- name: unbatched_sources
+SELECT source_id FROM source_files s
+WHERE purged_at IS NULL AND NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
+ORDER BY source_id;
+
+-- name: create_batch^
+WITH batch AS (
+    INSERT INTO batch_processing (file_count) VALUES (cardinality(:source_ids::bigint[])) RETURNING batch_id
+), files AS (
+    INSERT INTO batch_files (batch_id, source_id, position)
+    SELECT batch_id, source_id, position FROM batch, unnest(:source_ids::bigint[]) WITH ORDINALITY AS u(source_id, position)
+)
+SELECT batch_id FROM batch;
+
+-- name: freeze_batch!
+INSERT INTO run_batches (flow_run_id, position, batch_id) VALUES (:flow_run_id, :position, :batch_id);

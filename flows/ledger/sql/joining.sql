@@ -1,0 +1,125 @@
+-- Chats that are one: flows/stages/joining.py runs these, in the transaction of a load.
+
+-- name: related(chat_keys, clues, ranks)
+-- The chats given, all that floating chats link them to, and everybody's clues.
+WITH RECURSIVE related AS (
+    SELECT chat_key COLLATE "C" AS chat_key, clue COLLATE "C" AS clue, rank
+    FROM unnest(:chat_keys::text[], :clues::text[], :ranks::smallint[]) AS given (chat_key, clue, rank)
+    UNION
+    SELECT found.chat_key, found.clue, found.rank
+    FROM related r CROSS JOIN LATERAL (
+        SELECT * FROM chat_clues c WHERE c.clue = r.clue AND 2 IN (c.rank, r.rank)
+        UNION ALL
+        SELECT * FROM chat_clues c WHERE c.chat_key = r.chat_key
+    ) found
+)
+SELECT chat_key, clue, rank FROM related;
+
+-- name: lock(lock_class, buckets, exclusive)!
+-- One after the other in the order given, so that loaders wait for each other and never deadlock.
+SELECT CASE WHEN b.exclusive THEN pg_advisory_xact_lock(:lock_class, b.bucket)
+            ELSE pg_advisory_xact_lock_shared(:lock_class, b.bucket) END
+FROM unnest(:buckets::int[], :exclusive::bool[]) AS b (bucket, exclusive);
+
+-- name: together(chat_keys)
+-- The chats given and all that are joined with them.
+WITH best AS (
+    SELECT unnest(:chat_keys::text[]) COLLATE "C" AS chat_key
+    UNION SELECT chat_key FROM chat_aliases WHERE alias = ANY(:chat_keys)
+)
+SELECT chat_key FROM best
+UNION SELECT a.alias FROM chat_aliases a JOIN best USING (chat_key);
+
+-- name: part_joined(chat_keys)!
+-- Parting undoes joining: first the joined rows go …
+DELETE FROM messages WHERE joined_from = ANY(:chat_keys);
+
+-- name: part_messages(chat_keys)!
+-- … then what joining took out comes back …
+WITH back AS (DELETE FROM joined_messages WHERE chat_key = ANY(:chat_keys) RETURNING *)
+INSERT INTO messages SELECT * FROM back;
+
+-- name: part_chats(chat_keys)!
+WITH back AS (DELETE FROM joined_chats WHERE chat_key = ANY(:chat_keys) RETURNING *)
+INSERT INTO chats SELECT * FROM back;
+
+-- name: part_aliases(chat_keys)!
+DELETE FROM chat_aliases WHERE alias = ANY(:chat_keys);
+
+-- name: compare(ones, others, most)
+-- What pairs of chats have in common by the rows of their own exports, looking at no more than ``most`` ids (all,
+-- if null): how many ids, whether one is the same message in both, and whether one stands for different times.
+-- Pair by pair, and id by id (OFFSET 0): the planner knows nothing of rows that have just come, and message ids
+-- alone would join every chat with every other.
+WITH own AS NOT MATERIALIZED (
+    SELECT chat_key, message_id, type, sent_at, sent_local, text FROM messages WHERE joined_from IS NULL
+    UNION ALL
+    SELECT chat_key, message_id, type, sent_at, sent_local, text FROM joined_messages
+), span AS MATERIALIZED (
+    SELECT chat_key, first, last
+    FROM (SELECT unnest(:ones::text[]) UNION SELECT unnest(:others::text[])) AS named (chat_key)
+    CROSS JOIN LATERAL (
+        SELECT min(message_id) AS first, max(message_id) AS last FROM own WHERE own.chat_key = named.chat_key
+    ) ids
+)
+SELECT p.one, p.other, evidence.*
+FROM unnest(:ones::text[], :others::text[]) AS p (one, other)
+JOIN span s ON s.chat_key = p.one
+JOIN span o ON o.chat_key = p.other AND o.first <= s.last AND s.first <= o.last
+CROSS JOIN LATERAL (
+    SELECT count(*) AS shared, bool_or(same_time AND same_text) AS equal, bool_or(NOT same_time) AS differ
+    FROM (
+        SELECT CASE WHEN a.sent_at IS NULL OR b.sent_at IS NULL
+                   THEN date_trunc('second', a.sent_local) = date_trunc('second', b.sent_local)
+                   ELSE date_trunc('second', a.sent_at) = date_trunc('second', b.sent_at) END AS same_time,
+               a.type = 'message' AND b.type = 'message'
+                   AND btrim(a.text, E' \t\r\n') = btrim(b.text, E' \t\r\n') AS same_text
+        FROM own a CROSS JOIN LATERAL (
+            SELECT * FROM own WHERE chat_key = p.other AND message_id = a.message_id OFFSET 0
+        ) b
+        WHERE a.chat_key = p.one AND a.message_id BETWEEN o.first AND o.last
+        LIMIT :most
+    ) seen
+) evidence
+WHERE shared > 0;
+
+-- name: add_aliases(aliases, chat_keys)!
+INSERT INTO chat_aliases (alias, chat_key) SELECT * FROM unnest(:aliases::text[], :chat_keys::text[]);
+
+-- name: join_chats(aliases)!
+WITH gone AS (
+    DELETE FROM chats c USING chat_aliases a
+    WHERE a.alias = ANY(:aliases) AND c.chat_key = a.alias RETURNING c.*
+)
+INSERT INTO joined_chats SELECT * FROM gone;
+
+-- name: join_messages(aliases)!
+WITH gone AS (
+    DELETE FROM messages m USING chat_aliases a
+    WHERE a.alias = ANY(:aliases) AND m.chat_key = a.alias RETURNING m.*
+)
+INSERT INTO joined_messages SELECT * FROM gone;
+
+-- name: join_older(aliases)!
+WITH arriving AS MATERIALIZED (
+    SELECT a.chat_key, j.message_id, j.revision, j.source_id
+    FROM chat_aliases a JOIN joined_messages j ON j.chat_key = a.alias
+    WHERE a.alias = ANY(:aliases)
+), gone AS (
+    DELETE FROM messages m USING arriving j
+    WHERE m.chat_key = j.chat_key AND m.message_id = j.message_id
+      AND (j.revision, -j.source_id) > (m.revision, -m.source_id)
+    RETURNING m.*
+)
+INSERT INTO joined_messages SELECT * FROM gone;
+
+-- name: join_newer(aliases)!
+INSERT INTO messages
+SELECT DISTINCT ON (a.chat_key, j.message_id)
+    a.chat_key, j.message_id, j.type, j.sent_at, j.sent_local, j.edited_at, j.edited_local, j.sender_id,
+    j.sender_name, j.action, j.text, j.entities, j.media, j.reactions, j.reply_to_message_id,
+    j.reply_to_peer_id, j.forward, j.service, j.extra, j.revision, j.source_id, j.chat_key
+FROM chat_aliases a JOIN joined_messages j ON j.chat_key = a.alias
+WHERE a.alias = ANY(:aliases)
+ORDER BY a.chat_key, j.message_id, j.revision DESC, j.source_id, j.chat_key
+ON CONFLICT DO NOTHING;

@@ -1,0 +1,123 @@
+-- Everything that reads the ledger to show it. All intervals are seconds of the database's clock.
+
+-- name: clock()$
+SELECT clock_timestamp();
+
+-- name: lanes()
+SELECT q.stage, s.exclusive, q.waiting, q.running, q.oldest_wait_sec
+FROM queue_sizes q JOIN stages s USING (stage) ORDER BY s.position;
+
+-- name: open_runs()
+-- Holders first, then the queue, each in the order of the lane.
+SELECT t.stage, t.batch_id, t.attempt, t.host, t.pid, t.queued_at, t.started_at, t.wait_sec, t.duration_sec
+FROM stage_timings t JOIN stages s USING (stage)
+WHERE t.finished_at IS NULL
+ORDER BY s.position, t.started_at NULLS LAST, t.queued_at, t.stage_run_id;
+
+-- name: batch_statuses()
+SELECT status, count(*) AS batches FROM batch_processing GROUP BY status
+ORDER BY array_position('{QUEUED,EXTRACTING,CONVERTING,STORING,COMPLETED,FAILED}', status);
+
+-- name: file_counts()^
+-- A source file that no batch has claimed yet is waiting too.
+SELECT (SELECT count(*) FROM receipts WHERE NOT duplicate) AS received,
+       count(*) FILTER (WHERE f.status = 'STORED') AS stored,
+       count(*) FILTER (WHERE f.status = 'PARTIAL') AS partial,
+       count(*) FILTER (WHERE f.status = 'QUARANTINED') AS quarantined,
+       count(*) FILTER (WHERE coalesce(f.status, 'WAITING') = 'WAITING') AS waiting,
+       (SELECT count(*) FROM receipts WHERE duplicate) AS duplicates
+FROM source_files LEFT JOIN batch_files f USING (source_id);
+
+-- name: batches(status, since, limit)
+SELECT b.batch_id, b.status, b.file_count, f.messages, f.quarantined, b.created_at, b.started_at,
+       b.completed_at, b.extract_duration_sec, b.convert_duration_sec, b.store_duration_sec, b.error_message
+FROM batch_processing b CROSS JOIN LATERAL (
+    SELECT coalesce(sum(messages), 0)::bigint AS messages,
+           count(*) FILTER (WHERE status = 'QUARANTINED') AS quarantined
+    FROM batch_files WHERE batch_id = b.batch_id
+) f
+WHERE (:status::text IS NULL OR b.status = :status)
+  AND (:since::timestamptz IS NULL OR b.created_at >= :since)
+ORDER BY b.created_at DESC, b.batch_id DESC
+LIMIT :limit;
+
+-- name: batch(batch_id)^
+SELECT batch_id, status, file_count, created_at, started_at, completed_at, error_message,
+       flow_run_id::text AS flow_run_id,
+       CASE WHEN status <> 'COMPLETED' THEN (
+           SELECT s.stage FROM stages s
+           WHERE NOT EXISTS (SELECT FROM stage_runs r WHERE r.batch_id = b.batch_id AND r.stage = s.stage
+                             AND r.outcome = 'COMPLETED' AND r.queued_at > coalesce(
+                 -- What was done before a backfill took it away is to be done again.
+                 (SELECT max(l.prepared_at) FROM run_batches l JOIN stages f ON f.stage = l.from_stage
+                  WHERE l.batch_id = b.batch_id AND f.position <= s.position), '-infinity'))
+           ORDER BY s.position LIMIT 1) END AS resumes_at
+FROM batch_processing b WHERE batch_id = :batch_id;
+
+-- name: batch_files(batch_id)
+SELECT f.position, s.name, s.size_bytes, f.status, f.stage, f.error, f.chats, f.messages
+FROM batch_files f JOIN source_files s USING (source_id)
+WHERE f.batch_id = :batch_id ORDER BY f.position;
+
+-- name: batch_stage_runs(batch_id)
+SELECT t.stage, t.attempt, t.outcome, t.host, t.pid, t.queued_at, t.started_at, t.finished_at,
+       t.wait_sec, t.duration_sec, t.files, t.bytes_in, r.error
+FROM stage_timings t JOIN stage_runs r USING (stage_run_id)
+WHERE t.batch_id = :batch_id ORDER BY t.queued_at, t.stage_run_id;
+
+-- name: run_batch_ids(flow_run_id)$
+-- The batches of a parent run in their frozen order, or the one batch of a run of its own.
+SELECT coalesce(
+    (SELECT array_agg(batch_id ORDER BY position) FROM run_batches WHERE flow_run_id = :flow_run_id::uuid),
+    (SELECT array_agg(batch_id ORDER BY batch_id) FROM (
+        SELECT batch_id FROM batch_processing WHERE flow_run_id = :flow_run_id::uuid
+        UNION SELECT batch_id FROM stage_runs WHERE flow_run_id = :flow_run_id::uuid) own),
+    '{}') AS batch_ids;
+
+-- name: run_stage_runs(flow_run_id)$
+-- What a run has run: the stage runs of its batches from when it listed them until another run did, or its own.
+SELECT coalesce(array_agg(stage_run_id), '{}') FROM (
+    SELECT r.stage_run_id FROM run_batches l JOIN stage_runs r ON r.batch_id = l.batch_id
+    WHERE l.flow_run_id = :flow_run_id::uuid AND r.queued_at >= l.listed_at
+      AND NOT EXISTS (SELECT FROM run_batches n WHERE n.batch_id = l.batch_id
+                      AND n.listed_at > l.listed_at AND n.listed_at <= r.queued_at)
+    UNION SELECT stage_run_id FROM stage_runs WHERE flow_run_id = :flow_run_id::uuid
+) own;
+
+-- name: stage_runs(ids, batch_ids, since)
+-- These stage runs, those of these batches, those queued since then (null: whichever), oldest first.
+SELECT t.batch_id, t.stage, s.position, s.exclusive, r.slot, t.attempt, t.outcome, t.queued_at, t.started_at,
+       coalesce(t.finished_at, clock_timestamp()) AS ended_at, t.wait_sec, t.duration_sec, t.files, t.bytes_in
+FROM stage_timings t JOIN stage_runs r USING (stage_run_id) JOIN stages s ON s.stage = t.stage
+WHERE (:ids::bigint[] IS NULL OR t.stage_run_id = ANY (:ids::bigint[]))
+  AND (:batch_ids::text[] IS NULL OR t.batch_id = ANY (:batch_ids::text[]))
+  AND (:since::timestamptz IS NULL OR t.queued_at >= :since)
+ORDER BY t.queued_at, t.stage_run_id;
+
+-- name: batch_totals(batch_ids)^
+SELECT count(DISTINCT b.batch_id) AS batches,
+       count(f.source_id) AS files,
+       count(f.source_id) FILTER (WHERE f.status = 'STORED') AS stored,
+       count(f.source_id) FILTER (WHERE f.status = 'PARTIAL') AS partial,
+       count(f.source_id) FILTER (WHERE f.status = 'QUARANTINED') AS quarantined,
+       count(f.source_id) FILTER (WHERE f.status = 'WAITING') AS waiting,
+       coalesce(sum(s.size_bytes), 0)::bigint AS bytes_in,
+       coalesce(sum(f.chats), 0)::bigint AS chats,
+       coalesce(sum(f.messages), 0)::bigint AS messages
+FROM batch_processing b
+LEFT JOIN batch_files f USING (batch_id) LEFT JOIN source_files s USING (source_id)
+WHERE b.batch_id = ANY (:batch_ids::text[]);
+
+-- name: refused_files(batch_ids, limit)
+SELECT f.batch_id, s.name, f.status, f.stage, f.error
+FROM batch_files f JOIN source_files s USING (source_id)
+WHERE f.batch_id = ANY (:batch_ids::text[]) AND f.status IN ('PARTIAL', 'QUARANTINED')
+ORDER BY f.status DESC, f.batch_id, f.position LIMIT :limit;
+
+-- name: failed_batches(batch_ids)
+SELECT batch_id, error_message FROM batch_processing
+WHERE batch_id = ANY (:batch_ids::text[]) AND status = 'FAILED' ORDER BY batch_id;
+
+-- name: elapsed(ids)$
+SELECT coalesce(extract(epoch FROM max(coalesce(finished_at, clock_timestamp())) - min(queued_at)), 0)::float8
+FROM stage_runs WHERE stage_run_id = ANY (:ids::bigint[]);

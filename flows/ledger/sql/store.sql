@@ -1,0 +1,100 @@
+-- Parquet rows into chats and messages: flows/stages/loading.py runs these, all in one transaction.
+
+-- name: use_utc()!
+-- Instants come without a zone.
+SET LOCAL timezone TO 'UTC';
+
+-- name: stored_before(sources)$
+-- The source files of the batch, if an earlier store of it may have left rows of theirs.
+SELECT coalesce(array_agg(source_id ORDER BY source_id), '{}') FROM batch_files f
+WHERE batch_id IN (SELECT batch_id FROM batch_files WHERE source_id = ANY(:sources::bigint[]))
+  AND EXISTS (SELECT FROM stage_runs r WHERE r.batch_id = f.batch_id AND r.stage = 'store'
+              AND r.started_at IS NOT NULL AND r.finished_at IS NOT NULL);
+
+-- name: chats_of_sources(sources)
+-- All chats that these sources have brought rows to, once per clue; null: it has none.
+SELECT brought.chat_key, clue, rank FROM (
+    SELECT coalesce(joined_from, chat_key) AS chat_key FROM messages WHERE source_id = ANY(:sources)
+    UNION SELECT chat_key FROM joined_messages WHERE source_id = ANY(:sources)
+    UNION SELECT chat_key FROM chats WHERE source_id = ANY(:sources)
+    UNION SELECT chat_key FROM joined_chats WHERE source_id = ANY(:sources)
+) brought LEFT JOIN chat_clues USING (chat_key);
+
+-- name: lock_chats(chat_keys)!
+SELECT FROM chats WHERE chat_key = ANY(:chat_keys) ORDER BY chat_key FOR UPDATE;
+
+-- name: delete_of_sources(sources)!
+DELETE FROM messages WHERE source_id = ANY(:sources);
+
+-- name: stale_sources()$
+-- Sources that a running backfill is still to store again.
+SELECT coalesce(array_agg(f.source_id), '{}') FROM living_backfills l JOIN batch_files f USING (batch_id)
+WHERE NOT EXISTS (SELECT FROM stage_runs s WHERE s.batch_id = l.batch_id AND s.stage = 'store'
+                  AND s.outcome = 'COMPLETED' AND s.queued_at >= l.listed_at);
+
+-- name: drop_chats(chat_keys)!
+-- Those of which nothing is left.
+WITH gone AS (
+    DELETE FROM chats c
+    WHERE chat_key = ANY(:chat_keys) AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = c.chat_key)
+    RETURNING chat_key
+)
+DELETE FROM chat_clues USING gone WHERE chat_clues.chat_key = gone.chat_key;
+
+-- name: upsert_chats(chats, earlier)
+-- Also locks the chats, in the order of their keys, until the end: two loads of one chat follow each other.
+INSERT INTO chats AS c
+SELECT DISTINCT ON (chat_key) chat_key, chat_id, type, name, account, form, extra, revision, source_id
+FROM jsonb_to_recordset(:chats::jsonb) AS given (
+    chat_key text COLLATE "C", chat_id bigint, type text, name text, account text, form text, extra jsonb,
+    revision text COLLATE "C", source_id bigint)
+ORDER BY chat_key, revision DESC
+ON CONFLICT (chat_key) DO UPDATE
+SET (chat_id, type, name, account, form, extra, revision, source_id) = ROW (
+    excluded.chat_id, excluded.type, excluded.name, excluded.account, excluded.form, excluded.extra,
+    excluded.revision, excluded.source_id)
+WHERE excluded.revision > c.revision OR c.source_id = ANY(:earlier::bigint[])
+RETURNING chat_key, xmax = 0 AS fresh;
+
+-- name: add_clues(chat_keys, clues, ranks)!
+INSERT INTO chat_clues (chat_key, clue, rank)
+SELECT DISTINCT * FROM unnest(:chat_keys::text[], :clues::text[], :ranks::smallint[])
+ON CONFLICT DO NOTHING;
+
+-- name: copy_fresh#
+COPY messages (
+    chat_key, message_id, type, sent_at, sent_local, edited_at, edited_local, sender_id, sender_name, action, text,
+    entities, media, reactions, reply_to_message_id, reply_to_peer_id, forward, service, extra, revision, source_id
+) FROM STDIN (FORMAT csv);
+
+-- name: create_loaded#
+CREATE TEMPORARY TABLE loaded (LIKE messages) ON COMMIT DROP;
+
+-- name: copy_loaded#
+COPY loaded (
+    chat_key, message_id, type, sent_at, sent_local, edited_at, edited_local, sender_id, sender_name, action, text,
+    entities, media, reactions, reply_to_message_id, reply_to_peer_id, forward, service, extra, revision, source_id
+) FROM STDIN (FORMAT csv);
+
+-- name: analyze_loaded#
+-- Nobody else will, and without it the planner takes the table for a small one.
+ANALYZE loaded (chat_key, message_id);
+
+-- name: delete_older(stale)!
+-- Of two versions of a message the greater revision stays, of two sources of one version the first received.
+-- Where only the checksum says which is greater, a row whose source is about to be stored again makes way: its
+-- new version is then compared with what is new here, and not this with what an older converter made.
+DELETE FROM messages m USING loaded l
+WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id
+  AND ((l.revision, -l.source_id) > (m.revision, -m.source_id)
+       OR (m.source_id = ANY(:stale::bigint[]) AND left(l.revision, 14) = left(m.revision, 14)));
+
+-- name: insert_newer()!
+-- Of the same message twice in one batch the first comes in, the others conflict with it. Rows that are there
+-- already are left out beforehand: DO UPDATE … WHERE would lock, and so write, every row that stays as it is.
+INSERT INTO messages
+SELECT * FROM loaded l
+WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id)
+ORDER BY chat_key, message_id, revision DESC, source_id
+ON CONFLICT DO NOTHING;
+

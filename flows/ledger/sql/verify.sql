@@ -1,0 +1,72 @@
+-- Each statement returns the rows that break a rule; none when it is kept.
+
+-- name: overlapping_runs(since)
+SELECT * FROM stage_overlaps
+WHERE :since::timestamptz IS NULL OR started_at >= :since OR earlier_finished_at >= :since
+ORDER BY started_at;
+
+-- name: disordered_runs(since)
+-- Queued, then behind the fence, then at work, then ended; never otherwise.
+SELECT stage_run_id, batch_id, stage, queued_at, fenced_at, started_at, finished_at FROM stage_runs
+WHERE (:since::timestamptz IS NULL OR queued_at >= :since)
+  AND (fenced_at < queued_at OR started_at < fenced_at OR finished_at < coalesce(started_at, fenced_at, queued_at))
+ORDER BY queued_at;
+
+-- name: unowned_runs(fence_space)
+-- Unfinished runs of batches whose owner is gone (nobody holds the batch's lock), or behind an open fence.
+WITH held AS (
+    SELECT objsubid, classid::bigint AS space, objid::bigint AS key FROM pg_locks
+    WHERE locktype = 'advisory' AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+SELECT r.stage_run_id, r.batch_id, r.stage, r.host, r.pid, r.queued_at, r.started_at,
+       CASE WHEN r.fenced_at IS NOT NULL THEN 'its fence is open' ELSE 'its batch has no owner' END AS reason
+FROM stage_runs r JOIN stages s USING (stage)
+WHERE r.finished_at IS NULL AND CASE WHEN r.fenced_at IS NOT NULL
+    THEN NOT EXISTS (SELECT FROM held WHERE objsubid = 2 AND space = :fence_space
+                     AND key = 1000 * s.position + r.slot)
+    ELSE NOT EXISTS (SELECT FROM held WHERE objsubid = 1
+                     AND (space << 32) | key = hashtextextended(r.batch_id, 0)) END
+ORDER BY r.queued_at;
+
+-- name: unfinished_runs_of_host(host)
+SELECT stage_run_id, batch_id, stage, host, pid, queued_at, started_at FROM stage_runs
+WHERE finished_at IS NULL AND host = :host ORDER BY queued_at;
+
+-- name: slots_in_use()
+-- A parked lease holds a slot too; one that nobody has picked up for two minutes has expired.
+SELECT s.stage, s.exclusive,
+       count(r.stage_run_id) FILTER (WHERE r.lease_id IS NOT NULL) AS running,
+       (SELECT count(*) FROM parked_leases p WHERE p.stage = s.stage
+        AND p.taken_at > clock_timestamp() - interval '2 minutes') AS parked
+FROM stages s LEFT JOIN stage_runs r ON r.stage = s.stage AND r.finished_at IS NULL
+GROUP BY s.stage, s.exclusive, s.position ORDER BY s.position;
+
+-- name: unaccounted_files()
+-- Received is stored, in part, quarantined or waiting: every content has one first receipt, at most one batch,
+-- a completed batch leaves nothing waiting, and a batch has as many files as it was made of.
+SELECT s.source_id, s.name, b.batch_id, f.status,
+       CASE WHEN r.receipts <> 1 THEN r.receipts || ' first receipts'
+            ELSE 'waits in a completed batch' END AS reason
+FROM source_files s
+LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
+CROSS JOIN LATERAL (SELECT count(*) AS receipts FROM receipts WHERE source_id = s.source_id AND NOT duplicate) r
+WHERE r.receipts <> 1 OR (f.status = 'WAITING' AND b.status = 'COMPLETED')
+UNION ALL
+SELECT NULL, NULL, b.batch_id, b.status, 'made of ' || b.file_count || ' files, has ' || count(f.source_id)
+FROM batch_processing b LEFT JOIN batch_files f USING (batch_id)
+GROUP BY b.batch_id HAVING count(f.source_id) <> b.file_count
+ORDER BY source_id, batch_id;
+
+-- name: half_done_batches(since)
+-- A completed batch has completed every stage.
+SELECT b.batch_id, b.completed_at, s.stage AS never_completed
+FROM batch_processing b CROSS JOIN stages s
+WHERE b.status = 'COMPLETED' AND (:since::timestamptz IS NULL OR b.completed_at >= :since)
+  AND NOT EXISTS (SELECT FROM stage_runs r WHERE r.batch_id = b.batch_id AND r.stage = s.stage
+                  AND r.outcome = 'COMPLETED')
+ORDER BY b.batch_id, s.position;
+
+-- name: unknown_batches(batch_ids)
+SELECT batch_id FROM unnest(:batch_ids::text[]) AS named (batch_id)
+WHERE NOT EXISTS (SELECT FROM batch_processing b WHERE b.batch_id = named.batch_id) ORDER BY batch_id;
