@@ -1,0 +1,206 @@
+"""Media of an HTML export, in the words of the JSON export as far as HTML tells."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from selectolax.lexbor import LexborNode
+
+from flows.exports.html_text import attribute, inner_text, joined, local_path, text_parts
+
+#: Telegram Desktop's words for a file left out, in HTML and in JSON.
+_LEFT_OUT = {
+    "Not included": "(File not included. Change data exporting settings to download.)",
+    "Exceeds": "(File exceeds maximum size. Change data exporting settings to download.)",
+    "Unavailable": "(File unavailable, please try again later)",
+}
+_WRAPS = {
+    "photo_wrap": {"key": "photo"},
+    "sticker_wrap": {"key": "file", "media_type": "sticker"},
+    "animated_wrap": {"key": "file", "media_type": "animation"},
+    "video_file_wrap": {"key": "file", "media_type": "video_file"},
+}
+_TITLES = {"Video file": "video_file", "Animation": "animation", "Video message": "video_message"}
+_SIZE = re.compile(r"(\d+)\s*[×x]\s*(\d+)")
+_DURATION = re.compile(r"(?:(\d+):)?(\d+):(\d\d)\b")
+_VOTES = re.compile(r"(\d+) votes?(, chosen vote)?")
+_PLACE = re.compile(r"(-?\d+(?:\.\d+)?),\s*(-?\d+(?:\.\d+)?)")
+
+
+def media(wrap: LexborNode) -> dict[str, Any]:
+    """Return the members that a ``media_wrap`` stands for."""
+    for node in wrap.iter():
+        names = attribute(node, "class").split()
+        if "media_poll" in names:
+            return _poll(node)
+        if "media_giveaway" in names:
+            return {"giveaway_information": {"text": _lines(node)}}
+        if "media" in names:
+            return _generic(node, names)
+        for name in names:
+            if name in _WRAPS:
+                return _shown(node, **_WRAPS[name])
+    return {"media_type": "unknown", "media_text": _lines(wrap)}
+
+
+def call(body: LexborNode) -> dict[str, Any] | None:
+    """Return the members of a phone call, which HTML shows as media; None if it is none."""
+    node = body.css_first("div.media_call")
+    if node is None:
+        return None
+    status = _child_text(node, "status")
+    found: dict[str, Any] = {"action": "phone_call", "status": status}
+    if seconds := re.search(r"\((\d+) seconds\)", status):
+        found["duration_seconds"] = int(seconds[1])
+    return found
+
+
+def reactions(node: LexborNode) -> list[dict[str, Any]]:
+    """Return what a ``reactions`` span shows."""
+    return [_reaction(child) for child in node.iter() if "reaction" in attribute(child, "class").split()]
+
+
+def buttons(table: LexborNode) -> list[list[dict[str, str]]]:
+    """Return the rows of a bot's buttons."""
+    return [[_button(link) for link in row.css("a")] for row in table.css("td.bot_button_row")]
+
+
+def _generic(node: LexborNode, names: list[str]) -> dict[str, Any]:
+    kind = next((name.removeprefix("media_") for name in names if name.startswith("media_")), "unknown")
+    title, description, status = (_child_text(node, name) for name in ("title", "description", "status"))
+    link = attribute(node, "href")
+    path = next(
+        (told for words, told in _LEFT_OUT.items() if description.startswith(words)), local_path(link)
+    )
+    place = _PLACE.search(status) or _PLACE.search(link)
+    location = {"latitude": float(place[1]), "longitude": float(place[2])} if place else None
+    found: dict[str, Any]
+    match kind:
+        case "photo" if title == "Sticker":
+            found = {"file": path, "media_type": "sticker", "sticker_emoji": status.partition(",")[0]}
+        case "photo":
+            found = {"photo": path, **_dimensions(status)}
+        case "video":
+            found = {"file": path, "media_type": _TITLES.get(title, "video_file"), **_duration(status)}
+        case "voice_message":
+            found = {"file": path, "media_type": "voice_message", **_duration(status)}
+        case "audio_file":
+            found = {"file": path, "media_type": "audio_file", **_song(title), **_duration(status)}
+        case "call":
+            return {}  # not media: see call()
+        case "file":
+            found = {"file": path, "file_name": "" if title == "File" else title}
+        case "contact":
+            phone, _, _ = status.partition(" - vCard")
+            return {
+                "contact_information": {"name": title, "phone_number": phone},
+                **_told(contact_vcard=path),
+            }
+        case "location" | "live_location":
+            return {"location_information": location, **({"live_location": True} if "live" in kind else {})}
+        case "venue":
+            return {"place_name": title, "address": description, "location_information": location}
+        case "game":
+            return _told(game_title=title, game_description=description, game_link=link)
+        case "invoice":
+            return {"invoice_information": _told(title=title, description=description, status=status)}
+        case _:
+            found = {"file": path, "media_type": kind, "title": title, "description": description}
+    if title.startswith("Self-destructing"):
+        found["self_destructing"] = title
+    thumb = node.css_first("img.thumb")
+    return _told(**found, thumbnail=local_path(attribute(thumb, "src")) if thumb else "", status=status)
+
+
+def _shown(node: LexborNode, key: str, media_type: str = "") -> dict[str, Any]:
+    image, length = node.css_first("img"), node.css_first("div.video_duration")
+    thumb = local_path(attribute(image, "src")) if image and media_type in ("animation", "video_file") else ""
+    return {
+        **_told(**{key: local_path(attribute(node, "href"))}, media_type=media_type, thumbnail=thumb),
+        **(_duration(inner_text(length)) if length else {}),
+    }
+
+
+def _poll(node: LexborNode) -> dict[str, Any]:
+    question = _child_text(node, "question")
+    note = _child_text(node, "details")
+    answers = [_answer(answer) for answer in node.css("div.answer")]
+    if note == "To-do List":
+        return {"todo_list": {"title": question, "answers": [{"text": one["text"]} for one in answers]}}
+    total = _VOTES.search(_child_text(node, "total"))
+    return {
+        "poll": {
+            "question": question,
+            "closed": note == "Final results",
+            "total_voters": int(total[1]) if total else 0,
+            "answers": answers,
+        }
+    }
+
+
+def _answer(node: LexborNode) -> dict[str, Any]:
+    details = node.css_first("span.details")
+    votes = _VOTES.search(details.text() or "") if details else None
+    text = inner_text(node).removesuffix(details.text() or "" if details else "")
+    return {
+        "text": text.removeprefix("- ").removesuffix(" "),
+        "voters": int(votes[1]) if votes else 0,
+        "chosen": bool(votes and votes[2]),
+    }
+
+
+def _reaction(node: LexborNode) -> dict[str, Any]:
+    emoji, count = node.css_first("span.emoji"), node.css_first("span.count")
+    link = emoji.css_first("a") if emoji else None
+    recent = [{"from": attribute(one, "title")} for one in node.css("div.initials")]
+    shown = (count.text() or "").strip() if count else ""
+    found: dict[str, Any] = {"type": "emoji", "count": int(shown) if shown.isdecimal() else len(recent)}
+    if "paid" in attribute(node, "class").split():
+        found["type"] = "paid"
+    elif link:
+        found |= {"type": "custom_emoji", "document_id": local_path(attribute(link, "href"))}
+    elif emoji:
+        found["emoji"] = (emoji.text() or "").strip()
+    return found | ({"recent": recent} if recent else {})
+
+
+def _button(link: LexborNode) -> dict[str, str]:
+    told = re.search(r"Type: (\w+)", attribute(link, "onclick"))
+    data = re.search(r"Data: (.*?) \| ", attribute(link, "onclick"))
+    return {
+        "type": told[1] if told else "url",
+        "text": (link.text() or "").strip(),
+        **_told(data=data[1] if data else attribute(link, "href")),
+    }
+
+
+def _child_text(node: LexborNode, name: str) -> str:
+    child = node.css_first(f"div.{name}")
+    return joined(text_parts(child)) if child else ""
+
+
+def _lines(node: LexborNode) -> str:
+    return "\n".join(line for part in (node.text() or "").split("\n") if (line := part.strip()))
+
+
+def _dimensions(status: str) -> dict[str, int]:
+    size = _SIZE.search(status)
+    return {"width": int(size[1]), "height": int(size[2])} if size else {}
+
+
+def _duration(status: str) -> dict[str, int]:
+    length = _DURATION.search(status)
+    if not length:
+        return {}
+    hours, minutes, seconds = (int(part or 0) for part in length.groups())
+    return {"duration_seconds": hours * 3600 + minutes * 60 + seconds}
+
+
+def _song(title: str) -> dict[str, str]:
+    performer, dash, song = title.partition(" – ")
+    return {"performer": performer, "title": song} if dash else {"file_name": title}
+
+
+def _told(**members: Any) -> dict[str, Any]:
+    return {key: value for key, value in members.items() if value}

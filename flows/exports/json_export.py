@@ -1,0 +1,166 @@
+"""Telegram Desktop's JSON: one chat, or a whole account with lists of chats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from flows.errors import BadInput
+from flows.exports import ids
+from flows.exports.reading import Chat, Reading
+from flows.exports.repair import Message, mended, parse
+from flows.exports.rows import BATCH, Rows
+from flows.exports.scan import LONGEST, Malformed, Scanner
+
+_CHAT_LISTS = ("chats", "left_chats")
+#: Members that only the top of a whole account has.
+_ACCOUNT = {"personal_information", "profile_pictures", "stories", "contacts", "frequent_contacts"}
+_ACCOUNT |= {"sessions", "web_sessions", "other_data", *_CHAT_LISTS}
+_NO_EXPORT = "not a Telegram export; export again from Telegram Desktop as machine-readable JSON"
+_SHIFTED = 1 << 32
+
+
+class _Person(msgspec.Struct):
+    user_id: int | None = None
+
+
+def read_json(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
+    """Yield the messages of a ``result.json`` in batches of MESSAGES; tell ``reading`` the rest.
+
+    Memory does not grow with the file. A file that breaks off or stops being JSON is read up to there.
+    """
+    with path.open("rb", buffering=0) as file:
+        yield from _JsonReader(Scanner(file), reading).batches()
+
+
+class _JsonReader:
+    def __init__(self, scanner: Scanner, reading: Reading) -> None:
+        self._scanner, self._reading = scanner, reading
+        self._rows = Rows("json", reading.source)
+        self._account: str | None = None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        try:
+            if (first := self._scanner.peek()) != b"{":
+                raise BadInput(f"{'it is not JSON' if first else 'it is empty'}: {_NO_EXPORT}")
+            yield from self._object(top=True)
+        except BadInput as error:
+            self._reading.problems.append(str(error))
+        if commas := self._scanner.missing_commas:
+            self._reading.problems.append(f"commas missing in its JSON: {commas}")
+        if len(self._rows):
+            yield self._rows.batch()
+
+    def _object(self, *, top: bool = False) -> Iterator[pa.RecordBatch]:
+        """Read one chat, or a whole account, which is an object with lists of such objects."""
+        scanner = self._scanner
+        chat, members, account, size = None, dict[str, bytes](), False, 0
+        for key in scanner.members():
+            if key == "messages" and scanner.peek() == b"[":
+                if "id" not in members:
+                    members |= self._look_past()
+                chat = self._chat(members)
+                yield from self._messages(chat)
+            elif top and key in _CHAT_LISTS and scanner.peek() == b"{":
+                account = True
+                yield from self._chats()
+            elif top and key in _ACCOUNT:
+                account = True
+                self._note_account(key, scanner.value())
+            else:
+                members[key] = scanner.value()
+                size += len(key) + len(members[key])
+                if size > LONGEST:
+                    raise Malformed(f"more than {LONGEST >> 20} MiB beside its messages")
+        if chat:
+            chat.extra = _extra(chat, members)
+        elif top and not account:
+            raise BadInput(f"neither messages nor chats at the top of its JSON: {_NO_EXPORT}")
+
+    def _chats(self) -> Iterator[pa.RecordBatch]:
+        scanner = self._scanner
+        for key in scanner.members():
+            if key != "list" or scanner.peek() != b"[":
+                scanner.value()
+                continue
+            for first in scanner.elements():
+                if first == b"{":
+                    yield from self._object()
+                else:
+                    scanner.value()
+
+    def _messages(self, chat: Chat) -> Iterator[pa.RecordBatch]:
+        settled = False
+        for block in self._scanner.blocks():
+            found = parse(block)
+            if found.members and not settled:
+                self._settle(chat, found.members)
+                settled = True
+            self._reading.lost += found.lost
+            self._reading.without_id += self._rows.add(chat, found)
+            if len(self._rows) >= BATCH:
+                yield self._rows.batch()
+
+    def _look_past(self) -> dict[str, bytes]:
+        """Members of a chat that stand behind its messages; who the chat is must be known before them."""
+        mark = self._scanner.mark()
+        members: dict[str, bytes] = {}
+        with suppress(BadInput):
+            for _ in self._scanner.blocks():
+                pass
+            for key in self._scanner.members(inside=True):
+                members[key] = self._scanner.value()
+        self._scanner.go(mark)
+        return members
+
+    def _note_account(self, key: str, raw: bytes) -> None:
+        if key == "personal_information":
+            self._account = ids.peer_id(f"user{_decoded(raw, _Person, _Person()).user_id}")
+
+    def _chat(self, members: dict[str, bytes]) -> Chat:
+        kind, name = (_decoded(members.get(key, b"null"), str | None, None) for key in ("type", "name"))
+        chat_id = _decoded(members.get("id", b"null"), ids.Int64 | None, None)
+        chat = Chat("", chat_id, kind, name, self._account, "json")
+        self._settle(chat, [])
+        self._reading.chats.append(chat)
+        return chat
+
+    def _settle(self, chat: Chat, messages: list[Message]) -> None:
+        """Give the chat its key, by what its first messages tell of the ids' form and of the account."""
+        kind = chat.type or ""
+        senders = _senders(messages)
+        if chat.chat_id is not None:
+            shifted = any(isinstance(sender, int) and sender > _SHIFTED for sender in senders)
+            chat.chat_id = ids.bare_chat_id(chat.chat_id, kind, shifted)
+        if not self._account:
+            chat.account = ids.account_of(kind, chat.chat_id, map(ids.peer_id, senders))
+        chat.chat_key = ids.chat_key(kind, chat.chat_id, chat.name, chat.account)
+        if ids.is_floating(chat.chat_key):
+            chat.chat_key += ids.start_mark(messages)
+
+
+def _senders(messages: list[Message]) -> set[int | str | None]:
+    raws = {bytes(message[key]) for message in messages for key in ("from_id", "actor_id") if key in message}
+    return {_decoded(raw, int | str | None, None) for raw in raws}
+
+
+def _decoded(raw: bytes, kind: Any, default: Any) -> Any:
+    try:
+        return msgspec.json.decode(mended(raw) or b"null", type=kind)
+    except msgspec.DecodeError:
+        return default
+
+
+def _extra(chat: Chat, members: dict[str, bytes]) -> str | None:
+    """What a chat said besides what its columns hold."""
+    told = {"id": chat.chat_id, "type": chat.type, "name": chat.name}
+    found = {key: mended(raw) for key, raw in members.items() if told.get(key) is None}
+    kept = {
+        key: msgspec.Raw(raw) for key, raw in found.items() if raw and (key not in told or raw != b"null")
+    }
+    return msgspec.json.encode(kept).decode() if kept else None

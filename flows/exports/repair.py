@@ -1,0 +1,149 @@
+"""From the bytes of some messages to their members, mending what Telegram Desktop is known to write wrongly.
+
+Sound blocks take the short way: compacted, then split into raw members, both in C. Any other is read
+leniently, message by message, and what is written anew from that takes the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+
+from flows.errors import BadInput
+from flows.exports.scan import Block, Malformed, Scanner
+
+Message = dict[str, msgspec.Raw]
+_RAWS = msgspec.json.Decoder(list[msgspec.Raw])
+_MESSAGES = msgspec.json.Decoder(list[Message])
+
+#: Control characters as Telegram Desktop wrote them (tdesktop issue 27571).
+_BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
+#: Paths without quotes, of version 4.1.1 (tdesktop issue 24961).
+_BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
+#: What PostgreSQL's text does not take: NUL, and halves of surrogate pairs.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+#: Digits become 0, exponents e: bytes to search for numbers that PostgreSQL's numeric cannot hold.
+_SHAPE = bytes(0x30 if 0x30 <= c < 0x3A else 0x65 if c in b"eE" else 0x20 for c in range(256))
+_GREAT = re.compile(rb"[\s:,\[-]\d[\d.]*+[eE][+-]?\d{5}")
+_LONG = b"0" * 10_000
+
+
+class Messages(NamedTuple):
+    """Messages: their members, a checksum of each one's content, and how many more were past mending."""
+
+    members: list[Message]
+    checksums: list[int]
+    lost: int = 0
+
+
+def parse(block: Block) -> Messages:
+    """Read the messages of ``block``.
+
+    Raises :class:`~flows.exports.scan.Malformed` when the block turns out to reach beyond its array.
+    """
+    try:
+        return _members(_compact(b"[" + block.data + b"]"))
+    except _UNSOUND:
+        return _one_by_one(block.pieces())
+
+
+def mended(raw: bytes) -> bytes | None:
+    """Return one JSON value compact and sound, mended if need be; None if it is past mending."""
+    try:
+        return _compact(raw)
+    except _UNSOUND:
+        try:
+            return _encode(_lenient(raw))
+        except _PAST_MENDING:
+            return None
+
+
+_UNSOUND = (msgspec.DecodeError, pa.ArrowInvalid, RecursionError)
+_PAST_MENDING = (ValueError, RecursionError)
+
+
+def _members(array: bytes) -> Messages:
+    """Split a compact, sound array into messages; raises msgspec.DecodeError for what is not an object."""
+    return Messages(_MESSAGES.decode(array), [zlib.crc32(raw) for raw in _RAWS.decode(array)])
+
+
+def _one_by_one(pieces: list[bytes]) -> Messages:
+    found = Messages([], [])
+    lost = 0
+    for piece in pieces:
+        array = b"[" + piece + b"]"
+        try:
+            values = _lenient(array)
+            messages = [value for value in values if isinstance(value, dict)]
+            members, checksums, _ = _members(_encode(messages))
+        except _PAST_MENDING:
+            _check_within(piece)
+            lost += 1
+            continue
+        lost += len(values) - len(messages)
+        found.members.extend(members)
+        found.checksums.extend(checksums)
+    return found._replace(lost=lost)
+
+
+def _compact(raw: bytes) -> bytes:
+    """Return ``raw`` without white space if it is sound JSON that PostgreSQL's jsonb takes, else raise."""
+    if b"\\u0000" in raw:
+        raise msgspec.DecodeError("NUL")
+    pa.array([raw], pa.binary()).cast(pa.string())  # the fastest check of UTF-8 at hand
+    shape = raw.translate(_SHAPE, delete=b"+-")
+    if (b"0e00000" in shape and _GREAT.search(raw)) or _LONG in shape:
+        raise msgspec.DecodeError("number too great")
+    return msgspec.json.format(raw, indent=-1)  # refuses bad syntax, NaN and lone surrogates
+
+
+def _lenient(raw: bytes) -> Any:
+    """Decode JSON whatever is wrong with its strings and numbers; raises one of _PAST_MENDING."""
+    raw = _BAD_ESCAPE.sub(rb"\1\\u00\2", raw)
+    raw = _BARE_PATH.sub(lambda match: match[1] + _encode(match[2].decode("utf-8", "replace").strip()), raw)
+    text = raw.decode("utf-8", "replace")
+    return _clean(json.loads(text, strict=False, parse_int=_int, parse_float=_float, parse_constant=_null))
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NO_TEXT.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return value
+
+
+def _int(digits: str) -> int | str:
+    return int(digits) if len(digits) < 1000 else digits
+
+
+def _float(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+def _null(_: str) -> None:
+    """NaN and Infinity say nothing."""
+
+
+def _check_within(piece: bytes) -> None:
+    scanner = Scanner(BytesIO(piece))
+    try:
+        scanner.value()
+    except BadInput:
+        return
+    if scanner.peek() in (b"]", b"}"):
+        raise Malformed("the layout of its messages changes in the middle")

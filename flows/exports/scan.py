@@ -1,0 +1,254 @@
+"""A JSON file read from front to back in chunks: its structure, without ever holding all of it.
+
+Telegram Desktop streams its JSON out with one indentation throughout, and a string never contains a raw line
+break. So the end of a message can be found by searching for the bytes between two messages, at the speed of
+``bytes.find``; brackets are only counted where a file has another layout.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from flows.errors import BadInput
+
+#: Bytes read at once, and about the size of a block of messages.
+CHUNK = 1 << 20
+_CUT_OFF = "cut off in the middle: what is whole before that was kept; export or copy it again"
+#: No value (a message, a section that is skipped) may be longer; keeps memory bounded.
+LONGEST = 64 << 20
+
+_BLANK = re.compile(rb"[ \t\r\n]*+")
+_STRING = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"', re.DOTALL)
+_TOKEN = re.compile(_STRING.pattern + rb'|["\[\]{}]', re.DOTALL)
+_SCALAR = re.compile(rb"[^\s,:\[\]{}\"]++")
+
+
+class CutOff(BadInput):
+    """The file ends in the middle: the export was interrupted, or the copy. What is whole was kept."""
+
+
+class Malformed(BadInput):
+    """The file stops being JSON at a place that cannot be stepped over; what stands before it was kept."""
+
+
+class Block(NamedTuple):
+    """Some elements of an array, comma separated, and how to tell them apart without understanding them."""
+
+    data: bytes
+    separator: bytes = b""  # stands between any two, and in no JSON string
+    counted: tuple[bytes, ...] = ()  # the elements, where the layout shows no separator
+
+    def pieces(self) -> list[bytes]:
+        """The elements one by one."""
+        if self.counted:
+            return list(self.counted)
+        # A separator holds the end of one object and the start of the next: "},\n  {".
+        head, tail = self.separator[:1], self.separator[-1:]
+        first, *rest = self.data.split(self.separator)
+        return [
+            first + head * bool(rest),
+            *(tail + piece + head for piece in rest[:-1]),
+            *(tail + piece for piece in rest[-1:]),
+        ]
+
+
+class Scanner:
+    """The structure of one JSON file. Every method starts at the next token and ends behind what it took.
+
+    All raise :class:`CutOff` where the file ends too early and :class:`Malformed` where it is not JSON.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Read ``file``, opened in binary and at its start."""
+        self._file = file
+        self._data = b""
+        self._at = 0
+        self._base = 0  # offset in the file of the first byte of _data
+        # White space before the token at hand, and before the key given last: they tell the layout.
+        self._gap = self._key_gap = b""
+        self._seen = -1  # offset of the token that _gap is of
+        #: Members or elements that stood there without a comma before them.
+        self.missing_commas = 0
+        if self.peek() == b"\xef":
+            self._at += 3  # a byte order mark, written by text editors
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the file taken so far."""
+        return self._base + self._at
+
+    def mark(self) -> tuple[int, bytes, int]:
+        """Where the scanner stands, for :meth:`go`."""
+        return self.offset, self._key_gap, self.missing_commas
+
+    def go(self, mark: tuple[int, bytes, int]) -> None:
+        """Go back to a mark."""
+        offset, self._key_gap, self.missing_commas = mark
+        self._file.seek(offset)
+        self._data, self._at, self._base = b"", 0, offset
+
+    def peek(self) -> bytes:
+        """The first byte of the next token; empty at the end of the file."""
+        while True:
+            match = _BLANK.match(self._data, self._at)
+            end = match.end() if match else self._at
+            if end < len(self._data):
+                if self._seen != (offset := self._base + end):
+                    self._gap, self._seen = self._data[self._at : end], offset
+                self._at = end
+                return self._data[end : end + 1]
+            if not self._fill():
+                return b""
+
+    def members(self, *, inside: bool = False) -> Iterator[str]:
+        """Keys of the object that starts here (or, ``inside``, goes on here); the caller takes each value."""
+        for _ in self._list(b"{", b"}", inside=inside, comma=not inside):
+            if self.peek() != b'"':
+                raise self._malformed("a key in quotes")
+            gap, key = self._gap, self.value()
+            self._take(b":")
+            self._key_gap = gap
+            yield _text(key)
+
+    def elements(self) -> Iterator[bytes]:
+        """First bytes of the elements of the array that starts here; the caller takes each element."""
+        for _ in self._list(b"[", b"]", inside=False):
+            yield self.peek()
+
+    def value(self) -> bytes:
+        """The next value, raw."""
+        if not self.peek():
+            raise CutOff(_CUT_OFF)
+        while (end := self._end()) < 0:
+            if not self._fill():
+                raise CutOff(_CUT_OFF)
+        taken = self._data[self._at : end]
+        self._at = end
+        return taken
+
+    def blocks(self) -> Iterator[Block]:
+        """The elements of the array that is the value of the last key, about :data:`CHUNK` bytes at once."""
+        outer = self._key_gap
+        self._take(b"[")
+        first, inner = self.peek(), self._gap
+        if first == b"{" and b"\n" in outer and b"\n" in inner and len(inner) > len(outer):
+            yield from self._laid_out(b"}," + inner + b"{", b"}" + outer + b"]")
+        else:
+            yield from self._counted()
+
+    def _laid_out(self, separator: bytes, closer: bytes) -> Iterator[Block]:
+        while True:
+            close = self._data.find(closer, self._at)
+            if close >= 0:
+                block = self._data[self._at : close + 1]
+                self._at = close + len(closer)
+                yield Block(block, separator)
+                return
+            cut = self._data.rfind(separator, self._at)
+            if cut >= 0:
+                block = self._data[self._at : cut + 1]
+                self._at = cut + len(separator) - 1
+                yield Block(block, separator)
+            if not self._fill():
+                break
+        yield from self._counted()  # the last messages of a file that was cut off, or of another layout
+
+    def _counted(self) -> Iterator[Block]:
+        held: list[bytes] = []
+        size = 0
+        try:
+            for _ in self._list(b"[", b"]", inside=True):
+                held.append(self.value())
+                size += len(held[-1])
+                if size >= CHUNK:
+                    yield Block(b",".join(held), counted=tuple(held))
+                    held, size = [], 0
+        except BadInput:  # what is whole stands before it
+            if held:
+                yield Block(b",".join(held), counted=tuple(held))
+            raise
+        if held:
+            yield Block(b",".join(held), counted=tuple(held))
+
+    def _list(self, opener: bytes, closer: bytes, *, inside: bool, comma: bool = True) -> Iterator[None]:
+        """Stop before each item of an object or array; take its brackets and commas.
+
+        ``comma``: an item may stand here, as after a comma.
+        """
+        if not inside:
+            self._take(opener)
+        while (byte := self.peek()) != closer:
+            if not byte:
+                raise CutOff(_CUT_OFF)
+            if byte == b",":
+                if comma:
+                    raise self._malformed("a value")
+                self._at += 1
+                comma = True
+                continue
+            self.missing_commas += not comma
+            comma = False
+            yield
+        self._take(closer)
+
+    def _take(self, byte: bytes) -> None:
+        found = self.peek()
+        if not found:
+            raise CutOff(_CUT_OFF)
+        if found != byte:
+            raise self._malformed(byte.decode())
+        self._at += 1
+
+    def _end(self) -> int:
+        """Where the value that starts here ends; -1 if that is not within what was read so far."""
+        data, start = self._data, self._at
+        if data[start] in b"{[":
+            return self._end_of_container()
+        pattern = _STRING if data[start] == 0x22 else _SCALAR
+        if match := pattern.match(data, start):
+            # A number at the very end of the data may go on.
+            return match.end() if pattern is _STRING or match.end() < len(data) else -1
+        if pattern is _SCALAR or data.find(b"\n", start) >= 0:
+            raise self._malformed("a value")
+        return -1
+
+    def _end_of_container(self) -> int:
+        depth = 0
+        for token in _TOKEN.finditer(self._data, self._at):
+            byte = self._data[token.start()]
+            if byte in b"{[":
+                depth += 1
+            elif byte in b"}]":
+                depth -= 1
+                if not depth:
+                    return token.end()
+            elif token.end() - token.start() == 1:  # a quote without its partner
+                if self._data.find(b"\n", token.end()) >= 0:
+                    where = self._base + token.start()
+                    raise Malformed(f"it stops being JSON at byte {where}: a string has no end")
+                return -1
+        return -1
+
+    def _fill(self) -> bool:
+        held = self._data[self._at :]
+        if len(held) > LONGEST:
+            raise Malformed(f"a value at byte {self.offset} is longer than {LONGEST >> 20} MiB")
+        # Growing steps keep the copying of a very long value small.
+        chunk = self._file.read(max(CHUNK, min(len(held), 8 * CHUNK)))
+        self._base += self._at
+        self._data, self._at = held + chunk, 0
+        return bool(chunk)
+
+    def _malformed(self, expected: str) -> Malformed:
+        return Malformed(f"it stops being JSON at byte {self.offset}: expected {expected}")
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return raw[1:-1].decode("utf-8", "replace")
