@@ -1,0 +1,100 @@
+"""Head of a stage's process tree: it ends when the work ends, or when the flow is gone, whichever is first.
+
+Run by path with the bare interpreter (``python -I -S supervise.py LIFELINE STATUS``, about 15 ms), because
+every stage run pays for it. The flow writes one line of JSON (``{"argv": [...], "memory": bytes or null}``)
+into the LIFELINE pipe and keeps it open: the command stands in no argument list, so `pgrep -cf` counts the
+work alone. Whoever closes the other end (the flow on purpose, or the kernel when the flow died) ends the
+tree with SIGKILL. Only a pipe does this on Linux and macOS alike: PR_SET_PDEATHSIG follows the spawning
+thread and reaches one process only.
+
+Into STATUS goes the work's process group as soon as it runs, and its exit status once **every** process of
+the tree has ended; end of file without a status means that the supervisor itself was killed.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main() -> None:
+    """Spawn the command, watch the lifeline, and report the exit status when the whole tree is gone."""
+    lifeline, status = int(sys.argv[1]), int(sys.argv[2])
+    for fd in (lifeline, status):
+        os.set_inheritable(fd, False)  # every other descriptor above 2 (the fence) is the work's to hold
+    adopt_orphans()
+    request = json.loads(read_line(lifeline))
+    if request["memory"]:
+        resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
+    try:
+        work = os.posix_spawnp(request["argv"][0], request["argv"], os.environ, setpgroup=0)
+    except OSError as error:
+        sys.stderr.write(f"cannot run {request['argv'][0]}: {error.strerror}\n")
+        sys.stderr.flush()
+        os.write(status, b"exit 127\n")
+        return
+    os.write(status, b"group %d\n" % work)
+    threading.Thread(target=end_with_flow, args=(lifeline, work), daemon=True).start()
+    # Not reaped yet: the group's number cannot be given to anybody else while we signal it.
+    os.waitid(os.P_PID, work, os.WEXITED | os.WNOWAIT)
+    code = end_tree(work)
+    os.write(status, b"exit %d\n" % code)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every orphan of the tree, so that none escapes by setsid (Linux only)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def read_line(fd: int) -> bytes:
+    """Read up to a newline and not a byte further; exit if the flow died before it wrote one."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(fd, 65536)
+        if not byte:
+            sys.exit(1)
+        line += byte
+    return bytes(line)
+
+
+def end_with_flow(lifeline: int, work: int) -> None:
+    """Wait for the flow's end of the pipe to close, then kill the work's group; main sees it end."""
+    while os.read(lifeline, 1):
+        pass
+    os.killpg(work, signal.SIGKILL)
+
+
+def end_tree(work: int) -> int:
+    """Kill what is left of the work's group and every orphan, reap them all, return the work's status."""
+    code = 0
+    os.killpg(work, signal.SIGKILL)
+    while True:
+        for orphan in children():
+            if orphan != work:
+                os.kill(orphan, signal.SIGKILL)
+        try:
+            pid, status = os.waitpid(-1, 0)
+        except ChildProcessError:
+            return code
+        if pid == work:
+            code = os.waitstatus_to_exitcode(status)
+
+
+def children() -> list[int]:
+    """Return the ids of our children, where the kernel tells."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:  # noqa: PTH123  pathlib costs 15 ms
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    main()
