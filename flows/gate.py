@@ -1,0 +1,267 @@
+"""The gate that every stage run passes: fence, then a slot of Prefect's limit; recorded, logged and guarded.
+
+Contract: inside ``gate(stage, ...)`` at most one run of an exclusive stage exists in all processes and on all
+hosts, and it stays true after any process has died, because the fence stays closed until the last process
+that works behind it is gone. A dead holder's slot is given back by whoever comes next, at once.
+
+Pitfalls: give :attr:`Held.socket` to every process that works behind the gate, or the fence opens with the
+flow. Use it inside a task's body, never around a retry delay or a child run: others would wait for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from psycopg.types.json import Jsonb
+
+from flows import slot
+from flows.errors import DatabaseUnavailable, GateLost, StageTimedOut
+from flows.fence import Fence, fence
+from flows.ledger.session import Session, connect, fetch, fetch_one
+from flows.slot import Log
+from flows.stages.process import Finished, Supervisor, standby
+from flows.waiting import waiting_shown
+
+_NOUN = {"extract": "extraction", "convert": "conversion", "store": "store"}
+#: A lease is handed on to the next run for as long, in seconds, before it is taken anew.
+_HAND_ON_WITHIN = 5.0
+#: Sizes of the limits as the server last told this process; only gates with slots look at them.
+_limits: dict[str, int] = {}
+
+
+@dataclass
+class Held:
+    """What the work behind a gate gets, and tells: ``counts`` goes into the ledger when it ends.
+
+    ``supervisor`` stands by to run the work's command, if the gate was given an environment for it.
+    """
+
+    stage_run_id: int
+    attempt: int
+    socket: int
+    supervisor: Supervisor | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    async def run(self, argv: Sequence[str], *, timeout: float) -> Finished:
+        """Run ``argv`` by the supervisor that stands by: see :meth:`flows.stages.process.Supervisor.run`."""
+        if self.supervisor is None:
+            raise ValueError("a gate without an environment has no supervisor to run a command")
+        return await self.supervisor.run(argv, timeout=timeout)
+
+
+@asynccontextmanager
+async def gate(
+    stage: str,
+    batch_id: str,
+    *,
+    database_url: str,
+    log: Log,
+    flow_run_id: UUID | None = None,
+    task_run_id: UUID | None = None,
+    yielding: bool = False,
+    environment: Mapping[str, str] | None = None,
+    hold: Sequence[int] = (),
+) -> AsyncIterator[Held]:
+    """Wait for the gate of ``stage``, hold it around the body, and record wait, duration and outcome.
+
+    Given an ``environment``, a supervisor for the work is started while the run waits; its tree holds the
+    fence, and the descriptors in ``hold``.
+
+    A ``yielding`` run lets others go first: see :func:`flows.fence.fence`.
+    Raises LimitMissing, DatabaseUnavailable, or GateLost when session or lease were lost and the body was
+    cancelled for it; whatever the body raises is recorded and raised again.
+    """
+    noun = _NOUN[stage]
+    async with get_client() as client, await connect(database_url, f"tdp {stage} {batch_id}") as session:
+        run = await fetch_one(
+            session,
+            "open_stage_run",
+            batch_id=batch_id,
+            stage=stage,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            flow_run_id=flow_run_id,
+            task_run_id=task_run_id,
+        )
+        run_id: int = run["stage_run_id"]
+        log.info("Waiting for %s lock  batch_id=%s", noun, batch_id)
+        async with (
+            _recorded(database_url, session, run_id),
+            _standby(environment, (session.fileno(), *hold)) as supervisor,
+            waiting_shown(stage, run_id, database_url, log) as over,
+            _release_logged(noun, over, log),
+        ):
+            if stage not in _limits:
+                _limits[stage] = await slot.limit_of(client, stage)
+            async with (
+                fence(session, stage, _limits[stage], yielding=yielding) as closed,
+                _recorded(database_url, session, run_id),  # once more: a row is closed while its fence is
+            ):
+                await _close_dead_runs(client, closed, run_id, log)
+                async with _slot(client, closed, run_id, task_run_id, log) as lease:
+                    started = {**closed.place, "stage_run_id": run_id, "lease_id": lease.id}
+                    row = await fetch_one(session, "start_stage_run", **started, flow_run_id=flow_run_id)
+                    lease.taken_at = lease.taken_at or row["started_at"]
+                    over.set()
+                    log.info("%s lock acquired", noun.capitalize())
+                    held = Held(run_id, run["attempt"], closed.socket, supervisor)
+                    async with _guarded(closed.prove_alive(), slot.renew(client, lease.id)):
+                        yield held
+                    duration = await _finish(session, run_id, "COMPLETED", None, held.counts)
+                    log.info(
+                        "%s stage completed  batch_id=%s duration=%.2fs",
+                        stage.capitalize(),
+                        batch_id,
+                        duration,
+                    )
+
+
+@asynccontextmanager
+async def _release_logged(noun: str, acquired: asyncio.Event, log: Log) -> AsyncIterator[None]:
+    """Log the end of the lock, however it ends, if it was acquired."""
+    try:
+        yield
+    finally:
+        if acquired.is_set():
+            log.info("%s lock released", noun.capitalize())
+
+
+@asynccontextmanager
+async def _standby(
+    environment: Mapping[str, str] | None, hold: Sequence[int]
+) -> AsyncIterator[Supervisor | None]:
+    if environment is None:
+        yield None
+        return
+    async with standby(env=environment, hold=hold) as supervisor:
+        yield supervisor
+
+
+@dataclass
+class _Lease:
+    id: UUID
+    taken_at: datetime | None = None
+
+
+@asynccontextmanager
+async def _slot(
+    client: PrefectClient, closed: Fence, run_id: int, holder: UUID | None, log: Log
+) -> AsyncIterator[_Lease]:
+    """Hold a slot of the stage's limit; on success leave its lease to the run that waits, if one does.
+
+    A lease on from hand to hand costs no request to the server and no gap in the lane. After a few seconds
+    it is given back and taken anew, so that an operator who changes the limit is obeyed.
+    """
+    lease: _Lease | None = None
+    for parked in await fetch(closed.session, "pick_up_lease", **closed.place, within=_HAND_ON_WITHIN):
+        if parked["is_young"]:
+            lease = _Lease(parked["lease_id"], parked["taken_at"])
+        else:
+            await slot.release(client, parked["lease_id"], log)
+    if lease is None:
+        await fetch(closed.session, "fenced", stage_run_id=run_id, slot=closed.slot)
+        taken, _limits[closed.stage] = await slot.take(
+            client, closed.stage, holder, lambda: _running(closed.session, closed.stage), log
+        )
+        lease = _Lease(taken)
+    parked_again = False
+    try:
+        yield lease
+        if lease.taken_at:
+            parked_again = await closed.park(lease.id, lease.taken_at, _HAND_ON_WITHIN)
+    finally:
+        if not parked_again:
+            await slot.release(client, lease.id, log)
+
+
+@asynccontextmanager
+async def _guarded(*guards: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Cancel the body once a guard raises, and raise GateLost in its place (as asyncio.timeout does)."""
+    body = asyncio.current_task()
+    if body is None:
+        raise RuntimeError("a gate needs a running task")
+    cancelling = body.cancelling()
+    lost: list[BaseException] = []
+
+    def on_end(guard: asyncio.Task[None]) -> None:
+        if not guard.cancelled() and (error := guard.exception()) and not lost:
+            lost.append(error)
+            body.cancel()
+
+    tasks = [asyncio.ensure_future(guard) for guard in guards]
+    for task in tasks:
+        task.add_done_callback(on_end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost and body.uncancel() <= cancelling:
+            raise GateLost(str(lost[0])) from lost[0]
+        raise
+    finally:
+        for task in tasks:
+            task.remove_done_callback(on_end)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _close_dead_runs(client: PrefectClient, held: Fence, run_id: int, log: Log) -> None:
+    """Give back what dead holders of this fence still hold by the ledger, then close their rows."""
+    dead = await fetch(held.session, "dead_stage_runs", **held.place, stage_run_id=run_id)
+    for row in dead:
+        if row["lease_id"]:
+            await slot.release(client, row["lease_id"], log)
+        error = f"its process (pid {row['pid']} on {row['host']}) died"
+        await fetch(held.session, "close_dead_stage_run", stage_run_id=row["stage_run_id"], error=error)
+        log.warning("Closed the %s run of %s as LOST: %s", held.stage, row["batch_id"], error)
+
+
+async def _running(session: Session, stage: str) -> int:
+    running: int = (await fetch_one(session, "running_behind_gate", stage=stage))["running"]
+    return running
+
+
+async def _finish(
+    session: Session, run_id: int, outcome: str, error: str | None, counts: dict[str, int] | None = None
+) -> float:
+    """Close the row unless a successor has done so; return the run's duration in seconds."""
+    rows = await fetch(
+        session,
+        "finish_stage_run",
+        stage_run_id=run_id,
+        outcome=outcome,
+        error=error,
+        counts=Jsonb(counts) if counts else None,
+    )
+    if not rows:
+        raise GateLost("another run closed this one as LOST")
+    return rows[0]["duration"] or 0.0
+
+
+@asynccontextmanager
+async def _recorded(url: str, session: Session, run_id: int) -> AsyncIterator[None]:
+    """Close the run's row with whatever the body raises."""
+    try:
+        yield
+    except BaseException as error:
+        outcome = "FAILED" if isinstance(error, Exception) else "CANCELLED"
+        if isinstance(error, StageTimedOut):
+            outcome = "TIMED_OUT"
+        message = f"{type(error).__name__}: {error}".removesuffix(": ")
+        # A row that cannot be closed now is closed as LOST by the next holder of the fence.
+        with contextlib.suppress(DatabaseUnavailable, GateLost):
+            # A session that is cancelled twice closes.
+            if session.closed or isinstance(error, GateLost | DatabaseUnavailable):
+                async with await connect(url, "tdp gate", patience=0) as fresh:
+                    await _finish(fresh, run_id, outcome, message)
+            else:
+                await _finish(session, run_id, outcome, message)
+        raise
