@@ -1,0 +1,147 @@
+"""Run batches again, from a stage on. They let scheduled work go first."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.runtime import flow_run
+from psycopg.rows import DictRow
+
+from flows.backfill_plan import ensure_readable, plan_backfill, plan_markdown
+from flows.errors import BatchesFailed
+from flows.ledger.backfills import (
+    Filters,
+    adopt_batches,
+    list_batches,
+    listed_batches,
+    requeue_prepared,
+    select_batches,
+)
+from flows.ledger.batches import own_batch
+from flows.ledger.intake import own_run
+from flows.ledger.session import Session, connect
+from flows.process_batch import process_batch
+from flows.process_inbox import Outcomes, fan_out
+from flows.reports import summary, summary_markdown
+from flows.reports.slots import slots
+from flows.runtime import Runtime, yielding_runtime
+from flows.slot import Log
+from flows.workdir import discard_outputs, kept_stages
+
+Stage = Literal["extract", "convert", "store"]
+Status = Literal["QUEUED", "EXTRACTING", "CONVERTING", "STORING", "COMPLETED", "FAILED"]
+#: Failures named in the state's message; the artifact has them all.
+_NAMED = 20
+
+
+@flow(name="backfill", persist_result=False)
+async def backfill(
+    batch_ids: list[str] | None = None,
+    status: Status | None = None,
+    received_from: date | None = None,
+    received_to: date | None = None,
+    processed_from: date | None = None,
+    processed_to: date | None = None,
+    source: str | None = None,
+    error: str | None = None,
+    from_stage: Stage = "extract",
+    window: int | None = None,
+    dry_run: bool = False,
+    resume: UUID | None = None,
+) -> dict[str, int]:
+    """Run the batches again for which everything given is true, from ``from_stage`` on.
+
+    ``source`` is a SHA-256 or a file name pattern (``*``, ``?``), ``error`` a text in the batch's or a file's
+    error; days are of UTC, both ends included. ``resume`` does what that earlier backfill left undone. A
+    retry of the run goes on where it was. Raises BatchesFailed at the end if some failed or were refused.
+    """
+    filters = Filters(
+        batch_ids, status, received_from, received_to, processed_from, processed_to, source, error
+    )
+    run_id = UUID(flow_run.get_id())
+    log = get_run_logger()
+    async with yielding_runtime() as runtime, own_run(run_id, runtime.database_url) as session:
+        if dry_run:
+            return await _report_plan(session, await select_batches(session, filters), from_stage, runtime)
+        listed = await _plan(session, run_id, filters, from_stage, resume, runtime, log)
+        outcomes = await _run_all(listed, run_id, window or runtime.config.window, runtime, log)
+        await _report(run_id, runtime)
+    if outcomes.failed:
+        named = [f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items()]
+        more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        raise BatchesFailed(
+            f"{len(named)} of {len(listed)} batches failed: {'; '.join(named[:_NAMED])}{more}"
+        )
+    return {"batches": len(listed), "completed": len(outcomes.reports), "busy": len(outcomes.busy)}
+
+
+async def _plan(
+    session: Session,
+    run_id: UUID,
+    filters: Filters,
+    from_stage: str,
+    resume: UUID | None,
+    runtime: Runtime,
+    log: Log,
+) -> list[DictRow]:
+    """Return the run's list: the one of an earlier attempt at it, else a new one."""
+    if listed := await listed_batches(session, run_id):
+        log.info("Going on with the same %d batches", len(listed))
+        return listed
+    if resume:
+        await adopt_batches(session, run_id, resume, runtime.database_url)
+    else:
+        await list_batches(session, run_id, filters, from_stage)
+    listed = await listed_batches(session, run_id)
+    log.info("%d batches to run again", len(listed))
+    return listed
+
+
+async def _run_all(listed: list[DictRow], run_id: UUID, window: int, runtime: Runtime, log: Log) -> Outcomes:
+    to_prepare = {row["batch_id"]: row["from_stage"] for row in listed if row["prepared_at"] is None}
+
+    async def again(batch_id: str) -> dict[str, Any]:
+        if batch_id in to_prepare:
+            await prepare(batch_id, to_prepare[batch_id], run_id, runtime)
+        return await process_batch(batch_id)
+
+    return await fan_out([row["batch_id"] for row in listed], window, log, again)
+
+
+async def prepare(batch_id: str, from_stage: str, run_id: UUID, runtime: Runtime) -> None:
+    """Take from the batch what it has from ``from_stage`` on, so that it waits for that stage; once per run.
+
+    Raises BatchBusy, or SourceMissing if its source files would have to be read and are not there; then the
+    batch stays as it is.
+    """
+    folder, url = runtime.settings.work / batch_id, runtime.database_url
+    async with own_batch(batch_id, url), await connect(url, f"tdp backfill {batch_id}") as session:
+        kept = await asyncio.to_thread(kept_stages, folder, from_stage)
+        if not kept:
+            await ensure_readable(session, batch_id)
+        await asyncio.to_thread(discard_outputs, folder, kept)
+        await requeue_prepared(session, run_id, batch_id, kept)
+
+
+async def _report_plan(
+    session: Session, batch_ids: list[str], from_stage: str, runtime: Runtime
+) -> dict[str, int]:
+    limits = {name: slot.limit for name, slot in (await asyncio.to_thread(slots, runtime.settings)).items()}
+    plan = await plan_backfill(session, batch_ids, from_stage, runtime.settings.work, limits)
+    await acreate_markdown_artifact(
+        plan_markdown(plan), key="backfill-plan", description="What a backfill would do"
+    )
+    refused = sum(batch.refused is not None for batch in plan.batches)
+    return {"batches": len(plan.batches), "refused": refused, "seconds": round(plan.seconds)}
+
+
+async def _report(run_id: UUID, runtime: Runtime) -> None:
+    done = await runtime.query(lambda connection: summary(connection, run_id))
+    await acreate_markdown_artifact(
+        summary_markdown(done), key="backfill-summary", description="What this backfill did"
+    )

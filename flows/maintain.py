@@ -1,0 +1,180 @@
+"""Keep the house in order: what is past its time goes, and the rules are checked."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import psycopg2
+from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
+from prefect.client.schemas.objects import TERMINAL_STATES
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+
+from flows.errors import BatchBusy, RulesBroken
+from flows.ledger.batches import own_batch
+from flows.ledger.intake import own_run, planning
+from flows.ledger.session import Session, fetch
+from flows.reports import text
+from flows.runtime import Runtime, current_runtime
+from flows.verify import Check, verify
+from flows.workdir import discard_outputs
+
+#: Flows whose old runs are deleted; another's on the same server are not ours to delete.
+_FLOWS = ["process-inbox", "process-batch", "backfill", "maintain"]
+#: Source files purged in one transaction; runs looked up at a time, and deleted at most.
+_FILES, _RUNS, _RUNS_AT_MOST = 500, 200, 10_000
+#: Rows of a broken rule that are shown.
+_SHOWN = 20
+
+
+@dataclass
+class Removed:
+    """How many were removed of each."""
+
+    work_directories: int = 0
+    unfinished_outputs: int = 0
+    source_files: int = 0
+    flow_runs: int = 0
+
+
+@flow(name="maintain", persist_result=False)
+async def maintain() -> dict[str, int]:
+    """Remove what is past the time the TDP pipeline block keeps it, and check that every rule was kept.
+
+    Raises RulesBroken if one was not; then too everything else is done.
+    """
+    runtime = await current_runtime()
+    config = runtime.config
+    async with own_run(UUID(flow_run.get_id()), runtime.database_url) as session, get_client() as client:
+        removed = Removed(
+            work_directories=await remove_work(session, runtime),
+            unfinished_outputs=await remove_unfinished(session, runtime),
+            source_files=await purge_sources(session, runtime),
+            flow_runs=await delete_runs(client, timedelta(days=config.keep_runs_days)),
+        )
+    checks = await asyncio.to_thread(_audit, runtime)
+    await acreate_markdown_artifact(
+        _markdown(removed, checks), key="maintenance", description="What was removed, and the audit"
+    )
+    get_run_logger().info("Removed: %s", asdict(removed))
+    if broken := [check for check in checks if not check.is_kept]:
+        rules = "; ".join(f"{check.name} ({_finding(check)})" for check in broken)
+        raise RulesBroken(f"{len(broken)} of {len(checks)} rules are not kept: {rules}; see `tdp verify`")
+    return asdict(removed)
+
+
+async def remove_work(session: Session, runtime: Runtime) -> int:
+    """Remove the work directories of batches that ended long enough ago."""
+    keep = {
+        "completed_hours": runtime.config.keep_work_hours,
+        "failed_days": runtime.config.keep_failed_work_days,
+    }
+    present = [folder.name for folder in _folders(runtime.settings.work)]
+    removed = 0
+    for row in await fetch(session, "work_to_remove", batch_ids=present, **keep):
+        batch_id = row["batch_id"]
+        with suppress(BatchBusy):
+            async with own_batch(batch_id, runtime.database_url):
+                # Once more: until now somebody may have run it again.
+                if await fetch(session, "work_to_remove", batch_ids=[batch_id], **keep):
+                    await asyncio.to_thread(_remove, runtime.settings.work / batch_id)
+                    removed += 1
+    return removed
+
+
+async def remove_unfinished(session: Session, runtime: Runtime) -> int:
+    """Remove what killed stages, and copies into the store of sources, have left unfinished."""
+    removed = 0
+    for folder in _folders(runtime.settings.work):
+        if unfinished := list(folder.glob(".*.partial")):
+            with suppress(BatchBusy):
+                async with own_batch(folder.name, runtime.database_url):
+                    for path in unfinished:
+                        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+                        removed += 1
+    async with planning(session):  # nobody copies now
+        for path in list(runtime.settings.sources.glob("*/.*.partial")):
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+async def purge_sources(session: Session, runtime: Runtime) -> int:
+    """Remove the source files of batches that completed long enough ago, and say so in the ledger."""
+    purged = 0
+    async with planning(session):  # no backfill lists batches now
+        while True:
+            async with session.transaction():
+                rows = await fetch(
+                    session, "purge_sources", days=runtime.config.keep_sources_days, page=_FILES
+                )
+                for row in rows:
+                    Path(row["stored_path"]).unlink(missing_ok=True)
+            purged += len(rows)
+            if len(rows) < _FILES:
+                return purged
+
+
+async def delete_runs(client: PrefectClient, age: timedelta) -> int:
+    """Delete runs of ours that ended longer ago than ``age`` from the Prefect server."""
+    ended = {"end_time": {"before_": datetime.now(UTC) - age}}
+    state = {"state": {"type": {"any_": sorted(TERMINAL_STATES)}}}
+    deleted = 0
+    while deleted < _RUNS_AT_MOST:
+        runs = await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=_FLOWS)),
+            flow_run_filter=FlowRunFilter.model_validate(ended | state),
+            limit=_RUNS,
+        )
+        if not runs:
+            break
+        for run in runs:
+            with suppress(ObjectNotFound):  # somebody else was quicker
+                await client.delete_flow_run(run.id)
+        deleted += len(runs)
+    return deleted
+
+
+def _audit(runtime: Runtime) -> list[Check]:
+    with closing(psycopg2.connect(runtime.database_url)) as connection:
+        connection.set_session(readonly=True, autocommit=True)
+        return verify(connection, runtime.settings)
+
+
+def _remove(folder: Path) -> None:
+    discard_outputs(folder, [])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+
+
+def _finding(check: Check) -> str:
+    return check.unchecked or f"{len(check.offending)} rows"
+
+
+def _markdown(removed: Removed, checks: Sequence[Check]) -> str:
+    counts = [(name.replace("_", " "), str(count)) for name, count in asdict(removed).items()]
+    rules = [(check.name, check.rule, "kept" if check.is_kept else _finding(check)) for check in checks]
+    parts = [
+        text.markdown_table(["Removed", "Count"], counts),
+        text.markdown_table(["Rule", "", "Found"], rules),
+    ]
+    for check in checks:
+        if check.offending:
+            parts.append(f"### {check.name}")
+            columns = list(check.offending[0])
+            cells = [[str(row.get(name)) for name in columns] for row in check.offending[:_SHOWN]]
+            parts.append(text.markdown_table(columns, cells))
+    return "\n\n".join(parts) + "\n"

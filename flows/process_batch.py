@@ -1,0 +1,105 @@
+"""The subflow of one batch: extract, convert, store. Run again, it resumes at the first stage not done."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+from prefect import Task, flow, get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run, task_run
+from prefect.tasks import exponential_backoff
+
+from flows.errors import BatchBusy, Retryable
+from flows.ledger.batches import OwnedBatch, own_batch
+from flows.reports import timings_markdown
+from flows.runtime import STAGES, Runtime, current_runtime
+from flows.stage_run import run_stage
+from flows.stages.contract import read_result
+
+
+async def _can_go_away(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(await state.aresult(raise_on_failure=False), Retryable)
+
+
+async def _run(stage: str, batch: OwnedBatch, runtime: Runtime) -> None:
+    log = get_run_logger()
+    await run_stage(stage, batch, runtime, log, UUID(flow_run.get_id()), UUID(task_run.get_id()))
+
+
+_OPTIONS: dict[str, Any] = {
+    "cache_policy": NO_CACHE,  # the ledger decides what is done
+    "persist_result": False,
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _can_go_away,
+}
+#: Of 2, 4, 8, … seconds. To be given together with the number of retries: Prefect counts the delays then.
+_BACKOFF = exponential_backoff(backoff_factor=2)
+
+
+@task(name="extract", task_run_name="extract-{batch.batch_id}", **_OPTIONS)
+async def extract(batch: OwnedBatch, runtime: Runtime) -> None:
+    """Unpack what convert needs of every source file of the batch."""
+    await _run("extract", batch, runtime)
+
+
+@task(name="convert", task_run_name="convert-{batch.batch_id}", **_OPTIONS)
+async def convert(batch: OwnedBatch, runtime: Runtime) -> None:
+    """Read the exports of the batch into rows."""
+    await _run("convert", batch, runtime)
+
+
+@task(name="store", task_run_name="store-{batch.batch_id}", **_OPTIONS)
+async def store(batch: OwnedBatch, runtime: Runtime) -> None:
+    """Load the rows of the batch into PostgreSQL."""
+    await _run("store", batch, runtime)
+
+
+@flow(name="process-batch", flow_run_name="{batch_id}", persist_result=False, log_prints=False)
+async def process_batch(batch_id: str) -> dict[str, Any]:
+    """Extract, convert and store one batch, resuming where an earlier run of it ended.
+
+    Returns its report: batch_id, status, file_count, stored, partial, quarantined, messages. A batch that
+    another living run works on is left to it.
+    """
+    runtime = await current_runtime()
+    async with own_batch(batch_id, runtime.database_url) as batch:
+        if batch.status != "COMPLETED":
+            await _finish(batch, runtime)
+        report = dict(await batch.report())
+    get_run_logger().info("%s", "  ".join(f"{key}={value}" for key, value in report.items()))
+    return report
+
+
+async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
+    try:
+        for stage, run in zip(STAGES, (extract, convert, store), strict=True):
+            done = read_result(runtime.directory(batch.batch_id, stage))
+            if done and await batch.has_completed(stage):
+                await batch.record(stage, done)  # whoever ran it may have died before it did so
+            else:
+                retries = runtime.config.task_retries
+                await run.with_options(retries=retries, retry_delay_seconds=_BACKOFF)(batch, runtime)
+        await batch.complete()
+    except BatchBusy:
+        raise
+    except Exception as error:
+        await batch.fail(f"{type(error).__name__}: {error}", UUID(flow_run.get_id()))
+        raise
+    except BaseException:  # cancelled: any other run may take it from here
+        await asyncio.shield(asyncio.ensure_future(batch.requeue()))
+        raise
+    finally:
+        await _write_timings(batch, runtime)
+
+
+async def _write_timings(batch: OwnedBatch, runtime: Runtime) -> None:
+    markdown = await runtime.query(lambda connection: timings_markdown(connection, [batch.batch_id]))
+    await acreate_markdown_artifact(
+        markdown,
+        key=f"timings-{batch.batch_id.replace('_', '-')}",
+        description=f"Timings of {batch.batch_id}",
+    )

@@ -1,0 +1,115 @@
+"""What one run works with: settings, and the blocks as they stand when it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from prefect_sqlalchemy import SqlAlchemyConnector
+
+from blocks import DATABASE, PIPELINE, PipelineConfig, StageCommand
+from flows import workdir
+from flows.ledger import check_schema
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.reports.queries import Connection
+
+STAGES = workdir.STAGES
+#: All that a stage's process inherits of our environment.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+_current: ContextVar[Runtime] = ContextVar("runtime")
+T = TypeVar("T")
+
+
+class Runtime:
+    """Settings and blocks of one run, loaded once and shared by its subflows and tasks."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        config: PipelineConfig,
+        commands: dict[str, StageCommand],
+        connector: SqlAlchemyConnector,
+    ) -> None:
+        """``commands`` maps each stage to its StageCommand; one without a command is built in."""
+        self.settings = settings
+        self.config = config
+        self._commands = commands
+        self._connector = connector
+        #: Whether its stage runs let those of others go first.
+        self.yielding = False
+        url = connector.get_engine().url.set(drivername="postgresql")
+        self.database_url = url.render_as_string(hide_password=False)
+
+    def directory(self, batch_id: str, name: str) -> Path:
+        """Return the work directory ``name`` of a batch: input, or the output of a stage."""
+        return self.settings.work / batch_id / name
+
+    def input_of(self, stage: str, batch_id: str) -> Path:
+        """Return the directory a stage reads: the output of the stage before it."""
+        before = STAGES[: STAGES.index(stage)]
+        return self.directory(batch_id, before[-1] if before else "input")
+
+    def argv(self, stage: str, batch_id: str) -> list[str]:
+        """Return the command of ``stage``: the operator's own if there is one, else the built-in."""
+        source, output = self.input_of(stage, batch_id), self.directory(batch_id, stage)
+        if own := self._commands[stage].argv(input=source, output=output, batch_id=batch_id):
+            return own
+        options = ["--media"] if stage == "extract" and self.config.unpack_media else []
+        return [sys.executable, "-I", "-m", f"flows.stages.{stage}", str(source), str(output), *options]
+
+    def environment(self, stage: str) -> dict[str, str]:
+        """Return the whole environment of the stage's process."""
+        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        database = {"TDP_DATABASE_URL": self.database_url} if stage == "store" else {}
+        return {**inherited, "PYTHONUTF8": "1", **database, **self._commands[stage].variables()}
+
+    def timeout(self, stage: str) -> float:
+        """Return the time-out of the stage's work in seconds."""
+        return 60 * (self._commands[stage].timeout_minutes or self.config.timeout_minutes(stage))
+
+    async def query(self, report: Callable[[Connection], T]) -> T:
+        """Return what ``report`` makes of a connection of the SqlAlchemyConnector block, in a thread."""
+
+        def run() -> T:
+            pooled = self._connector.get_engine().raw_connection()
+            try:
+                return report(cast("Connection", pooled.driver_connection))
+            finally:
+                pooled.close()
+
+        return await asyncio.to_thread(run)
+
+
+async def current_runtime() -> Runtime:
+    """Return the runtime of this run: its parent's, or a new one from the blocks as they are now."""
+    if (runtime := _current.get(None)) is None:
+        config, connector, *commands = await asyncio.gather(
+            PipelineConfig.aload(PIPELINE),
+            SqlAlchemyConnector.aload(DATABASE),
+            *(StageCommand.aload(stage) for stage in STAGES),
+        )
+        runtime = Runtime(Settings(), config, dict(zip(STAGES, commands, strict=True)), connector)
+        await runtime.query(check_schema)
+        _current.set(runtime)
+    return runtime
+
+
+@asynccontextmanager
+async def yielding_runtime() -> AsyncIterator[Runtime]:
+    """Hold a runtime for the body, and for its subflows, whose stage runs let those of others go first."""
+    runtime = copy.copy(await current_runtime())
+    runtime.yielding = True
+    token = _current.set(runtime)
+    try:
+        yield runtime
+    finally:
+        _current.reset(token)

@@ -1,0 +1,93 @@
+"""One stage of one batch: through the gate, as a process, into the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from flows.errors import StageFailed
+from flows.gate import gate
+from flows.ledger.batches import OwnedBatch
+from flows.runtime import Runtime
+from flows.slot import Log
+from flows.stages.contract import FileOutcome, Result, read_result, write_result
+from flows.workdir import discard
+
+
+async def run_stage(
+    stage: str,
+    batch: OwnedBatch,
+    runtime: Runtime,
+    log: Log,
+    flow_run_id: UUID | None = None,
+    task_run_id: UUID | None = None,
+) -> Result:
+    """Run ``stage`` for ``batch`` unless its output is there already, and record what became of each file.
+
+    Raises Retryable errors for what can go away, any other TdpError for what cannot.
+    """
+    await batch.ensure_owned()
+    output = runtime.directory(batch.batch_id, stage)
+    if stage == "extract":
+        await _fill_input(batch, runtime.input_of(stage, batch.batch_id))
+    async with gate(
+        stage,
+        batch.batch_id,
+        database_url=runtime.database_url,
+        log=log,
+        flow_run_id=flow_run_id,
+        task_run_id=task_run_id,
+        yielding=runtime.yielding,
+        environment=runtime.environment(stage),
+        hold=[batch.socket],
+    ) as held:
+        result = read_result(output)  # a run that died after its work was done
+        if result is None:
+            await asyncio.to_thread(discard, output)
+            done = await held.run(runtime.argv(stage, batch.batch_id), timeout=runtime.timeout(stage))
+            result = read_result(output) or _adopt(stage, output, done.stdout)
+        held.counts = result.counts
+    await batch.record(stage, result)
+    return result
+
+
+async def _fill_input(batch: OwnedBatch, directory: Path) -> None:
+    """Link the batch's source files into ``directory``; those gone from disk cost nobody but themselves."""
+    await batch.reset_files()
+    sources = await batch.sources()
+    missing = await asyncio.to_thread(_link, sources, directory)
+    if missing:
+        reason = "the stored file is gone from disk: drop it in the inbox again, then retry the batch"
+        gone = [FileOutcome(name, "quarantined", reason) for name in missing]
+        await batch.record("extract", Result("extract", gone))
+
+
+def _link(sources: list[tuple[str, Path]], directory: Path) -> list[str]:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, mode=0o700)
+    missing = []
+    for name, stored in sources:
+        try:
+            (directory / name).hardlink_to(stored)
+        except FileNotFoundError:
+            missing.append(name)
+        except OSError:  # another file system
+            (directory / name).symlink_to(stored)
+    return missing
+
+
+def _adopt(stage: str, output: Path, stdout: str) -> Result:
+    """Give the output of an operator's program the manifest that says it is whole."""
+    if not output.is_dir():
+        raise StageFailed(f"the {stage} command ended with status 0 but left no output at {output}")
+    lines = stdout.strip().splitlines() or [""]
+    try:
+        result = msgspec.json.decode(lines[-1], type=Result)
+    except msgspec.DecodeError:
+        result = Result(stage)
+    write_result(output, result)
+    return result
