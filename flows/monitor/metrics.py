@@ -1,0 +1,158 @@
+"""Metrics in Prometheus' text format, read from the ledger at each scrape.
+
+The two names that operators have always looked for, ``error_rate`` and ``queue_size``, stand as they are; all
+others begin with ``tdp_``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from flows import reports
+from flows.errors import ServiceFailed
+from flows.monitor.health import ANSWER_SECONDS, Monitor, connect, sql
+from flows.monitor.probe import Probe, ask_all
+from flows.reports.queries import Connection
+from flows.reports.slots import slots
+from flows.settings import Settings
+
+#: Every status, so that one of which there is none is 0 and not absent.
+BATCH_STATUSES = ("QUEUED", "EXTRACTING", "CONVERTING", "STORING", "COMPLETED", "FAILED")
+#: Upper bounds of the histograms, in seconds.
+BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
+
+
+class Metrics(Collector):
+    """All metrics of one installation."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        """Read what ``monitor`` looks at."""
+        self._monitor = monitor
+        self._ledger = Probe(lambda: _of_ledger(monitor.settings))
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the ledger's metrics, if it answers, what was last found healthy, and our processes."""
+        answer = ask_all({"ledger": self._ledger}, ANSWER_SECONDS)["ledger"].value
+        yield GaugeMetricFamily(
+            "tdp_ledger_up", "Whether the ledger answered this scrape.", value=bool(answer)
+        )
+        yield from answer or []
+        health, usage = self._monitor.latest, self._monitor.usage
+        up = {name: component.ok for name, component in health.components.items()}
+        yield _gauges("tdp_component_up", "Components, 1 while they are ok.", "component", up)
+        firing = {name: condition.firing for name, condition in health.conditions.items()}
+        yield _gauges("tdp_condition", "Conditions, 1 while they hold.", "condition", firing)
+        yield _gauges("tdp_memory_bytes", "Memory of our processes here.", "service", usage.memory_bytes)
+        yield GaugeMetricFamily("tdp_cpu_cores", "Cores our processes here use.", value=usage.cpu_cores)
+        yield GaugeMetricFamily(
+            "tdp_memory_share", "Share of the machine's memory.", value=usage.memory_share
+        )
+        yield GaugeMetricFamily(
+            "tdp_cpu_share", "Share of the machine's cores, last 5 minutes.", value=usage.cpu_share
+        )
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: what there is to tell is known at the scrape."""
+        return []
+
+
+def _of_ledger(settings: Settings) -> list[Metric]:
+    with connect(settings) as ledger:
+        now = reports.status(ledger, _limits(settings))
+        return [*_lanes(now), *_states(now), *_runs(ledger, [lane.stage for lane in now.lanes])]
+
+
+def _limits(settings: Settings) -> dict[str, int]:
+    try:
+        return {name: slot.limit for name, slot in slots(settings, timeout=1.0).items()}
+    except ServiceFailed:
+        return {}
+
+
+def _lanes(now: reports.Status) -> Iterator[Metric]:
+    lanes = now.lanes
+    waiting = {lane.stage: len(lane.queue) for lane in lanes}
+    yield _gauges("queue_size", "Batches that wait before a stage's gate.", "stage", waiting)
+    active = {lane.stage: len(lane.holders) for lane in lanes}
+    yield _gauges("tdp_stage_active", "Stage runs at work.", "stage", active)
+    limits = {lane.stage: lane.limit for lane in lanes if lane.limit is not None}
+    yield _gauges("tdp_stage_limit", "Stage runs that may work at once.", "stage", limits)
+    oldest = {lane.stage: lane.oldest_wait_sec for lane in lanes}
+    yield _gauges("tdp_stage_oldest_wait_seconds", "How long the first of a queue waits.", "stage", oldest)
+
+
+def _states(now: reports.Status) -> Iterator[Metric]:
+    batches = {status: now.batches.get(status, 0) for status in BATCH_STATUSES}
+    yield _gauges("tdp_batches", "Batches by status.", "status", batches)
+    files = now.files
+    states = {
+        "stored": files.stored,
+        "partial": files.partial,
+        "quarantined": files.quarantined,
+        "waiting": files.waiting,
+    }
+    yield _gauges("tdp_files", "Source files by what became of them.", "status", states)
+    yield CounterMetricFamily("tdp_files_received", "Source files received.", value=files.received)
+    yield CounterMetricFamily("tdp_files_duplicate", "Arrivals of known content.", value=files.duplicates)
+
+
+def _runs(ledger: Connection, stages: list[str]) -> Iterator[Metric]:
+    rate = sql.error_rate(ledger)
+    help_ = "Share of the stage runs ended in the last hour that failed, timed out or were lost."
+    yield GaugeMetricFamily("error_rate", help_, value=rate)
+    help_ = "Runs of an exclusive stage that ran beside another. Must be 0."
+    yield GaugeMetricFamily("tdp_overlaps", help_, value=sql.overlap_count(ledger))
+    messages = sql.messages_stored(ledger)
+    yield CounterMetricFamily("tdp_messages_stored", "Messages of all files stored.", value=messages)
+    ended = CounterMetricFamily("tdp_stage_runs", "Stage runs ended.", labels=["stage", "outcome"])
+    lost, losses = dict.fromkeys(stages, 0), dict.fromkeys(stages, 0)
+    for row in sql.stage_outcomes(ledger):
+        ended.add_metric([row["stage"], row["outcome"].lower()], row["runs"])
+        losses[row["stage"]] += row["lease_losses"]
+        lost[row["stage"]] += row["runs"] if row["outcome"] == "LOST" else 0
+    yield ended
+    yield _counters("tdp_recoveries", "Runs of dead holders closed by the next.", lost)
+    yield _counters("tdp_lease_losses", "Runs ended for a lost lease or session.", losses)
+    waits = list(sql.wait_buckets(ledger, bounds=list(BUCKETS)))
+    yield _histogram("tdp_stage_wait_seconds", "Waits of runs before their gate.", stages, waits)
+    durations = list(sql.duration_buckets(ledger, bounds=list(BUCKETS)))
+    yield _histogram("tdp_stage_duration_seconds", "Durations of completed runs.", stages, durations)
+
+
+def _gauges(name: str, help_: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _counters(name: str, help_: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, help_, labels=["stage"])
+    for stage, value in values.items():
+        family.add_metric([stage], value)
+    return family
+
+
+def _histogram(name: str, help_: str, stages: list[str], rows: list[dict[str, Any]]) -> Metric:
+    """Return cumulative buckets; ``bucket`` of a row is how many bounds its runs have reached."""
+    family = HistogramMetricFamily(name, help_, labels=["stage"])
+    for stage in stages:
+        runs = {row["bucket"]: row["runs"] for row in rows if row["stage"] == stage}
+        counts = accumulate(runs.get(bucket, 0) for bucket in range(len(BUCKETS) + 1))
+        bounds = [*map(floatToGoString, BUCKETS), "+Inf"]
+        seconds = sum(row["seconds"] for row in rows if row["stage"] == stage)
+        family.add_metric([stage], list(zip(bounds, counts, strict=True)), seconds)
+    return family

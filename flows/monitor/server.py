@@ -1,0 +1,181 @@
+"""GET /health, /metrics and /timeline.svg, and a watch that logs and reports what begins and ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID, uuid4
+
+import msgspec
+import psycopg2
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from flows.errors import ServiceFailed
+from flows.monitor.health import Health, Monitor, connect
+from flows.monitor.metrics import Metrics
+from flows.monitor.usage import Sampler
+from flows.reports.slots import ask
+from flows.services.prefect import local_url
+from flows.settings import Settings
+from flows.timeline import timeline_svg
+
+WATCH_SECONDS = 15.0
+_log = logging.getLogger("flows.monitor")
+
+
+class MonitorServer(ThreadingHTTPServer):
+    """Serves one installation's monitor; port 0 means any free one."""
+
+    daemon_threads = True
+
+    def __init__(self, settings: Settings, port: int) -> None:
+        """Bind; raise ServiceFailed if the port is taken."""
+        self.monitor = Monitor(settings)
+        self.metrics = Metrics(self.monitor)
+        try:
+            super().__init__((settings.monitor_host, port), _Handler)
+        except OSError as error:
+            raise ServiceFailed(
+                f"port {port} on {settings.monitor_host} cannot be used ({error}): set TDP_MONITOR_PORT"
+            ) from error
+
+    @property
+    def url(self) -> str:
+        """Address of the monitor."""
+        return local_url(self.monitor.settings.monitor_host, self.server_address[1])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: MonitorServer
+    timeout = 10  # of a client that says nothing
+
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        pages = {"/health": self._health, "/metrics": self._metrics, "/timeline.svg": self._timeline}
+        page = pages.get(address.path)
+        if page is None:
+            self.send_error(
+                HTTPStatus.NOT_FOUND, explain="Here are /health, /metrics and /timeline.svg?run=ID"
+            )
+        else:
+            page(parse_qs(address.query))
+
+    def _health(self, _: dict[str, list[str]]) -> None:
+        health = self.server.monitor.health()
+        status = HTTPStatus.OK if health.status == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE
+        self._send(status, "application/json", msgspec.json.format(msgspec.json.encode(health), indent=2))
+
+    def _metrics(self, _: dict[str, list[str]]) -> None:
+        self._send(HTTPStatus.OK, CONTENT_TYPE_LATEST, self.server.metrics.text())
+
+    def _timeline(self, query: dict[str, list[str]]) -> None:
+        try:
+            run = UUID(query["run"][0])
+        except (KeyError, ValueError):
+            self.send_error(HTTPStatus.BAD_REQUEST, explain="Name a flow run: /timeline.svg?run=ID")
+            return
+        try:
+            with connect(self.server.monitor.settings) as ledger:
+                picture = timeline_svg(ledger, flow_run_id=run)
+        except psycopg2.Error:
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain="The ledger does not answer")
+            return
+        self._send(HTTPStatus.OK, "image/svg+xml; charset=utf-8", picture.encode())
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden one
+        """Log requests for whoever asks for them; errors come as such."""
+        _log.debug(format, *args)
+
+
+class Watch:
+    """Looks every WATCH_SECONDS, logs what begins and ends, and tells it to Prefect as an event.
+
+    The events are ``tdp.condition.raised`` and ``tdp.condition.cleared`` of the resource
+    ``tdp.condition.<name>``, for automations to act upon.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        """Assume that all is well."""
+        self._monitor = monitor
+        self._sampler = Sampler(monitor.settings)
+        self._raised: dict[str, str] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Look until ``stop`` is set."""
+        while not stop.is_set():
+            self.look()
+            stop.wait(WATCH_SECONDS)
+
+    def look(self) -> None:
+        """Look once."""
+        self._monitor.usage = self._sampler.sample()
+        found = _raised(self._monitor.health())
+        for name in found.keys() - self._raised.keys():
+            _log.warning("Raised: %s (%s)", name, found[name])
+            self._tell(name, "raised", found[name])
+        for name in self._raised.keys() - found.keys():
+            _log.warning("Cleared: %s", name)
+            self._tell(name, "cleared", self._raised[name])
+        self._raised = found
+
+    def _tell(self, name: str, what: str, detail: str) -> None:
+        event = {
+            "id": str(uuid4()),
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": f"tdp.condition.{what}",
+            "resource": {"prefect.resource.id": f"tdp.condition.{name}", "prefect.resource.name": name},
+            "payload": {"detail": detail},
+        }
+        try:
+            ask(self._monitor.settings, "POST", "/api/events", msgspec.json.encode([event]))
+        except ServiceFailed as error:
+            _log.warning("Not told to Prefect: %s", error)
+
+
+def _raised(health: Health) -> dict[str, str]:
+    conditions = {name: c.detail for name, c in health.conditions.items() if c.firing}
+    down = {f"{name}_down": c.detail for name, c in health.components.items() if not c.ok}
+    down.pop("stages_down", None)  # its reasons are conditions with names of their own
+    return conditions | down
+
+
+@contextmanager
+def monitor(settings: Settings, port: int | None = None) -> Iterator[MonitorServer]:
+    """Serve and watch in threads until the block ends; raise ServiceFailed if the port is taken."""
+    stop = threading.Event()
+    with MonitorServer(settings, settings.monitor_port if port is None else port) as server:
+        threading.Thread(target=Watch(server.monitor).run, args=(stop,), daemon=True).start()
+        serving = threading.Thread(target=server.serve_forever, args=(0.1,))
+        serving.start()
+        try:
+            yield server
+        finally:
+            stop.set()
+            server.shutdown()
+            serving.join()
+
+
+def serve(settings: Settings) -> None:
+    """Serve on the settings' port until SIGTERM or Ctrl-C, and log what begins and ends."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
+    stopped = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stopped.set())
+    with monitor(settings) as server:
+        _log.info("Monitor of %s: %s/health, %s/metrics", settings.root, server.url, server.url)
+        stopped.wait()

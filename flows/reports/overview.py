@@ -1,0 +1,165 @@
+"""What is going on now, and what became of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from flows.errors import BatchUnknown
+from flows.reports.queries import Connection, records, sql
+
+
+class OpenRun(msgspec.Struct, frozen=True):
+    """A stage run that waits for its gate or works behind it; ``duration_sec`` is null while it waits."""
+
+    stage: str
+    batch_id: str
+    attempt: int
+    host: str
+    pid: int
+    queued_at: datetime
+    started_at: datetime | None
+    wait_sec: float
+    duration_sec: float | None
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One stage's gate: how many may pass, who is behind it, who waits in what order.
+
+    ``limit`` is null for a shared stage when the Prefect server did not say it.
+    """
+
+    stage: str
+    limit: int | None
+    holders: list[OpenRun]
+    queue: list[OpenRun]
+    oldest_wait_sec: float
+
+
+class Files(msgspec.Struct, frozen=True):
+    """Source files by what became of them; ``duplicates`` are arrivals of content already known."""
+
+    received: int
+    stored: int
+    partial: int
+    quarantined: int
+    waiting: int
+    duplicates: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The whole installation at one moment of the database's clock."""
+
+    at: datetime
+    lanes: list[Lane]
+    batches: dict[str, int]
+    files: Files
+
+
+class BatchLine(msgspec.Struct, frozen=True):
+    """One batch in a list of them."""
+
+    batch_id: str
+    status: str
+    file_count: int
+    messages: int
+    quarantined: int
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    extract_duration_sec: float | None
+    convert_duration_sec: float | None
+    store_duration_sec: float | None
+    error_message: str | None
+
+
+class BatchFile(msgspec.Struct, frozen=True):
+    """One source file of a batch; ``error`` says why it was quarantined or stored in part."""
+
+    position: int
+    name: str
+    size_bytes: int
+    status: str
+    stage: str | None
+    error: str | None
+    chats: int | None
+    messages: int | None
+
+
+class StageRun(msgspec.Struct, frozen=True):
+    """One attempt at one stage of a batch."""
+
+    stage: str
+    attempt: int
+    outcome: str | None
+    host: str
+    pid: int
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    wait_sec: float
+    duration_sec: float | None
+    files: int | None
+    bytes_in: int | None
+    error: str | None
+
+
+class BatchDetail(msgspec.Struct, frozen=True):
+    """All the ledger knows of one batch; ``resumes_at`` is the first stage that is not done."""
+
+    batch_id: str
+    status: str
+    file_count: int
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    error_message: str | None
+    flow_run_id: str | None
+    resumes_at: str | None
+    files: list[BatchFile]
+    stage_runs: list[StageRun]
+
+
+def status(connection: Connection, limits: Mapping[str, int] | None = None) -> Status:
+    """Return the lanes, the batches by status and the files by outcome.
+
+    ``limits`` are those of the Prefect server by stage; an exclusive stage's is 1 by definition.
+    """
+    runs = records(sql.open_runs(connection), OpenRun)
+    lanes = [
+        Lane(
+            stage=row["stage"],
+            limit=(limits or {}).get(row["stage"], 1 if row["exclusive"] else None),
+            holders=[run for run in runs if run.stage == row["stage"] and run.started_at],
+            queue=[run for run in runs if run.stage == row["stage"] and not run.started_at],
+            oldest_wait_sec=row["oldest_wait_sec"],
+        )
+        for row in sql.lanes(connection)
+    ]
+    return Status(
+        at=sql.clock(connection),
+        lanes=lanes,
+        batches={row["status"]: row["batches"] for row in sql.batch_statuses(connection)},
+        files=Files(**sql.file_counts(connection)),
+    )
+
+
+def batches(
+    connection: Connection, *, status: str | None = None, since: datetime | None = None, limit: int = 50
+) -> list[BatchLine]:
+    """Return the newest batches first, of one status or of all."""
+    return records(sql.batches(connection, status=status, since=since, limit=limit), BatchLine)
+
+
+def batch(connection: Connection, batch_id: str) -> BatchDetail:
+    """Return one batch with its files and stage runs; raise BatchUnknown if there is none."""
+    row = sql.batch(connection, batch_id=batch_id)
+    if row is None:
+        raise BatchUnknown(f"no batch {batch_id!r} in the ledger; `tdp batches` lists them")
+    return BatchDetail(
+        **row,
+        files=records(sql.batch_files(connection, batch_id=batch_id), BatchFile),
+        stage_runs=records(sql.batch_stage_runs(connection, batch_id=batch_id), StageRun),
+    )
