@@ -1,0 +1,108 @@
+"""`tdp demo`: the whole job on sample exports, in a home of its own, checked against the samples' counts."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing, suppress
+from typing import Annotated
+
+import msgspec
+import psycopg2
+import typer
+from rich.console import Console
+
+from flows import services
+from flows.cli.foreground import Finished, print_finished, run_inbox
+from flows.cli.installed import apply
+from flows.cli.signals import stop_on_signals
+from flows.reports import text
+from flows.samples import write_samples
+from flows.settings import Settings
+
+_SEED = 7
+
+
+class Rows(msgspec.Struct):
+    """What is in the database, or should be."""
+
+    files: int
+    chats: int
+    messages: int
+
+
+class Demo(msgspec.Struct):
+    """A demo's run, and whether the database holds what the samples' generator counted."""
+
+    run: Finished
+    expected: Rows
+    found: Rows
+    seconds: float
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 if the run completed and every row is there."""
+        return self.run.status if self.found == self.expected else 1
+
+
+def demo(
+    files: Annotated[int, typer.Option(min=1, help="Source files.")] = 50,
+    messages: Annotated[int, typer.Option(min=1, help="Messages in each.")] = 100,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it all up to look at, until Ctrl-C.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")
+    ] = False,
+) -> None:
+    """Do the whole job on sample exports and check every row; status 0 only if all is there.
+
+    Everything lives in the folder demo of the home, made anew each time.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    settings, began = _demo_settings(), time.monotonic()
+    with stop_on_signals():
+        services.remove(settings)
+        written = write_samples(settings.inbox, files, messages, _SEED)
+        expected = Rows(written.files, written.chats, written.messages)
+        console.print(f"{expected.files} sample exports, {expected.messages:,} messages, in {settings.inbox}")
+        with services.installation(settings) as started:
+            console.print(f"PostgreSQL and Prefect are up: {started.url}")
+            apply(settings)
+            run = run_inbox(settings, {}, console)
+            done = Demo(run, expected, _rows(settings), time.monotonic() - began)
+            if as_json:
+                typer.echo(msgspec.json.encode(done))
+            else:
+                _print(done, settings, console)
+            if keep:
+                started.start(services.worker)
+                console.print("Everything stays up until Ctrl-C.")
+                with suppress(KeyboardInterrupt):
+                    started.wait(console.print)
+    raise typer.Exit(done.status)
+
+
+def _demo_settings() -> Settings:
+    """Return a home within the home, its own embedded PostgreSQL, and a port that is free."""
+    settings = Settings()
+    host, port = settings.server_host, settings.server_port
+    port = port if services.is_free(host, port) else services.free_port(host)
+    return settings.model_copy(
+        update={"home": settings.root / "demo", "database_url": None, "server_port": port}
+    )
+
+
+def _rows(settings: Settings) -> Rows:
+    with closing(psycopg2.connect(settings.database)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT (SELECT count(*) FROM source_files), (SELECT count(*) FROM chats), "
+            "(SELECT count(*) FROM messages)"
+        )
+        return Rows(*cursor.fetchall()[0])
+
+
+def _print(done: Demo, settings: Settings, console: Console) -> None:
+    print_finished(done.run, console)
+    if done.found == done.expected:
+        console.print("[green]Every row is in PostgreSQL[/], by the samples' own counts.")
+    else:
+        console.print(f"[red]Rows differ[/]: expected {done.expected}, found {done.found}.")
+    console.print(f"{text.seconds(done.seconds)} in all. To look around: TDP_HOME={settings.root} tdp up")

@@ -1,0 +1,167 @@
+"""A parent flow run in the foreground: a child process, and the ledger's own account of how it goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import psutil
+import psycopg2
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from flows import reports, services
+from flows.cli import pages
+from flows.errors import ServiceFailed
+from flows.reports import text
+from flows.reports.slots import slots
+from flows.reports.summary import timing_cells
+from flows.services.processes import stop
+from flows.settings import Settings
+
+_REFRESH_SECONDS = 0.25
+#: Where no terminal redraws, a line for what is new, at most as often as this.
+_LINE_SECONDS = 5.0
+
+
+_LABELS = (
+    "Runs",
+    "Failed",
+    "Wait, median",
+    "Wait, p95",
+    "Duration, median",
+    "Duration, p95",
+    "Files/s",
+    "MB/s",
+    "Use of the slots",
+    "Idle beside a queue",
+)
+
+
+class Finished(msgspec.Struct):
+    """A finished run of the parent flow: how it ended, where to see it, what it did."""
+
+    flow_run_id: str
+    state: str
+    message: str | None
+    url: str
+    summary: reports.Summary
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 if every batch is done."""
+        return 0 if self.state == "Completed" else 1
+
+
+def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
+    """Run process_inbox to its end on the running installation of ``settings``, showing progress.
+
+    Raises :class:`ServiceFailed` with the end of the log if its process ends without an outcome.
+    """
+    return _run("flows.process_inbox:process_inbox", settings, parameters, console)
+
+
+def run_backfill(settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
+    """Run backfill as :func:`run_inbox` runs the inbox."""
+    return _run("flows.backfill:backfill", settings, parameters, console)
+
+
+def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
+    limits = _limits(settings)
+    with closing(psycopg2.connect(settings.database)) as ledger:
+        ledger.set_session(readonly=True, autocommit=True)
+        ended = _run_process(
+            flow, settings, parameters, lambda process: _follow(process, ledger, limits, console)
+        )
+        summary = reports.summary(ledger, ended["flow_run_id"], limits=limits)
+    url = f"{services.server_url(settings)}/runs/flow-run/{ended['flow_run_id']}"
+    return Finished(url=url, summary=summary, **ended)
+
+
+def print_finished(finished: Finished, console: Console) -> None:
+    """Print what a run did."""
+    console.print(summary_page(finished.summary))
+    colour = "green" if finished.status == 0 else "red"
+    console.print(f"\n[{colour}]{finished.state}[/]", Text(finished.message or ""))
+    console.print(f"Run  {finished.url}", soft_wrap=True)
+
+
+def summary_page(summary: reports.Summary) -> RenderableType:
+    """Return the totals and the lanes of a run."""
+    totals = summary.totals
+    # Stages side by side: eighty columns hold that, and not a row of eleven figures.
+    stages = [timing_cells(timing) for timing in summary.stages]
+    table = pages.plain_table(["", *(cells[0] for cells in stages)], right=range(1, len(stages) + 1))
+    for label, *figures in zip(_LABELS, *(cells[1:] for cells in stages), strict=True):
+        table.add_row(label, *figures)
+    rate = totals.messages / summary.elapsed_sec if summary.elapsed_sec else None
+    lines = [
+        f"{totals.files:,} files in {totals.batches:,} batches: {totals.stored:,} stored, "
+        f"{totals.partial:,} in part, {totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
+        f"{totals.messages:,} messages in {text.seconds(summary.elapsed_sec)}, "
+        f"{text.number(rate, 0)} a second",
+    ]
+    return Group(*map(Text, lines), *((Text(), table) if stages else ()))
+
+
+def _run_process(
+    flow: str, settings: Settings, parameters: Mapping[str, Any], follow: Callable[[psutil.Popen], None]
+) -> dict[str, Any]:
+    """Return the outcome that the run's process wrote; ``follow`` returns when that has ended."""
+    with TemporaryDirectory(prefix="tdp-run-") as folder:
+        log, outcome = Path(folder, "log"), Path(folder, "outcome.json")
+        given = {name: value for name, value in parameters.items() if value is not None}
+        given_json = msgspec.json.encode(given).decode()
+        with log.open("wb") as out:
+            process = psutil.Popen(
+                [sys.executable, "-m", "flows.cli.inbox_process", flow, given_json, str(outcome)],
+                env={**os.environ, **services.environment(settings)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C comes to us alone, and we end it in order
+            )
+        try:
+            follow(process)
+        finally:
+            stop(process, signal.SIGINT, grace=15)
+        if not outcome.exists():
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            raise ServiceFailed(f"The run ended with status {process.returncode} and no outcome:\n{tail}")
+        ended: dict[str, Any] = msgspec.json.decode(outcome.read_bytes())
+        return ended
+
+
+def _follow(process: psutil.Popen, ledger: Any, limits: Mapping[str, int], console: Console) -> None:
+    if not console.is_terminal:
+        _follow_in_lines(process, ledger, console)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while process.poll() is None:
+            live.update(pages.status_page(reports.status(ledger, limits)), refresh=True)
+            time.sleep(_REFRESH_SECONDS)
+
+
+def _follow_in_lines(process: psutil.Popen, ledger: Any, console: Console) -> None:
+    told, told_at = "", 0.0
+    while process.poll() is None:
+        batches = reports.status(ledger).batches
+        line = "batches: " + (", ".join(f"{count} {name}" for name, count in batches.items()) or "none yet")
+        if line != told and time.monotonic() - told_at > _LINE_SECONDS:
+            console.print(line)
+            told, told_at = line, time.monotonic()
+        time.sleep(_REFRESH_SECONDS)
+
+
+def _limits(settings: Settings) -> dict[str, int]:
+    return {name: slot.limit for name, slot in slots(settings).items()}

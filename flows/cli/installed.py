@@ -1,0 +1,33 @@
+"""A running installation for a command, and what Prefect must know of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flows import services
+from flows.settings import Settings
+
+
+@contextmanager
+def installed(settings: Settings) -> Iterator[Settings]:
+    """Yield the settings of the running installation; if there is none, run one for the duration."""
+    found = services.running(settings)
+    if found:
+        yield found.settings
+        return
+    with services.installation(settings) as started:
+        apply(started.settings)
+        yield started.settings
+
+
+def apply(settings: Settings) -> list[str]:
+    """Apply limits, blocks, work pool and deployments; return one line per change."""
+    settings.inbox.mkdir(parents=True, exist_ok=True)
+    os.environ.update(services.environment(settings))
+    # Prefect takes its settings from the environment when it is imported.
+    from deployments.apply import apply as apply_all
+
+    return asyncio.run(apply_all(settings))

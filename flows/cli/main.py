@@ -1,0 +1,174 @@
+"""`tdp`: start everything, run the pipeline, look at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import psutil
+import typer
+from rich.console import Console
+from rich.text import Text
+from sqlalchemy import make_url
+
+from flows import services
+from flows.cli import backfill, database, demo, reports
+from flows.cli.foreground import print_finished, run_inbox
+from flows.cli.installed import apply as apply_all
+from flows.cli.installed import installed
+from flows.cli.signals import stop_on_signals
+from flows.errors import ServiceFailed, TdpError
+from flows.reports.slots import ask
+from flows.samples import write_samples
+from flows.settings import Settings
+from flows.stages.supervise import adopt_orphans
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=(
+        "Telegram Desktop exports in, PostgreSQL tables out.\n\n"
+        "Begin with `tdp demo`; then `tdp up` in one terminal and `tdp run FOLDER` in another. State is "
+        "kept in .tdp of this folder, or where TDP_HOME says.\n\n"
+        "Exit status: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted."
+    ),
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text.")]
+
+
+def main() -> None:
+    """Run the command line; an error of ours is a message and status 1, not a traceback."""
+    os.umask(0o077)  # people's letters: nobody else on this machine may read what we write
+    try:
+        app()
+    except TdpError as error:
+        message = Text.assemble(("error:", "red"), " ", str(error))
+        Console(stderr=True, highlight=False, soft_wrap=True).print(message)
+        raise SystemExit(1) from error
+
+
+app.command()(demo.demo)
+
+
+@app.command()
+def up() -> None:
+    """Start everything: PostgreSQL, Prefect, a worker, recovery, the monitor; keep it up until Ctrl-C."""
+    settings, console = Settings(), Console(soft_wrap=True, highlight=False)
+    adopt_orphans()
+    with stop_on_signals():
+        try:
+            with services.installation(settings) as started:
+                for change in apply_all(settings):
+                    console.print(change, style="dim")
+                started.start(services.worker)
+                started.start(services.recovery)
+                started.start(services.monitoring)
+                console.print(f"Prefect UI  {started.url}")
+                console.print(f"Monitor     {services.monitor_url(settings)}/health and /metrics")
+                console.print(f"Database    {make_url(settings.database)}")
+                console.print(f"Inbox       {settings.inbox}")
+                console.print(f"Logs        {settings.logs}")
+                console.print("Ready. Ctrl-C stops everything.")
+                started.wait(console.print)
+        except KeyboardInterrupt:
+            console.print("Stopped.")
+        finally:
+            for orphan in psutil.Process().children(recursive=True):  # of a worker that was killed
+                with suppress(psutil.NoSuchProcess):
+                    orphan.kill()
+
+
+@app.command()
+def run(
+    inbox: Annotated[
+        Path | None,
+        typer.Argument(exists=True, file_okay=False, help="Folder of source files; else the home's inbox."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Source files per batch.")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Batches in flight.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Work off an inbox and show how it goes.
+
+    Uses what `tdp up` has started, or starts it all for as long as the run takes.
+    """
+    console = Console(stderr=as_json)
+    parameters = {
+        "inbox": str(inbox.resolve()) if inbox else None,
+        "batch_size": batch_size,
+        "window": window,
+    }
+    with stop_on_signals(), installed(Settings()) as settings:
+        finished = run_inbox(settings, parameters, console)
+    if as_json:
+        typer.echo(msgspec.json.encode(finished))
+    else:
+        print_finished(finished, console)
+    raise typer.Exit(finished.status)
+
+
+app.command()(backfill.backfill)
+
+
+@app.command()
+def sample(
+    directory: Annotated[Path, typer.Argument(file_okay=False, help="Folder to write into.")],
+    files: Annotated[int, typer.Option(min=0, help="Good source files.")] = 50,
+    messages: Annotated[int, typer.Option(min=1, help="Messages in each.")] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 7,
+    broken: Annotated[int, typer.Option(min=0, help="Bad ones too: cut off, encrypted, no export.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write sample exports, as varied as Telegram Desktop's own."""
+    expected = write_samples(directory, files, messages, seed, broken)
+    if as_json:
+        typer.echo(msgspec.json.encode(expected))
+    else:
+        typer.echo(
+            f"{expected.files} files, {expected.chats} chats, {expected.messages} messages in {directory}"
+        )
+
+
+@app.command()
+def apply(as_json: Json = False) -> None:
+    """Bring the running server to what the project needs: limits, blocks, deployments, automations.
+
+    Safe to repeat. What operators changed on purpose (the store limit, block documents) stays.
+    """
+    changes = apply_all(_reached())
+    typer.echo(json.dumps(changes) if as_json else "\n".join(changes or ["Nothing to change."]))
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Print what makes `prefect` and other clients talk to this installation.
+
+    Use it as: eval "$(tdp env)"
+    """
+    variables = services.environment(Settings())
+    if as_json:
+        typer.echo(json.dumps(variables))
+        return
+    for name, value in variables.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def _reached() -> Settings:
+    settings = Settings()
+    if found := services.running(settings):
+        return found.settings
+    if settings.is_embedded:
+        raise ServiceFailed(f"Nothing runs in {settings.root}. Start it with `tdp up`.")
+    ask(settings, "GET", "/api/ready")  # a server that was started in another way
+    return settings
+
+
+app.add_typer(reports.app)
+app.add_typer(database.app)

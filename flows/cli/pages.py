@@ -1,0 +1,216 @@
+"""What the ledger says, as tables in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flows.reports import text
+from flows.reports.overview import BatchDetail, BatchLine, Lane, OpenRun, Status
+from flows.reports.summary import TIMING_HEADERS, timing_cells
+from flows.reports.timings import Timing
+from flows.verify import Check
+
+_QUEUE_SHOWN = 8
+_COLOURS = {
+    "COMPLETED": "green",
+    "STORED": "green",
+    "FAILED": "red",
+    "QUARANTINED": "red",
+    "PARTIAL": "yellow",
+}
+
+
+def plain_table(headers: Sequence[str], right: Iterable[int] = ()) -> Table:
+    """Return a table without lines; the columns ``right`` hold figures."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    numeric = set(right)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in numeric else "left")
+    return table
+
+
+def coloured(status: str) -> Text:
+    """Return a status in its colour."""
+    return Text(status, style=_COLOURS.get(status, "cyan"))
+
+
+def when(moment: datetime | None) -> str:
+    """Return a time as this machine's clock shows it."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else text.NOTHING
+
+
+def status_page(now: Status) -> RenderableType:
+    """Return lanes, batches and files at one moment."""
+    files = now.files
+    counts = ", ".join(f"{count:,} {name}" for name, count in now.batches.items()) or "none"
+    return Group(
+        _lanes_table(now.lanes),
+        *_queues(now.lanes),
+        Text.assemble("\n", ("Batches: ", "bold"), counts),
+        Text.assemble(
+            ("Files: ", "bold"),
+            f"{files.received:,} received: {files.stored:,} stored, {files.partial:,} in part, "
+            f"{files.quarantined:,} quarantined, {files.waiting:,} waiting; {files.duplicates:,} duplicates",
+        ),
+        Text(f"at {when(now.at)}", style="dim"),
+    )
+
+
+def stages_table(timings: Sequence[Timing]) -> Table:
+    """Return one column per stage: eighty characters hold that, and not a row of eleven figures."""
+    columns = [timing_cells(timing) for timing in timings]
+    table = plain_table(["", *(stage for stage, *_ in columns)], right=range(1, len(columns) + 1))
+    for label, *figures in zip(TIMING_HEADERS[1:], *(cells[1:] for cells in columns), strict=True):
+        table.add_row(label, *figures)
+    return table
+
+
+def groups_table(timings: Sequence[Timing], group: str) -> Table:
+    """Return one row per group and stage, medians only."""
+    headers = (group, "Stage", "Runs", "Failed", "Wait", "Duration", "Files/s", "MB/s", "Used")
+    table = plain_table(headers, right=range(2, len(headers)))
+    for timing in timings:
+        table.add_row(
+            timing.group,
+            timing.stage,
+            str(timing.runs),
+            str(timing.failed),
+            text.seconds(timing.wait_median),
+            text.seconds(timing.duration_median),
+            text.number(timing.files_per_sec, 2),
+            text.number(timing.mb_per_sec, 2),
+            text.percent(timing.utilisation),
+        )
+    return table
+
+
+def verify_page(checks: Sequence[Check]) -> RenderableType:
+    """Return every rule, kept or not, and the rows that break it."""
+    table = Table.grid(padding=(0, 1))
+    for check in checks:
+        mark, style = ("kept", "green") if check.is_kept else ("BROKEN", "red")
+        if check.unchecked is not None:
+            mark, style = "UNKNOWN", "yellow"
+        table.add_row(Text(mark, style), Text(check.name, "bold"), check.rule)
+        if check.unchecked is not None:
+            table.add_row("", "", Text(check.unchecked))
+        for row in check.offending:
+            cells = (f"{name}={value}" for name, value in row.items() if value is not None)
+            table.add_row("", "", Text("  ".join(cells)))
+    return table
+
+
+def _lanes_table(lanes: Sequence[Lane]) -> Table:
+    headers = ("Lane", "Slots", "Waiting", "Oldest", "At work", "For", "Where")
+    table = plain_table(headers, right=(2, 3, 5))
+    for lane in lanes:
+        first = lane.holders[0] if lane.holders else None
+        oldest = text.seconds(lane.oldest_wait_sec) if lane.queue else text.NOTHING
+        slots = f"{len(lane.holders)}/{lane.limit or '?'}"
+        table.add_row(lane.stage, slots, str(len(lane.queue)), oldest, *_holder_cells(first))
+        for run in lane.holders[1:]:
+            table.add_row("", "", "", "", *_holder_cells(run))
+    return table
+
+
+def _queues(lanes: Sequence[Lane]) -> Iterator[Text]:
+    for lane in lanes:
+        if lane.queue:
+            names = [_tried(run) for run in lane.queue[:_QUEUE_SHOWN]]
+            more = len(lane.queue) - len(names)
+            rest = f" and {more} more" if more else ""
+            yield Text.assemble((f"Next for {lane.stage}: ", "bold"), ", ".join(names), rest)
+
+
+def _holder_cells(run: OpenRun | None) -> tuple[str, str, str]:
+    if run is None:
+        return text.NOTHING, "", ""
+    return (_tried(run), text.seconds(run.duration_sec), f"{run.host} pid {run.pid}")
+
+
+def _tried(run: OpenRun) -> str:
+    return run.batch_id if run.attempt == 1 else f"{run.batch_id} (attempt {run.attempt})"
+
+
+def batches_page(batches: Sequence[BatchLine]) -> RenderableType:
+    """Return one row per batch, and below them the errors of those that failed."""
+    headers = ("Batch", "Status", "Created", "Files", "Messages", "Extract", "Convert", "Store")
+    table = plain_table(headers, right=range(3, 8))
+    for batch in batches:
+        table.add_row(
+            batch.batch_id,
+            coloured(batch.status),
+            f"{batch.created_at.astimezone():%m-%d %H:%M}",
+            str(batch.file_count),
+            text.number(batch.messages, 0),
+            text.seconds(batch.extract_duration_sec),
+            text.seconds(batch.convert_duration_sec),
+            text.seconds(batch.store_duration_sec),
+        )
+    errors = [(batch.batch_id, batch.error_message) for batch in batches]
+    return Group(table, *_reasons(errors, 300))
+
+
+def batch_page(found: BatchDetail) -> RenderableType:
+    """Return one batch with its files and stage runs, and below each table the reasons and errors."""
+    head = Text.assemble((found.batch_id, "bold"), "  ", coloured(found.status))
+    if found.resumes_at:
+        head.append(f"  resumes at {found.resumes_at}")
+    lines = [
+        f"created {when(found.created_at)}, started {when(found.started_at)}",
+        f"completed {when(found.completed_at)}, flow run {found.flow_run_id or text.NOTHING}",
+    ]
+    files = [(f"{file.name} ({file.stage})", file.error) for file in found.files]
+    runs = [(f"{run.stage}, attempt {run.attempt}", run.error) for run in found.stage_runs]
+    return Group(
+        head,
+        *map(Text, lines),
+        *_reasons([("error", found.error_message)], 1000),
+        Text(),
+        _files_table(found),
+        *_reasons(files, 300),
+        Text(),
+        _runs_table(found),
+        *_reasons(runs, 1000),
+    )
+
+
+def _files_table(found: BatchDetail) -> Table:
+    table = plain_table(["File", "Size", "Outcome", "Chats", "Messages"], right=(1, 3, 4))
+    for file in found.files:
+        table.add_row(
+            Text(file.name),
+            text.size(file.size_bytes),
+            coloured(file.status),
+            text.number(file.chats, 0),
+            text.number(file.messages, 0),
+        )
+    return table
+
+
+def _runs_table(found: BatchDetail) -> Table:
+    headers = ("Stage", "Attempt", "Queued", "Wait", "Duration", "Outcome", "Where")
+    table = plain_table(headers, right=(1, 3, 4))
+    for run in found.stage_runs:
+        table.add_row(
+            run.stage,
+            str(run.attempt),
+            f"{run.queued_at.astimezone():%H:%M:%S}",
+            text.seconds(run.wait_sec),
+            text.seconds(run.duration_sec),
+            coloured(run.outcome or ("RUNNING" if run.started_at else "WAITING")),
+            f"{run.host} pid {run.pid}",
+        )
+    return table
+
+
+def _reasons(named: Iterable[tuple[str, str | None]], length: int) -> Iterator[Text]:
+    """Yield a line for each that has a reason: a cell would be too narrow for one."""
+    for name, reason in named:
+        if reason:
+            yield Text.assemble((name, "bold"), ": ", text.short(reason, length))

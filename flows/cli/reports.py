@@ -1,0 +1,228 @@
+"""Commands that read the ledger: status, batches, show, timings, timeline, verify, monitor."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+import psycopg2
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from flows import reports
+from flows.cli import pages
+from flows.errors import DatabaseUnavailable, ServiceFailed
+from flows.ledger import check_schema
+from flows.monitor import serve
+from flows.reports import text
+from flows.reports.slots import slots
+from flows.services import running
+from flows.settings import Settings
+from flows.timeline import timeline_svg
+from flows.verify import verify as verify_all
+
+app = typer.Typer()
+
+_WATCH_SECONDS = 1.0
+_AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class BatchStatus(StrEnum):
+    """The statuses of a batch."""
+
+    QUEUED = "QUEUED"
+    EXTRACTING = "EXTRACTING"
+    CONVERTING = "CONVERTING"
+    STORING = "STORING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+class By(StrEnum):
+    """What timings are grouped by."""
+
+    stage = "stage"
+    batch = "batch"
+    day = "day"
+
+
+def _since(value: str) -> datetime:
+    """Read ``90m``, ``6h``, ``7d`` or an ISO date or time (without an offset: this machine's)."""
+    age = re.fullmatch(r"(\d+)([smhdw])", value)
+    if age:
+        return datetime.now().astimezone() - timedelta(**{_AGES[age[2]]: int(age[1])})
+    try:
+        return datetime.fromisoformat(value).astimezone()
+    except ValueError:
+        raise typer.BadParameter(f"{value!r}: write 90m, 6h, 7d or a date like 2026-03-01") from None
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=_since, metavar="WHEN", help="Only what began since then: 90m, 6h, 7d or 2026-03-01."
+    ),
+]
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Who is in each lane, who waits, and how many batches and files are in which state."""
+    settings = _installation()
+    with _ledger(settings) as ledger:
+        now = reports.status(ledger, _limits(settings))
+        if as_json:
+            _print_json(now)
+        elif not watch:
+            Console().print(pages.status_page(now))
+        else:
+            _watch(ledger, settings, now)
+
+
+@app.command()
+def batches(
+    status: Annotated[BatchStatus | None, typer.Option(case_sensitive=False, help="Only these.")] = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List batches, the newest first."""
+    with _ledger(_installation()) as ledger:
+        found = reports.batches(ledger, status=status, since=since, limit=limit)
+    if as_json:
+        _print_json(found)
+        return
+    Console().print(pages.batches_page(found) if found else "No batches.")
+
+
+@app.command()
+def show(
+    batch: Annotated[str, typer.Argument(help="A batch id, as `tdp batches` lists them.")],
+    as_json: Json = False,
+) -> None:
+    """Show one batch: its files with what became of them and why, every stage run, where it resumes."""
+    with _ledger(_installation()) as ledger:
+        found = reports.batch(ledger, batch)
+    if as_json:
+        _print_json(found)
+    else:
+        Console().print(pages.batch_page(found))
+
+
+@app.command()
+def timings(
+    by: Annotated[
+        By, typer.Option(help="One row per stage for all, each batch or each day (UTC).")
+    ] = By.stage,
+    since: Since = None,
+    as_json: Json = False,
+) -> None:
+    """Waits, durations, throughput and use of the slots."""
+    settings = _installation()
+    with _ledger(settings) as ledger:
+        found = reports.timings(ledger, by.value, since=since, limits=_limits(settings))
+    if as_json:
+        _print_json(found)
+        return
+    if not found:
+        Console().print("Nothing has run.")
+        return
+    Console().print(
+        pages.stages_table(found) if by is By.stage else pages.groups_table(found, by.value.capitalize())
+    )
+
+
+@app.command()
+def timeline(
+    out: Annotated[Path, typer.Argument(help="The file to write, an .svg; `-` for stdout.", dir_okay=False)],
+    run: Annotated[UUID | None, typer.Option(help="Only the batches of this flow run.")] = None,
+    since: Since = None,
+) -> None:
+    """Draw the lanes: who worked and who waited when, and where a lane stood idle beside a queue."""
+    if str(out) != "-" and out.suffix != ".svg":
+        raise typer.BadParameter(f"{out}: pictures are SVG; a browser or rsvg-convert makes a PNG of one")
+    with _ledger(_installation()) as ledger:
+        picture = timeline_svg(ledger, flow_run_id=run, since=since)
+    if str(out) == "-":
+        typer.echo(picture)
+    else:
+        out.write_text(picture, encoding="utf-8")
+
+
+@app.command()
+def verify(since: Since = None, as_json: Json = False) -> None:
+    """Prove that the rules were kept: no overlaps, nothing lost, no slot held by the dead.
+
+    Status 1, with the offending rows, if one was broken or could not be checked.
+    """
+    settings = _installation()
+    with _ledger(settings) as ledger:
+        checks = verify_all(ledger, settings, since=since)
+    if as_json:
+        _print_json(checks)
+    else:
+        Console().print(pages.verify_page(checks))
+    if not all(check.is_kept for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def monitor() -> None:
+    """Serve /health, /metrics and /timeline.svg on 127.0.0.1 until Ctrl-C, and log what needs a person.
+
+    `tdp up` does this too; alone it is for a host where the services are started in another way.
+    """
+    serve(_installation())
+
+
+def _installation() -> Settings:
+    settings = Settings()
+    found = running(settings)
+    return found.settings if found else settings
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Any]:
+    """Yield a connection to the ledger for reading; raises DatabaseUnavailable."""
+    try:
+        connection = psycopg2.connect(settings.database, connect_timeout=5)
+    except psycopg2.OperationalError as error:
+        raise DatabaseUnavailable(f"{text.short(str(error), 300)} Is `tdp up` running?") from error
+    try:
+        connection.set_session(readonly=True, autocommit=True)
+        check_schema(connection)
+        yield connection
+    finally:
+        connection.close()
+
+
+def _limits(settings: Settings) -> dict[str, int]:
+    """Return the server's limits; none if it does not answer: the ledger can be read without it."""
+    try:
+        return {name: slot.limit for name, slot in slots(settings).items()}
+    except ServiceFailed:
+        return {}
+
+
+def _watch(ledger: Any, settings: Settings, now: reports.Status) -> None:
+    with Live(pages.status_page(now), auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(_WATCH_SECONDS)
+            live.update(pages.status_page(reports.status(ledger, _limits(settings))), refresh=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

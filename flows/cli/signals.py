@@ -1,0 +1,31 @@
+"""Being stopped: once, in order, whichever way it is asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Turn the first Ctrl-C, SIGTERM or hang-up into KeyboardInterrupt; later ones change nothing."""
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        os.write(sys.stderr.fileno(), b"\nStopping ...\n")
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, stop) for each in _SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,37 @@
+"""Everything that must run on one machine: PostgreSQL, the Prefect server, a worker."""
+
+from flows.services.installation import (
+    AlreadyRunning,
+    Installation,
+    environment,
+    installation,
+    only_postgres,
+    remove,
+    running,
+)
+from flows.services.monitoring import monitor_url, monitoring
+from flows.services.postgres import binary, ensure_database, postgres
+from flows.services.prefect import WORK_POOL, free_port, is_free, prefect_server, server_url, worker
+from flows.services.recovery import recovery
+
+__all__ = [
+    "WORK_POOL",
+    "AlreadyRunning",
+    "Installation",
+    "binary",
+    "ensure_database",
+    "environment",
+    "free_port",
+    "installation",
+    "is_free",
+    "monitor_url",
+    "monitoring",
+    "only_postgres",
+    "postgres",
+    "prefect_server",
+    "recovery",
+    "remove",
+    "running",
+    "server_url",
+    "worker",
+]

