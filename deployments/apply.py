@@ -1,0 +1,113 @@
+"""Bring a Prefect server to what this project needs: limits, blocks, work pool, deployments, automations.
+
+Idempotent: run again it changes nothing, and what operators have changed on purpose stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import (
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+    WorkPoolCreate,
+)
+from prefect.exceptions import ObjectNotFound
+from prefect.workers.process import ProcessWorker
+from prefect_sqlalchemy import SqlAlchemyConnector
+
+from blocks import DATABASE, PIPELINE, PipelineConfig, StageCommand, connector
+from deployments.automations import apply_automations
+from deployments.definitions import apply_definitions
+from flows.services import WORK_POOL, environment
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
+
+#: The two programs that cannot run twice at the same time. Never anything but 1.
+EXCLUSIVE = ("extract", "convert")
+#: What a new installation begins with; operators may change it.
+STORE_LIMIT = 5
+
+
+async def apply(settings: Settings) -> list[str]:
+    """Bring the server of ``settings`` to everything this project needs; return one line per change."""
+    changes = await apply_basics(settings)
+    async with get_client() as client:
+        parts = (apply_definitions(client, environment(settings)), apply_automations(client))
+        return changes + [change for part in parts async for change in part]
+
+
+async def apply_basics(settings: Settings) -> list[str]:
+    """Create or mend limits, blocks and the work pool; return one line per change."""
+    async with get_client() as client:
+        parts = (_limits(client), _blocks(client, settings), _work_pool(client))
+        return [change for part in parts async for change in part]
+
+
+async def _limits(client: PrefectClient) -> AsyncIterator[str]:
+    for name in (*EXCLUSIVE, "store"):
+        limit = 1 if name in EXCLUSIVE else STORE_LIMIT
+        found = await _limit(client, name)
+        if found is None:
+            await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=limit))
+            yield f"limit {name}: created with {limit}"
+            continue
+        if name in EXCLUSIVE and found.limit != 1:
+            await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=1))
+            yield f"limit {name}: put back from {found.limit} to 1, its program cannot run twice"
+        if not found.active:
+            await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active=True))
+            yield f"limit {name}: made active again"
+
+
+async def _limit(client: PrefectClient, name: str) -> GlobalConcurrencyLimitResponse | None:
+    try:
+        return await client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+async def _blocks(client: PrefectClient, settings: Settings) -> AsyncIterator[str]:
+    for block_type in (PipelineConfig, StageCommand, SqlAlchemyConnector):
+        await block_type.aregister_type_and_schema(client=client)
+    documents: dict[str, Block] = {PIPELINE: PipelineConfig.seed(settings)}
+    documents |= {stage: StageCommand() for stage in (*EXCLUSIVE, "store")}
+    for name, block in documents.items():
+        if not await _exists(client, type(block), name):
+            await block.asave(name, client=client)
+            yield f"block {block.get_block_type_slug()}/{name}: created"
+    # Where the database is, the settings alone say.
+    wanted = connector(settings.database)
+    slug = wanted.get_block_type_slug()
+    if not await _exists(client, SqlAlchemyConnector, DATABASE):
+        await wanted.asave(DATABASE, client=client)
+        yield f"block {slug}/{DATABASE}: created"
+    elif (await SqlAlchemyConnector.aload(DATABASE, client=client)).connection_info != wanted.connection_info:
+        await wanted.asave(DATABASE, overwrite=True, client=client)
+        yield f"block {slug}/{DATABASE}: points at this installation's database now"
+
+
+async def _exists(client: PrefectClient, block_type: type[Block], name: str) -> bool:
+    try:
+        await client.read_block_document_by_name(
+            name, block_type.get_block_type_slug(), include_secrets=False
+        )
+    except ObjectNotFound:
+        return False
+    return True
+
+
+async def _work_pool(client: PrefectClient) -> AsyncIterator[str]:
+    try:
+        await client.read_work_pool(WORK_POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        await client.create_work_pool(
+            WorkPoolCreate(name=WORK_POOL, type=ProcessWorker.type, base_job_template=template)
+        )
+        yield f"work pool {WORK_POOL}: created"
