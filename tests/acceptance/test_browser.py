@@ -1,0 +1,221 @@
+"""What operators do in the Prefect UI, in a real browser: retry, cancel, and see who waits for what."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from conftest import Installed
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+#: A container's root has no sandbox; nothing is to be fetched from, or told to, anybody outside.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+#: Milliseconds. The pages ask the server anew every few seconds.
+PATIENCE = 30_000
+expect.set_options(timeout=PATIENCE)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A page of a browser with a profile of its own."""
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser,
+    ):
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(PATIENCE)
+        yield page
+
+
+def open_run(page: Page, up: Installed, run_id: str, kind: str = "flow-run", tab: str = "Logs") -> None:
+    page.goto(f"{up.url}/v2/runs/{kind}/{run_id}?tab={tab}")
+
+
+def choose(page: Page, action: str, confirm: str) -> None:
+    """Choose from the run's menu, and confirm."""
+    page.get_by_role("button", name="Open menu").click()
+    page.get_by_role("menuitem", name=action).click()
+    page.get_by_role("dialog").or_(page.get_by_role("alertdialog")).get_by_role(
+        "button", name=confirm
+    ).click()
+
+
+def test_retry_runs_what_is_left_under_the_same_run(page: Page, up: Installed) -> None:
+    up.edit_block("tdp-pipeline", "tdp", task_retries=0)
+    up.obstruct("convert")
+    done, left, mended = up.next_batches(3)
+    flags = {batch: up.flag(batch, "fail") for batch in (left, mended)}
+    expected = up.drop(3, seed=11)
+    before = up.query("SELECT count(*) AS n FROM messages")[0]["n"]
+
+    parent = up.run_deployment("process-inbox/scheduled", batch_size=1)
+    failed = up.ended(parent)
+    assert failed["state_name"] == "Failed"
+    assert "2 of 3 batches failed" in failed["state"]["message"]
+    assert f"{left} (StageFailed: " in failed["state"]["message"]
+    assert "broken on purpose" in failed["state"]["message"]
+    assert up.statuses(done, left, mended) == ["COMPLETED", "FAILED", "FAILED"]
+
+    # One of the two is tried on its own first, in vain, and again when its cause is gone.
+    alone = up.run_deployment("process-batch/adhoc", batch_id=mended)
+    assert up.ended(alone)["state_name"] == "Failed"
+    flags[mended].unlink()
+    open_run(page, up, alone)
+    choose(page, "Retry", "Retry")
+    assert up.ended(alone, runs=2)["state_name"] == "Completed"
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    assert up.stage_runs(mended) == [
+        ("extract", 1, "COMPLETED"),
+        ("convert", 1, "FAILED"),
+        ("convert", 2, "FAILED"),
+        ("convert", 3, "COMPLETED"),
+        ("store", 1, "COMPLETED"),
+    ]
+    ran = {batch: up.stage_runs(batch) for batch in (done, mended)}
+
+    # New files must not get into the retried run: Prefect knows its children by their place in the list.
+    later = up.drop(1, seed=12)
+    flags[left].unlink()
+    open_run(page, up, parent)
+    expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
+    choose(page, "Retry", "Retry")
+    retried = up.ended(parent, runs=2)
+    assert retried["state_name"] == "Completed", retried["state"]["message"]
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+
+    assert {batch: up.stage_runs(batch) for batch in ran} == ran  # nothing ran again
+    assert up.stage_runs(left) == [
+        ("extract", 1, "COMPLETED"),
+        ("convert", 1, "FAILED"),
+        ("convert", 2, "COMPLETED"),
+        ("store", 1, "COMPLETED"),
+    ]
+    assert up.statuses(done, left, mended) == ["COMPLETED"] * 3
+    children = up.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [parent]}})
+    completed = [child for child in children if child["state_type"] == "COMPLETED"]
+    assert sorted(child["parameters"]["batch_id"] for child in completed) == [done, done, left, mended]
+    assert all(child["name"] == child["parameters"]["batch_id"] for child in children)
+    stored = up.query("SELECT count(*) AS n FROM messages")[0]["n"] - before
+    assert stored == expected.messages
+
+    waiting = list(up.settings.inbox.iterdir())
+    assert len(waiting) == later.files
+    for file in waiting:
+        file.unlink()
+
+
+def test_a_task_that_waits_says_for_whom_and_cancel_ends_both(page: Page, up: Installed) -> None:
+    up.obstruct("extract")
+    batches = up.next_batches(2)
+    for batch in batches:
+        up.flag(batch, "hold")
+    expected = up.drop(2, seed=21)
+    before = up.query("SELECT count(*) AS n FROM messages")[0]["n"]
+    parent = up.run_deployment("process-inbox/scheduled", batch_size=1)
+
+    holder = up.at_work()
+    (waiter,) = {*batches} - {holder["batch_id"]}
+    waiting = up.until(lambda: _in_state(up, f"extract-{waiter}", "Waiting for extract"))
+    working = up.task_run(f"extract-{holder['batch_id']}")
+    held = f"Held by {holder['batch_id']} since {holder['fenced_at']:%H:%M:%S} UTC"
+    assert waiting["state"]["message"] == f"{held} ({holder['host']} pid {holder['pid']})"
+    assert working
+    assert working["state_name"] == "Running"
+    up.until(lambda: up.has_logged(waiting["id"], held))  # the page looks only once
+    open_run(page, up, waiting["id"], "task-run")
+    expect(page.get_by_text("Waiting for extract", exact=True).first).to_be_visible()
+    expect(page.get_by_text(held)).to_be_visible()
+
+    (work,) = up.works()
+    open_run(page, up, parent)
+    expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+    choose(page, "Cancel", "Cancel Flow Run")
+    work.wait(5)
+    up.until(lambda: up.statuses(*batches) == ["QUEUED", "QUEUED"], 5)
+    assert [up.stage_runs(batch) for batch in batches] == [[("extract", 1, "CANCELLED")]] * 2
+    assert up.query("SELECT * FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2") == []
+    assert up.get("v2/concurrency_limits/extract")["active_slots"] == 0
+    assert up.ended(parent)["state_name"] == "Cancelled"
+    expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
+    children = up.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [parent]}})
+    assert [child["state_name"] for child in children] == ["Cancelled"] * 2
+
+    up.clear()
+    assert up.ended(up.run_deployment("process-inbox/scheduled"))["state_name"] == "Completed"
+    for batch in batches:
+        assert up.stage_runs(batch)[1:] == [
+            ("extract", 2, "COMPLETED"),
+            ("convert", 1, "COMPLETED"),
+            ("store", 1, "COMPLETED"),
+        ]
+    assert up.query("SELECT count(*) AS n FROM messages")[0]["n"] - before == expected.messages
+
+
+def test_task_retries_show_with_their_reason(page: Page, up: Installed) -> None:
+    up.obstruct("extract")
+    batches = up.next_batches(2)
+    once = {batch: up.flag(batch, "once.a") for batch in batches}
+    holds = {batch: up.flag(batch, "hold") for batch in batches}
+    for batch in batches:
+        up.flag(batch, "once.b")
+    up.drop(2, seed=31)
+    parent = up.run_deployment("process-inbox/scheduled", batch_size=1)
+
+    holder = up.at_work()["batch_id"]
+    (waiter,) = {*batches} - {holder}
+    up.until(lambda: _in_state(up, f"extract-{waiter}", "Waiting for extract"))
+    for hold in holds.values():
+        hold.unlink()
+    up.until(lambda: not once[holder].exists())
+    holds[holder].touch()
+    retrying = up.until(lambda: _in_state(up, f"extract-{holder}", "Retrying"))
+    up.until(lambda: up.has_logged(retrying["id"], "Retry 1/3 will start"))
+    open_run(page, up, retrying["id"], "task-run")
+    expect(page.get_by_text("Retrying", exact=True).first).to_be_visible()
+    expect(page.get_by_text(re.compile("broken on purpose for once.* Retry 1/3 will start"))).to_be_visible()
+    holds[holder].unlink()
+
+    assert up.ended(parent)["state_name"] == "Completed"
+    for batch in batches:
+        assert up.stage_runs(batch)[:3] == [
+            ("extract", 1, "FAILED"),
+            ("extract", 2, "FAILED"),
+            ("extract", 3, "COMPLETED"),
+        ]
+    tried = ["AwaitingRetry", "Retrying"]
+    states = up.until(lambda: _history(up, f"extract-{waiter}"))
+    names = [name for name, _ in groupby(state["name"] for state in states)]
+    assert names[:4] == ["Pending", "Running", "Waiting for extract", "Running"]
+    working = [name for name, _ in groupby(name for name in names if name != "Waiting for extract")]
+    assert working == ["Pending", "Running", *tried, *tried, "Completed"]
+
+
+def _history(up: Installed, task_run: str) -> list[dict[str, Any]]:
+    """Return the states of a task run in their order, once it has ended."""
+    found = up.task_run(task_run)
+    assert found
+    if found["state_type"] not in ("COMPLETED", "FAILED"):
+        return []
+    states: list[dict[str, Any]] = up.get(f"task_run_states/?task_run_id={found['id']}")
+    return sorted(states, key=lambda state: str(state["timestamp"]))
+
+
+def _in_state(up: Installed, task_run: str, state: str) -> dict[str, Any] | None:
+    found = up.task_run(task_run)
+    return found if found and found["state_name"] == state else None

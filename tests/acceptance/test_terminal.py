@@ -1,0 +1,100 @@
+"""What users type: up, run, demo, Prefect's own commands, and Ctrl-C."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import services
+
+if TYPE_CHECKING:
+    from conftest import Installed
+
+ROWS = "SELECT (SELECT count(*) FROM chats) AS chats, (SELECT count(*) FROM messages) AS messages"
+
+
+def test_a_run_from_another_terminal_does_the_job(up: Installed) -> None:
+    (before,) = up.query(ROWS)
+    expected = up.drop(12, seed=41)
+    batches = up.next_batches(2)
+
+    told = up.type("prefect", "deployment", "run", "process-inbox/scheduled", "--watch")
+
+    assert "Flow run finished successfully in 'Completed'." in told
+    (after,) = up.query(ROWS)
+    assert after["chats"] - before["chats"] == expected.chats
+    assert after["messages"] - before["messages"] == expected.messages
+    assert list(up.settings.inbox.iterdir()) == []
+    assert up.statuses(*batches) == ["COMPLETED"] * 2
+    listed = up.type("tdp", "batches", "--limit", "2").splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [[batches[1], "COMPLETED"], [batches[0], "COMPLETED"]]
+    assert up.type("tdp", "psql", "-Atc", "SELECT count(*) FROM stage_overlaps") == "0\n"
+    up.type("tdp", "verify")
+
+
+def test_real_exports_by_tdp_run(up: Installed, samples: Path, tmp_path: Path) -> None:
+    folders = [folder for folder in samples.iterdir() if folder.is_dir()]
+    for folder in folders:
+        shutil.make_archive(str(tmp_path / folder.name), "zip", folder)
+    (batch,) = up.next_batches(1)
+
+    told = up.type("tdp", "run", str(tmp_path))
+
+    assert re.search(r"^Runs +1 +1 +1$", told, re.MULTILINE), told
+    assert re.search(r"^Completed *$", told, re.MULTILINE)
+    assert up.url in told
+    files = up.query("SELECT * FROM batch_files WHERE batch_id = %s", batch)
+    assert len(files) == len(folders)
+    assert all(file["status"] == "STORED" or file["error"] for file in files)
+    twin = up.query(
+        "SELECT count(*) AS n FROM messages JOIN source_files USING (source_id) WHERE name = %s",
+        "public_channel_twin.zip",
+    )
+    assert twin == [{"n": 213}]
+
+
+def test_ctrl_c_and_sigterm_leave_nothing_behind_and_the_next_run_goes_on(up: Installed) -> None:
+    up.obstruct("extract")
+    (batch,) = up.next_batches(1)
+    up.flag(batch, "hold")
+    (before,) = up.query(ROWS)
+    expected = up.drop(2, seed=51)
+    up.run_deployment("process-inbox/scheduled")
+    up.at_work()
+    _end(up, signal.SIGINT)
+
+    up.start()
+    up.flag(batch, "hold").unlink()
+    up.run_deployment("process-inbox/scheduled")
+    up.until(lambda: up.statuses(batch) == ["COMPLETED"])
+    assert up.query(ROWS)[0]["messages"] - before["messages"] == expected.messages
+    first, *others = up.stage_runs(batch)
+    assert first in [("extract", 1, "CANCELLED"), ("extract", 1, "LOST")]
+    assert others == [("extract", 2, "COMPLETED"), ("convert", 1, "COMPLETED"), ("store", 1, "COMPLETED")]
+
+    (batch,) = up.next_batches(1)
+    up.flag(batch, "hold")
+    up.drop(1, seed=52)
+    up.until(lambda: not up.open_runs())
+    up.run_deployment("process-inbox/scheduled")
+    up.at_work()
+    _end(up, signal.SIGTERM)
+
+
+def _end(up: Installed, how: signal.Signals) -> None:
+    """End `tdp up` in the middle of an extract; whatever is left would fool the next one."""
+    assert len(up.works()) == 1
+    assert up.stop(how) == 0
+    assert [process.cmdline() for process in up.processes()] == []
+    for port in (up.settings.server_port, up.settings.monitor_port):
+        assert services.is_free(up.settings.server_host, port)
+    assert services.running(up.settings) is None
+
+
+def test_demo(installed: Installed) -> None:
+    told = installed.type("tdp", "demo", "--files", "12", "--messages", "20")
+    assert "Every row is in PostgreSQL" in told
+    assert "Completed" in told

@@ -1,0 +1,117 @@
+"""How long fresh batches take beside a long backfill, and what they waited for.
+
+usage: python tests/bench/bench_backfill.py [BATCHES [FRESH]]
+
+Loads BATCHES (200) batches, runs them all again in a process of their own, and drops FRESH (10) files, one
+after the other, while that goes on. The stages sleep 0.3, 0.2 and 0.6 s. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psycopg
+
+from flows import services
+from flows.settings import Settings
+
+SLEEPS = {"extract": 0.3, "convert": 0.2, "store": 0.6}
+
+WAITS = """
+SELECT t.stage, max(wait_sec), max(duration_sec)
+FROM stage_timings t JOIN batch_files USING (batch_id) JOIN source_files USING (source_id)
+WHERE name LIKE 'fresh%' GROUP BY t.stage
+"""
+DONE_AGAIN = "SELECT count(*) FROM stage_runs WHERE attempt = 2 AND stage = 'store' AND outcome = 'COMPLETED'"
+
+
+def drop(settings: Settings, name: str) -> None:
+    settings.inbox.mkdir(parents=True, exist_ok=True)
+    file = settings.inbox / name
+    file.write_text(name)
+    os.utime(file, (1, 1))  # long settled
+
+
+def query(settings: Settings, statement: str) -> list[Any]:
+    with psycopg.connect(settings.database) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+async def use_stages(seconds: Path) -> None:
+    """Stages that sleep for as long as the file of their name in ``seconds`` says."""
+    from blocks import StageCommand
+
+    for stage in SLEEPS:
+        command = ["sh", "-c", f"sleep $(cat {seconds}/{stage}) && mkdir {{output}}"]
+        await StageCommand(command=command).save(stage, overwrite=True)
+
+
+async def fresh_batch(settings: Settings, name: str) -> float:
+    """Return the seconds from a file's arrival to its batch's end."""
+    from flows.process_inbox import process_inbox
+
+    drop(settings, name)
+    began = time.perf_counter()
+    await process_inbox(batch_size=1)
+    return round(time.perf_counter() - began, 2)
+
+
+async def measure(settings: Settings, batches: int, fresh: int, seconds: Path) -> dict[str, Any]:
+    from flows.process_inbox import process_inbox
+
+    await use_stages(seconds)
+    for stage in SLEEPS:
+        (seconds / stage).write_text("0")
+    for number in range(batches):
+        drop(settings, f"old-{number}.zip")
+    await process_inbox(batch_size=1)
+    for stage, sleep in SLEEPS.items():
+        (seconds / stage).write_text(str(sleep))
+    alone = [await fresh_batch(settings, f"alone-{number}.zip") for number in range(3)]
+
+    began = time.perf_counter()
+    argv = [sys.executable, "-m", "flows.cli.inbox_process", "flows.backfill:backfill"]
+    argv += [json.dumps({"source": "old-*"}), str(seconds / "outcome")]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:  # noqa: ASYNC220 - its start may block
+        while query(settings, DONE_AGAIN) < [(10,)]:
+            await asyncio.sleep(0.2)
+        beside = [await fresh_batch(settings, f"fresh-{number}.zip") for number in range(fresh)]
+        again_by_then = query(settings, DONE_AGAIN)[0][0]
+        process.wait()
+    return {
+        "batches": batches,
+        "backfill_seconds": round(time.perf_counter() - began, 1),
+        "run_again_when_the_last_fresh_one_ended": again_by_then,
+        "fresh_alone_seconds": median(alone),
+        "fresh_beside_seconds": {"median": median(beside), "worst": max(beside)},
+        "worst_wait_and_duration": {
+            stage: [round(wait, 2), round(ran, 2)] for stage, wait, ran in query(settings, WAITS)
+        },
+        "overlaps": len(query(settings, "SELECT * FROM stage_overlaps")),
+    }
+
+
+def main(batches: int = 200, fresh: int = 10) -> None:
+    with tempfile.TemporaryDirectory(prefix="tdp-bench-") as home:
+        settings = Settings(home=Path(home), server_port=services.free_port(), settle_seconds=0)
+        with services.installation(settings):
+            os.environ.update(services.environment(settings))
+            os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
+            from deployments.apply import apply_basics
+
+            asyncio.run(apply_basics(settings))
+            measured = asyncio.run(measure(settings, batches, fresh, Path(home)))
+            sys.stdout.write(json.dumps(measured) + "\n")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""`tdp apply` against a real server: what it makes, what it mends, what it leaves to the operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+from blocks import PIPELINE, PipelineConfig, StageCommand
+from deployments import definitions
+from deployments.apply import apply, apply_basics
+from flows.settings import Settings
+
+FILE = Path(definitions.__file__).parents[1] / "prefect.yaml"
+
+
+@pytest.fixture
+def prefect_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of prefect.yaml, in the working directory."""
+    copy = tmp_path / "prefect.yaml"
+    copy.write_text(FILE.read_text())
+    monkeypatch.chdir(tmp_path)
+    return copy
+
+
+@pytest.fixture
+async def limits(installation: Settings) -> Iterator[None]:
+    """The limits are put back for the other tests of this server."""
+    yield
+    async with get_client() as client:
+        await client.upsert_global_concurrency_limit_by_name("store", 5)
+    await apply_basics(installation)
+
+
+async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused(
+    installation: Settings,
+) -> None:
+    await apply(installation)
+    async with get_client() as client:
+        before = await client.read_deployment_by_name("process-inbox/scheduled")
+        await client.update_deployment_schedule(before.id, before.schedules[0].id, active=False)
+        changes = await apply(installation)
+        after = await client.read_deployment(before.id)
+        await client.update_deployment_schedule(after.id, after.schedules[0].id, active=True)
+        limits = await client.read_global_concurrency_limits()
+    assert changes == []
+    assert [(schedule.slug, schedule.active) for schedule in before.schedules] == [("every-5-minutes", True)]
+    assert [(schedule.slug, schedule.active) for schedule in after.schedules] == [("every-5-minutes", False)]
+    assert (after.entrypoint, after.pull_steps) == ("flows.process_inbox.process_inbox", [])
+    assert after.version not in (None, "", "{{ $TDP_VERSION }}")
+    mine = {limit.name: limit.limit for limit in limits if not limit.name.startswith("deployment:")}
+    assert mine == {"extract": 1, "convert": 1, "store": 5}
+
+
+@pytest.mark.usefixtures("limits")
+async def test_exclusive_limits_are_put_back_and_the_store_limit_is_the_operators(
+    installation: Settings,
+) -> None:
+    async with get_client() as client:
+        await client.update_global_concurrency_limit("extract", GlobalConcurrencyLimitUpdate(limit=2))
+        await client.update_global_concurrency_limit("convert", GlobalConcurrencyLimitUpdate(active=False))
+        await client.update_global_concurrency_limit("store", GlobalConcurrencyLimitUpdate(limit=3))
+        changes = await apply_basics(installation)
+        now = {
+            name: await client.read_global_concurrency_limit_by_name(name)
+            for name in ("extract", "convert", "store")
+        }
+    assert changes == [
+        "limit extract: put back from 2 to 1, its program cannot run twice",
+        "limit convert: made active again",
+    ]
+    assert {name: limit.limit for name, limit in now.items()} == {"extract": 1, "convert": 1, "store": 3}
+    assert all(limit.active for limit in now.values())
+
+
+@pytest.mark.usefixtures("limits")
+async def test_a_limit_that_was_deleted_comes_back(installation: Settings) -> None:
+    async with get_client() as client:
+        await client.delete_global_concurrency_limit_by_name("convert")
+    assert await apply_basics(installation) == ["limit convert: created with 1"]
+
+
+async def test_documents_that_operators_edited_stay(installation: Settings) -> None:
+    command = ["/opt/extract", "{input}", "{output}"]
+    try:
+        await PipelineConfig(batch_size=3).asave(PIPELINE, overwrite=True)
+        await StageCommand(command=command).asave("extract", overwrite=True)
+        assert await apply_basics(installation) == []
+        assert (await PipelineConfig.aload(PIPELINE)).batch_size == 3
+        assert (await StageCommand.aload("extract")).command == command
+    finally:
+        await PipelineConfig.seed(installation).asave(PIPELINE, overwrite=True)
+        await StageCommand().asave("extract", overwrite=True)
+
+
+async def test_what_left_the_file_leaves_the_server(installation: Settings, prefect_yaml: Path) -> None:
+    await apply(installation)
+    content = yaml.safe_load(prefect_yaml.read_text())
+    by_entrypoint = {entry["entrypoint"]: entry for entry in content["deployments"]}
+    del by_entrypoint["flows.process_inbox.process_inbox"]["schedules"]
+    content["deployments"].remove(by_entrypoint["flows.process_batch.process_batch"])
+    prefect_yaml.write_text(yaml.safe_dump(content))
+    changes = await apply(installation)
+    assert sorted(changes) == [
+        "deployment process-batch/adhoc: removed, it is no longer in prefect.yaml",
+        "deployment process-inbox/scheduled: schedule every-5-minutes removed",
+    ]
+    async with get_client() as client:
+        assert (await client.read_deployment_by_name("process-inbox/scheduled")).schedules == []
+    prefect_yaml.write_text(FILE.read_text())
+    assert "deployment process-batch/adhoc: created" in await apply(installation)

@@ -1,0 +1,157 @@
+"""The automations of a real server: made, mended, taken away, and fired by what the monitor tells."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from uuid import UUID
+
+import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.events.actions import DoNothing, SendNotification
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
+from prefect.exceptions import ObjectNotFound
+
+from deployments.automations import CONDITIONS, NOTIFY, PREFIX, apply_automations
+from flows.monitor.health import Monitor
+from flows.monitor.server import Watch
+from flows.settings import Settings
+
+#: Of these Prefect cannot hear while they last.
+UNHEARD = {"postgres_down", "prefect_server_down"}
+
+
+@pytest.fixture
+async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
+    """A client of a server that has no automations before and after."""
+    async with get_client() as client:
+        await _remove_all(client)
+        yield client
+        await _remove_all(client)
+
+
+async def _remove_all(client: PrefectClient) -> None:
+    for automation in await client.read_automations():
+        await client.delete_automation(automation.id)
+
+
+class Listener(HTTPServer):
+    """Somebody who is to be told: puts what is posted into a queue."""
+
+    def __init__(self) -> None:
+        self.heard: queue.Queue[dict[str, str]] = queue.Queue()
+        super().__init__(("127.0.0.1", 0), _Hear)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Hear(BaseHTTPRequestHandler):
+    server: Listener
+
+    def do_POST(self) -> None:
+        self.server.heard.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with Listener() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+async def notify(client: PrefectClient, listener: Listener) -> AsyncIterator[UUID]:
+    """Id of a notification block document that posts to the listener."""
+    message = {"subject": "{{subject}}", "body": "{{body}}"}
+    block = CustomWebhookNotificationBlock(name="test", url=listener.url, json_data=message)
+    document_id = await block.asave(NOTIFY, overwrite=True)
+    yield document_id
+    with suppress(ObjectNotFound):
+        await client.delete_block_document(document_id)
+
+
+async def apply(client: PrefectClient) -> list[str]:
+    return [change async for change in apply_automations(client)]
+
+
+async def by_name(client: PrefectClient) -> dict[str, Automation]:
+    return {automation.name: automation for automation in await client.read_automations()}
+
+
+async def test_one_for_each_condition_and_a_second_apply_changes_nothing(client: PrefectClient) -> None:
+    assert sorted(await apply(client)) == sorted(f"automation {PREFIX}{name}: created" for name in CONDITIONS)
+    made = await by_name(client)
+    assert made.keys() == {PREFIX + name for name in CONDITIONS}
+    assert all(automation.actions == [DoNothing()] and automation.enabled for automation in made.values())
+    assert await apply(client) == []
+
+
+async def test_the_monitor_raises_what_automations_wait_for(installation: Settings) -> None:
+    health = Monitor(installation).health()
+    # What is wrong with stages are conditions with names of their own.
+    down = {f"{name}_down" for name in health.components if name != "stages"}
+    assert health.conditions.keys() | down - UNHEARD == CONDITIONS.keys()
+
+
+async def test_what_is_ours_is_mended_and_what_is_the_operators_stays(client: PrefectClient) -> None:
+    await apply(client)
+    made = await by_name(client)
+    slow, busy = made[f"{PREFIX}extract_slow"], made[f"{PREFIX}cpu_high"]
+    await client.pause_automation(slow.id)
+    await client.delete_automation(busy.id)
+    trigger = EventTrigger(posture="Reactive", expect={"x"}, match={"prefect.resource.id": "x"})
+    for name in (f"{PREFIX}of_an_older_release", "somebody's"):
+        await client.create_automation(AutomationCore(name=name, trigger=trigger, actions=[DoNothing()]))
+    assert await apply(client) == [
+        f"automation {PREFIX}of_an_older_release: removed",
+        f"automation {PREFIX}cpu_high: created",
+    ]
+    now = await by_name(client)
+    assert "somebody's" in now
+    assert (now[slow.name].id, now[slow.name].enabled) == (slow.id, False)
+
+
+async def test_a_raised_condition_reaches_whom_the_notification_block_names(
+    installation: Settings, client: PrefectClient, notify: UUID, listener: Listener
+) -> None:
+    name = f"{PREFIX}worker_down"
+    await apply(client)
+    (action,) = (await by_name(client))[name].actions
+    assert isinstance(action, SendNotification)
+    assert action.block_document_id == notify
+    assert await apply(client) == []
+
+    Watch(Monitor(installation)).look()  # this server has no worker
+    told = {}
+    while "worker_down" not in told:
+        message = listener.heard.get(timeout=30)
+        told[message["subject"]] = message["body"]
+    assert told["worker_down"] == "0 online"
+
+
+async def test_automations_follow_the_notification_block(client: PrefectClient, notify: UUID) -> None:
+    await apply(client)
+    slow = (await by_name(client))[f"{PREFIX}extract_slow"]
+    await client.pause_automation(slow.id)
+    await client.delete_block_document(notify)
+    changes = await apply(client)
+    assert sorted(changes) == sorted(f"automation {PREFIX}{name}: changed" for name in CONDITIONS)
+    now = await by_name(client)
+    assert all(automation.actions == [DoNothing()] for automation in now.values())
+    assert (now[slow.name].id, now[slow.name].enabled) == (slow.id, False)
+    assert await apply(client) == []

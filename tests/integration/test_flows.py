@@ -1,0 +1,195 @@
+"""The whole path: inbox, batches, gates, stage processes, rows; on a real Prefect server and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from prefect.client.orchestration import get_client
+from psycopg.rows import dict_row
+
+from blocks import PIPELINE, PipelineConfig, StageCommand
+from flows.errors import BatchBusy, BatchesFailed
+from flows.ledger.batches import own_batch
+from flows.process_batch import process_batch
+from flows.process_inbox import process_inbox
+from flows.samples import write_samples
+from flows.settings import Settings
+
+
+def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:
+    with psycopg.connect(settings.database, row_factory=dict_row) as connection:
+        return connection.execute(statement.encode(), values).fetchall()
+
+
+async def test_every_file_ends_stored_or_quarantined_and_only_once(
+    installation: Settings, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    expected = write_samples(inbox, files=6, messages=20, seed=7, broken=3)
+    copies = tmp_path / "copies"
+    shutil.copytree(inbox, copies)
+
+    result = await process_inbox(str(inbox), batch_size=4)
+
+    assert result == {"batches": 3, "completed": 3, "busy": 0}
+    assert rows(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
+    assert rows(installation, "SELECT count(*) AS n FROM chats") == [{"n": expected.chats}]
+    assert {row["status"] for row in rows(installation, "SELECT status FROM batch_files")} >= {"STORED"}
+    assert rows(installation, "SELECT status, count(*) FROM batch_processing GROUP BY status") == [
+        {"status": "COMPLETED", "count": 3}
+    ]
+    assert rows(installation, "SELECT * FROM stage_overlaps") == []
+
+    shutil.copytree(copies, inbox, dirs_exist_ok=True)
+    assert (await process_inbox(str(inbox)))["batches"] == 0
+    assert rows(installation, "SELECT count(*) AS n FROM receipts WHERE duplicate") == [{"n": 9}]
+    assert list(inbox.iterdir()) == []
+
+
+def drop(settings: Settings, count: int) -> None:
+    settings.inbox.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (settings.inbox / f"{number}.zip").write_text(f"{settings.home} {number}")
+
+
+async def configure(settle_seconds: float = 0, **values: Any) -> None:
+    await PipelineConfig(settle_seconds=settle_seconds, **values).save(PIPELINE, overwrite=True)
+
+
+async def command(stage: str, code: str) -> None:
+    """Let ``stage`` run Python code that finds input and output in sys.argv."""
+    argv = [sys.executable, "-c", code.replace("{", "{{").replace("}", "}}"), "{input}", "{output}"]
+    await StageCommand(command=argv).save(stage, overwrite=True)
+
+
+COPY = "import os, shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
+FAIL_WHILE = """
+import os, shutil, sys
+if os.path.exists({mark!r}) and any("-{name}" in name for name in os.listdir(sys.argv[1])):
+    sys.exit("not today")
+shutil.copytree(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.fixture
+async def copying_stages(installation: Settings) -> None:
+    for stage in ("extract", "convert", "store"):
+        await command(stage, COPY)
+
+
+@pytest.mark.usefixtures("copying_stages")
+async def test_failed_batches_are_named_and_stop_nobody_else(installation: Settings, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    mark.touch()
+    await configure(task_retries=0)
+    await command("convert", FAIL_WHILE.format(mark=str(mark), name="1.zip"))
+    drop(installation, 3)
+    with pytest.raises(BatchesFailed, match=r"1 of 3 batches failed: batch_\d+ \(StageFailed: .*not today"):
+        await process_inbox(batch_size=1)
+    done = rows(installation, "SELECT status, error_message FROM batch_processing ORDER BY batch_id")
+    assert sorted(row["status"] for row in done) == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert [row["error_message"] for row in done if row["status"] == "FAILED"] != [None]
+
+    mark.unlink()
+    (failed,) = rows(installation, "SELECT batch_id FROM batch_processing WHERE status = 'FAILED'")
+    report = await process_batch(failed["batch_id"])
+    assert report["status"] == "COMPLETED"
+    runs = rows(
+        installation,
+        "SELECT stage, outcome FROM stage_runs WHERE batch_id = %s ORDER BY stage_run_id",
+        failed["batch_id"],
+    )
+    assert [(row["stage"], row["outcome"]) for row in runs] == [
+        ("extract", "COMPLETED"),
+        ("convert", "FAILED"),
+        ("convert", "COMPLETED"),  # resumed here: extract was done
+        ("store", "COMPLETED"),
+    ]
+
+
+@pytest.mark.usefixtures("copying_stages")
+async def test_errors_that_can_go_away_are_tried_again(installation: Settings, tmp_path: Path) -> None:
+    await configure(task_retries=2)
+    tries = tmp_path / "tries"
+    fail_once = (
+        f"path = {str(tries)!r}\nopen(path, 'a').write('x')\nif len(open(path).read()) < 2: exit('once')\n"
+    )
+    await command("extract", fail_once + COPY)
+    drop(installation, 1)
+    await process_inbox()
+    runs = rows(
+        installation, "SELECT attempt, outcome, error FROM stage_runs WHERE stage = 'extract' ORDER BY 1"
+    )
+    assert [(row["attempt"], row["outcome"]) for row in runs] == [(1, "FAILED"), (2, "COMPLETED")]
+    assert "once" in runs[0]["error"]
+
+
+@pytest.mark.usefixtures("copying_stages")
+async def test_a_command_that_cannot_work_is_not_tried_again(installation: Settings) -> None:
+    await configure(task_retries=3)
+    await StageCommand(command=["/no/such/program"]).save("extract", overwrite=True)
+    drop(installation, 1)
+    with pytest.raises(BatchesFailed, match=r"StageMisconfigured: .*/no/such/program"):
+        await process_inbox()
+    assert rows(installation, "SELECT count(*) AS n FROM stage_runs") == [{"n": 1}]
+
+
+@pytest.mark.usefixtures("copying_stages")
+async def test_half_an_output_with_status_0_is_no_output(installation: Settings) -> None:
+    await configure(task_retries=0)
+    await command("extract", "print('done, he says')")
+    drop(installation, 1)
+    with pytest.raises(BatchesFailed, match="left no output"):
+        await process_inbox()
+
+
+@pytest.mark.usefixtures("copying_stages")
+async def test_a_batch_has_one_owner(installation: Settings) -> None:
+    await configure()
+    drop(installation, 1)
+    await process_inbox()
+    (batch,) = rows(installation, "SELECT batch_id FROM batch_processing")
+    async with own_batch(batch["batch_id"], installation.database):
+        with pytest.raises(BatchBusy, match=f"another run is working on {batch['batch_id']}"):
+            await process_batch(batch["batch_id"])
+    assert (await process_batch(batch["batch_id"]))["status"] == "COMPLETED"
+    assert rows(installation, "SELECT count(*) AS n FROM stage_runs") == [{"n": 3}]  # nothing was done twice
+
+
+@pytest.mark.usefixtures("copying_stages")
+async def test_log_lines_reach_the_prefect_ui(installation: Settings) -> None:
+    await configure()
+    drop(installation, 1)
+    await process_inbox()
+    (run,) = rows(installation, "SELECT batch_id, flow_run_id FROM batch_processing")
+    wanted = [
+        rf"Waiting for extraction lock  batch_id={run['batch_id']}",
+        "Extraction lock acquired",
+        rf"Extract stage completed  batch_id={run['batch_id']} duration=\d+\.\d\ds",
+        "Extraction lock released",
+        "Conversion lock acquired",
+        "Store lock released",
+    ]
+    messages = await logs_of(run["flow_run_id"], len(wanted))
+    found = iter(messages)
+    assert all(any(re.fullmatch(line, message) for message in found) for line in wanted), messages
+
+
+async def logs_of(flow_run_id: Any, at_least: int) -> list[str]:
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+    from prefect.client.schemas.sorting import LogSort
+
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    async with asyncio.timeout(30), get_client() as client:
+        while True:  # logs travel in the background
+            logs = await client.read_logs(wanted, limit=200, sort=LogSort.TIMESTAMP_ASC)
+            if any(log.message == "Store lock released" for log in logs) and len(logs) >= at_least:
+                return [log.message for log in logs]
+            await asyncio.sleep(0.2)

@@ -1,0 +1,172 @@
+"""Retention: what is past its time goes, what a backfill or a living run could need stays; and the audit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.states import Completed
+from psycopg.rows import dict_row
+
+from blocks import PIPELINE, PipelineConfig
+from flows.ledger.batches import own_batch
+from flows.ledger.intake import own_run
+from flows.maintain import delete_runs, maintain
+from flows.process_inbox import process_inbox
+from flows.settings import Settings
+
+
+def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:
+    with psycopg.connect(settings.database, row_factory=dict_row, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode(), values)
+        return cursor.fetchall() if cursor.description else []
+
+
+def batch(settings: Settings, status: str, ended: str | None) -> tuple[str, Path, Path]:
+    """Return a batch of one file that ended that long ago, its work directory and its stored source."""
+    settings.sources.mkdir(parents=True, exist_ok=True)
+    source = settings.sources / uuid4().hex
+    source.write_text("content")
+    (made,) = rows(
+        settings,
+        """
+        WITH batch AS (
+            INSERT INTO batch_processing (status, file_count, completed_at)
+            VALUES (%s, 1, now() - %s::interval) RETURNING batch_id
+        ), source AS (
+            INSERT INTO source_files (sha256, name, size_bytes, stored_path, received_at)
+            VALUES (encode(sha256(%s), 'hex'), 'a.zip', 7, %s, now() - interval '1 year') RETURNING source_id
+        ), receipt AS (
+            INSERT INTO receipts (source_id, origin, duplicate, received_at)
+            SELECT source_id, 'inbox', false, now() - interval '1 year' FROM source
+        ), runs AS (
+            INSERT INTO stage_runs (batch_id, stage, attempt, host, pid, finished_at, outcome)
+            SELECT batch_id, stage, 1, 'here', 1, now() + interval '1 minute', 'COMPLETED' FROM batch, stages
+        )
+        INSERT INTO batch_files (batch_id, source_id, position, status)
+        SELECT batch_id, source_id, 1, 'STORED' FROM batch, source RETURNING batch_id
+        """,
+        status,
+        ended,
+        str(source).encode(),
+        str(source),
+    )
+    work = settings.work / made["batch_id"]
+    (work / "extract").mkdir(parents=True)
+    (work / "extract" / "manifest.json").write_text("{}")
+    (work / ".convert.partial").mkdir()
+    return made["batch_id"], work, source
+
+
+@pytest.mark.parametrize(
+    ("status", "ended", "work_stays", "source_stays"),
+    [
+        ("COMPLETED", "50 minutes", True, True),
+        ("COMPLETED", "70 minutes", False, True),
+        ("COMPLETED", "29 days", False, True),
+        ("COMPLETED", "31 days", False, False),
+        ("FAILED", "6 days", True, True),
+        ("FAILED", "8 days", False, True),
+        ("FAILED", "1 year", False, True),
+        ("STORING", None, True, True),
+    ],
+)
+async def test_what_is_kept_how_long(
+    installation: Settings, status: str, ended: str | None, work_stays: bool, source_stays: bool
+) -> None:
+    _, work, source = batch(installation, status, ended)
+    await maintain()
+    assert work.exists() is work_stays
+    assert source.exists() is source_stays
+    assert not (work / ".convert.partial").exists()
+    (ledger,) = rows(installation, "SELECT purged_at IS NULL AS kept FROM source_files")
+    assert ledger["kept"] is source_stays
+
+
+@pytest.fixture
+async def other_times(installation: Settings) -> AsyncIterator[None]:
+    """Work is kept for three days and sources for one, until the test is over."""
+    config = await PipelineConfig.aload(PIPELINE)
+    other = config.model_copy(update={"keep_work_hours": 72.0, "keep_sources_days": 1.0})
+    await other.asave(PIPELINE, overwrite=True)
+    yield
+    await config.asave(PIPELINE, overwrite=True)
+
+
+@pytest.mark.usefixtures("other_times")
+async def test_how_long_is_a_setting(installation: Settings) -> None:
+    _, work, source = batch(installation, "COMPLETED", "2 days")
+    assert (await maintain())["source_files"] == 1
+    assert work.exists()
+    assert not source.exists()
+
+
+async def test_what_a_living_backfill_has_listed_stays(installation: Settings) -> None:
+    listed, work, source = batch(installation, "COMPLETED", "1 year")
+    _, other_work, other_source = batch(installation, "COMPLETED", "1 year")
+    run_id = uuid4()
+    listing = (
+        "INSERT INTO run_batches (flow_run_id, position, batch_id, from_stage) VALUES (%s, 0, %s, 'store')"
+    )
+    rows(installation, listing, run_id, listed)
+    async with own_run(run_id, installation.database):
+        await maintain()
+    assert work.exists()
+    assert source.exists()
+    assert not other_work.exists()
+    assert not other_source.exists()
+    await maintain()
+    assert not work.exists()
+    assert not source.exists()
+
+
+async def test_what_somebody_works_on_stays(installation: Settings) -> None:
+    batch_id, work, _ = batch(installation, "FAILED", "1 year")
+    async with own_batch(batch_id, installation.database):
+        await maintain()
+        assert (work / ".convert.partial").exists()
+    await maintain()
+    assert not work.exists()
+
+
+async def test_a_file_that_came_again_is_kept_from_then_on(installation: Settings) -> None:
+    _, _, source = batch(installation, "COMPLETED", "1 year")
+    again = "INSERT INTO receipts (source_id, origin, duplicate) SELECT source_id, '', true FROM source_files"
+    rows(installation, again)
+    await maintain()
+    assert source.exists()
+
+
+async def test_a_broken_rule_is_loud_and_everything_else_is_done(installation: Settings) -> None:
+    _, work, _ = batch(installation, "COMPLETED", "1 day")
+    stray = installation.work / "batch_999999"
+    stray.mkdir()
+    state = await maintain(return_state=True)
+    assert state.is_failed()
+    assert "rules are not kept: work (1 rows)" in str(state.message)
+    assert not work.exists()
+    assert stray.exists()
+
+
+async def test_old_runs_of_ours_are_deleted_and_nobody_elses(installation: Settings) -> None:
+    @flow
+    def somebody_elses() -> None: ...
+
+    async with get_client() as client:
+        ours = [await client.create_flow_run(process_inbox, state=Completed()) for _ in range(3)]
+        running = await client.create_flow_run(process_inbox)
+        theirs = await client.create_flow_run(somebody_elses, state=Completed())
+        known = FlowRunFilter.model_validate({"id": {"any_": [run.id for run in (*ours, running, theirs)]}})
+        await delete_runs(client, timedelta(days=1))
+        assert len(await client.read_flow_runs(flow_run_filter=known)) == 5
+        await delete_runs(client, timedelta(seconds=-60))
+        left = await client.read_flow_runs(flow_run_filter=known)
+    assert {run.id for run in left} == {running.id, theirs.id}

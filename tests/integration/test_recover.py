@@ -1,0 +1,219 @@
+"""Dead runs: really killed ones, of a real worker, end Crashed and what they left is done by others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Crashed
+from psycopg.rows import dict_row
+
+from blocks import StageCommand
+from deployments.apply import apply
+from flows import services
+from flows.errors import BatchBusy
+from flows.ledger.intake import own_run
+from flows.process_batch import process_batch
+from flows.process_inbox import process_inbox
+from flows.recover import Recovered, recover
+from flows.settings import Settings
+from flows.stages.contract import Result, new_output, write_result
+
+
+def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:
+    with psycopg.connect(settings.database, row_factory=dict_row, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode(), values)
+        return cursor.fetchall() if cursor.description else []
+
+
+async def until(condition: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.1)
+    return value
+
+
+#: The processes that hold the lock of the run of this id.
+HOLDERS = """
+SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
+AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 1)
+"""
+
+
+@pytest.fixture
+async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
+    async with get_client() as client:
+        yield client
+
+
+@pytest.fixture
+async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[None]:
+    """Three files in the inbox; the first extract of all hangs."""
+    hung = tmp_path / "hung"
+    script = f"mkdir {hung} 2>/dev/null && exec sleep 600; mkdir {{output}}"
+    await StageCommand(command=["sh", "-c", script]).asave("extract", overwrite=True)
+    for stage in ("convert", "store"):
+        await StageCommand(command=["sh", "-c", "mkdir {output}"]).asave(stage, overwrite=True)
+    installation.inbox.mkdir(parents=True)
+    for number in range(3):
+        file = installation.inbox / f"{number}.zip"
+        file.write_text(f"{installation.root} {number}")
+        os.utime(file, (1, 1))
+    yield
+    for stage in ("extract", "convert", "store"):
+        await StageCommand().asave(stage, overwrite=True)
+
+
+@pytest.fixture
+async def deployments(installation: Settings, client: PrefectClient) -> AsyncIterator[None]:
+    """The deployments, without their schedules; gone afterwards for the other tests of this server."""
+    await apply(installation)
+    for deployment in await client.read_deployments():
+        for schedule in deployment.schedules:
+            await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+    yield
+    for deployment in await client.read_deployments():
+        await client.delete_deployment(deployment.id)
+
+
+@pytest.fixture
+def flow_process(stages: None, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of the inbox outside of any worker, whose first extract hangs."""
+    argv = [sys.executable, "-m", "flows.cli.inbox_process", "flows.process_inbox:process_inbox"]
+    argv += ['{"batch_size": 1}', str(tmp_path / "outcome")]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        yield process
+        process.kill()
+
+
+def extracting(settings: Settings) -> list[dict[str, Any]]:
+    return rows(
+        settings,
+        "SELECT pid, flow_run_id FROM stage_runs WHERE started_at IS NOT NULL AND finished_at IS NULL",
+    )
+
+
+async def states(client: PrefectClient, settings: Settings) -> list[str]:
+    """Return the state's name of every flow run that this test's ledger knows."""
+    known = rows(
+        settings,
+        "SELECT flow_run_id FROM run_batches UNION SELECT flow_run_id FROM stage_runs"
+        " WHERE flow_run_id IS NOT NULL",
+    )
+    found = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [str(r["flow_run_id"]) for r in known]}})
+    )
+    return sorted(str(run.state_name) for run in found)
+
+
+@pytest.mark.usefixtures("deployments", "stages")
+async def test_a_killed_run_of_a_worker_is_taken_over_and_ends_crashed(
+    installation: Settings, client: PrefectClient
+) -> None:
+    inbox = await client.read_deployment_by_name("process-inbox/scheduled")
+    with services.worker(installation), services.recovery(installation):
+        first = await client.create_flow_run_from_deployment(inbox.id)
+        (hung,) = await until(lambda: extracting(installation), 60)
+        os.kill(hung["pid"], signal.SIGKILL)
+        killed = time.monotonic()
+        taken = "SELECT 1 FROM run_batches WHERE flow_run_id <> %s"
+        await until(lambda: rows(installation, taken, first.id), 60)
+        claimed_after = time.monotonic() - killed
+        unfinished = "SELECT 1 FROM batch_processing WHERE status <> 'COMPLETED'"
+        await until(lambda: not rows(installation, unfinished), 60)
+        while "Running" in (found := await states(client, installation)):
+            assert time.monotonic() < killed + 60, found
+            await asyncio.sleep(0.2)
+        crashed_after = time.monotonic() - killed
+
+    print(f"claimed {claimed_after:.1f} s, crashed {crashed_after:.1f} s after the kill")  # noqa: T201 - a figure
+    assert claimed_after < 30
+    assert rows(installation, "SELECT * FROM stage_overlaps") == []
+    assert found == ["Completed", "Completed", "Crashed", "Crashed"]  # each parent and its child
+
+
+@pytest.mark.usefixtures("deployments")
+async def test_a_dead_run_that_no_worker_watched_ends_crashed_with_its_children(
+    installation: Settings, client: PrefectClient, flow_process: subprocess.Popen[bytes]
+) -> None:
+    (hung,) = await until(lambda: extracting(installation), 60)
+    assert await recover(installation) == Recovered()  # it lives
+    flow_process.send_signal(signal.SIGKILL)
+    flow_process.wait()
+    first = done = await recover(installation)
+    while not done.flow_runs:  # young runs are given time
+        done = await recover(installation)
+
+    dead = {hung["flow_run_id"]}
+    dead |= {row["flow_run_id"] for row in rows(installation, "SELECT flow_run_id FROM run_batches")}
+    assert dead <= set(done.flow_runs)
+    assert set(await states(client, installation)) == {"Crashed"}
+    open_tasks = TaskRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
+    of_dead = FlowRunFilter.model_validate({"id": {"any_": [str(run_id) for run_id in dead]}})
+    assert await client.read_task_runs(flow_run_filter=of_dead, task_run_filter=open_tasks) == []
+    # Nobody comes, for there is no worker; asking once is enough.
+    assert first.asked is not None
+    again = await recover(installation)
+    assert again == Recovered(batches=["batch_000001", "batch_000002", "batch_000003"])
+
+
+@pytest.mark.parametrize(("state", "taken"), [(Crashed(), True), (Cancelled(), False)])
+async def test_what_operators_have_cancelled_waits_for_the_schedule(
+    installation: Settings, client: PrefectClient, state: State[Any], taken: bool
+) -> None:
+    parent = await client.create_flow_run(process_inbox, state=state)
+    batch = "INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id"
+    (row,) = rows(installation, batch)
+    listed = "INSERT INTO run_batches (flow_run_id, position, batch_id) VALUES (%s, 0, %s)"
+    rows(installation, listed, parent.id, row["batch_id"])
+    done = await recover(installation)
+    assert done.batches == ([row["batch_id"]] if taken else [])
+
+
+async def test_a_run_takes_its_lock_again_when_its_session_was_lost(installation: Settings) -> None:
+    run_id = uuid4()
+    async with own_run(run_id, installation.database):
+        (before,) = rows(installation, HOLDERS, str(run_id))
+        rows(installation, "SELECT pg_terminate_backend(%s)", before["pid"])
+        await until(lambda: rows(installation, HOLDERS, str(run_id)) not in ([], [before]), 10)
+        with pytest.raises(BatchBusy):
+            async with own_run(run_id, installation.database):
+                pass
+    assert rows(installation, HOLDERS, str(run_id)) == []
+
+
+@pytest.mark.usefixtures("stages")
+async def test_what_a_run_had_done_when_it_died_is_not_done_again_but_told(installation: Settings) -> None:
+    await StageCommand(command=["sh", "-c", "exit 64"]).asave("extract", overwrite=True)
+    (row,) = rows(installation, "INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
+    died = (
+        "INSERT INTO stage_runs (batch_id, stage, attempt, host, pid, fenced_at, finished_at, outcome)"
+        " VALUES (%s, 'extract', 1, 'here', 1, now(), now(), 'LOST')"
+    )
+    rows(installation, died, row["batch_id"])
+    with new_output(installation.work / row["batch_id"] / "extract") as directory:
+        write_result(directory, Result("extract"))
+
+    assert (await process_batch(row["batch_id"]))["status"] == "COMPLETED"
+
+    ran = rows(installation, "SELECT stage, outcome FROM stage_runs ORDER BY stage_run_id")
+    assert [tuple(run.values()) for run in ran] == [
+        ("extract", "LOST"),
+        ("extract", "COMPLETED"),
+        ("convert", "COMPLETED"),
+        ("store", "COMPLETED"),
+    ]

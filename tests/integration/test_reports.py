@@ -1,0 +1,324 @@
+"""Reports over a ledger whose times are known."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from typer.testing import CliRunner, Result
+
+from flows import reports
+from flows.cli.reports import app
+from flows.errors import BatchUnknown, DatabaseUnavailable
+from flows.timeline import timeline_svg
+
+T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+RUN = uuid.UUID(int=7)
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Any]:
+    connection = psycopg2.connect(database_url)
+    connection.autocommit = True
+    yield connection
+    connection.close()
+
+
+def execute(ledger: Any, sql: str, *values: Any) -> Any:
+    with ledger.cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchone() if cursor.description else None
+
+
+@pytest.fixture
+def tdp(database_url: str, tmp_path: Path) -> Callable[..., Result]:
+    env = {
+        "TDP_DATABASE_URL": database_url,
+        "TDP_HOME": str(tmp_path),
+        "TDP_SERVER_PORT": "1",
+        "COLUMNS": "200",
+    }
+    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args], env=env)
+
+
+def add_batch(ledger: Any, batch_id: str, files: list[str], status: str = "COMPLETED") -> None:
+    execute(
+        ledger,
+        "INSERT INTO batch_processing (batch_id, status, file_count, created_at, error_message)"
+        " VALUES (%s, %s, %s, %s, %s)",
+        batch_id,
+        status,
+        len(files),
+        T0,
+        "exit status 3 | bad luck" if status == "FAILED" else None,
+    )
+    execute(
+        ledger, "INSERT INTO run_batches SELECT %s, count(*), %s, %s FROM run_batches", str(RUN), batch_id, T0
+    )
+    for position, file_status in enumerate(files):
+        (source,) = execute(
+            ledger,
+            "INSERT INTO source_files (sha256, name, size_bytes, stored_path)"
+            " VALUES (%s, %s, 1000000, '') RETURNING source_id",
+            uuid.uuid4().hex * 2,
+            f"{batch_id}-{position}.zip",
+        )
+        execute(ledger, "INSERT INTO receipts (source_id, origin, duplicate) VALUES (%s, '', false)", source)
+        execute(
+            ledger,
+            "INSERT INTO batch_files VALUES (%s, %s, %s, %s, 'extract', %s, 2, 30)",
+            batch_id,
+            source,
+            position,
+            file_status,
+            "not <a> ZIP | at all" if file_status == "QUARANTINED" else None,
+        )
+
+
+def add_run(
+    ledger: Any, batch: str, stage: str, queued: float, start: float | None, end: float | None, **row: Any
+) -> None:
+    def at(seconds: float | None) -> datetime | None:
+        return None if seconds is None else T0 + timedelta(seconds=seconds)
+
+    values = {
+        "batch_id": batch,
+        "stage": stage,
+        "attempt": 1,
+        "queued_at": at(queued),
+        "fenced_at": at(start),
+        "started_at": at(start),
+        "finished_at": at(end),
+        "outcome": None if end is None else "COMPLETED",
+        "host": "alpha",
+        "pid": 42,
+        "files": 10,
+        "bytes_in": 20_000_000,
+    } | row
+    columns, marks = ", ".join(values), ", ".join(["%s"] * len(values))
+    execute(ledger, f"INSERT INTO stage_runs ({columns}) VALUES ({marks})", *values.values())  # noqa: S608
+
+
+@pytest.fixture
+def two_batches(ledger: Any) -> Any:
+    """Extract works for batch 1 from 0 to 10 s, idles, works for batch 2, queued all along, 11 to 31 s."""
+    add_batch(ledger, "batch_000001", ["STORED", "PARTIAL"])
+    add_batch(ledger, "batch_000002", ["STORED", "QUARANTINED", "WAITING"], status="FAILED")
+    add_run(ledger, "batch_000001", "extract", 0, 0, 10)
+    add_run(ledger, "batch_000002", "extract", 0, 11, 31)
+    add_run(ledger, "batch_000001", "convert", 10, 10, 14, outcome="FAILED", error="boom")
+    add_run(ledger, "batch_000001", "convert", 20, 20, 25, attempt=2)
+    add_run(ledger, "batch_000001", "store", 25, 25, 30, slot=0)
+    add_run(ledger, "batch_000002", "store", 31, 32, 40, slot=1)
+    return ledger
+
+
+def test_status_shows_holders_and_the_queue_in_its_order(ledger: Any) -> None:
+    for number in (1, 2, 3):
+        add_batch(ledger, f"batch_00000{number}", ["WAITING"], status="EXTRACTING")
+    add_run(ledger, "batch_000003", "extract", 5, None, None)
+    add_run(ledger, "batch_000002", "extract", 2, None, None)
+    add_run(ledger, "batch_000001", "extract", 0, 1, None)
+
+    now = reports.status(ledger, limits={"store": 5})
+
+    extract, convert, store = now.lanes
+    assert (extract.limit, convert.limit, store.limit) == (1, 1, 5)
+    assert [(run.batch_id, run.host, run.pid) for run in extract.holders] == [("batch_000001", "alpha", 42)]
+    assert [run.batch_id for run in extract.queue] == ["batch_000002", "batch_000003"]
+    assert extract.oldest_wait_sec == pytest.approx(extract.queue[0].wait_sec, abs=1)
+    assert convert.holders == convert.queue == []
+    assert now.batches == {"EXTRACTING": 3}
+
+
+def test_every_received_file_is_counted_once(two_batches: Any) -> None:
+    execute(
+        two_batches,
+        "INSERT INTO receipts (source_id, origin, duplicate)"
+        " SELECT min(source_id), '', true FROM source_files",
+    )
+    execute(
+        two_batches,
+        "INSERT INTO source_files (sha256, name, size_bytes, stored_path) VALUES (%s, 'new', 1, '')",
+        "0" * 64,
+    )
+    files = reports.status(two_batches).files
+    assert (files.received, files.duplicates) == (5, 1)
+    assert (files.stored, files.partial, files.quarantined) == (2, 1, 1)
+    assert files.waiting == 2, "one in a batch, one that no batch has claimed"
+
+
+def test_batches_are_listed_newest_first_and_by_status(two_batches: Any) -> None:
+    assert [line.batch_id for line in reports.batches(two_batches)] == ["batch_000002", "batch_000001"]
+    (failed,) = reports.batches(two_batches, status="FAILED")
+    assert (failed.batch_id, failed.messages, failed.quarantined) == ("batch_000002", 90, 1)
+    assert len(reports.batches(two_batches, limit=1)) == 1
+
+
+def test_a_batch_is_shown_with_its_files_runs_and_resume_point(two_batches: Any) -> None:
+    failed = reports.batch(two_batches, "batch_000002")
+    assert [file.status for file in failed.files] == ["STORED", "QUARANTINED", "WAITING"]
+    assert failed.resumes_at == "convert"
+    done = reports.batch(two_batches, "batch_000001")
+    assert done.resumes_at is None
+    assert [(run.stage, run.attempt, run.outcome) for run in done.stage_runs][1] == ("convert", 1, "FAILED")
+    assert done.stage_runs[1].error == "boom"
+    with pytest.raises(BatchUnknown):
+        reports.batch(two_batches, "batch_000009")
+
+
+def test_timings_by_stage(two_batches: Any) -> None:
+    extract, convert, store = reports.timings(two_batches, limits={"store": 2})
+    assert (extract.group, extract.stage, extract.runs, extract.failed) == ("all", "extract", 2, 0)
+    assert extract.wait_median == pytest.approx(5.5)
+    assert extract.wait_p95 == pytest.approx(0.95 * 11)
+    assert extract.duration_median == pytest.approx(15)
+    assert extract.files_per_sec == pytest.approx(20 / 30)
+    assert extract.mb_per_sec == pytest.approx(40 / 30)
+    assert extract.utilisation == pytest.approx(30 / 40)
+    assert extract.idle_sec == pytest.approx(1)
+    assert (convert.runs, convert.failed) == (2, 1)
+    assert convert.duration_median == pytest.approx(5), "of completed runs only"
+    assert convert.utilisation == pytest.approx(9 / 40)
+    assert convert.idle_sec == pytest.approx(0), "free, but nobody waited"
+    assert store.utilisation == pytest.approx(13 / 2 / 40)
+    assert store.idle_sec is None
+
+
+def test_timings_by_batch_and_day_and_since(two_batches: Any) -> None:
+    by_batch = reports.timings(two_batches, "batch")
+    assert [(t.group[-1], t.stage) for t in by_batch] == [
+        ("1", "extract"),
+        ("1", "convert"),
+        ("1", "store"),
+        ("2", "extract"),
+        ("2", "store"),
+    ]
+    assert {timing.group for timing in reports.timings(two_batches, "day")} == {"2026-03-01"}
+    late = reports.timings(two_batches, since=T0 + timedelta(seconds=22))
+    assert [(t.stage, t.runs, t.utilisation) for t in late] == [("store", 2, None)]
+    assert reports.timings(two_batches, since=T0 + timedelta(days=1)) == []
+
+
+def test_a_run_that_still_works_counts_until_now(ledger: Any) -> None:
+    add_batch(ledger, "batch_000001", ["WAITING"], status="EXTRACTING")
+    execute(
+        ledger,
+        "INSERT INTO stage_runs (batch_id, stage, attempt, queued_at, fenced_at, started_at, host, pid)"
+        " SELECT 'batch_000001', 'extract', 1, t, t, t, 'alpha', 1"
+        " FROM (SELECT clock_timestamp() - interval '10 s') AS a (t)",
+    )
+    (timing,) = reports.timings(ledger)
+    assert timing.duration_median is None
+    assert timing.utilisation == pytest.approx(1, abs=0.05)
+
+
+def test_the_summary_of_a_run_has_totals_reasons_and_errors(two_batches: Any) -> None:
+    found = reports.summary(two_batches, RUN)
+    assert (found.totals.files, found.totals.stored, found.totals.messages) == (5, 2, 150)
+    assert found.elapsed_sec == pytest.approx(40)
+    assert [batch.batch_id for batch in found.failed] == ["batch_000002"]
+    assert [(file.name, file.status) for file in found.refused] == [
+        ("batch_000002-1.zip", "QUARANTINED"),
+        ("batch_000001-1.zip", "PARTIAL"),
+    ]
+    page = reports.summary_markdown(found)
+    assert "| not &lt;a> ZIP \\| at all |" in page
+    assert "exit status 3 \\| bad luck" in page
+    assert "| extract | 2 | 0 | 5.50\xa0s |" in page  # figures are not broken
+
+
+def list_again(
+    ledger: Any, run: uuid.UUID, batch: str, seconds: float, from_stage: str | None = None
+) -> None:
+    """Let another run list a batch, as a backfill does."""
+    at = T0 + timedelta(seconds=seconds)
+    row = (str(run), batch, at, from_stage, at if from_stage else None)
+    execute(ledger, "INSERT INTO run_batches VALUES (%s, 0, %s, %s, %s, %s)", *row)
+
+
+def test_runs_of_the_same_batch_are_told_apart(two_batches: Any) -> None:
+    later = uuid.UUID(int=8)
+    list_again(two_batches, later, "batch_000001", 100, "convert")
+    add_run(two_batches, "batch_000001", "convert", 101, 102, 110)
+    first, second = reports.summary(two_batches, RUN), reports.summary(two_batches, later)
+    assert first.elapsed_sec == pytest.approx(40)
+    assert [(timing.stage, timing.runs) for timing in second.stages] == [("convert", 1)]
+    assert second.elapsed_sec == pytest.approx(9)
+    assert "batch_000001 convert: waited 1.00 s" in timeline_svg(two_batches, flow_run_id=later)
+    assert "batch_000001 extract" not in timeline_svg(two_batches, flow_run_id=later)
+    assert "2 batches in 40.0 s" in timeline_svg(two_batches, flow_run_id=RUN)
+
+
+def test_a_run_of_one_batch_needs_no_list(two_batches: Any) -> None:
+    own = uuid.UUID(int=9)
+    add_run(two_batches, "batch_000002", "store", 50, 50, 60, flow_run_id=str(own))
+    found = reports.summary(two_batches, own)
+    assert (found.totals.batches, found.elapsed_sec) == (1, pytest.approx(10))
+
+
+def test_what_a_backfill_took_away_is_done_again(two_batches: Any) -> None:
+    execute(two_batches, "UPDATE batch_processing SET status = 'QUEUED'")
+    list_again(two_batches, uuid.UUID(int=8), "batch_000001", 100, "convert")
+    assert reports.batch(two_batches, "batch_000001").resumes_at == "convert"
+    add_run(two_batches, "batch_000001", "convert", 101, 102, 110)
+    assert reports.batch(two_batches, "batch_000001").resumes_at == "store"
+
+
+def test_the_summary_of_an_unknown_run_says_so(ledger: Any) -> None:
+    found = reports.summary(ledger, uuid.uuid4())
+    assert found.totals.batches == 0
+    assert "Nothing was run." in reports.summary_markdown(found)
+
+
+def test_the_markdown_of_timings_has_a_row_per_stage_run(two_batches: Any) -> None:
+    lines = reports.timings_markdown(two_batches, ["batch_000002"]).splitlines()
+    assert lines[0].startswith("| Batch | Stage |")
+    assert lines[2] == "| batch_000002 | extract | 1 | 11.0\xa0s | 20.0\xa0s | 10 | 20.0\xa0MB | COMPLETED |"
+    assert len(lines) == 4
+
+
+def test_status_says_it_without_a_prefect_server(two_batches: Any, tdp: Callable[..., Result]) -> None:
+    add_run(two_batches, "batch_000002", "convert", 41, 41, None)
+    page = tdp("status")
+    assert page.exit_code == 0
+    assert re.search(r"convert +1/1 +0 +– +batch_000002 .*alpha pid 42", page.stdout)
+    assert re.search(r"store +0/\?", page.stdout)
+    assert "1 COMPLETED, 1 FAILED" in page.stdout
+    found = json.loads(tdp("status", "--json").stdout)
+    assert found["files"]["received"] == 5
+    assert found["lanes"][1]["holders"][0]["pid"] == 42
+
+
+def test_batches_show_and_timings_print_tables_and_json(two_batches: Any, tdp: Callable[..., Result]) -> None:
+    page = tdp("batches").stdout
+    assert "batch_000001 COMPLETED" in page
+    assert "batch_000002: exit status 3 | bad luck" in page
+    assert [
+        line["batch_id"] for line in json.loads(tdp("batches", "--status", "failed", "--json").stdout)
+    ] == ["batch_000002"]
+    page = tdp("show", "batch_000002").stdout
+    assert "resumes at convert" in page
+    assert "not <a> ZIP | at all" in page
+    assert json.loads(tdp("show", "batch_000002", "--json").stdout)["resumes_at"] == "convert"
+    assert tdp("timings", "--by", "batch").stdout.count("batch_00000") == 5
+    assert json.loads(tdp("timings", "--since", "1h", "--json").stdout) == []
+
+
+@pytest.mark.parametrize("args", [("timings", "--since", "soon"), ("batches", "--status", "lost"), ("show",)])
+def test_what_was_not_understood_ends_with_status_2(
+    tdp: Callable[..., Result], args: tuple[str, ...]
+) -> None:
+    assert tdp(*args).exit_code == 2
+
+
+def test_a_dead_database_is_an_error_of_ours(tmp_path: Path) -> None:
+    env = {"TDP_DATABASE_URL": f"postgresql://nobody@/none?host={tmp_path}", "TDP_HOME": str(tmp_path)}
+    assert isinstance(CliRunner().invoke(app, ["batches"], env=env).exception, DatabaseUnavailable)

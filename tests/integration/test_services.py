@@ -1,0 +1,279 @@
+"""The services of one machine: up, found, and down with nothing left behind, however they are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from flows import services
+from flows.errors import ServiceFailed
+from flows.services import record
+from flows.services.processes import child
+from flows.settings import Settings
+
+TDP = [sys.executable, "-m", "flows.cli"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path / "home", server_port=services.free_port(), monitor_port=services.free_port()
+    )
+
+
+@pytest.fixture
+def up(settings: Settings) -> Iterator[subprocess.Popen[str]]:
+    """`tdp up` in a process group of its own, ready."""
+    with owner(settings, *TDP, "up") as process:
+        yield process
+
+
+@pytest.fixture
+def up_without_worker(settings: Settings) -> Iterator[subprocess.Popen[str]]:
+    """PostgreSQL and the Prefect server alone, kept up by another process."""
+    script = (
+        "from flows import services; from flows.settings import Settings\n"
+        "with services.installation(Settings()) as up: print('Ready', flush=True); up.wait(print)"
+    )
+    with owner(settings, sys.executable, "-c", script) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def owner(settings: Settings, *command: str) -> Iterator[subprocess.Popen[str]]:
+    env = os.environ | variables(settings)
+    process = subprocess.Popen(
+        command, env=env, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True
+    )
+    with process:
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if line.startswith("Ready"):
+                break
+        else:
+            pytest.fail("".join(seen))
+        yield process
+        process.kill()
+    services.remove(settings)
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    return {
+        "TDP_HOME": str(settings.root),
+        "TDP_SERVER_PORT": str(settings.server_port),
+        "TDP_MONITOR_PORT": str(settings.monitor_port),
+    }
+
+
+def tdp(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TDP, *arguments], env=os.environ | variables(settings), capture_output=True, text=True, check=False
+    )
+
+
+def processes_of(settings: Settings) -> list[str]:
+    """What runs with the home in its command line or its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            home = process.environ().get("TDP_HOME")
+            if str(settings.root) in command or (home == str(settings.root) and process.pid != os.getpid()):
+                found.append(command)
+    return found
+
+
+def test_they_come_up_are_found_and_leave_nothing_behind(settings: Settings) -> None:
+    assert services.running(settings) is None
+    with services.installation(settings) as started:
+        found = services.running(Settings(home=settings.home))
+        assert found is not None
+        assert found.url == started.url == f"http://127.0.0.1:{settings.server_port}"
+        with psycopg.connect(settings.database) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
+            assert connection.execute("SHOW fsync").fetchone() == ("on",)
+            assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+        with pytest.raises(services.AlreadyRunning), services.installation(settings):
+            pass
+    assert services.running(settings) is None
+    assert processes_of(settings) == []
+    with services.postgres(settings), psycopg.connect(settings.database) as connection:
+        assert connection.execute("SELECT number FROM kept").fetchall() == [(7,)]
+    assert processes_of(settings) == []
+
+
+def test_ctrl_c_takes_tdp_up_down_in_order(
+    up: subprocess.Popen[str], settings: Settings, tmp_path: Path
+) -> None:
+    again = tdp(settings, "up")
+    assert (again.returncode, "already running" in again.stderr) == (1, True)
+    assert tdp(settings, "psql", "-Atc", "SELECT count(*) FROM stages").stdout == "3\n"
+    assert tdp(settings, "apply").stdout == "Nothing to change.\n"
+    work = stage_at_work(settings, tmp_path)
+
+    os.killpg(up.pid, signal.SIGINT)
+    assert up.wait(60) == 0
+    assert not work.is_running()
+    assert processes_of(settings) == []
+    assert "database system is shut down" in (settings.logs / "postgres.log").read_text()
+    assert tdp(settings, "psql", "-c", "SELECT 1").returncode == 1
+    with services.postgres(settings), psycopg.connect(settings.database, dbname="prefect") as connection:
+        # The schedule's own runs may come by: they wait, or are cancelled beside ours.
+        query = "SELECT name, state_type FROM flow_run WHERE state_type NOT IN ('SCHEDULED', 'CANCELLED')"
+        states = dict(connection.execute(query).fetchall())
+    assert len(states) == 2
+    assert set(states.values()) == {"CRASHED"}  # killed, they would be Running for ever
+
+
+def stage_at_work(settings: Settings, tmp_path: Path) -> psutil.Process:
+    """Let the worker run the inbox with an extract that does not end; return that one's process."""
+    working = tmp_path / "working"
+    os.mkfifo(working)
+    command = ["sh", "-c", f"echo $$ > {working}; sleep 1000"]
+    save = (
+        f"from blocks import StageCommand; StageCommand(command={command!r}).save('extract', overwrite=True)"
+    )
+    env = os.environ | json.loads(tdp(settings, "env", "--json").stdout)
+    subprocess.run([sys.executable, "-c", save], env=env, check=True)
+    assert tdp(settings, "sample", str(settings.inbox), "--files", "1").returncode == 0
+    os.utime(next(settings.inbox.iterdir()), (0, 0))  # settled long ago
+    start = [sys.executable, "-m", "prefect", "deployment", "run", "process-inbox/scheduled"]
+    subprocess.run(start, env=env, check=True, capture_output=True)
+    return psutil.Process(int(working.read_text()))
+
+
+def test_what_a_killed_owner_left_is_stopped_by_the_next(
+    up_without_worker: subprocess.Popen[str], settings: Settings
+) -> None:
+    up_without_worker.kill()
+    up_without_worker.wait()
+    orphan = record.find(record.read(settings)["services"]["postgres"])
+    assert orphan is not None
+    with services.installation(settings):
+        assert not orphan.is_running()
+    assert processes_of(settings) == []
+
+
+@pytest.mark.parametrize("name", ["prefect-server", "postgres"])
+def test_a_service_that_ends_is_started_anew(
+    up_without_worker: subprocess.Popen[str], settings: Settings, name: str
+) -> None:
+    def service() -> psutil.Process | None:
+        found = record.read(settings)["services"].get(name)
+        return found and record.find(found)
+
+    first = service()
+    assert first is not None
+    first.kill()
+    deadline = time.monotonic() + 60
+    while not ((now := service()) and now.pid != first.pid and answers(settings)):
+        assert up_without_worker.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def answers(settings: Settings) -> bool:
+    try:
+        found = services.running(settings)
+        url = f"{services.server_url(found.settings if found else settings)}/api/flows/count"
+        return httpx.post(url, json={}).is_success  # which asks PostgreSQL
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_record_left_by_others_fools_nobody(settings: Settings) -> None:
+    settings.root.mkdir()
+    me = psutil.Process()
+    record.add(settings, "postgres", me, signal.SIGINT, Path("log"))
+    record.add(settings, "prefect-server", me, signal.SIGTERM, Path("log"))
+    record.write(settings, {"settings": {"server_port": 1}})
+    assert services.running(settings) is not None
+    entries = record.read(settings)["services"]
+    for entry in entries.values():
+        entry["started"] -= 3600  # the same pid, long ago
+    record.write(settings, {"services": entries})
+    assert services.running(settings) is None
+    services.remove(settings)
+    assert not settings.root.exists()
+
+
+def test_a_taken_port_names_the_variable_to_set(settings: Settings) -> None:
+    with (
+        socket.create_server((settings.server_host, settings.server_port)),
+        pytest.raises(ServiceFailed, match="TDP_SERVER_PORT"),
+        services.prefect_server(settings),
+    ):
+        pass
+
+
+def test_a_service_that_cannot_start_shows_its_log(settings: Settings) -> None:
+    settings.postgres_data.mkdir(parents=True, mode=0o700)
+    (settings.postgres_data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(ServiceFailed, match=r"postgres ended .*postgres\.log"), services.postgres(settings):
+        pass
+    assert processes_of(settings) == []
+
+
+def test_descendants_in_sessions_of_their_own_end_too(settings: Settings, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    stubborn = (
+        "import os, pathlib, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"pathlib.Path({str(ready)!r}).write_text(str(os.getpid())); signal.pause()"
+    )
+    start = f"[sys.executable, '-c', {stubborn!r}], start_new_session=True"
+    parent = f"import subprocess, sys; subprocess.run({start})"
+    with child(settings, "parent", [sys.executable, "-c", parent]):
+        descendant = psutil.Process(int(ready.read_text()))
+    assert not descendant.is_running() or descendant.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_home_of_any_length_has_a_socket(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / ("long" * 30))
+    with services.postgres(settings), psycopg.connect(settings.database) as connection:
+        assert connection.info.host == str(settings.postgres_socket)
+    assert len(str(settings.postgres_socket)) < 90
+
+
+def test_a_database_url_starts_no_postgres(postgres: str, tmp_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path, database_url=SecretStr(postgres), prefect_database="prefect_of_this_test"
+    )
+    with services.postgres(settings) as started:
+        assert started is None
+    with psycopg.connect(postgres) as connection:
+        query = "SELECT count(*) FROM pg_database WHERE datname = 'prefect_of_this_test'"
+        assert connection.execute(query).fetchone() == (1,)
+    assert not settings.postgres_data.exists()
+
+
+def test_an_unreachable_database_is_named_without_its_password(tmp_path: Path) -> None:
+    url = f"postgresql://me:secret@127.0.0.1:{services.free_port()}/tdp"
+    settings = Settings(home=tmp_path, database_url=SecretStr(url))
+    with pytest.raises(ServiceFailed) as failed, services.postgres(settings):
+        pass
+    assert "127.0.0.1" in str(failed.value)
+    assert "secret" not in str(failed.value)
+
+
+def test_the_environment_of_tdp_env_means_the_embedded_server(settings: Settings) -> None:
+    url = services.environment(settings)["TDP_DATABASE_URL"]
+    assert Settings(home=settings.home, database_url=SecretStr(url)).is_embedded
+    assert not Settings(home=settings.home, database_url=SecretStr("postgresql://h/tdp")).is_embedded

@@ -1,0 +1,66 @@
+"""Which exports are found in a folder, whatever people packed."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.exports.discover import discover
+
+JSON = b'{"name": "Chat", "type": "personal_chat", "id": 1, "messages": []}'
+OTHER_JSON = b'{"name": "package", "dependencies": {}}'
+PAGE = b'<html><div class="page_body chat_page"><div class="history"></div></div></html>'
+OTHER_PAGE = b'<html><div class="page_body list_page"></div></html>'
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, []),
+        ({"notes.txt": b"x"}, []),
+        ({"notes.txt": b"x", "photos/1.jpg": b"x"}, []),
+        ({"result.json": JSON}, ["json result.json"]),
+        ({"a/b/c/d/result.json": JSON, "e/result.json": JSON},
+         ["json a/b/c/d/result.json", "json e/result.json"]),
+        ({"result (1).json": JSON, "MyChat.json": JSON, "package.json": OTHER_JSON},
+         ["json MyChat.json", "json result (1).json"]),
+        ({"x/result.json": b"broken", "y.txt": b""}, ["json x/result.json"]),
+        ({"only.json": OTHER_JSON}, ["json only.json"]),  # alone: whoever reads it says what it is
+        ({"messages.html": PAGE, "messages2.html": PAGE, "messages10.html": PAGE, "css/style.css": b""},
+         ["html messages.html messages2.html messages10.html"]),
+        ({"a/messages.html": PAGE, "b/messages.html": PAGE},
+         ["html a/messages.html", "html b/messages.html"]),
+        ({"messages (1).html": PAGE, "Chat.htm": PAGE, "index.html": OTHER_PAGE},
+         ["html Chat.htm", "html messages (1).html"]),
+        # Both forms: the folder's HTML says again what its JSON says.
+        ({"E/result.json": JSON, "E/messages.html": PAGE, "F/messages.html": PAGE},
+         ["json E/result.json", "html F/messages.html"]),
+        ({"D/result.json": JSON, "D/export_results.html": OTHER_PAGE, "D/lists/chats.html": OTHER_PAGE,
+          "D/chats/chat_001/messages.html": PAGE}, ["json D/result.json"]),
+        ({"D/export_results.html": OTHER_PAGE, "D/lists/chats.html": OTHER_PAGE,
+          "D/chats/chat_002/messages.html": PAGE, "D/chats/chat_001/messages.html": PAGE,
+          "D/chats/chat_001/messages2.html": PAGE},
+         ["html D/chats/chat_001/messages.html D/chats/chat_001/messages2.html",
+          "html D/chats/chat_002/messages.html"]),
+    ],
+)  # fmt: skip
+def test_exports_in_a_folder(tmp_path: Path, files: dict[str, bytes], expected: list[str]) -> None:
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    found = []
+    for form, parts in discover(tmp_path):
+        paths = " ".join(part.relative_to(tmp_path).as_posix() for part in parts)
+        found.append(f"{form} {paths}")
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "form"),
+    [("000001-any.json", OTHER_JSON, "json"), ("000001-Chat.HTML", b"", "html"),
+     ("000001-chat", PAGE, "html"), ("000001-chat", JSON, "json")],
+)  # fmt: skip
+def test_a_single_file_is_an_export_by_itself(tmp_path: Path, name: str, content: bytes, form: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    (export,) = discover(tmp_path / name)
+    assert export == (form, (tmp_path / name,))

@@ -1,0 +1,224 @@
+"""The extract stage as a process: what it takes out of real archives, how it ends, what a kill leaves."""
+
+import json
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.samples import write_samples
+
+STAGE = [sys.executable, "-m", "flows.stages.extract"]
+EXPORT = b'{"name": "Chat", "type": "personal_chat", "id": 1, "messages": []}'
+
+
+def stage(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*STAGE, *map(str, arguments)], capture_output=True, timeout=60, check=False, **options
+    )
+
+
+def extract(source: Path, output: Path, *options: object) -> dict[str, Any]:
+    done = stage(source, output, *options)
+    assert done.returncode == 0, done.stderr.decode()
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert json.loads((output / "manifest.json").read_bytes()) == result
+    return result
+
+
+def pack(path: Path, **members: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def names_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_every_sample_ends_as_the_generator_says(tmp_path: Path) -> None:
+    expected = write_samples(tmp_path / "in", files=27, messages=20, seed=5, broken=6)
+    result = extract(tmp_path / "in", tmp_path / "out")
+    outcomes = {file["name"]: file.get("status", "ok") for file in result["files"]}
+    for name, file in expected.by_file.items():
+        at_extract = "ok" if file.outcome == "partial" else file.outcome  # a cut JSON shows in convert
+        assert outcomes[name] == at_extract, name
+        assert (tmp_path / "out" / name).is_dir() == (at_extract == "ok")
+    assert all(file["reason"] for file in result["files"] if file.get("status") == "quarantined")
+    assert result["counts"]["bytes_in"] == sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
+
+
+def test_only_what_convert_reads_is_written_and_media_is_listed(tmp_path: Path) -> None:
+    pack(
+        tmp_path / "in" / "000001-a.zip",
+        **{
+            "Export/result.json": EXPORT,
+            "Export/messages.html": b"<html>1",
+            "Export/messages2.html": b"<html>2",
+            "Export/photos/photo_1.jpg": b"\xff" * 7,
+            "Export/css/style.css": b"body",
+            "Export/js/script.js": b"x",
+            "__MACOSX/Export/._result.json": b"\0\5\26\7",
+            "Other/lists/chats.html": b"<html>",
+            "Other/lists/contacts.html": b"<html>",
+            "Other/export_results.html": b"<html>",
+            "package.json": b'{"dependencies": {}}',
+            "other chat.json": b'\xef\xbb\xbf{"about": "", "chats": {}}',
+        },
+    )
+    result = extract(tmp_path / "in", tmp_path / "out")
+    assert set(files_in(tmp_path / "out" / "000001-a.zip")) == {
+        "Export/result.json", "Export/messages.html", "Export/messages2.html", "Other/lists/chats.html",
+        "Other/export_results.html", "other chat.json",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "out" / "media.jsonl").read_text().splitlines()]
+    assert {"entry": "000001-a.zip", "path": "Export/photos/photo_1.jpg", "size": 7} in lines
+    (file,) = result["files"]
+    assert file["counts"]["members"] == 6
+    assert file["counts"]["media"] == len(lines) == 2
+    assert file["counts"]["media_bytes"] == 7 + len(b"<html>")
+
+
+def test_media_is_unpacked_on_request(tmp_path: Path) -> None:
+    pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT, "photos/a.jpg": b"jpg"})
+    extract(tmp_path / "in", tmp_path / "out", "--media")
+    assert files_in(tmp_path / "out" / "000001-a.zip") == {"result.json": EXPORT, "photos/a.jpg": b"jpg"}
+
+
+def test_damaged_media_costs_no_messages(tmp_path: Path) -> None:
+    archive = tmp_path / "in" / "000001-a.zip"
+    pack(archive, **{"result.json": EXPORT})
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr("photos/a.jpg", b"jpg jpg jpg")
+    archive.write_bytes(archive.read_bytes().replace(b"jpg jpg jpg", b"jpg JPG jpg"))
+    result = extract(tmp_path / "in", tmp_path / "out", "--media")
+    assert result["files"][0]["status"] == "partial"
+    assert "'photos/a.jpg' left out: it is damaged" in result["files"][0]["reason"]
+    assert files_in(tmp_path / "out" / "000001-a.zip") == {"result.json": EXPORT}
+
+
+def test_bare_files_links_and_wrong_extensions_are_taken(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "000001-result (2).json").write_bytes(EXPORT)
+    (source / "000002-messages.html").write_bytes(b"<!DOCTYPE html><html></html>")
+    (source / "000003-really json.zip").write_bytes(b"\xef\xbb\xbf\n" + EXPORT)
+    pack(source / "000004-really a zip.json", **{"result.json": EXPORT})
+    (tmp_path / "stored").mkdir()
+    (source / "000005-linked.zip").symlink_to(pack(tmp_path / "stored" / "x", **{"result.json": EXPORT}))
+    (source / "000006-linked.json").symlink_to(source / "000001-result (2).json")
+    result = extract(source, tmp_path / "out")
+    assert {file["name"] for file in result["files"] if file.get("status", "ok") == "ok"} == names_in(source)
+    written = files_in(tmp_path / "out")
+    assert written["000001-result (2).json/result.json"] == EXPORT
+    assert written["000002-messages.html/messages.html"].startswith(b"<!DOCTYPE")
+    assert written["000003-really json.zip/result.json"].endswith(EXPORT)
+    assert written["000004-really a zip.json/result.json"] == EXPORT
+    assert written["000005-linked.zip/result.json"] == EXPORT
+    assert not (tmp_path / "out" / "000006-linked.json" / "result.json").is_symlink()
+
+
+def test_nobody_else_may_read_what_is_extracted(tmp_path: Path) -> None:
+    pack(tmp_path / "in" / "000001-a.zip", **{"a/b/result.json": EXPORT, "a/p.jpg": b""})
+    extract(tmp_path / "in", tmp_path / "out", "--media")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    folders = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").rglob("*") if path.is_dir()}
+    assert (modes, folders) == ({0o600}, {0o700})
+
+
+def test_a_finished_output_is_not_made_again(tmp_path: Path) -> None:
+    pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT})
+    first = extract(tmp_path / "in", tmp_path / "out")
+    shutil.rmtree(tmp_path / "in")
+    assert extract(tmp_path / "in", tmp_path / "out") == first
+
+
+def test_an_output_without_its_manifest_is_made_again(tmp_path: Path) -> None:
+    pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "stale").touch()
+    extract(tmp_path / "in", tmp_path / "out")
+    assert names_in(tmp_path / "out") == {"000001-a.zip", "manifest.json", "media.jsonl"}
+
+
+def test_a_kill_leaves_no_output_and_the_next_run_clears_up(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "a.zip", **{f"{n}/result.json": EXPORT for n in range(50)})
+    (tmp_path / "in").mkdir()
+    for number in range(400):
+        (tmp_path / "in" / f"{number:06d}-a.zip").hardlink_to(archive)
+    partial = tmp_path / ".out.partial" / "000001-a.zip"
+    with subprocess.Popen([*STAGE, tmp_path / "in", tmp_path / "out"], stdout=subprocess.DEVNULL) as process:
+        while not partial.exists():
+            assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert partial.exists()
+    assert len(extract(tmp_path / "in", tmp_path / "out")["files"]) == 400
+    assert names_in(tmp_path) == {"a.zip", "in", "out"}
+
+
+def test_a_disk_that_takes_no_more_fails_the_stage_and_no_file(tmp_path: Path) -> None:
+    pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT + b" " * 100_000})
+
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    done = stage(tmp_path / "in", tmp_path / "out", preexec_fn=small_files_only)
+    assert done.returncode == 75
+    assert b"File too large" in done.stderr
+    assert done.stdout == b""
+    assert names_in(tmp_path) == {"in"}
+    extract(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["in"], ["in", "out", "--no-such-option"], ["in", "out", "--max-bytes=x"]]
+)
+def test_wrong_usage_is_permanent(arguments: list[str]) -> None:
+    done = stage(*arguments)
+    assert done.returncode == 64
+    assert b"usage: " in done.stderr
+
+
+def test_an_input_that_is_not_there_may_come_back(tmp_path: Path) -> None:
+    done = stage(tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 75
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_stage_starts_without_the_heavy_libraries() -> None:
+    code = "import sys, flows.stages.extract; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"prefect", "pyarrow", "pandas", "pydantic", "sqlalchemy"} & set(loaded)
+
+
+def test_real_exports_come_out_as_they_went_in(samples: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.make_archive(str(tmp_path / "in" / "000001-all"), "zip", samples)
+    for number, path in enumerate(sorted(samples.glob("*/*.json")), 2):
+        shutil.copy(path, tmp_path / "in" / f"{number:06d}-{path.name}")
+    result = extract(tmp_path / "in", tmp_path / "out")
+    assert {file.get("status", "ok") for file in result["files"]} == {"ok"}
+    for name, content in files_in(tmp_path / "out" / "000001-all.zip").items():
+        assert content == (samples / name).read_bytes()
+    assert result["files"][0]["counts"]["members"] == len(files_in(samples))

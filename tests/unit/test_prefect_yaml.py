@@ -1,0 +1,92 @@
+"""prefect.yaml says what Prefect will really take: much of what it does not know it drops without a word."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow
+from prefect.cli.deploy._models import DeploymentConfig, RawScheduleConfig
+from prefect.workers.process import ProcessWorker
+
+from deployments.definitions import TAG, wanted_schedules
+from flows.services.prefect import SERVER_SETTINGS, WORK_POOL
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "prefect.yaml"
+DEFINITIONS: dict[str, Any] = yaml.safe_load(FILE.read_text())
+DEPLOYMENTS: list[dict[str, Any]] = DEFINITIONS["deployments"]
+
+each_deployment = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda entry: entry["entrypoint"])
+
+
+def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
+    module, _, function = deployment["entrypoint"].rpartition(".")
+    found = getattr(import_module(module), function)
+    assert isinstance(found, Flow)
+    return found
+
+
+def test_the_file_fetches_nothing_and_says_so() -> None:
+    assert DEFINITIONS["pull"] == []
+    assert set(DEFINITIONS) <= {"name", "prefect-version", "pull", "definitions", "deployments"}
+
+
+@each_deployment
+def test_every_key_is_one_that_prefect_reads(deployment: dict[str, Any]) -> None:
+    assert set(deployment) <= set(DeploymentConfig.model_fields)
+    assert set(deployment["work_pool"]) <= {"name", "work_queue_name", "job_variables"}
+    variables = ProcessWorker.get_default_base_job_template()["variables"]["properties"]
+    assert set(deployment["work_pool"].get("job_variables", {})) <= set(variables)
+
+
+@each_deployment
+def test_every_schedule_can_be_read_and_found_again(deployment: dict[str, Any]) -> None:
+    schedules = [RawScheduleConfig(**schedule) for schedule in deployment.get("schedules", [])]
+    assert all(schedule.slug and schedule.timezone for schedule in schedules)
+    assert len({schedule.slug for schedule in schedules}) == len(schedules)
+
+
+@each_deployment
+def test_parameters_are_those_of_the_flow(deployment: dict[str, Any]) -> None:
+    flow = flow_of(deployment)
+    schedules = deployment.get("schedules", [])
+    for given in (deployment, *schedules):
+        assert set(given.get("parameters", {})) <= set(inspect.signature(flow.fn).parameters)
+    assert deployment["enforce_parameter_schema"] is True
+
+
+@each_deployment
+def test_a_deployment_is_ours_and_goes_to_our_worker(deployment: dict[str, Any]) -> None:
+    assert TAG in deployment["tags"]
+    assert deployment["work_pool"]["name"] == WORK_POOL
+    assert deployment["description"].strip()
+
+
+def test_names_are_what_the_server_will_call_them() -> None:
+    names = {f"{flow_of(deployment).name}/{deployment['name']}" for deployment in DEPLOYMENTS}
+    assert names == set(wanted_schedules(FILE))
+    assert {"process-inbox/scheduled", "process-batch/adhoc"} <= names
+
+
+def test_one_inbox_run_at_a_time() -> None:
+    by_entrypoint = {entry["entrypoint"]: entry for entry in DEPLOYMENTS}
+    inbox = by_entrypoint["flows.process_inbox.process_inbox"]
+    assert inbox["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def test_server_settings_are_the_same_for_every_way_to_start_one() -> None:
+    def flat(table: dict[str, Any], prefix: str = "PREFECT") -> dict[str, str]:
+        entries: dict[str, str] = {}
+        for key, value in table.items():
+            name = f"{prefix}_{key.upper()}"
+            entries |= flat(value, name) if isinstance(value, dict) else {name: str(value).lower()}
+        return entries
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["prefect"]
+    assert flat(project) == SERVER_SETTINGS

@@ -1,0 +1,159 @@
+"""systemd units and compose files: what they call exists, and what they set is read by somebody."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.settings import Settings as PrefectSettings
+from typer.main import get_command
+
+from flows.cli.main import app
+from flows.services import WORK_POOL
+from flows.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SYSTEMD = ROOT / "deployments" / "systemd"
+COMPOSE = ROOT / "deployments" / "compose"
+#: Where the units expect the checkout.
+CHECKOUT = "/opt/telegram-data-processor"
+UNITS = [SYSTEMD / "tdp.service", *sorted((SYSTEMD / "split").glob("*.service"))]
+COMMON = SYSTEMD / "split" / "tdp-.service.d" / "common.conf"
+ENV_FILES = [SYSTEMD / "tdp.env", SYSTEMD / "split" / "tdp.env"]
+
+each_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+
+
+def read_unit(path: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(delimiters="=", comment_prefixes="#", interpolation=None)
+    parser.optionxform = str  # names of settings are as they are written
+    parser.read_string(path.read_text())
+    return parser
+
+
+def compose(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((COMPOSE / f"{name}.yaml").read_text())
+    return content
+
+
+def prefect_variables() -> set[str]:
+    """Every environment variable that Prefect reads."""
+    schema = json.dumps(PrefectSettings.model_json_schema())
+    return set(re.findall(r"PREFECT_[A-Z0-9_]+", schema.upper()))
+
+
+def is_read(variable: str) -> bool:
+    if variable.startswith("TDP_"):
+        return variable.removeprefix("TDP_").lower() in Settings.model_fields
+    return variable in prefect_variables()
+
+
+def check_command(argv: list[str]) -> None:
+    """Fail unless the program is installed with us and knows the command."""
+    program, *arguments = argv
+    assert (Path(sys.prefix) / "bin" / program).exists()
+    if program == "tdp":
+        assert arguments[0] in get_command(app).commands
+    elif program == "python" and arguments[0] == "-m":
+        assert importlib.util.find_spec(arguments[1])
+    elif program == "prefect":
+        known = {("server", "start"), ("worker", "start", "--pool", WORK_POOL, "--type", "process")}
+        assert tuple(arguments) in known
+
+
+@each_unit
+def test_units_call_what_is_installed(unit: Path) -> None:
+    service = read_unit(unit)["Service"]
+    for name in ("ExecStartPre", "ExecStart"):
+        if command := service.get(name):
+            program, *arguments = command.split()
+            assert Path(program).parent == Path(CHECKOUT, ".venv", "bin")
+            check_command([Path(program).name, *arguments])
+
+
+@each_unit
+def test_units_are_what_systemd_takes(unit: Path, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze: Debian's systemd package has it")
+    shutil.copytree(unit.parent, tmp_path / "units")
+    for file in (tmp_path / "units").rglob("*.*"):
+        if file.is_file():  # programs are looked for where they are here
+            file.write_text(file.read_text().replace(f"{CHECKOUT}/.venv", sys.prefix))
+    here = {"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:"}
+    verify = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "units" / unit.name)]
+    done = subprocess.run(verify, env=here, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    secure = ["systemd-analyze", "security", "--offline=true", "--threshold=20", *verify[3:]]
+    done = subprocess.run(secure, env=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout  # an exposure of 2.0 at most, of 10
+
+
+def test_all_units_are_confined_alike() -> None:
+    alone, common = read_unit(SYSTEMD / "tdp.service")["Service"], read_unit(COMMON)["Service"]
+    names = list(alone)[list(alone).index("User") :]
+    assert {name: alone[name].lstrip("-") for name in names} == {name: common[name] for name in names}
+
+
+@pytest.mark.parametrize("file", ENV_FILES, ids=lambda file: file.parent.name)
+def test_environment_files_set_what_is_read(file: Path) -> None:
+    variables = re.findall(r"^#?([A-Z_]+)=\S+$", file.read_text(), re.MULTILINE)
+    assert variables
+    assert [variable for variable in variables if not is_read(variable)] == []
+
+
+def test_servers_start_where_their_settings_are() -> None:
+    # The server's settings are in pyproject.toml, which Prefect reads from the working directory alone.
+    assert "server" in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["prefect"]
+    assert read_unit(COMMON)["Service"]["WorkingDirectory"] == CHECKOUT
+    lines = (COMPOSE / "Dockerfile").read_text().splitlines()
+    assert f"WORKDIR {CHECKOUT}" in lines
+    assert any(line.startswith("COPY") and "pyproject.toml" in line for line in lines)
+
+
+def test_containers_call_what_is_installed() -> None:
+    services = compose("compose")["services"]
+    ours = {name: service for name, service in services.items() if name != "postgres"}
+    assert ours.keys() == {"migrate", "server", "apply", "worker", "recovery", "monitor"}
+    for service in ours.values():
+        check_command(service["command"])
+
+
+@pytest.mark.parametrize("name", ["compose", "several"])
+def test_containers_get_variables_that_are_read(name: str) -> None:
+    for service in compose(name)["services"].values():
+        variables = [variable for variable in service.get("environment", {}) if "POSTGRES" not in variable]
+        # prefect-redis reads its own, and is not installed here.
+        others = [variable for variable in variables if not variable.startswith("PREFECT_REDIS_")]
+        assert [variable for variable in others if not is_read(variable)] == []
+
+
+def test_containers_need_and_mount_what_is_defined() -> None:
+    content, more = compose("compose"), compose("several")
+    services = content["services"] | more["services"]
+    volumes = content["volumes"] | more["volumes"]
+    for service in (*content["services"].values(), *more["services"].values()):
+        assert set(service.get("depends_on", {})) <= services.keys()
+        for volume in service.get("volumes", []):
+            # "${TDP_DATA:-home}:/path" and "name:/path"
+            assert re.match(r"(?:\$\{\w+:-)?(\w+)", volume)[1] in volumes
+
+
+def test_the_image_holds_what_it_needs() -> None:
+    allowed = {
+        line[1:] for line in (COMPOSE / "Dockerfile.dockerignore").read_text().split() if line[0] == "!"
+    }
+    lines = [line.split() for line in (COMPOSE / "Dockerfile").read_text().splitlines()]
+    copied = {name for line in lines if line and line[0] == "COPY" for name in line[1:-1]}
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+    assert {"blocks", "deployments", "flows", "prefect.yaml", "requirements.lock"} <= copied
