@@ -7,7 +7,6 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -17,35 +16,14 @@ from flows.errors import BadInput
 _NAME_BYTES = 255
 _PATH_BYTES = 2_000
 _DRIVE = re.compile(r"[A-Za-z]:")
-#: A ratio means nothing in small files: a list of equal messages shrinks a hundredfold.
-_RATIO_FROM = 256 << 20
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one source file may cost: against archives made to fill the disk or the memory.
-
-    ``bytes`` written, ``ratio`` of bytes written to bytes of the source file, ``entries`` in an archive
-    (1 KB of memory each), ``depth`` of folders. Texts of real exports shrink about 10:1.
-    """
-
-    bytes: int = 64 << 30
-    ratio: int = 200
-    entries: int = 300_000
-    depth: int = 32
-
-
-class TooLarge(BadInput):
-    """A source file unpacks to more than its limits allow. If that is no mistake, raise extract's limits."""
 
 
 class Entry:
-    """A new directory for the members of one source file; ``bytes`` counts what is written into it."""
+    """The new ``directory`` for the members of one source file; ``bytes`` counts what is written into it."""
 
-    def __init__(self, directory: Path, source_bytes: int, limits: Limits) -> None:
+    def __init__(self, directory: Path) -> None:
         """Make the directory."""
-        self._directory = directory
-        self._most = min(limits.bytes, max(limits.ratio * source_bytes, _RATIO_FROM))
+        self.directory = directory
         self._files: set[str] = set()
         self._folders: set[str] = set()
         self._numbers: dict[str, int] = {}
@@ -58,7 +36,7 @@ class Entry:
 
     def link(self, path: str, source: Path) -> None:
         """Put ``source`` itself at ``path``: a gigabyte of JSON that came bare need not be copied."""
-        target = self._directory / self._distinct(path)
+        target = self.directory / self._distinct(path)
         try:
             target.hardlink_to(source.resolve())
         except OSError:  # another file system, or one without links
@@ -69,27 +47,20 @@ class Entry:
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
         """Write ``chunks`` at ``path``, which :func:`safe_path` has made safe.
 
-        Nothing is left of a member whose chunks raise BadInput. Raises TooLarge past the limits.
+        Nothing is left of a member whose chunks raise BadInput.
         """
-        target = self._directory / (name := self._distinct(path))
+        target = self.directory / (name := self._distinct(path))
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for chunk in chunks:
-                    self._count(len(chunk))
+                    self.bytes += len(chunk)
                     file.write(chunk)
         except BadInput:
             target.unlink()
             self._files.discard(_key(name))
             raise
-
-    def _count(self, size: int) -> None:
-        self.bytes += size
-        if self.bytes > self._most:
-            raise TooLarge(
-                f"it unpacks to over {self._most:,} bytes: if that is no mistake, raise the limits of extract"
-            )
 
     def _distinct(self, path: str) -> str:
         """Return ``path``, or one below a numbered folder if another member has the name already."""
@@ -105,15 +76,20 @@ class Entry:
         return candidate
 
 
-def safe_path(name: str, max_depth: int) -> str | None:
+def safe_path(name: str, max_depth: int, below: str = "") -> str | None:
     """Return the relative path that a member called ``name`` may be written to; None if there is none.
+
+    ``below`` is the safe path of the archive that it is in, if that is within another.
 
     Refused are absolute paths, drives, ``..``, more than ``max_depth`` parts, and what is too long for a file
     system. Control characters become ``_``; of a long part its end is kept.
     """
     name = name.replace("\\", "/")
     parts = [_safe_part(part) for part in name.split("/") if part not in {"", "."}]
-    if name.startswith("/") or _DRIVE.match(name) or ".." in parts or not 0 < len(parts) <= max_depth:
+    if name.startswith("/") or _DRIVE.match(name) or ".." in parts or not parts:
+        return None
+    parts = [*below.split("/"), *parts] if below else parts
+    if len(parts) > max_depth:
         return None
     path = "/".join(parts)
     return path if len(path.encode()) <= _PATH_BYTES else None
