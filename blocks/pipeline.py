@@ -73,6 +73,39 @@ class PipelineConfig(Block):
         title="Unpack media",
         description="Also unpack photos, voice messages and files. Off: they are only listed.",
     )
+    max_unpacked_gb: float = Field(
+        default=64,
+        title="Unpacked, at most (GB)",
+        gt=0,
+        description="What one source file may unpack to, archives within archives included; else quarantine.",
+    )
+    max_ratio: int = Field(
+        default=200,
+        title="Unpacked to packed, at most",
+        ge=1,
+        description="How many times its own size a source file may unpack to. It counts from 256 MB on.",
+    )
+    max_entries: int = Field(
+        default=300_000,
+        title="Files in one source file, at most",
+        ge=1,
+        le=5_000_000,
+        description="In all archives within it. Each takes about 1 KB of memory in extract.",
+    )
+    max_folder_depth: int = Field(
+        default=32,
+        title="Folders within folders, at most",
+        ge=1,
+        le=500,
+        description="What lies deeper in an archive is left out and named.",
+    )
+    max_nesting: int = Field(
+        default=3,
+        title="Archives within archives, at most",
+        ge=0,
+        le=10,
+        description="An archive that lies deeper is left out and named. 0: none is opened.",
+    )
 
     keep_work_hours: float = Field(
         default=1,
@@ -105,6 +138,17 @@ class PipelineConfig(Block):
         return cls(
             batch_size=settings.batch_size, window=settings.window, settle_seconds=settings.settle_seconds
         )
+
+    def extract_options(self) -> list[str]:
+        """Return the options of the built-in extract."""
+        return [
+            *(["--media"] if self.unpack_media else []),
+            f"--max-bytes={self.max_unpacked_gb * 10**9:.0f}",
+            f"--max-ratio={self.max_ratio}",
+            f"--max-entries={self.max_entries}",
+            f"--max-depth={self.max_folder_depth}",
+            f"--max-nesting={self.max_nesting}",
+        ]
 
     def timeout_minutes(self, stage: str) -> float:
         """Return the time-out of ``stage`` (extract, convert or store)."""

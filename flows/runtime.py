@@ -63,7 +63,7 @@ class Runtime:
         source, output = self.input_of(stage, batch_id), self.directory(batch_id, stage)
         if own := self._commands[stage].argv(input=source, output=output, batch_id=batch_id):
             return own
-        options = ["--media"] if stage == "extract" and self.config.unpack_media else []
+        options = self.config.extract_options() if stage == "extract" else []
         return [sys.executable, "-I", "-m", f"flows.stages.{stage}", str(source), str(output), *options]
 
     def environment(self, stage: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ class Limits:
     real exports shrink about 10:1.
     """
 
-    bytes: int = 64 << 30
+    bytes: int = 64_000_000_000
     ratio: int = 200
     entries: int = 300_000
     depth: int = 32
@@ -27,7 +27,15 @@ class Limits:
 
 
 class TooLarge(BadInput):
-    """A source file unpacks to more than its limits allow. If that is no mistake, raise extract's limits."""
+    """A source file unpacks to more than its limits allow. If that is no mistake, raise them in the block."""
+
+
+def too_many(entries: int) -> str:
+    """Return the reason to refuse a source file with more than ``entries`` members."""
+    return (
+        f"it holds over {entries:,} files: pack fewer together,"
+        " or raise max_entries of the TDP pipeline block"
+    )
 
 
 class Budget:
@@ -45,14 +53,15 @@ class Budget:
         self._bytes += size
         if self._bytes > self._most:
             raise TooLarge(
-                f"it unpacks to over {self._most:,} bytes: if that is no mistake, raise the limits of extract"
+                f"it unpacks to over {self._most:,} bytes: if that is no mistake, raise max_unpacked_gb or"
+                " max_ratio of the TDP pipeline block"
             )
 
     def enter(self, entries: int = 1) -> None:
         """Count members of an archive. Raises TooLarge past the limit."""
         self._entries += entries
         if self._entries > self.limits.entries:
-            raise TooLarge(f"it holds over {self.limits.entries:,} files: pack fewer together")
+            raise TooLarge(too_many(self.limits.entries))
 
 
 class Meter:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flows.errors import BadInput
 from flows.stages.archives import ARCHIVES, HEAD, Archive, Bare, Member, Rar, format_of, open_archive
-from flows.stages.archives.base import ENCRYPTED
+from flows.stages.archives.base import ENCRYPTED, reading
 from flows.stages.entry import Entry, safe_path
 from flows.stages.limits import Budget, TooLarge
 
@@ -81,7 +81,9 @@ class Unpacking:
         """Return what may be exports, and the rest, under safe paths."""
         wanted: list[Member] = []
         others: list[Member] = []
-        for member in archive.members():
+        with reading():
+            members = list(archive.members())
+        for member in members:
             path = safe_path(member.path, self._limits.depth, below)
             if path is None:
                 self._left_out[_OUTSIDE].append(member.path)

@@ -1,7 +1,8 @@
-"""RAR by rarfile: it reads the list of contents; unrar, unar, 7z or bsdtar unpack, where one is installed."""
+"""RAR by rarfile: what is compressed, unrar or unar unpack, where one is installed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,19 @@ from flows.stages.archives.base import (
     PART_OF_SEVERAL,
     Contents,
     Member,
+    Readable,
     chunks_of,
     damaged,
     reading,
-)  # fmt: skip
-from flows.stages.limits import Budget
+)
+from flows.stages.limits import Budget, TooLarge
 
 _NO_TOOL = (
-    "it is a compressed RAR archive, and neither unrar, unar, 7z nor bsdtar is installed to unpack it:"
+    "it is a compressed RAR archive, and neither unrar nor unar is installed to unpack it:"
     " install one and drop the file in again, or pack the export as a ZIP"
 )
+#: Flags of a member that goes on in another part, or comes from one.
+_SPLIT = 0x3
 #: Each member unpacked is a process of that tool, which looks for it from the archive's beginning.
 _MOST_WANTED = 5_000
 
@@ -32,25 +36,24 @@ def open_rar(path: Path, budget: Budget) -> Iterator[Rar]:
     """Open the RAR archive at ``path``."""
     import rarfile
 
-    def count(_: object) -> None:
+    # The others cannot always read RAR, and do not say so.
+    rarfile.SEVENZIP_TOOL = rarfile.SEVENZIP2_TOOL = rarfile.BSDTAR_TOOL = os.devnull
+
+    def look(header: Any) -> None:
         budget.enter()
+        if header.type == rarfile.RAR_BLOCK_FILE and header.flags & _SPLIT:
+            raise BadInput(PART_OF_SEVERAL)
 
     with reading():
-        # Other parts of a split archive are not looked for: they would be other source files.
-        archive = rarfile.RarFile(str(path), errors="strict", info_callback=count, part_only=True)
+        try:
+            # Other parts of a split archive are not looked for: they would be other source files.
+            archive = rarfile.RarFile(str(path), errors="strict", info_callback=look, part_only=True)
+        except rarfile.RarCannotExec:  # even a comment can be compressed
+            raise BadInput(_NO_TOOL) from None
     with archive:
-        members = archive.infolist()
-        if any(_is_split(info) for info in members):
-            raise BadInput(PART_OF_SEVERAL)
-        if archive.needs_password() and not members:
+        if archive.needs_password() and not archive.infolist():
             raise BadInput(ENCRYPTED)
         yield Rar(archive, budget)
-
-
-def _is_split(info: Any) -> bool:
-    import rarfile
-
-    return bool(info.flags & (rarfile.RAR_FILE_SPLIT_BEFORE | rarfile.RAR_FILE_SPLIT_AFTER))
 
 
 class Rar:
@@ -76,15 +79,28 @@ class Rar:
     def _chunks(self, member: Member) -> Iterator[bytes]:
         import rarfile
 
-        with reading():
-            try:
+        try:
+            with reading():
                 stream = self._archive.open(member.handle)
-            except rarfile.RarCannotExec:
-                raise BadInput(_NO_TOOL) from None
-        with stream:
-            size = 0
-            for chunk in chunks_of(stream, self._budget):
-                size += len(chunk)
-                yield chunk
-            if size != member.size:
-                raise damaged("it ends too early")
+            with stream:
+                yield from self._whole(stream, member)
+        except BadInput as error:
+            if isinstance(error, TooLarge) or member.handle.compress_type == rarfile.RAR_M0:
+                raise
+            raise _not_unpacked(error) from error
+
+    def _whole(self, stream: Readable, member: Member) -> Iterator[bytes]:
+        size = 0
+        for chunk in chunks_of(stream, self._budget):
+            size += len(chunk)
+            yield chunk
+        if size != member.size:
+            raise damaged("it ends too early")
+
+
+def _not_unpacked(error: BadInput) -> BadInput:
+    import rarfile
+
+    if isinstance(error.__cause__, rarfile.RarCannotExec):
+        return BadInput(_NO_TOOL)
+    return BadInput(f"unrar or unar could not unpack it: {error}, or pack the export as a ZIP")

@@ -43,8 +43,8 @@ _NEW: dict[frozenset[bytes], Callable[[bytes], Decompressor]] = {
 }
 #: What 7-Zip calls some that are not.
 _METHODS = {b"\3\3\1\x1b": "BCJ2", b"\3\4\1": "PPMd", b"\4\1\x08": "Deflate", b"\4\1\x09": "Deflate64"}
-#: Bytes of the list of contents, unpacked; it takes a hundred times that in memory.
-_MAX_HEADER = 16 << 20
+#: Bytes of the list of contents, unpacked.
+_MAX_HEADER = 64 << 20
 
 
 @contextmanager
@@ -53,16 +53,18 @@ def open_sevenzip(path: Path, budget: Budget) -> Iterator[SevenZip]:
     from py7zr import SevenZipFile, archiveinfo
     from py7zr.exceptions import PasswordRequired
 
-    archiveinfo.MAX_NUMFILES = budget.limits.entries
+    archiveinfo.MAX_NUMFILES = archiveinfo.MAX_NUMFOLDERS = budget.limits.entries
     archiveinfo.MAX_HEADER_SIZE = _MAX_HEADER
     with path.open("rb") as file:
+        if int.from_bytes(file.read(32)[20:28], "little") > _MAX_HEADER:
+            raise BadInput(f"its list of contents is over {_MAX_HEADER >> 20} MB: pack fewer files together")
+        file.seek(0)
         with reading():
             try:
-                archive = SevenZipFile(file)
+                archive = SevenZip(SevenZipFile(file), file, budget)
             except PasswordRequired:
                 raise BadInput(ENCRYPTED) from None
-        budget.enter(len(archive.files))
-        yield SevenZip(archive, file, budget)
+        yield archive
 
 
 class _Place(NamedTuple):
@@ -79,6 +81,7 @@ class SevenZip:
     def __init__(self, archive: SevenZipFile, file: BinaryIO, budget: Budget) -> None:
         """Read ``file``, whose list of contents ``archive`` holds."""
         self._archive, self._file = archive, file
+        budget.enter(len(archive.files))
         main = archive.header.main_streams
         self._streams = main.unpackinfo.folders if main else []
         self._packed = _packed(archive) if main else []
@@ -98,7 +101,8 @@ class SevenZip:
                 starts[number] += max(0, file.uncompressed)
                 encrypted = any(coder["method"] == _AES for coder in file.folder.coders)
             size = 0 if file.emptystream else file.uncompressed
-            yield Member(file.filename, size, file.st_fmt in {None, 0, stat.S_IFREG}, encrypted, place)
+            regular = file.st_fmt in {None, 0, stat.S_IFREG} and not file.is_symlink
+            yield Member(file.filename, size, regular, encrypted, place)
 
     def read(self, wanted: Sequence[Member]) -> Contents:
         """Yield the wanted members' chunks."""

@@ -27,7 +27,7 @@ from flows.stages.archives.base import (
 )
 from flows.stages.archives.names import decode_name
 from flows.stages.archives.streams import Unpacked, raw_lzma
-from flows.stages.limits import Budget
+from flows.stages.limits import Budget, TooLarge, too_many
 
 _MAX_READ = 64 << 20
 _ENTRY = b"PK\x01\x02"
@@ -65,7 +65,7 @@ class _BoundedFile(io.FileIO):
             )
         data = super().read(size)
         if len(data) > CHUNK and data.count(_ENTRY) > self._max_entries:
-            raise BadInput(f"it holds over {self._max_entries:,} files: pack fewer together")
+            raise TooLarge(too_many(self._max_entries))
         return data
 
 
