@@ -102,6 +102,7 @@ class _JsonReader:
                 self._settle(chat, found.members)
                 settled = True
             self._reading.lost += found.lost
+            self._scanner.missing_commas += found.missing_commas
             self._reading.without_id += self._rows.add(chat, found)
             if len(self._rows) >= BATCH:
                 yield self._rows.batch()

@@ -36,11 +36,15 @@ _LONG = b"0" * 10_000
 
 
 class Messages(NamedTuple):
-    """Messages: their members, a checksum of each one's content, and how many more were past mending."""
+    """Messages: their members, a checksum of each one's content, and how many more were past mending.
+
+    ``missing_commas`` is how often two of them stood side by side.
+    """
 
     members: list[Message]
     checksums: list[int]
     lost: int = 0
+    missing_commas: int = 0
 
 
 def parse(block: Block) -> Messages:
@@ -76,21 +80,27 @@ def _members(array: bytes) -> Messages:
 
 def _one_by_one(pieces: list[bytes]) -> Messages:
     found = Messages([], [])
-    lost = 0
-    for piece in pieces:
+    lost = commas = 0
+    todo = list(reversed(pieces))
+    while todo:
+        piece = todo.pop()
         array = b"[" + piece + b"]"
         try:
             values = _lenient(array)
             messages = [value for value in values if isinstance(value, dict)]
-            members, checksums, _ = _members(_encode(messages))
+            sound = _members(_encode(messages))
         except _PAST_MENDING:
-            _check_within(piece)
-            lost += 1
+            side_by_side = _side_by_side(piece)
+            commas += len(side_by_side) - 1
+            if side_by_side[1:]:
+                todo += reversed(side_by_side)
+            else:
+                lost += 1
             continue
         lost += len(values) - len(messages)
-        found.members.extend(members)
-        found.checksums.extend(checksums)
-    return found._replace(lost=lost)
+        found.members.extend(sound.members)
+        found.checksums.extend(sound.checksums)
+    return found._replace(lost=lost, missing_commas=commas)
 
 
 def _compact(raw: bytes) -> bytes:
@@ -139,11 +149,18 @@ def _null(_: str) -> None:
     """NaN and Infinity say nothing."""
 
 
-def _check_within(piece: bytes) -> None:
+def _side_by_side(piece: bytes) -> list[bytes]:
+    """Return the messages in what should be one: more than one where commas are missing between them.
+
+    Raises Malformed when ``piece`` reaches beyond its array.
+    """
     scanner = Scanner(BytesIO(piece))
+    found: list[bytes] = []
     try:
-        scanner.value()
+        while scanner.peek() == b"{" or not found:
+            found.append(scanner.value())
     except BadInput:
-        return
+        return [piece]
     if scanner.peek() in (b"]", b"}"):
         raise Malformed("the layout of its messages changes in the middle")
+    return found if not scanner.peek() else [piece]

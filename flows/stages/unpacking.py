@@ -44,6 +44,7 @@ class Unpacking:
         self.media: list[Member] = []
         self._budget, self._limits = budget, budget.limits
         self._with_media = media
+        self._other_json: list[str] = []
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
 
     def run(self, source: Path) -> None:
@@ -105,6 +106,7 @@ class Unpacking:
             with self._leaving_out(member):
                 content = _if_export(member.path, chunks)
                 if content is None:
+                    self._other_json.append(member.path)
                     continue
                 if isinstance(archive, Bare):
                     self.entry.link(member.path, archive.path)
@@ -156,6 +158,11 @@ class Unpacking:
             self._left_out[str(error)].append(member.path)
 
     def _not_an_export(self) -> str:
+        if self._other_json:
+            return (
+                f"not a Telegram export: {self._other_json[0]!r} holds no chats;"
+                " export again from Telegram Desktop as machine-readable JSON"
+            )
         names = [member.path for member in self.media]
         such = f"among its {len(names)} files, such as {names[0]!r}" if names else "in it, nor anything else"
         return f"not a Telegram export: no result.json or messages.html {such}"

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TypeGuard
 
 #: GB2312 with nothing but ASCII and the 3,755 most common characters.
 _COMMON_CHINESE = re.compile(rb"(?:[\x00-\x7f]|[\xb0-\xd7][\xa1-\xfe])*")
 
 
+_WORD = re.compile(r"[^\W\d_]+")
+
+
 def decode_name(raw: bytes) -> str:
     """Return a member's name from the bytes of it, when the archive does not say in which character set.
 
-    The first that fits is taken: UTF-8, which many packers write without saying so; the Cyrillic of DOS or of
-    Windows, if all letters are Cyrillic then; Chinese; else CP437, the standard's own, which fits anything.
-    Two of them can fit the same bytes; common Chinese goes before Windows' Cyrillic, whose words seldom look
-    like it.
+    The first that fits is taken: UTF-8, which many packers write without saying so; the Cyrillic of DOS;
+    common Chinese; the Cyrillic of Windows; the Latin of DOS; any Chinese; else CP437, the standard's own,
+    which fits anything. A script fits if every word is in it or in ASCII. Some bytes fit several; nothing but
+    the name hangs on it.
     """
     if (name := _in(raw, "utf-8")) is not None:
         return name
-    if (name := _in(raw, "cp866")) and _is_cyrillic(name):
+    if _fits(name := _in(raw, "cp866"), "CYRILLIC"):
         return name
     if _COMMON_CHINESE.fullmatch(raw):
         return raw.decode("gbk")
-    if (name := _in(raw, "cp1251")) and _is_cyrillic(name):
+    if _fits(name := _in(raw, "cp1251"), "CYRILLIC"):
         return name
     name = _in(raw, "gbk")
-    return raw.decode("cp437") if name is None else name
+    latin = raw.decode("cp437")
+    return latin if name is None or _fits(latin, "LATIN") else name
 
 
 def _in(raw: bytes, encoding: str) -> str | None:
@@ -36,5 +41,12 @@ def _in(raw: bytes, encoding: str) -> str | None:
         return None
 
 
-def _is_cyrillic(name: str) -> bool:
-    return all(char.isascii() or unicodedata.name(char, "").startswith("CYRILLIC") for char in name)
+def _fits(name: str | None, script: str) -> TypeGuard[str]:
+    return (
+        name is not None
+        and all(char.isascii() or char.isalpha() for char in name)
+        and all(
+            word.isascii() or all(unicodedata.name(char, "").startswith(script) for char in word)
+            for word in _WORD.findall(name)
+        )
+    )

@@ -84,10 +84,16 @@ class Rar:
                 stream = self._archive.open(member.handle)
             with stream:
                 yield from self._whole(stream, member)
+        except TooLarge:
+            raise
         except BadInput as error:
-            if isinstance(error, TooLarge) or member.handle.compress_type == rarfile.RAR_M0:
+            if isinstance(error.__cause__, rarfile.RarCannotExec):
+                raise BadInput(_NO_TOOL) from None
+            if member.handle.compress_type == rarfile.RAR_M0:
                 raise
-            raise _not_unpacked(error) from error
+            raise BadInput(
+                f"unrar or unar could not unpack it: {error}, or pack the export as a ZIP"
+            ) from error
 
     def _whole(self, stream: Readable, member: Member) -> Iterator[bytes]:
         size = 0
@@ -96,11 +102,3 @@ class Rar:
             yield chunk
         if size != member.size:
             raise damaged("it ends too early")
-
-
-def _not_unpacked(error: BadInput) -> BadInput:
-    import rarfile
-
-    if isinstance(error.__cause__, rarfile.RarCannotExec):
-        return BadInput(_NO_TOOL)
-    return BadInput(f"unrar or unar could not unpack it: {error}, or pack the export as a ZIP")

@@ -1,0 +1,196 @@
+"""Archives written by code, sound ones and such as no packer would write."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import py7zr
+
+Name = str | zipfile.ZipInfo
+Files = tuple[Name, bytes]
+
+# --- ZIP ---
+
+
+def zipped(*members: Files, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile warns of a name given twice, which is what we want
+        for name, content in members:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def zip64(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(name, "w", force_zip64=True) as member,
+    ):
+        member.write(content)
+    return buffer.getvalue()
+
+
+def special(name: str, kind: int) -> zipfile.ZipInfo:
+    """A link, a device: what Unix packers write into the attributes."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (kind | 0o777) << 16
+    return info
+
+
+def patched(data: bytes, name: bytes, local: tuple[int, bytes], central: tuple[int, bytes]) -> bytes:
+    """Overwrite bytes at these offsets of the two headers of the member called ``name``."""
+    patched = bytearray(data)
+    headers = ((b"PK\x03\x04", 30, *local), (b"PK\x01\x02", 46, *central))
+    for signature, name_at, offset, value in headers:
+        start = -1
+        while (start := patched.find(signature, start + 1)) >= 0:
+            if patched[start + name_at :].startswith(name):
+                patched[start + offset : start + offset + len(value)] = value
+    return bytes(patched)
+
+
+def encrypted(data: bytes, name: bytes) -> bytes:
+    return patched(data, name, local=(6, b"\1"), central=(8, b"\1"))
+
+
+def with_method(data: bytes, name: bytes, method: int) -> bytes:
+    number = struct.pack("<H", method)
+    return patched(data, name, local=(8, number), central=(10, number))
+
+
+def renamed(data: bytes, new: bytes) -> bytes:
+    """Give the member whose name is as many x as ``new`` has bytes that name."""
+    assert b"x" * len(new) in data
+    return data.replace(b"x" * len(new), new)
+
+
+def overlapping(content: bytes) -> bytes:
+    """Forty entries in the list of contents that all point at one deflated member of 2 MB."""
+    data = zipped(("0/result.json", content + b" " * (2 << 20)))
+    start = data.index(b"PK\x01\x02")
+    entry, end = data[start:-22], data[-22:]
+    entries = b"".join(entry for _ in range(40))
+    counts = struct.pack("<HHII", 40, 40, len(entries), start)
+    return data[:start] + entries + end[:8] + counts + end[20:]
+
+
+def long_list() -> bytes:
+    """A list of contents that claims 400 MB. The file is as long when it is truncated to that, and sparse."""
+    return b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 400 << 20, 0, 0)
+
+
+# --- tar ---
+
+
+def tarred(*members: Files | tarfile.TarInfo, format: int = tarfile.PAX_FORMAT) -> bytes:  # noqa: A002
+    buffer = io.BytesIO()
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=format, encoding="utf-8", errors="surrogateescape"
+    ) as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+            else:
+                info = tarfile.TarInfo(str(member[0]))
+                info.size = len(member[1])
+                archive.addfile(info, io.BytesIO(member[1]))
+    return buffer.getvalue()
+
+
+def tar_special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def tar_header(name: str, kind: bytes, size: int) -> bytes:
+    """A header alone, of a member that claims ``size`` bytes."""
+    info = tar_special(name, kind)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse(name: str, size: int) -> bytes:
+    """A tar of one file that is one hole."""
+    header = bytearray(tar_header(name, tarfile.GNUTYPE_SPARSE, 0))
+    number = b"\x80" + size.to_bytes(11, "big")
+    header[386:410] = b"\x80" + size.to_bytes(11, "big") + bytes(12)
+    header[483:495] = number
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+# --- 7z ---
+
+
+def sevenzipped(*members: Files, filters: Sequence[dict[str, Any]] | None = None, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with py7zr.SevenZipFile(buffer, "w", filters=filters, **options) as archive:
+        for name, content in members:
+            archive.writestr(content, str(name))
+    return buffer.getvalue()
+
+
+def bent(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Exchange bytes in the (plain) list of contents of a 7z archive, and put its checksums right again."""
+    begin = 32 + struct.unpack("<Q", data[12:20])[0]
+    assert data.count(old, begin) == 1
+    contents = data[begin:].replace(old, new)
+    start = data[12:20] + struct.pack("<QL", len(contents), zlib.crc32(contents))
+    return data[:8] + struct.pack("<L", zlib.crc32(start)) + start + data[32:begin] + contents
+
+
+def plain_sevenzip(*members: Files) -> bytes:
+    """A 7z archive in LZMA2 alone whose list of contents is not compressed."""
+    buffer = io.BytesIO()
+    with py7zr.SevenZipFile(buffer, "w", filters=[{"id": py7zr.FILTER_LZMA2, "preset": 1}]) as archive:
+        archive.encoded_header_mode = False
+        for name, content in members:
+            archive.writestr(content, str(name))
+    return buffer.getvalue()
+
+
+# --- RAR 5 ---
+
+
+def _number(value: int) -> bytes:
+    found = b""
+    while value > 0x7F:
+        found += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return found + bytes([value])
+
+
+def _block(kind: int, flags: int, rest: bytes) -> bytes:
+    body = _number(kind) + _number(flags) + rest
+    header = _number(len(body)) + body
+    return struct.pack("<L", zlib.crc32(header)) + header
+
+
+def rar(*members: Files, method: int = 0) -> bytes:
+    """A RAR archive of stored members; another ``method`` only claims to be compressed."""
+    blocks = [b"Rar!\x1a\x07\x01\0", _block(1, 0, b"\0")]
+    for name, content in members:
+        raw = str(name).encode()
+        fields = [len(content), 4, len(content), 0o644]
+        more = [method << 7, 1, len(raw)]
+        checksum = struct.pack("<L", zlib.crc32(content))
+        blocks += [
+            _block(2, 2, b"".join(map(_number, fields)) + checksum + b"".join(map(_number, more)) + raw),
+            content,
+        ]
+    return b"".join([*blocks, _block(5, 0, b"\0")])
+
+
+def encrypted_rar() -> bytes:
+    """One whose list of contents is encrypted."""
+    return b"Rar!\x1a\x07\x01\0" + _block(4, 0, b"\0\0\x0f" + bytes(16)) + bytes(64)
