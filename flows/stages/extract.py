@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     os.umask(0o077)
     _bound_memory()
-    limits = Limits(
-        options.max_bytes, options.max_ratio, options.max_entries, options.max_depth, options.max_nesting
-    )
+    limits = limits_of(options)
     try:
         result = read_result(options.output)
         result = result or extract(options.input, options.output, limits, media=options.media)
@@ -50,6 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _TEMPORARY
     print_result(result)
     return 0
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """Return the limits that the stage's options set."""
+    return Limits(
+        options.max_bytes, options.max_ratio, options.max_entries, options.max_depth, options.max_nesting
+    )
 
 
 def extract(source: Path, output: Path, limits: Limits, *, media: bool = False) -> Result:

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from blocks import PipelineConfig
 from flows.samples import write_samples
+from flows.stages.extract import _parser, limits_of
+from flows.stages.limits import Limits
 
 STAGE = [sys.executable, "-m", "flows.stages.extract"]
 EXPORT = b'{"name": "Chat", "type": "personal_chat", "id": 1, "messages": []}'
@@ -51,6 +54,19 @@ def files_in(directory: Path) -> dict[str, bytes]:
 
 def names_in(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
+
+
+def test_the_limits_of_the_block_are_those_of_extract() -> None:
+    def limits(config: PipelineConfig) -> Limits:
+        options = _parser().parse_args(["in", "out", *config.extract_options()])
+        assert options.media == config.unpack_media
+        return limits_of(options)
+
+    assert limits(PipelineConfig()) == Limits()
+    changed = PipelineConfig(
+        unpack_media=True, max_unpacked_gb=0.5, max_ratio=9, max_entries=8, max_folder_depth=7, max_nesting=0
+    )
+    assert limits(changed) == Limits(bytes=500_000_000, ratio=9, entries=8, depth=7, nesting=0)
 
 
 def test_every_sample_ends_as_the_generator_says(tmp_path: Path) -> None:
