@@ -65,6 +65,7 @@ class Unpacking:
         return "; ".join(parts) or None
 
     def _open(self, source: Path, below: str = "", nesting: int = 0) -> None:
+        before = len(self.entry)
         with open_archive(source, self._budget) as archive:
             wanted, others = self._sort(archive, below)
             folders = self._exports(archive, wanted)
@@ -73,7 +74,7 @@ class Unpacking:
             opened = self._open_each(archive, inner, nesting)
             media = [member for member in others if member.path not in opened]
             self.media += media
-            if self._with_media and len(self.entry):
+            if self._with_media and len(self.entry) > before:
                 for member, chunks in archive.read(media):
                     with self._leaving_out(member):
                         self.entry.write(member.path, chunks)
@@ -86,12 +87,12 @@ class Unpacking:
             members = list(archive.members())
         for member in members:
             path = safe_path(member.path, self._limits.depth, below)
-            if path is None:
-                self._left_out[_OUTSIDE].append(member.path)
+            if path is None or not member.regular:
+                # Of an archive that may be no more than media, only what may be an export matters.
+                if not below or _EXPORT.fullmatch(member.path):
+                    self._left_out[_LINK if path else _OUTSIDE].append(path or member.path)
             elif _FURNITURE.fullmatch(path):
                 continue
-            elif not member.regular:
-                self._left_out[_LINK].append(path)
             elif member.encrypted:
                 self._left_out[ENCRYPTED].append(path)
             else:
@@ -128,11 +129,13 @@ class Unpacking:
         """Open archives within ``archive``; return the paths of those that held exports."""
         opened = set()
         for member, chunks in archive.read(members):
-            before = len(self.entry)
+            exports, media = len(self.entry), len(self.media)
             with self._leaving_out(member), self._spooled(chunks, nesting) as spool:
                 self._open(spool, member.path, nesting + 1)
-            if len(self.entry) > before:
+            if len(self.entry) > exports:
                 opened.add(member.path)
+            else:
+                del self.media[media:]
         return opened
 
     @contextmanager

@@ -206,6 +206,11 @@ def nested_bomb(_: Chat) -> bytes:
     return zipped(*((f"{n}.zip", zipped(("a.zip", level))) for n in range(3)))
 
 
+def source_beside(chat: Chat) -> bytes:
+    link = tar_special("a/latest", tarfile.SYMTYPE, "../b")
+    return zipped(("ok/result.json", chat.json), ("source.tgz", gzip.compress(tarred(link, ("a/b.c", b"")))))
+
+
 NESTED = [
     stored("ZIP in ZIP", lambda chat: nested(chat, 1)),
     stored("three deep", lambda chat: nested(chat, 3)),
@@ -230,6 +235,7 @@ NESTED = [
             ("result.json", chat.json), ("files/a.zip", encrypted(folder(chat), "Чат".encode()))
         ),
     ),
+    stored("a program's source beside an export", source_beside),
     stored("documents beside an export", beside(("letter.docx", zipped(("word/document.xml", b"<a/>"))))),
     refused("bomb in bombs", nested_bomb, BIG),
     refused("bomb in a tar.xz", lambda chat: lzma.compress(tarred(("a.zip", zipped(zeros(chat))))), BIG),

@@ -112,6 +112,19 @@ def test_only_what_convert_reads_is_written_and_media_is_listed(tmp_path: Path) 
     assert file["counts"]["media_bytes"] == 7 + len(b"<html>")
 
 
+def test_an_archive_without_exports_is_media_and_one_with_exports_is_not(tmp_path: Path) -> None:
+    inner = pack(tmp_path / "inner.zip", **{"result.json": EXPORT, "photos/a.jpg": b"jpg"}).read_bytes()
+    letter = pack(tmp_path / "letter.docx", **{"word/document.xml": b"<a/>", "b.jpg": b""}).read_bytes()
+    pack(tmp_path / "in" / "000001-a.zip", **{"chats.zip": inner, "letter.docx": letter})
+    (file,) = extract(tmp_path / "in", tmp_path / "out", "--media")["files"]
+    assert (file.get("status", "ok"), file["counts"]["media"]) == ("ok", 2)
+    assert files_in(tmp_path / "out" / "000001-a.zip") == {
+        "chats.zip/result.json": EXPORT,
+        "chats.zip/photos/a.jpg": b"jpg",
+        "letter.docx": letter,
+    }
+
+
 def test_media_is_unpacked_on_request(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT, "photos/a.jpg": b"jpg"})
     extract(tmp_path / "in", tmp_path / "out", "--media")
