@@ -51,11 +51,11 @@ class Held:
     supervisor: Supervisor | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
-    async def run(self, argv: Sequence[str], *, timeout: float) -> Finished:
+    async def run(self, argv: Sequence[str], *, timeout: float, memory: int | None = None) -> Finished:
         """Run ``argv`` by the supervisor that stands by: see :meth:`flows.stages.process.Supervisor.run`."""
         if self.supervisor is None:
             raise ValueError("a gate without an environment has no supervisor to run a command")
-        return await self.supervisor.run(argv, timeout=timeout)
+        return await self.supervisor.run(argv, timeout=timeout, memory=memory)
 
 
 @asynccontextmanager
