@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 from psycopg.rows import dict_row
@@ -35,6 +36,13 @@ SELECT * FROM pg_locks WHERE locktype = 'advisory'
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 EXCLUSIVE = ("extract", "convert")
+WAIT_WHILE_HELD = """
+CREATE FUNCTION wait_while_held() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE EXISTS (SELECT FROM held) LOOP PERFORM pg_sleep(0.02); END LOOP;
+    RETURN NEW;
+END $$
+"""
 #: All rows but for the ids of their source files, which follow the order of arrival.
 ROWS = """
 SELECT (SELECT md5(string_agg((to_jsonb(m) - 'source_id')::text, '' ORDER BY chat_key, message_id))
@@ -141,7 +149,8 @@ class Plant:
 
     def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
         with psycopg.connect(self.settings.database, row_factory=dict_row, autocommit=True) as connection:
-            return connection.execute(statement.encode(), values).fetchall()
+            cursor = connection.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
 
     def configure(self, *, files: int = 6, **seconds: float) -> None:
         """Let each stage be watched, and take its seconds; write the sample files."""
@@ -175,6 +184,49 @@ class Plant:
 
         with self.client_settings():
             asyncio.run(save())
+
+    @contextmanager
+    def held(self, event: str, when: str = "true") -> Iterator[None]:
+        """Hold up what happens to rows of a table until the block ends.
+
+        ``event`` is a trigger's (``BEFORE INSERT ON stage_runs``) or ``COMMIT OF messages``.
+        """
+        self.query("CREATE TABLE held AS SELECT")
+        self.query(WAIT_WHILE_HELD)
+        trigger = f"CREATE TRIGGER wait_while_held {event}"
+        if event.startswith("COMMIT OF "):
+            table = event.removeprefix("COMMIT OF ")
+            trigger = (
+                f"CREATE CONSTRAINT TRIGGER wait_while_held AFTER INSERT ON {table}"
+                " DEFERRABLE INITIALLY DEFERRED"
+            )
+        self.query(f"{trigger} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION wait_while_held()")
+        try:
+            yield
+        finally:
+            self.until(lambda: self.query("DELETE FROM held RETURNING 1"))
+
+    def is_held(self) -> bool:
+        """Tell whether somebody waits for the end of :meth:`held`."""
+        return bool(self.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+
+    def api(self, method: str, path: str, **body: object) -> Any:
+        """Ask the server as the Prefect UI does."""
+        url = services.environment(self.settings)["PREFECT_API_URL"]
+        answer = httpx.request(method, f"{url}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def run_deployment(self, name: str, **parameters: object) -> str:
+        """Return the id of a new run, asked for as the UI asks for it."""
+        deployment = self.api("GET", f"deployments/name/{name}")
+        path = f"deployments/{deployment['id']}/create_flow_run"
+        run: dict[str, Any] = self.api("POST", path, parameters=parameters, state={"type": "SCHEDULED"})
+        return str(run["id"])
+
+    def state(self, flow_run_id: str) -> str:
+        """Return the name of the flow run's state."""
+        return str(self.api("GET", f"flow_runs/{flow_run_id}")["state_name"])
 
     def client_settings(self) -> AbstractContextManager[Any]:
         """Let this process's Prefect clients talk to the plant's server."""
@@ -228,16 +280,17 @@ class Plant:
         run: dict[str, Any] = self.until(lambda: self.query(statement, stage))[0]
         return run
 
-    def work(self, flow: subprocess.Popen[bytes] | psutil.Process, stage: str) -> psutil.Process:
-        """Return the process that works on ``stage``, waiting for it."""
+    def work(self, flow: subprocess.Popen[bytes] | None, stage: str) -> psutil.Process:
+        """Return the process that works on ``stage``, in this flow or in any, waiting for it."""
 
         def find() -> psutil.Process | None:
-            for process in psutil.Process(flow.pid).children(recursive=True):
+            family = psutil.Process(flow.pid).children(recursive=True) if flow else psutil.process_iter()
+            for process in family:
                 try:
                     arguments = process.cmdline()
                 except psutil.Error:
                     continue
-                if str(WITNESS) in arguments and stage in arguments:
+                if str(WITNESS) in arguments and stage in arguments and self._is_at_home(arguments):
                     return process
             return None
 
@@ -245,7 +298,14 @@ class Plant:
         return found
 
     def go_on(self, seconds: float = 150) -> None:
-        """Lift no hand until every batch is done: worker and recovery run, as under `tdp up`."""
+        """Lift no hand until every batch is done: worker and recovery run, as under `tdp up`.
+
+        A flow that lives is waited for first: recovery would leave its batches to it.
+        """
+        for flow in self.flows:
+            flow.wait(seconds)
+        if self.flows and self.is_done():
+            return
         self.start_worker()
         self.start_recovery()
         self.until(self.is_done, seconds)
@@ -305,10 +365,11 @@ class Plant:
                 self._undisturbed[files] = connection.execute(ROWS).fetchall()
         return self._undisturbed[files]
 
-    def assert_nothing_left_behind(self, lease_seconds: float = 20) -> None:
+    def assert_nothing_left_behind(self, lost_leases: int = 0) -> None:
         """No lock, slot, lease, process or temporary directory is left of any run.
 
-        A lease that nobody knows of, because its grant was lost, takes ``lease_seconds`` to expire.
+        ``lost_leases`` of which nobody knows, because the server was away or its answer lost, may be left to
+        expire by themselves.
         """
         assert self.query("SELECT * FROM stage_runs WHERE finished_at IS NULL") == []
         for flow in self.flows:  # a batch is completed a moment before its flow ends
@@ -319,16 +380,19 @@ class Plant:
         assert list(self.settings.work.rglob(".*.partial")) == []
         assert self.query("SELECT * FROM parked_leases") == []
         self.until(lambda: set(self.active_slots().values()) == {0}, 20)
-        self.until(lambda: not self._leases_on_disk() - self._leases, lease_seconds)
+        self.until(lambda: len(self._leases_on_disk() - self._leases) <= lost_leases, 20)
 
     def processes(self) -> list[list[str]]:
         """Return the command lines of all that works in this home, the services apart."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             arguments = process.info["cmdline"] or []
-            if str(self.settings.work) in " ".join(arguments):
+            if self._is_at_home(arguments):
                 found.append(arguments)
         return found
+
+    def _is_at_home(self, arguments: list[str]) -> bool:
+        return str(self.settings.work) in " ".join(arguments)
 
     def _leases_on_disk(self) -> set[Path]:
         leases = self._owner.prefect_home / "concurrency_leases"
