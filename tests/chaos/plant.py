@@ -252,12 +252,14 @@ class Plant:
 
     def start_flow(self, code: str = FLOW, **environment: str) -> subprocess.Popen[bytes]:
         """Start ``code`` as a process, by default a run of the inbox."""
+        return self.start_program([sys.executable, "-c", code], **environment)
+
+    def start_program(self, argv: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
+        """Start a program that is or becomes a flow."""
         log = (self.folder / f"flow{len(self.flows)}.log").open("wb")
         env = {**os.environ, **services.environment(self.settings), **environment}
         with log:
-            flow = subprocess.Popen(
-                [sys.executable, "-c", code], env=env, stdout=log, stderr=log, start_new_session=True
-            )
+            flow = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
         self.flows.append(flow)
         return flow
 
@@ -272,12 +274,13 @@ class Plant:
             assert time.monotonic() < deadline, f"it did not happen in time\n{self.logs()}"
             time.sleep(0.02)
 
-    def in_stage(self, stage: str) -> dict[str, Any]:
-        """Return the first run of ``stage`` that is at work, waiting for one."""
+    def in_stage(self, stage: str, after: int = 0) -> dict[str, Any]:
+        """Return the first run of ``stage``, of those after that one, that is at work; wait for one."""
         statement = (
-            "SELECT * FROM stage_runs WHERE stage = %s AND started_at IS NOT NULL AND finished_at IS NULL"
+            "SELECT * FROM stage_runs WHERE stage = %s AND stage_run_id > %s"
+            " AND started_at IS NOT NULL AND finished_at IS NULL ORDER BY stage_run_id"
         )
-        run: dict[str, Any] = self.until(lambda: self.query(statement, stage))[0]
+        run: dict[str, Any] = self.until(lambda: self.query(statement, stage, after))[0]
         return run
 
     def work(self, flow: subprocess.Popen[bytes] | None, stage: str) -> psutil.Process:

@@ -37,6 +37,12 @@ class Proxy:
                 arguments = (source, target, is_request, cut)
                 threading.Thread(target=self._forward, args=arguments, daemon=True).start()
 
+    def hang_up(self) -> None:
+        """Close all connections; new ones are taken."""
+        for each in self._open - {self._listener}:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         for each in list(self._open):
             with suppress(OSError):
