@@ -24,8 +24,8 @@ from flows.errors import GateLost, LimitMissing
 
 #: Seconds. The shortest lease Prefect grants, when it is renewed, and when we must have ended without it.
 LEASE, _RENEW_EVERY, _RENEW_WITHIN = 60.0, 15.0, 50.0
-#: Seconds one request to renew it is waited for.
-_ANSWER_WITHIN = 10.0
+#: Seconds one request to renew it is waited for, and in all to give it back: long enough for a restart.
+_ANSWER_WITHIN, _RELEASE_WITHIN = 10.0, 20.0
 #: A slot refused for this long while nobody is running was leaked, and is taken back. Seconds.
 _LEAK_AFTER = 3.0
 _LOCKED, _GONE, _UNPROCESSABLE = 423, 410, 422
@@ -119,8 +119,10 @@ async def _renewed(client: PrefectClient, lease: UUID, clock: Callable[[], float
 async def release(client: PrefectClient, lease: UUID, log: Log) -> None:
     """Give the slot back; where the server is away, the lease expires by itself."""
     try:
-        await client.release_concurrency_slots_with_lease(lease_id=lease)
-    except httpx.HTTPError as error:
+        # Whoever waits for the fence waits for this, and by itself the client asks a mute server for minutes.
+        async with asyncio.timeout(_RELEASE_WITHIN):
+            await client.release_concurrency_slots_with_lease(lease_id=lease)
+    except (httpx.HTTPError, TimeoutError) as error:
         log.warning("The slot's lease %s could not be given back and will expire: %r", lease, error)
 
 

@@ -26,9 +26,11 @@ asyncio.run(backfill(status="FAILED"))
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_counts_and_limit_set_by_hand_under_holders(plant: Plant, stage: str) -> None:
-    """Every holder of the stage finds another thing changed."""
-    plant.configure(**{stage: 1.0})
-    changes: list[dict[str, Any]] = [{"active_slots": 0}, {"limit": 2}, {"active_slots": 5, "limit": 5}]
+    """Every holder of the stage finds another thing changed; at last nobody would get a slot any more."""
+    plant.configure(files=8, **{stage: 1.0})
+    limit = 5 if stage == "store" else 1
+    full = {"limit": limit, "active_slots": 2 * limit}
+    changes: list[dict[str, Any]] = [{"active_slots": 0}, {"limit": limit + 1}, full]
     flow = plant.start_flow()
     holder = 0
     for change in changes:
@@ -111,6 +113,7 @@ def test_work_ends_before_the_lease_that_cannot_be_renewed(
 
     monkeypatch.setattr("flows.slot._RENEW_EVERY", 0.5)
     monkeypatch.setattr("flows.slot._RENEW_WITHIN", 5.0)
+    monkeypatch.setattr("flows.slot._RELEASE_WITHIN", 1.0)
     monkeypatch.setattr("flows.gate._limits", {})
     plant.configure(files=1)
     (row,) = plant.query("INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
