@@ -91,7 +91,7 @@ def _adopt(stage: str, source: Path, output: Path, stdout: str) -> Result:
         result = msgspec.json.decode(lines[-1], type=Result)
     except msgspec.DecodeError:
         result = Result(stage)
-    if left_out := _left_out(source, output, result):
+    if left_out := _left_out(stage, source, output, result):
         raise StageFailed(
             f"the {stage} command ended with status 0 but left out {', '.join(left_out)}: it must write"
             " something for each file of its input, or name the file in its result line"
@@ -100,12 +100,16 @@ def _adopt(stage: str, source: Path, output: Path, stdout: str) -> Result:
     return result
 
 
-def _left_out(source: Path, output: Path, result: Result) -> list[str]:
-    """Return what is in neither output nor result, unless the program has names of its own for everything."""
+def _left_out(stage: str, source: Path, output: Path, result: Result) -> list[str]:
+    """Return what is in neither output nor result, unless the program has names of its own for everything.
+
+    Store's rows go elsewhere: its output may be empty.
+    """
     before = read_result(source)
     refused = {file.name for file in before.files if file.status == "quarantined"} if before else set()
     names = [*(entry.name for entry in output.iterdir()), *(file.name for file in result.files)]
-    if not (told := {entry_id(name) for name in names} - {None}):
+    told = {entry_id(name) for name in names} - {None}
+    if not told and (names or stage == "store"):
         return []
     entries = sorted(entry.name for entry in source.iterdir() if entry.name not in refused)
     return [name for name in entries if entry_id(name) not in {None, *told}]
