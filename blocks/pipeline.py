@@ -61,6 +61,15 @@ class PipelineConfig(Block):
         gt=0,
         description="One batch is ended after this.",
     )
+    memory_mb: int | None = Field(
+        default=None,
+        title="Memory of a stage's process (MiB)",
+        ge=64,
+        description=(
+            "Address space each process of a stage may have; Arrow and Java reserve more than they use. "
+            "Empty: no limit; a machine that runs out of memory ends the stage before anything else."
+        ),
+    )
     task_retries: int = Field(
         default=3,
         title="Retries",

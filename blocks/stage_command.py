@@ -40,6 +40,15 @@ class StageCommand(Block):
         gt=0,
         description="Empty: what the pipeline document says.",
     )
+    memory_mb: int | None = Field(
+        default=None,
+        title="Memory (MiB)",
+        ge=64,
+        description=(
+            "Address space each process of the program may have; what asks for more is refused it. "
+            "Empty: what the pipeline document says."
+        ),
+    )
     environment: dict[str, SecretStr] = Field(
         default_factory=dict,
         title="Environment",

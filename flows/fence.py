@@ -43,14 +43,18 @@ class Fence:
         """``stage`` and ``slot``, as the ledger's statements take them."""
         return {"stage": self.stage, "slot": self.slot}
 
+    @property
+    def lock(self) -> dict[str, int]:
+        """``space`` and ``key`` of the advisory lock, as the ledger's statements take them."""
+        return {"space": _GATE, "key": self.base + self.slot}
+
     async def park(self, lease_id: UUID, taken_at: datetime, within: float) -> bool:
         """Leave a lease younger than ``within`` seconds for the run that waits for this fence.
 
         False if none does. Nobody waits for one of several slots: the head of their queue takes any.
         """
-        lock = {"space": _GATE, "key": self.base + self.slot}
         lease = {**self.place, "lease_id": lease_id, "taken_at": taken_at}
-        return bool(await fetch(self.session, "park_lease", **lock, **lease, within=within))
+        return bool(await fetch(self.session, "park_lease", **self.lock, **lease, within=within))
 
     @property
     def socket(self) -> int:

@@ -51,11 +51,11 @@ class Held:
     supervisor: Supervisor | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
-    async def run(self, argv: Sequence[str], *, timeout: float) -> Finished:
+    async def run(self, argv: Sequence[str], *, timeout: float, memory: int | None = None) -> Finished:
         """Run ``argv`` by the supervisor that stands by: see :meth:`flows.stages.process.Supervisor.run`."""
         if self.supervisor is None:
             raise ValueError("a gate without an environment has no supervisor to run a command")
-        return await self.supervisor.run(argv, timeout=timeout)
+        return await self.supervisor.run(argv, timeout=timeout, memory=memory)
 
 
 @asynccontextmanager
@@ -214,8 +214,8 @@ async def _guarded(*guards: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 
 async def _close_dead_runs(client: PrefectClient, held: Fence, run_id: int, log: Log) -> None:
-    """Give back what dead holders of this fence still hold by the ledger, then close their rows."""
-    dead = await fetch(held.session, "dead_stage_runs", **held.place, stage_run_id=run_id)
+    """Give back what dead holders of the stage's fence still hold by the ledger, then close their rows."""
+    dead = await fetch(held.session, "dead_stage_runs", **held.place, **held.lock, stage_run_id=run_id)
     for row in dead:
         if row["lease_id"]:
             await slot.release(client, row["lease_id"], log)

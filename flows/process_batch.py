@@ -22,7 +22,8 @@ from flows.stages.contract import read_result
 
 
 async def _can_go_away(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(await state.aresult(raise_on_failure=False), Retryable)
+    # An OSError here is the machine's: a full disk, a share that is away.
+    return isinstance(await state.aresult(raise_on_failure=False), Retryable | OSError)
 
 
 async def _run(stage: str, batch: OwnedBatch, runtime: Runtime) -> None:

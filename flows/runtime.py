@@ -46,7 +46,8 @@ class Runtime:
         self._connector = connector
         #: Whether its stage runs let those of others go first.
         self.yielding = False
-        url = connector.get_engine().url.set(drivername="postgresql")
+        # Pinged before use: connections that a restart of PostgreSQL has cut are opened anew.
+        url = connector.get_engine(pool_pre_ping=True).url.set(drivername="postgresql")
         self.database_url = url.render_as_string(hide_password=False)
 
     def directory(self, batch_id: str, name: str) -> Path:
@@ -75,6 +76,11 @@ class Runtime:
     def timeout(self, stage: str) -> float:
         """Return the time-out of the stage's work in seconds."""
         return 60 * (self._commands[stage].timeout_minutes or self.config.timeout_minutes(stage))
+
+    def memory(self, stage: str) -> int | None:
+        """Return the most address space in bytes that each process of the stage may have; None: no limit."""
+        megabytes = self._commands[stage].memory_mb or self.config.memory_mb
+        return megabytes << 20 if megabytes else None
 
     async def query(self, report: Callable[[Connection], T]) -> T:
         """Return what ``report`` makes of a connection of the SqlAlchemyConnector block, in a thread."""

@@ -24,6 +24,8 @@ from flows.errors import GateLost, LimitMissing
 
 #: Seconds. The shortest lease Prefect grants, when it is renewed, and when we must have ended without it.
 LEASE, _RENEW_EVERY, _RENEW_WITHIN = 60.0, 15.0, 50.0
+#: Seconds one request to renew it is waited for, and in all to give it back: long enough for a restart.
+_ANSWER_WITHIN, _RELEASE_WITHIN = 10.0, 20.0
 #: A slot refused for this long while nobody is running was leaked, and is taken back. Seconds.
 _LEAK_AFTER = 3.0
 _LOCKED, _GONE, _UNPROCESSABLE = 423, 410, 422
@@ -88,27 +90,39 @@ async def limit_of(client: PrefectClient, stage: str) -> int:
 
 async def renew(client: PrefectClient, lease: UUID) -> None:
     """Return never; keep the lease, and raise GateLost once it is lost or may be."""
-    renewed = time.monotonic()
+    clock = asyncio.get_running_loop().time
+    renewed = clock()
     while True:
         await asyncio.sleep(_RENEW_EVERY)
-        while True:
-            try:
+        try:
+            async with asyncio.timeout_at(renewed + _RENEW_WITHIN):
+                renewed = await _renewed(client, lease, clock)
+        except TimeoutError:
+            raise GateLost("the Prefect lease could not be renewed: the server does not answer") from None
+
+
+async def _renewed(client: PrefectClient, lease: UUID, clock: Callable[[], float]) -> float:
+    """Renew the lease, however often that must be asked for; return when the answered request was made."""
+    while True:
+        asked = clock()
+        try:
+            # Left to itself the client asks for minutes, with pauses that a server comes back in unseen.
+            async with asyncio.timeout(_ANSWER_WITHIN):
                 await client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE)
-                renewed = time.monotonic()
-                break
-            except httpx.HTTPError as error:
-                if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == _GONE:
-                    raise GateLost("the Prefect lease of the slot has expired or was revoked") from error
-                if time.monotonic() - renewed > _RENEW_WITHIN:
-                    raise GateLost(f"the Prefect lease could not be renewed: {error!r}") from error
-            await asyncio.sleep(1.0)
+            return asked
+        except (httpx.HTTPError, TimeoutError) as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == _GONE:
+                raise GateLost("the Prefect lease of the slot has expired or was revoked") from error
+        await asyncio.sleep(1.0)
 
 
 async def release(client: PrefectClient, lease: UUID, log: Log) -> None:
     """Give the slot back; where the server is away, the lease expires by itself."""
     try:
-        await client.release_concurrency_slots_with_lease(lease_id=lease)
-    except httpx.HTTPError as error:
+        # Whoever waits for the fence waits for this, and by itself the client asks a mute server for minutes.
+        async with asyncio.timeout(_RELEASE_WITHIN):
+            await client.release_concurrency_slots_with_lease(lease_id=lease)
+    except (httpx.HTTPError, TimeoutError) as error:
         log.warning("The slot's lease %s could not be given back and will expire: %r", lease, error)
 
 

@@ -14,7 +14,7 @@ from flows.gate import gate
 from flows.ledger.batches import OwnedBatch
 from flows.runtime import Runtime
 from flows.slot import Log
-from flows.stages.contract import FileOutcome, Result, read_result, write_result
+from flows.stages.contract import FileOutcome, Result, entry_id, read_result, write_result
 from flows.workdir import discard
 
 
@@ -48,8 +48,10 @@ async def run_stage(
         result = read_result(output)  # a run that died after its work was done
         if result is None:
             await asyncio.to_thread(discard, output)
-            done = await held.run(runtime.argv(stage, batch.batch_id), timeout=runtime.timeout(stage))
-            result = read_result(output) or _adopt(stage, output, done.stdout)
+            argv, timeout = runtime.argv(stage, batch.batch_id), runtime.timeout(stage)
+            done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
+            source = runtime.input_of(stage, batch.batch_id)
+            result = read_result(output) or _adopt(stage, source, output, done.stdout)
         held.counts = result.counts
     await batch.record(stage, result)
     return result
@@ -80,7 +82,7 @@ def _link(sources: list[tuple[str, Path]], directory: Path) -> list[str]:
     return missing
 
 
-def _adopt(stage: str, output: Path, stdout: str) -> Result:
+def _adopt(stage: str, source: Path, output: Path, stdout: str) -> Result:
     """Give the output of an operator's program the manifest that says it is whole."""
     if not output.is_dir():
         raise StageFailed(f"the {stage} command ended with status 0 but left no output at {output}")
@@ -89,5 +91,25 @@ def _adopt(stage: str, output: Path, stdout: str) -> Result:
         result = msgspec.json.decode(lines[-1], type=Result)
     except msgspec.DecodeError:
         result = Result(stage)
+    if left_out := _left_out(stage, source, output, result):
+        raise StageFailed(
+            f"the {stage} command ended with status 0 but left out {', '.join(left_out)}: it must write"
+            " something for each file of its input, or name the file in its result line"
+        )
     write_result(output, result)
     return result
+
+
+def _left_out(stage: str, source: Path, output: Path, result: Result) -> list[str]:
+    """Return what is in neither output nor result, unless the program has names of its own for everything.
+
+    Store's rows go elsewhere: its output may be empty.
+    """
+    before = read_result(source)
+    refused = {file.name for file in before.files if file.status == "quarantined"} if before else set()
+    names = [*(entry.name for entry in output.iterdir()), *(file.name for file in result.files)]
+    told = {entry_id(name) for name in names} - {None}
+    if not told and (names or stage == "store"):
+        return []
+    entries = sorted(entry.name for entry in source.iterdir() if entry.name not in refused)
+    return [name for name in entries if entry_id(name) not in {None, *told}]

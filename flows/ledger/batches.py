@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -31,6 +31,17 @@ class OwnedBatch:
         except DatabaseUnavailable:
             self._session, self.status = await _own(self.batch_id, self._url)
 
+    async def _fetch(self, statement: str, **values: object) -> list[DictRow]:
+        """Run a statement that may be run twice; where PostgreSQL went away meanwhile, when it is back.
+
+        Raises BatchBusy if another run has the batch then.
+        """
+        try:
+            return await fetch(self._session, statement, batch_id=self.batch_id, **values)
+        except DatabaseUnavailable:
+            await self.ensure_owned()
+            return await fetch(self._session, statement, batch_id=self.batch_id, **values)
+
     @property
     def socket(self) -> int:
         """Descriptor of the lock's session, for the processes that must keep the batch owned."""
@@ -38,7 +49,7 @@ class OwnedBatch:
 
     async def sources(self) -> list[tuple[str, Path]]:
         """Return entry name and stored path of every source file of the batch that is still wanted."""
-        rows = await fetch(self._session, "batch_sources", batch_id=self.batch_id)
+        rows = await self._fetch("batch_sources")
         return [(entry_name(row["source_id"], row["name"]), Path(row["stored_path"])) for row in rows]
 
     async def record(self, stage: str, result: Result) -> None:
@@ -47,10 +58,8 @@ class OwnedBatch:
             source_id = entry_id(outcome.name)
             if source_id is None:
                 continue  # an operator's program may name files its own way
-            await fetch(
-                self._session,
+            await self._fetch(
                 "record_file",
-                batch_id=self.batch_id,
                 source_id=source_id,
                 stage=stage,
                 status={"partial": "PARTIAL", "quarantined": "QUARANTINED"}.get(outcome.status, "WAITING"),
@@ -61,29 +70,33 @@ class OwnedBatch:
 
     async def has_completed(self, stage: str) -> bool:
         """Tell whether a run of the stage was seen to its end, as the ledger knows."""
-        row = await fetch_one(self._session, "has_completed", batch_id=self.batch_id, stage=stage)
+        (row,) = await self._fetch("has_completed", stage=stage)
         return bool(row["completed"])
 
     async def reset_files(self) -> None:
         """Forget what earlier runs recorded of the files: the first stage begins anew."""
-        await fetch(self._session, "reset_files", batch_id=self.batch_id)
+        await self._fetch("reset_files")
 
     async def complete(self) -> None:
         """Mark the batch COMPLETED and its files stored."""
-        await fetch(self._session, "complete_batch", batch_id=self.batch_id)
+        await self._fetch("complete_batch")
 
     async def fail(self, error: str, flow_run_id: UUID | None) -> None:
         """Mark the batch FAILED; a retry resumes it at the first stage that is not done."""
-        await self.ensure_owned()
-        await fetch(self._session, "fail_batch", batch_id=self.batch_id, error=error, flow_run_id=flow_run_id)
+        await self._fetch("fail_batch", error=error, flow_run_id=flow_run_id)
 
     async def requeue(self) -> None:
-        """Mark the batch QUEUED: its run was cancelled and any other may take it."""
-        await fetch(self._session, "requeue_batch", batch_id=self.batch_id)
+        """Mark the batch QUEUED: its run was cancelled and any other may take it.
+
+        Where PostgreSQL is away nobody waits for it: a batch whose run has ended is taken all the same.
+        """
+        with suppress(DatabaseUnavailable):
+            await fetch(self._session, "requeue_batch", batch_id=self.batch_id)
 
     async def report(self) -> DictRow:
         """Return batch_id, status, file_count, stored, partial, quarantined and messages."""
-        return await fetch_one(self._session, "batch_report", batch_id=self.batch_id)
+        (row,) = await self._fetch("batch_report")
+        return row
 
     async def close(self) -> None:
         """Give the batch up."""

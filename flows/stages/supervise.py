@@ -27,6 +27,7 @@ def main() -> None:
     for fd in (lifeline, status):
         os.set_inheritable(fd, False)  # every other descriptor above 2 (the fence) is the work's to hold
     adopt_orphans()
+    offer_to_oom_killer()
     request = json.loads(read_line(lifeline))
     if request["memory"]:
         resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
@@ -51,6 +52,15 @@ def adopt_orphans() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def offer_to_oom_killer() -> None:
+    """Let a machine without memory end the stage rather than PostgreSQL or the flow (Linux only)."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+            file.write("500")
+    except OSError:
+        pass  # another system, or a higher score already
 
 
 def read_line(fd: int) -> bytes:

@@ -51,7 +51,7 @@ async def use_stages(seconds: Path) -> None:
     from blocks import StageCommand
 
     for stage in SLEEPS:
-        command = ["sh", "-c", f"sleep $(cat {seconds}/{stage}) && mkdir {{output}}"]
+        command = ["sh", "-c", f"sleep $(cat {seconds}/{stage}) && mkdir {{output}} && touch {{output}}/rows"]
         await StageCommand(command=command).save(stage, overwrite=True)
 
 

@@ -51,7 +51,7 @@ async def use_sleeping_stages(sleeps: dict[str, float]) -> None:
     from blocks import StageCommand
 
     for stage, seconds in sleeps.items():
-        command = ["sh", "-c", f"sleep {seconds} && mkdir {{output}}"]
+        command = ["sh", "-c", f"sleep {seconds} && mkdir {{output}} && touch {{output}}/rows"]
         await StageCommand(command=command).save(stage, overwrite=True)
 
 

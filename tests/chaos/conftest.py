@@ -1,4 +1,4 @@
-"""A plant of its own for every test of faults."""
+"""One plant for all tests of faults, and for each of them a ledger and a home of its own."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ from flows import services
 from flows.settings import Settings
 
 
+@pytest.fixture(scope="session")
+def sturdy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """Services apart from those of the other tests, for these are killed and restarted."""
+    # Not below pytest's own folder: the next pytest of this user closes that to PostgreSQL's user.
+    with tempfile.TemporaryDirectory(prefix="tdp-chaos-", ignore_cleanup_errors=True) as home:
+        settings = Settings(home=Path(home), server_port=services.free_port())
+        plant = Plant(settings, tmp_path_factory.mktemp("plant"))
+        try:
+            plant.start()
+            yield plant
+        finally:
+            plant.stop()
+
+
 @pytest.fixture
-def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
+def plant(sturdy: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
+    """The plant with nothing in it."""
     for name in list(os.environ):
         if name.startswith(("PREFECT_", "TDP_")):
             monkeypatch.delenv(name)
-    # Not below pytest's own folder: the next pytest of this user closes that to PostgreSQL's user.
-    home = tempfile.TemporaryDirectory(prefix="tdp-chaos-", ignore_cleanup_errors=True)
-    settings = Settings(home=Path(home.name), server_port=services.free_port())
-    plant = Plant(settings, tmp_path)
-    for name, value in services.environment(settings).items():
+    sturdy.renew(tmp_path)
+    for name, value in services.environment(sturdy.settings).items():
         monkeypatch.setenv(name, value)
     try:
-        plant.start()
-        from prefect.settings import temporary_settings
-
-        with temporary_settings({"api.url": os.environ["PREFECT_API_URL"]}):
-            yield plant
+        with sturdy.client_settings():
+            yield sturdy
     finally:
-        plant.stop()
-        home.cleanup()
+        sturdy.end_flows()

@@ -8,29 +8,48 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 from psycopg.rows import dict_row
+from pydantic import SecretStr
 
 from flows import services
 from flows.ledger import migrate
 from flows.samples import Expected, write_samples
 from flows.settings import Settings
+from flows.stages.contract import entry_name
 
 WITNESS = Path(__file__).parents[1] / "programs" / "witness.py"
 FLOW = (
     "import asyncio; from flows.process_inbox import process_inbox; asyncio.run(process_inbox(batch_size=2))"
 )
+STAGES = ("extract", "convert", "store")
 LOCKS = """
 SELECT * FROM pg_locks WHERE locktype = 'advisory'
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 EXCLUSIVE = ("extract", "convert")
+WAIT_WHILE_HELD = """
+CREATE FUNCTION wait_while_held() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE EXISTS (SELECT FROM held) LOOP PERFORM pg_sleep(0.02); END LOOP;
+    RETURN NEW;
+END $$
+"""
+#: All rows but for the ids of their source files, which follow the order of arrival.
+ROWS = """
+SELECT (SELECT md5(string_agg((to_jsonb(m) - 'source_id')::text, '' ORDER BY chat_key, message_id))
+        FROM messages m) AS messages,
+       (SELECT md5(string_agg((to_jsonb(c) - 'source_id' - 'revision')::text, '' ORDER BY chat_key))
+        FROM chats c) AS chats
+"""
 
 
 def kill(processes: list[psutil.Process]) -> None:
@@ -46,14 +65,21 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 class Plant:
-    """Real services, real flow processes and what must be true of them in the end."""
+    """Real services, real flow processes and what must be true of them in the end.
+
+    The services outlive a test; :meth:`renew` gives the next one a ledger and a home of its own.
+    """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
         self.folder = folder
         self.flows: list[subprocess.Popen[bytes]] = []
+        self._owner = settings  # of the services, whoever's ledger and home a test uses
         self._services = ExitStack()
         self._server = ExitStack()
+        self._others = ExitStack()
+        self._leases: set[Path] = set()
+        self._undisturbed: dict[int, list[dict[str, Any]]] = {}
         self.expected: Expected
 
     def start(self) -> None:
@@ -61,63 +87,179 @@ class Plant:
         migrate(self.settings.database)
         self.start_server()
 
+    def renew(self, folder: Path) -> None:
+        """Use a new ledger and a new home below ``folder``, on services that are up and as new."""
+        if not self.postgres.is_running() or self.postgres.status() == psutil.STATUS_ZOMBIE:
+            self.start_postgres()
+        if not self.server.is_running() or self.server.status() == psutil.STATUS_ZOMBIE:
+            self.start_server()
+        self.folder = folder
+        ledger = SecretStr(self._new_ledger())
+        self.settings = self._owner.model_copy(update={"home": folder / "home", "database_url": ledger})
+        self.settings.prefect_home.mkdir(parents=True)
+        self.flows = []
+        self._leases = self._leases_on_disk()
+
+    def _new_ledger(self) -> str:
+        name = f"t_{uuid.uuid4().hex[:12]}"
+        services.ensure_database(self._owner.embedded_url.replace("/tdp?", "/postgres?"), name)
+        url = self._owner.embedded_url.replace("/tdp?", f"/{name}?")
+        migrate(url)
+        return url
+
+    def end_flows(self) -> None:
+        """End what a test has started on top of the services."""
+        self._others.close()
+        for flow in self.flows:
+            if flow.poll() is None:
+                kill([psutil.Process(flow.pid)])
+            flow.wait()
+
     def start_postgres(self) -> None:
-        child = self._services.enter_context(services.postgres(self.settings))
+        child = self._services.enter_context(services.postgres(self._owner))
         assert child is not None
         self.postgres = child.process
 
     def start_server(self) -> None:
-        self.server = self._server.enter_context(services.prefect_server(self.settings)).process
+        self.server = self._server.enter_context(services.prefect_server(self._owner)).process
+
+    def start_worker(self) -> psutil.Popen:
+        """Run a worker with the deployments, which only the test and recovery ask for runs."""
+        self._deploy()
+        return self._others.enter_context(services.worker(self.settings)).process
+
+    def start_recovery(self) -> None:
+        self._others.enter_context(services.recovery(self.settings))
 
     def kill_server(self) -> None:
         kill([self.server])
         self._server.close()
 
-    def restart_postgres(self, how: signal.Signals) -> None:
-        """Stop PostgreSQL by SIGINT (fast) or SIGQUIT (immediate), and start it again."""
+    def restart_postgres(self, how: signal.Signals, down: float = 0) -> None:
+        """Stop PostgreSQL by SIGINT (fast) or SIGQUIT (immediate), and start it again ``down`` s later."""
         self.postgres.send_signal(how)
         self.postgres.wait(30)
+        time.sleep(down)
         self.start_postgres()
 
     def stop(self) -> None:
-        for flow in self.flows:
-            if flow.poll() is None:
-                flow.kill()
-            flow.wait()
+        self.end_flows()
         self._server.close()
         self._services.close()
 
     def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
         with psycopg.connect(self.settings.database, row_factory=dict_row, autocommit=True) as connection:
-            return connection.execute(statement.encode(), values).fetchall()
+            cursor = connection.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
 
-    def configure(self, **seconds: float) -> None:
+    def configure(self, *, files: int = 6, **seconds: float) -> None:
         """Let each stage be watched, and take its seconds; write the sample files."""
+        argv = {}
+        for stage in STAGES:
+            mark = self.folder / (stage if stage in EXCLUSIVE else "{batch_id}")
+            argv[stage] = [sys.executable, str(WITNESS), str(mark), str(seconds.get(stage, 0)), stage]
+            argv[stage] += ["{input}", "{output}"]
+        self.configure_stages(argv)
+        self.expected = write_samples(self.settings.inbox, files=files, messages=30, seed=3, broken=1)
+
+    def configure_stages(self, argv: Mapping[str, Sequence[str]], **config: Any) -> None:
+        """Let stages run these programs; make limits and pipeline settings as new, but for ``config``."""
         os.environ.update(services.environment(self.settings))
-        from prefect.settings import temporary_settings
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
         from blocks import PIPELINE, PipelineConfig, StageCommand
-        from deployments.apply import apply_basics
+        from deployments.apply import STORE_LIMIT, apply_basics
 
         async def save() -> None:
             await apply_basics(self.settings)
-            await PipelineConfig(settle_seconds=0).save(PIPELINE, overwrite=True)
-            for stage in ("extract", "convert", "store"):
-                mark = self.folder / (stage if stage in EXCLUSIVE else "{batch_id}")
-                argv = [sys.executable, str(WITNESS), str(mark), str(seconds.get(stage, 0)), stage]
-                await StageCommand(command=[*argv, "{input}", "{output}"]).save(stage, overwrite=True)
+            await PipelineConfig(**{"settle_seconds": 0, **config}).asave(PIPELINE, overwrite=True)
+            for stage in STAGES:
+                await StageCommand(command=list(argv.get(stage, []))).asave(stage, overwrite=True)
+            async with get_client() as client:
+                for stage in STAGES:
+                    limit = 1 if stage in EXCLUSIVE else STORE_LIMIT
+                    as_new = GlobalConcurrencyLimitUpdate(active_slots=0, limit=limit)
+                    await client.update_global_concurrency_limit(stage, as_new)
 
-        with temporary_settings({"api.url": os.environ["PREFECT_API_URL"]}):
+        with self.client_settings():
             asyncio.run(save())
-        self.expected = write_samples(self.settings.inbox, files=6, messages=30, seed=3, broken=1)
 
-    def start_flow(self) -> subprocess.Popen[bytes]:
-        log = (self.folder / f"flow{len(self.flows)}.log").open("wb")
-        environment = {**os.environ, **services.environment(self.settings)}
-        with log:
-            flow = subprocess.Popen(
-                [sys.executable, "-c", FLOW], env=environment, stdout=log, stderr=log, start_new_session=True
+    @contextmanager
+    def held(self, event: str, when: str = "true") -> Iterator[None]:
+        """Hold up what happens to rows of a table until the block ends.
+
+        ``event`` is a trigger's (``BEFORE INSERT ON stage_runs``) or ``COMMIT OF messages``.
+        """
+        self.query("CREATE TABLE held AS SELECT")
+        self.query(WAIT_WHILE_HELD)
+        trigger = f"CREATE TRIGGER wait_while_held {event}"
+        if event.startswith("COMMIT OF "):
+            table = event.removeprefix("COMMIT OF ")
+            trigger = (
+                f"CREATE CONSTRAINT TRIGGER wait_while_held AFTER INSERT ON {table}"
+                " DEFERRABLE INITIALLY DEFERRED"
             )
+        self.query(f"{trigger} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION wait_while_held()")
+        try:
+            yield
+        finally:
+            self.until(lambda: self.query("DELETE FROM held RETURNING 1"))
+
+    def is_held(self) -> bool:
+        """Tell whether somebody waits for the end of :meth:`held`."""
+        return bool(self.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+
+    def api(self, method: str, path: str, **body: object) -> Any:
+        """Ask the server as the Prefect UI does."""
+        url = services.environment(self.settings)["PREFECT_API_URL"]
+        answer = httpx.request(method, f"{url}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def run_deployment(self, name: str, **parameters: object) -> str:
+        """Return the id of a new run, asked for as the UI asks for it."""
+        deployment = self.api("GET", f"deployments/name/{name}")
+        path = f"deployments/{deployment['id']}/create_flow_run"
+        run: dict[str, Any] = self.api("POST", path, parameters=parameters, state={"type": "SCHEDULED"})
+        return str(run["id"])
+
+    def state(self, flow_run_id: str) -> str:
+        """Return the name of the flow run's state."""
+        return str(self.api("GET", f"flow_runs/{flow_run_id}")["state_name"])
+
+    def client_settings(self) -> AbstractContextManager[Any]:
+        """Let this process's Prefect clients talk to the plant's server."""
+        from prefect.settings import temporary_settings
+
+        url = services.environment(self.settings)["PREFECT_API_URL"]
+        return temporary_settings({"api.url": url, "home": self.settings.prefect_home})
+
+    def _deploy(self) -> None:
+        from prefect.client.orchestration import get_client
+
+        from deployments.apply import apply
+
+        async def deploy() -> None:
+            await apply(self.settings)
+            async with get_client() as client:
+                for deployment in await client.read_deployments():
+                    for schedule in deployment.schedules:
+                        await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+
+        with self.client_settings():
+            asyncio.run(deploy())
+
+    def start_flow(self, code: str = FLOW, **environment: str) -> subprocess.Popen[bytes]:
+        """Start ``code`` as a process, by default a run of the inbox."""
+        return self.start_program([sys.executable, "-c", code], **environment)
+
+    def start_program(self, argv: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
+        """Start a program that is or becomes a flow."""
+        log = (self.folder / f"flow{len(self.flows)}.log").open("wb")
+        env = {**os.environ, **services.environment(self.settings), **environment}
+        with log:
+            flow = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
         self.flows.append(flow)
         return flow
 
@@ -132,29 +274,49 @@ class Plant:
             assert time.monotonic() < deadline, f"it did not happen in time\n{self.logs()}"
             time.sleep(0.02)
 
-    def in_stage(self, stage: str) -> dict[str, Any]:
-        """Return the first run of ``stage`` that is at work, waiting for one."""
+    def in_stage(self, stage: str, after: int = 0) -> dict[str, Any]:
+        """Return the first run of ``stage``, of those after that one, that is at work; wait for one."""
         statement = (
-            "SELECT * FROM stage_runs WHERE stage = %s AND started_at IS NOT NULL AND finished_at IS NULL"
+            "SELECT * FROM stage_runs WHERE stage = %s AND stage_run_id > %s"
+            " AND started_at IS NOT NULL AND finished_at IS NULL ORDER BY stage_run_id"
         )
-        run: dict[str, Any] = self.until(lambda: self.query(statement, stage))[0]
+        run: dict[str, Any] = self.until(lambda: self.query(statement, stage, after))[0]
         return run
 
-    def work(self, flow: subprocess.Popen[bytes], stage: str) -> psutil.Process:
-        """Return the process that works on ``stage``, waiting for it."""
+    def work(self, flow: subprocess.Popen[bytes] | None, stage: str) -> psutil.Process:
+        """Return the process that works on ``stage``, in this flow or in any, waiting for it."""
 
         def find() -> psutil.Process | None:
-            for process in psutil.Process(flow.pid).children(recursive=True):
+            family = psutil.Process(flow.pid).children(recursive=True) if flow else psutil.process_iter()
+            for process in family:
                 try:
                     arguments = process.cmdline()
-                except psutil.NoSuchProcess:
+                except psutil.Error:
                     continue
-                if str(WITNESS) in arguments and stage in arguments:
+                if str(WITNESS) in arguments and stage in arguments and self._is_at_home(arguments):
                     return process
             return None
 
         found: psutil.Process = self.until(find)
         return found
+
+    def go_on(self, seconds: float = 150) -> None:
+        """Lift no hand until every batch is done: worker and recovery run, as under `tdp up`.
+
+        A flow that lives is waited for first: recovery would leave its batches to it.
+        """
+        for flow in self.flows:
+            flow.wait(seconds)
+        if self.flows and self.is_done():
+            return
+        self.start_worker()
+        self.start_recovery()
+        self.until(self.is_done, seconds)
+
+    def is_done(self) -> bool:
+        """Tell whether there are batches and all of them are completed."""
+        statuses = self.query("SELECT DISTINCT status FROM batch_processing")
+        return statuses == [{"status": "COMPLETED"}]
 
     def finish(self) -> None:
         """Start runs, as the schedule would, until nothing is left to do."""
@@ -167,43 +329,81 @@ class Plant:
         raise AssertionError(f"batches were left: {left}\n{self.logs()}")
 
     def logs(self) -> str:
-        return "\n".join(
-            log.read_text(errors="replace")[-3000:] for log in sorted(self.folder.glob("flow*.log"))
-        )
+        logs = [*sorted(self.folder.glob("flow*.log")), *sorted(self.settings.logs.glob("*.log"))]
+        return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-4000:]}" for log in logs)
 
     def assert_nothing_lost_nothing_twice(self) -> None:
-        files = self.query(
-            "SELECT s.name, f.status FROM source_files s LEFT JOIN batch_files f USING (source_id)"
-        )
+        """The ledger and the rows equal those of a run that nothing disturbed, and no two runs overlapped."""
+        files = self.query("SELECT s.name, f.* FROM source_files s LEFT JOIN batch_files f USING (source_id)")
         outcomes = {"ok": {"STORED"}, "partial": {"PARTIAL"}, "quarantined": {"QUARANTINED"}}
         assert len(files) == self.expected.files
         for file in files:
-            assert file["status"] in outcomes[self.expected.by_file[file["name"]].outcome], file
+            expected = self.expected.by_file[file["name"]]
+            assert file["status"] in outcomes[expected.outcome], file
+            assert bool(file["error"]) == (expected.outcome != "ok"), file
         counts = self.query(
             "SELECT (SELECT count(*) FROM messages) AS messages, (SELECT count(*) FROM chats) AS chats"
         )
         assert counts == [{"messages": self.expected.messages, "chats": self.expected.chats}]
+        assert self.query(ROWS) == self._rows_of_an_undisturbed_run()
         assert self.query("SELECT * FROM stage_overlaps") == []
         assert list(self.folder.glob("*.crashed")) == []
 
-    def assert_nothing_left_behind(self) -> None:
+    def _rows_of_an_undisturbed_run(self) -> list[dict[str, Any]]:
+        """Return what the built-in stages alone make of the sample files, in a ledger of their own."""
+        files = self.expected.files
+        if files not in self._undisturbed:
+            url, work = self._new_ledger(), self.folder / "undisturbed"
+            write_samples(work / "inbox", files=files - 1, messages=30, seed=3, broken=1)
+            before = work / "input"
+            before.mkdir()
+            for number, path in enumerate(sorted((work / "inbox").iterdir())):
+                path.rename(before / entry_name(number, path.name))
+            env = {**os.environ, "TDP_DATABASE_URL": url}
+            for stage in STAGES:
+                command = [sys.executable, "-I", "-m", f"flows.stages.{stage}", before, work / stage]
+                subprocess.run(command, env=env, check=True, capture_output=True)
+                before = work / stage
+            with psycopg.connect(url, row_factory=dict_row) as connection:
+                self._undisturbed[files] = connection.execute(ROWS).fetchall()
+        return self._undisturbed[files]
+
+    def assert_nothing_left_behind(self, lost_leases: int = 0) -> None:
+        """No lock, slot, lease, process or temporary directory is left of any run.
+
+        ``lost_leases`` of which nobody knows, because the server was away or its answer lost, may be left to
+        expire by themselves.
+        """
         assert self.query("SELECT * FROM stage_runs WHERE finished_at IS NULL") == []
-        assert self.query(LOCKS) == []
-        home = str(self.settings.root)
+        for flow in self.flows:  # a batch is completed a moment before its flow ends
+            flow.wait(60)
+        self.until(lambda: not self.query(LOCKS), 60)
+        self._others.close()
+        self.until(lambda: not self.processes(), 10)
+        assert list(self.settings.work.rglob(".*.partial")) == []
+        assert self.query("SELECT * FROM parked_leases") == []
+        self.until(lambda: set(self.active_slots().values()) == {0}, 20)
+        self.until(lambda: len(self._leases_on_disk() - self._leases) <= lost_leases, 20)
+
+    def processes(self) -> list[list[str]]:
+        """Return the command lines of all that works in this home, the services apart."""
+        found = []
         for process in psutil.process_iter(["cmdline"]):
             arguments = process.info["cmdline"] or []
-            assert not (any("witness.py" in word for word in arguments) and home in " ".join(arguments)), (
-                arguments
-            )
-        assert list(self.settings.work.rglob(".*.partial")) == []
-        self.until(lambda: set(self.active_slots().values()) == {0}, 20)
+            if self._is_at_home(arguments):
+                found.append(arguments)
+        return found
+
+    def _is_at_home(self, arguments: list[str]) -> bool:
+        return str(self.settings.work) in " ".join(arguments)
+
+    def _leases_on_disk(self) -> set[Path]:
+        leases = self._owner.prefect_home / "concurrency_leases"
+        return {path for path in leases.glob("*.json") if path.name != "expirations.json"}
 
     def active_slots(self) -> dict[str, int]:
         from prefect.client.orchestration import get_client
 
         with get_client(sync_client=True) as client:
-            limits = [
-                client.read_global_concurrency_limit_by_name(stage)
-                for stage in ("extract", "convert", "store")
-            ]
+            limits = [client.read_global_concurrency_limit_by_name(stage) for stage in STAGES]
         return {limit.name: limit.active_slots for limit in limits}

@@ -64,10 +64,12 @@ async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
 async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[None]:
     """Three files in the inbox; the first extract of all hangs."""
     hung = tmp_path / "hung"
-    script = f"mkdir {hung} 2>/dev/null && exec sleep 600; mkdir {{output}}"
+    script = f"mkdir {hung} 2>/dev/null && exec sleep 600; mkdir {{output}} && touch {{output}}/rows"
     await StageCommand(command=["sh", "-c", script]).asave("extract", overwrite=True)
     for stage in ("convert", "store"):
-        await StageCommand(command=["sh", "-c", "mkdir {output}"]).asave(stage, overwrite=True)
+        await StageCommand(command=["sh", "-c", "mkdir {output} && touch {output}/rows"]).asave(
+            stage, overwrite=True
+        )
     installation.inbox.mkdir(parents=True)
     for number in range(3):
         file = installation.inbox / f"{number}.zip"

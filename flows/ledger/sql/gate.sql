@@ -35,10 +35,14 @@ ORDER BY fenced_at;
 UPDATE stage_runs SET fenced_at = clock_timestamp(), slot = :slot WHERE stage_run_id = :stage_run_id;
 
 -- name: dead_stage_runs
--- Whoever holds a fence knows: another unfinished run behind it has no living holder.
+-- Whoever holds a fence knows: another unfinished run behind it has no living holder. Nor has one behind the
+-- fence of another slot that nobody holds; who comes next need not come there.
 SELECT stage_run_id, batch_id, host, pid, lease_id FROM stage_runs
-WHERE stage = :stage AND slot = :slot AND fenced_at IS NOT NULL AND finished_at IS NULL
-  AND stage_run_id <> :stage_run_id;
+WHERE stage = :stage AND fenced_at IS NOT NULL AND finished_at IS NULL AND stage_run_id <> :stage_run_id
+  AND (slot = :slot OR NOT EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND classid::bigint = :space AND objid::bigint = :key - :slot + slot));
 
 -- name: close_dead_stage_run!
 UPDATE stage_runs SET finished_at = clock_timestamp(), outcome = 'LOST', error = :error
