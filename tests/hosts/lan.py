@@ -8,12 +8,14 @@ leaves the namespaces; what is looked at from outside goes through PostgreSQL's 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -66,6 +68,7 @@ class Hosts:
     def __init__(self, home: Path, stack: ExitStack) -> None:
         self.settings = Settings(home=home)
         self.stack = stack
+        self.services: dict[str, psutil.Popen] = {}
         self.prefix = f"tdp{os.getpid()}"
         self.password = secrets.token_hex(8)
         database = f"postgresql://tdp:{self.password}@{HUB}"
@@ -86,6 +89,7 @@ class Hosts:
         self.server = shared | {
             "PREFECT_API_DATABASE_CONNECTION_URL": f"{database.replace('://', '+asyncpg://')}/prefect",
             "PREFECT_SERVER_API_HOST": HUB,
+            "PREFECT_SERVER_LOGGING_LEVEL": "INFO",  # a line for each request
             "PYTHONPATH": str(REDIS_PACKAGE),
         }
         self.seeds = {"TDP_FAN_OUT": containers["apply"]["environment"]["TDP_FAN_OUT"], "TDP_WINDOW": "8"}
@@ -123,7 +127,7 @@ class Hosts:
         """Set the link of a host ``down`` or ``up``."""
         run("ip", "-n", f"{self.prefix}-hub", "link", "set", name, state)
 
-    def start(self, name: str, log: str, *command: str | Path, **environment: str) -> psutil.Popen:
+    def start(self, name: str, log: str, *command: str | Path, **environment: str) -> None:
         """Start a service in a namespace under the host name ``name``."""
         self.settings.logs.mkdir(parents=True, exist_ok=True)
         inside = ["ip", "netns", "exec", f"{self.prefix}-{name}", "unshare", "--uts", "sh", "-c"]
@@ -139,7 +143,7 @@ class Hosts:
                 start_new_session=True,
             )
         self.stack.callback(stop, process, signal.SIGTERM, 10)
-        return process
+        self.services[log] = process
 
     def call(self, *command: str | Path, **environment: str) -> str:
         """Run a command in the hub to its end; return what it printed."""
@@ -167,14 +171,14 @@ class Hosts:
             return True
         return False
 
-    def start_host(self, number: int) -> psutil.Popen:
+    def start_host(self, number: int) -> None:
         """Add the host ``h<number>`` with a worker."""
         name, temporary = f"h{number}", self.settings.root / f"tmp-h{number}"
         temporary.mkdir()
         self.namespace(name, f"10.77.0.{10 + number}")
         own = {"PREFECT_HOME": str(self.settings.root / f"prefect-{name}"), "TMPDIR": str(temporary)}
         worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", services.WORK_POOL]
-        return self.start(name, f"worker-{name}", *worker, "--type", "process", "--name", name, **own)
+        self.start(name, f"worker-{name}", *worker, "--type", "process", "--name", name, **own)
 
     def _postgres(self) -> None:
         with services.postgres(self.settings):  # made, with its two databases
@@ -207,6 +211,21 @@ class Hosts:
             with suppress(psutil.NoSuchProcess):
                 found.append(psutil.Process(int(pid)))
         return found
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return what a service has used, its ended children and those that run now included."""
+    times = process.cpu_times()
+    used = times.user + times.system + times.children_user + times.children_system
+    with suppress(psutil.NoSuchProcess):
+        used += sum(cpu_seconds(child) for child in process.children())
+    return used
+
+
+def requests_by_route(log: Path) -> Counter[str]:
+    """Count the requests in the log of a Prefect API, by method and path without ids."""
+    found = re.findall(r'"([A-Z]+ /api/\S*) HTTP', log.read_text(errors="replace"))
+    return Counter(re.sub(r"[0-9a-f-]{36}", "{id}", route.partition("?")[0]) for route in found)
 
 
 def until(condition: Callable[[], Any], seconds: float, pause: float = 0.05) -> Any:

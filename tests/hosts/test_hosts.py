@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from lan import BIN, Hosts, until
+from lan import BIN, Hosts, cpu_seconds, requests_by_route, until
 
 from flows.samples import write_samples
 
@@ -22,6 +22,18 @@ AT_WORK = """
 SELECT stage_run_id, batch_id, host, pid FROM stage_runs
 WHERE stage = 'extract' AND host = 'h2' AND started_at IS NOT NULL AND finished_at IS NULL
 """
+CONNECTIONS = """
+SELECT client_addr::text, regexp_replace(application_name, 'batch_\\d+|[0-9a-f-]{36}', '…') AS application,
+       datname::text, count(*) AS n
+FROM pg_stat_activity WHERE client_addr IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 3, 1, 2
+"""
+
+
+def costs(hosts: Hosts) -> dict[str, float]:
+    """Return CPU seconds by service, and requests by route."""
+    used = {f"CPU s of {name}": cpu_seconds(process) for name, process in hosts.services.items()}
+    routes = requests_by_route(hosts.settings.logs / "api.log")
+    return used | {"requests": routes.total()} | dict(routes.most_common(25))
 
 
 def seen_within(hosts: Hosts, statement: str, *values: object) -> list[dict[str, Any]]:
@@ -66,14 +78,15 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
         argv = [sys.executable, str(WITNESS), str(mark), "0.3", stage, "{input}", "{output}"]
         edit_block(hosts, stage, argv)
     expected = write_samples(hosts.settings.inbox, files=BATCHES, messages=20, seed=1)
-    began = time.monotonic()
+    idle, began = costs(hosts), time.monotonic()
     hosts.start_host(1)
     hosts.call(BIN / "prefect", "deployment", "run", "process-inbox/scheduled")
-    seen_within(hosts, "SELECT FROM run_batches")  # the parent is on h1
+    seen_within(hosts, "SELECT 1 FROM run_batches")  # the parent is on h1
     hosts.start_host(2)
     hosts.start_host(3)
 
     cut = hold(hosts, marks["extract"])
+    connections = hosts.query(CONNECTIONS)
     hosts.link("h2", "down")
     down = time.time()
     assert witnesses(cut["batch_id"])
@@ -87,7 +100,7 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
         WHERE batch_id = %s AND status = 'COMPLETED'"""
     (done,) = seen_within(hosts, elsewhere, cut["batch_id"])
     hosts.link("h2", "up")
-    all_done = "SELECT FROM batch_processing HAVING count(*) = count(*) FILTER (WHERE status = 'COMPLETED')"
+    all_done = "SELECT 1 FROM batch_processing HAVING count(*) = count(*) FILTER (WHERE status = 'COMPLETED')"
     seen_within(hosts, all_done)
     parent = """SELECT state_name FROM flow_run JOIN flow ON flow.id = flow_id
         WHERE flow.name = 'process-inbox' AND state_type IN ('COMPLETED', 'FAILED', 'CRASHED')"""
@@ -99,6 +112,9 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
         f" {dead:.1f} s, next extract after {following['at'] - down:.1f} s (on {following['host']}),"
         f" its batch done elsewhere after {done['at'] - down:.1f} s"
     )
+    for name, used in costs(hosts).items():
+        print(f"{name:60} {(used - idle.get(name, 0)) / BATCHES:8.2f} per batch")  # noqa: T201
+    print(*connections, sep="\n")  # noqa: T201
     assert following["at"] > down + dead  # its work had ended before the slot passed on
     assert following["host"] != "h2"
     assert ended == [{"state_name": "Completed"}]
