@@ -2,9 +2,9 @@
 
     .venv/bin/python tests/bench/simulate_hosts.py
 
-A batch in flight asks the Prefect API, waits for a worker's next look, starts a process on a core, goes through
-the three lanes and is seen by its parent's next look. Constants are those that `make hosts` measures; figures
-of a run are checked against them with --check (see deployments/SCALING.md).
+A batch in flight asks the Prefect API, waits for a worker's next look, starts a process on a core, goes
+through the three lanes and is seen by its parent's next look. Constants are those that `make hosts` measures;
+how far the figures can be trusted: deployments/SCALING.md.
 """
 
 from __future__ import annotations
