@@ -60,8 +60,8 @@ class Fence:
     async def prove_alive(self) -> None:
         """Return never; raise GateLost once the session gives no sign of life in time."""
         while True:
-            # Not asyncio.timeout: cut off from the server, psycopg would first try to cancel the query, for up
-            # to 5 s. Not wait_for: before Python 3.12 it loses a cancellation that meets the answer, and the
+            # Not asyncio.timeout: cut off from its server, psycopg first tries for up to 5 s to cancel the
+            # query. Not wait_for: before Python 3.12 it loses a cancellation that meets the answer, and the
             # gate would wait for this guard for ever.
             proof = asyncio.ensure_future(fetch(self.session, "alive"))
             proof.add_done_callback(lambda done: done.cancelled() or done.exception())
