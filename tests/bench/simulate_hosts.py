@@ -1,10 +1,11 @@
 """What limits 10, 100 or 1,000 worker hosts: the pipeline with fan_out=work-pool as a network of queues.
 
-    .venv/bin/python tests/bench/simulate_hosts.py
+    .venv/bin/python tests/bench/simulate_hosts.py                              # the table of SCALING.md
+    .venv/bin/python tests/bench/simulate_hosts.py --check SECONDS… CORES CPU   # one machine as several hosts
 
 A batch in flight asks the Prefect API, waits for a worker's next look, starts a process on a core, goes
-through the three lanes and is seen by its parent's next look. Constants are those that `make hosts` measures;
-how far the figures can be trusted: deployments/SCALING.md.
+through the three lanes and is seen by its parent's next look. What workers and recoveries ask the API while
+they have nothing to do is taken from what the API can answer.
 """
 
 from __future__ import annotations
@@ -15,62 +16,77 @@ import random
 from collections import deque
 from dataclasses import dataclass, replace
 
-#: CPU seconds of a batch: its flow process; the Prefect API for it. Requests and connections of a batch.
-START_CPU, API_CPU, REQUESTS, CONNECTIONS = 4.0, 0.35, 55, 3
-#: Seconds between two looks of a worker for new runs, and of a parent for ended ones.
-WORKER_LOOKS, PARENT_LOOKS = 2.0, 1.0
+#: Measured by `make hosts`. CPU seconds of a flow process with its stages, and of the API for a request;
+#: requests and connections (PostgreSQL) of a batch; requests a second of a recovery.
+START_CPU, REQUEST_CPU, REQUESTS, CONNECTIONS, RECOVERY = 4.0, 0.012, 60, 3, 0.5
+#: Seconds between two looks of a parent for ended children.
+PARENT_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """Hosts with ``cores`` each; seconds of a batch in extract, convert and store; slots of store."""
+    """Hosts with ``cores`` each; seconds of a batch in extract, convert and store; what can be turned."""
 
     hosts: int
     stages: tuple[float, float, float]
     window: int = 24
     stores: int = 5
-    cores: float = 4
     apis: int = 1
+    looks: float = 2
+    recoveries: int = 0
+    cores: float = 4
+    start_cpu: float = START_CPU
     batches: int = 2000
+
+    @property
+    def idle(self) -> float:
+        """Requests a second of workers (a look, and two every 30 s to be known as alive) and recoveries."""
+        return self.hosts * (1 / self.looks + 2 / 30) + (self.recoveries or self.hosts) * RECOVERY
+
+    @property
+    def api_use(self) -> float:
+        """Share of the API that idle hosts use."""
+        return self.idle * REQUEST_CPU / self.apis
+
+    @property
+    def latency(self) -> float:
+        """Seconds of a batch alone."""
+        return REQUESTS * REQUEST_CPU + (self.looks + PARENT_LOOKS) / 2 + self.start_cpu + sum(self.stages)
+
+    @property
+    def pace(self) -> float:
+        """Seconds of the busiest lane for a batch: nothing makes the pipeline faster than this."""
+        return max(self.stages[0], self.stages[1], self.stages[2] / self.stores)
 
 
 class Station:
     """A queue in order of arrival in front of ``servers``."""
 
-    def __init__(self, name: str, servers: int) -> None:
-        self.name, self.servers, self.free = name, servers, servers
+    def __init__(self, servers: int) -> None:
+        self.servers, self.free, self.busy = servers, servers, 0.0
         self.queue: deque[tuple[int, int]] = deque()
-        self.busy = 0.0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Batches a second, and the use of each station (1 is all of it), the busiest first."""
-
-    rate: float
-    seconds: float
-    use: dict[str, float]
-
-
-def simulate(case: Case, seed: int = 1) -> Outcome:
-    """Run ``case.batches`` through, ``case.window`` of them at a time."""
-    draw = random.Random(seed)
+def simulate(case: Case) -> tuple[float, dict[str, float]]:
+    """Return the seconds that ``case.batches`` take, and the use of each station, the busiest first."""
+    draw = random.Random(1)
     cores = max(1, round(case.hosts * case.cores))
-    slower = cores / (case.hosts * case.cores)  # a share of a core: one that is slower
-    lanes = zip(("extract", "convert", "store"), (1, 1, case.stores), strict=True)
-    stations = {name: Station(name, servers) for name, servers in lanes}
-    stations |= {"api": Station("api", case.apis), "cores": Station("cores", cores)}
-    extract, convert, store = case.stages
-    #: (station or a wait, seconds, whether those are drawn from 0 on)
-    route = [("api", API_CPU / 2, False), ("", WORKER_LOOKS, True), ("cores", START_CPU * slower, False)]
-    route += [("extract", extract, False), ("convert", convert, False), ("store", store, False)]
-    route += [("api", API_CPU / 2, False), ("", PARENT_LOOKS, True)]
+    servers = {"extract": 1, "convert": 1, "store": case.stores, "cores": cores, "api": case.apis}
+    stations = {name: Station(number) for name, number in servers.items()}
+    asking = REQUESTS * REQUEST_CPU / 2 / (1 - case.api_use)
+    starting = case.start_cpu * cores / (case.hosts * case.cores)
+    route = [("api", asking), ("", case.looks), ("cores", starting)]
+    route += [
+        *zip(("extract", "convert", "store"), case.stages, strict=True),
+        ("api", asking),
+        ("", PARENT_LOOKS),
+    ]
     now, ends, left = 0.0, list[tuple[float, int, int]](), case.batches
 
     def arrive(job: int, step: int) -> None:
-        name, seconds, drawn = route[step]
-        if not name:
-            heapq.heappush(ends, (now + (draw.uniform(0, seconds) if drawn else seconds), job, step))
+        name, seconds = route[step]
+        if not name:  # a look that comes when it comes
+            heapq.heappush(ends, (now + draw.uniform(0, seconds), job, step))
         elif stations[name].free:
             stations[name].free -= 1
             stations[name].busy += seconds
@@ -83,8 +99,7 @@ def simulate(case: Case, seed: int = 1) -> Outcome:
         arrive(job, 0)
     while ends:
         now, job, step = heapq.heappop(ends)
-        if route[step][0]:
-            station = stations[route[step][0]]
+        if station := stations.get(route[step][0]):
             station.free += 1
             if station.queue:
                 arrive(*station.queue.popleft())
@@ -94,60 +109,59 @@ def simulate(case: Case, seed: int = 1) -> Outcome:
             left -= 1
             arrive(job, 0)
     use = {name: station.busy / now / station.servers for name, station in stations.items()}
-    return Outcome(case.batches / now, now, dict(sorted(use.items(), key=lambda item: -item[1])))
+    return now, dict(sorted(use.items(), key=lambda item: -item[1]))
 
 
-def enough(case: Case) -> int:
-    """Return the window that keeps the busiest lane busy: what is under way while it works off one batch."""
-    extract, convert, store = case.stages
-    pace = max(extract, convert, store / case.stores)
-    latency = API_CPU + WORKER_LOOKS / 2 + START_CPU + sum(case.stages) + PARENT_LOOKS / 2
-    return round(latency / pace + 0.5) + 2
+def turned(case: Case) -> Case:
+    """Return the case with what makes the exclusive lanes the limit, and the API bear its hosts."""
+    stores = max(5, round(case.stages[2] / max(case.stages[:2]) + 0.5))
+    case = replace(case, stores=stores, recoveries=2, looks=max(2.0, min(15.0, case.hosts / 10)))
+    case = replace(case, window=max(8, round(1.2 * case.latency / case.pace + 0.5)))
+    return replace(case, apis=1 + int((case.idle + REQUESTS / case.pace) * REQUEST_CPU / 0.7))
+
+
+def row(case: Case) -> str:
+    """Return one case as a row of a Markdown table."""
+    stages = "/".join(f"{seconds:g}" for seconds in case.stages)
+    cells = [
+        stages,
+        case.hosts,
+        case.window,
+        case.stores,
+        case.apis,
+        f"{case.looks:g}",
+        case.recoveries or "all",
+    ]
+    if case.api_use >= 1:
+        cells += ["0", f"{case.idle:,.0f}", "", "API: idle hosts alone ask more than it answers"]
+    else:
+        seconds, use = simulate(case)
+        limit, share = next(iter(use.items()))
+        rate = case.batches / seconds
+        what = f"{limit} {share:.0%}" if share > 0.9 else f"window ({limit} {share:.0%})"
+        asked = case.idle + REQUESTS * rate
+        cells += [f"{3600 * rate:,.0f}", f"{asked:,.0f}", CONNECTIONS * case.window, what]
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def main() -> None:
-    """Print a table for each kind of batch."""
+    """Print the table, or what one machine should need for a measured run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", nargs=5, type=float, metavar=("HOSTS", "CORES", "E", "C", "S"))
-    parser.add_argument("--batches", type=int, default=2000)
-    parser.add_argument("--window", type=int, default=24)
-    given = parser.parse_args()
-    if given.check:
-        hosts, cores, *stages = given.check
+    columns = ("HOSTS", "BATCHES", "WINDOW", "EXTRACT", "CONVERT", "STORE", "CORES", "CPU")
+    parser.add_argument("--check", nargs=len(columns), type=float, metavar=columns)
+    if given := parser.parse_args().check:
+        hosts, batches, window, *stages, cores, cpu = given
         lanes = (stages[0], stages[1], stages[2])
-        case = Case(int(hosts), lanes, given.window, cores=cores / hosts, batches=given.batches)
-        print(simulate(case))  # noqa: T201
+        case = Case(int(hosts), lanes, int(window), cores=cores / hosts, start_cpu=cpu, batches=int(batches))
+        print(*simulate(case))  # noqa: T201
         return
-    head = (
-        "stages (s)",
-        "hosts",
-        "window",
-        "stores",
-        "APIs",
-        "batches/h",
-        "requests/s",
-        "connections",
-        "limit",
-    )
+    head = ("E/C/S (s)", "hosts", "window", "stores", "APIs", "look (s)", "recoveries")
+    head += ("batches/h", "requests/s", "connections", "limit")
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))  # noqa: T201
-    for stages in ((5.0, 3.0, 15.0), (0.5, 0.3, 1.5), (1.0, 0.5, 60.0)):
+    for stages in ((0.5, 0.3, 1.5), (5.0, 3.0, 15.0), (5.0, 3.0, 600.0)):
         for hosts in (1, 10, 100, 1000):
-            first = Case(hosts, stages, window=8)
-            turned = replace(first, stores=max(5, round(stages[2] / max(stages[:2]) + 0.5)))
-            turned = replace(turned, window=enough(turned))
-            for case in (first, turned, replace(turned, apis=4)):
-                row(case)
-
-
-def row(case: Case) -> None:
-    """Print one case as a row of a Markdown table."""
-    done = simulate(case)
-    limit, use = next(iter(done.use.items()))
-    what = f"{limit} ({use:.0%})" if use > 0.9 else f"window ({limit} {use:.0%})"
-    stages = "/".join(f"{seconds:g}" for seconds in case.stages)
-    cells = (stages, case.hosts, case.window, case.stores, case.apis, f"{3600 * done.rate:,.0f}")
-    cells += (f"{REQUESTS * done.rate:.0f}", CONNECTIONS * case.window, what)
-    print("| " + " | ".join(map(str, cells)) + " |")  # noqa: T201
+            case = Case(hosts, stages)
+            print(row(case), row(turned(case)), sep="\n")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ AT_WORK = """
 SELECT stage_run_id, batch_id, host, pid FROM stage_runs
 WHERE stage = 'extract' AND host = 'h2' AND started_at IS NOT NULL AND finished_at IS NULL
 """
+PARENT = """
+SELECT state_name FROM flow_run JOIN flow ON flow.id = flow_id
+WHERE flow.name = 'process-inbox' AND state_type IN ('COMPLETED', 'FAILED', 'CRASHED')
+"""
 CONNECTIONS = """
 SELECT client_addr::text, regexp_replace(application_name, 'batch_\\d+|[0-9a-f-]{36}', '…') AS application,
        datname::text, count(*) AS n
@@ -81,13 +85,30 @@ def flow_runs(hosts: Hosts, name: str) -> list[psutil.Process]:
     return found
 
 
+def exclusive_stages(hosts: Hosts, extract: float, convert: float) -> dict[str, Path]:
+    """Let extract and convert take so many seconds and bear no second copy; return their marks."""
+    marks = {stage: hosts.settings.root / f"{stage}.mark" for stage in ("extract", "convert")}
+    for (stage, mark), seconds in zip(marks.items(), (extract, convert), strict=True):
+        argv = [sys.executable, str(WITNESS), str(mark), str(seconds), stage, "{input}", "{output}"]
+        edit_block(hosts, stage, argv)
+    return marks
+
+
+def end_of_parent(hosts: Hosts) -> str:
+    """Return the state in which the run of the inbox has ended."""
+    (ended,) = until(lambda: hosts.query(PARENT, database="prefect"), 1800)
+    return str(ended["state_name"])
+
+
+def print_costs(hosts: Hosts, idle: dict[str, float], batches: int) -> None:
+    for name, used in costs(hosts).items():
+        print(f"{name:60} {(used - idle.get(name, 0)) / batches:8.2f} per batch")  # noqa: T201
+
+
 def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_an_overlap(
     hosts: Hosts,
 ) -> None:
-    marks = {stage: hosts.settings.root / f"{stage}.mark" for stage in ("extract", "convert")}
-    for stage, mark in marks.items():
-        argv = [sys.executable, str(WITNESS), str(mark), "0.3", stage, "{input}", "{output}"]
-        edit_block(hosts, stage, argv)
+    marks = exclusive_stages(hosts, 0.3, 0.3)
     expected = write_samples(hosts.settings.inbox, files=BATCHES, messages=20, seed=1)
     idle, began = costs(hosts), time.monotonic()
     hosts.start_host(1)
@@ -111,11 +132,7 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
         WHERE batch_id = %s AND status = 'COMPLETED'"""
     (done,) = seen_within(hosts, elsewhere, cut["batch_id"])
     hosts.link("h2", "up")
-    all_done = "SELECT 1 FROM batch_processing HAVING count(*) = count(*) FILTER (WHERE status = 'COMPLETED')"
-    seen_within(hosts, all_done)
-    parent = """SELECT state_name FROM flow_run JOIN flow ON flow.id = flow_id
-        WHERE flow.name = 'process-inbox' AND state_type IN ('COMPLETED', 'FAILED', 'CRASHED')"""
-    ended = until(lambda: hosts.query(parent, database="prefect"), 120)
+    ended = end_of_parent(hosts)
     until(lambda: not flow_runs(hosts, "h2"), 300)  # what came back has nothing to do any more
     took = time.monotonic() - began
 
@@ -124,12 +141,11 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
         f" {dead:.1f} s, next extract after {following['at'] - down:.1f} s (on {following['host']}),"
         f" its batch done elsewhere after {done['at'] - down:.1f} s"
     )
-    for name, used in costs(hosts).items():
-        print(f"{name:60} {(used - idle.get(name, 0)) / BATCHES:8.2f} per batch")  # noqa: T201
+    print_costs(hosts, idle, BATCHES)
     print(*connections, sep="\n")  # noqa: T201
     assert following["at"] > down + dead  # its work had ended before the slot passed on
     assert following["host"] != "h2"
-    assert ended == [{"state_name": "Completed"}]
+    assert ended == "Completed"
     assert hosts.query("SELECT * FROM stage_overlaps") == []
     assert [path for path in marks.values() if Path(f"{path}.crashed").exists()] == []
     assert hosts.query("SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
@@ -141,3 +157,24 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
     assert len(others) == 3
     hosts_at_work = "SELECT host, count(*) AS n FROM stage_runs GROUP BY host ORDER BY host"
     assert [row["host"] for row in hosts.query(hosts_at_work)] == ["h1", "h2", "h3"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_hosts_work_at_the_pace_of_the_busiest_lane(hosts: Hosts, count: int) -> None:
+    """Prints what tests/bench/simulate_hosts.py is checked against."""
+    batches = 16
+    exclusive_stages(hosts, 6, 1)
+    write_samples(hosts.settings.inbox, files=batches, messages=20, seed=1)
+    for number in range(1, count + 1):
+        hosts.start_host(number)
+    idle = costs(hosts)
+    hosts.call(BIN / "prefect", "deployment", "run", "process-inbox/scheduled")
+    assert end_of_parent(hosts) == "Completed"
+    span = """SELECT stage, extract(epoch FROM max(finished_at) - min(started_at))::float8 AS span,
+        sum(extract(epoch FROM finished_at - started_at))::float8 AS work, count(DISTINCT host) AS hosts
+        FROM stage_runs GROUP BY stage ORDER BY stage"""
+    lanes = {row["stage"]: row for row in hosts.query(span)}
+    print(*lanes.values(), sep="\n")  # noqa: T201
+    print_costs(hosts, idle, batches)
+    assert lanes["extract"]["hosts"] == count
+    assert hosts.query("SELECT * FROM stage_overlaps") == []
