@@ -162,8 +162,8 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_hosts_work_at_the_pace_of_the_busiest_lane(hosts: Hosts, count: int) -> None:
     """Prints what tests/bench/simulate_hosts.py is checked against."""
-    batches = 16
-    exclusive_stages(hosts, 6, 1)
+    batches = 10
+    exclusive_stages(hosts, 12, 2)
     write_samples(hosts.settings.inbox, files=batches, messages=20, seed=1)
     for number in range(1, count + 1):
         hosts.start_host(number)
