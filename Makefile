@@ -23,7 +23,7 @@ test: lint
 
 # Every fault in every stage, and the services of systemd's units as an installation of their own.
 chaos: $(INSTALLED)
-	.venv/bin/pytest tests/chaos tests/integration/test_split_services.py -m "matrix or not matrix" $(ARGS)
+	.venv/bin/pytest tests/chaos tests/integration/test_fan_out.py tests/integration/test_split_services.py -m "matrix or not matrix" $(ARGS)
 
 # prefect-redis is for these servers alone: apart from what everybody has.
 hosts: $(INSTALLED)

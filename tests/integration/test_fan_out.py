@@ -83,9 +83,11 @@ async def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     return value
 
 
-async def start(client: PrefectClient) -> FlowRun:
-    deployment = await client.read_deployment_by_name("process-inbox/scheduled")
-    return await client.create_flow_run_from_deployment(deployment.id)
+async def start(
+    client: PrefectClient, name: str = "process-inbox/scheduled", **parameters: object
+) -> FlowRun:
+    deployment = await client.read_deployment_by_name(name)
+    return await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
 
 
 async def ended(client: PrefectClient, run: FlowRun, runs: int = 1) -> FlowRun:
@@ -193,3 +195,19 @@ async def test_the_children_of_a_killed_run_end_what_they_began_and_recovery_doe
     lost = [row for row in rows(installation, ATTEMPTS) if row["outcome"] != "COMPLETED"]
     assert lost == []
     assert rows(installation, "SELECT count(*) AS n FROM stage_runs") == [{"n": 9}]
+
+
+@pytest.mark.matrix
+@pytest.mark.usefixtures("pool")
+async def test_a_backfill_runs_on_the_pool_as_well_and_lets_others_go_first(
+    installation: Settings, client: PrefectClient
+) -> None:
+    assert (await ended(client, await start(client))).state_name == "Completed"
+    again = await start(client, "backfill/adhoc", batch_ids=["batch_000002"], from_stage="convert")
+    assert (await ended(client, again)).state_name == "Completed"
+    assert await children(client, again) == [("batch_000002", "Completed")]
+    wanted = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [str(again.id)]}})
+    (child,) = await client.read_flow_runs(flow_run_filter=wanted)
+    assert child.parameters == {"batch_id": "batch_000002", "yielding": True}
+    attempts = [tuple(row.values()) for row in rows(installation, ATTEMPTS)]
+    assert attempts[9:] == [("batch_000002", stage, "COMPLETED") for stage in ("convert", "store")]

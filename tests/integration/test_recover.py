@@ -17,18 +17,19 @@ import psycopg
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Crashed
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Cancelled, Crashed, Pending
 from psycopg.rows import dict_row
 
 from blocks import StageCommand
 from deployments.apply import apply
 from flows import services
 from flows.errors import BatchBusy
+from flows.ledger.batches import own_batch
 from flows.ledger.intake import own_run
 from flows.process_batch import process_batch
 from flows.process_inbox import process_inbox
-from flows.recover import Recovered, recover
+from flows.recover import _PATIENT, Recovered, recover
 from flows.settings import Settings
 from flows.stages.contract import Result, new_output, write_result
 
@@ -182,6 +183,17 @@ async def test_what_operators_have_cancelled_waits_for_the_schedule(
     rows(installation, listed, parent.id, row["batch_id"])
     done = await recover(installation)
     assert done.batches == ([row["batch_id"]] if taken else [])
+
+
+async def test_a_run_whose_process_never_started_is_dead_unless_its_batch_is_held(
+    installation: Settings, client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_PATIENT, StateType.PENDING, 0.0)
+    (row,) = rows(installation, "INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
+    run = await client.create_flow_run(process_batch, parameters=row, state=Pending())
+    async with own_batch(row["batch_id"], installation.database):
+        assert run.id not in (await recover(installation)).flow_runs
+    assert run.id in (await recover(installation)).flow_runs
 
 
 async def test_a_run_takes_its_lock_again_when_its_session_was_lost(installation: Settings) -> None:
