@@ -1,10 +1,11 @@
 # make demo    install, then do the whole job on 50 sample exports and check every row
 # make test    install, then lint and the whole test suite, on services of its own
 # make chaos   every fault in every stage (make test has each fault in one)
+# make hosts   three hosts in network namespaces, one cut off in mid-extract (root, iproute2, redis-server)
 # make fuzz    hostile bytes for the readers, MINUTES=10 for each (atheris; Linux)
 # make lint    ruff and mypy alone
 # make lock    resolve requirements.lock anew
-.PHONY: demo test chaos fuzz lint format lock install clean
+.PHONY: demo test chaos hosts fuzz lint format lock install clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,8 +24,8 @@ test: lint
 
 # Every fault in every stage, and the services of systemd's units as an installation of their own.
 chaos: $(INSTALLED)
-	.venv/bin/pytest tests/chaos tests/integration/test_split_services.py tests/unit/test_corpus.py \
-		-m "matrix or not matrix" $(ARGS)
+	.venv/bin/pytest tests/chaos tests/integration/test_fan_out.py tests/integration/test_split_services.py \
+		tests/unit/test_corpus.py -m "matrix or not matrix" $(ARGS)
 
 # atheris has no wheels for some platforms we support, so it is in no group of the lock.
 MINUTES ?= 10
@@ -33,6 +34,11 @@ fuzz: $(INSTALLED)
 	for target in archives json html; do \
 		.venv/bin/python tests/fuzz/fuzz.py $$target -max_total_time=$$(($(MINUTES) * 60)) -print_final_stats=1; \
 	done
+
+# prefect-redis is for these servers alone: apart from what everybody has.
+hosts: $(INSTALLED)
+	.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .venv/hosts prefect-redis==0.3.0
+	.venv/bin/pytest tests/hosts -m matrix -s $(ARGS)
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

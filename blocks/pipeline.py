@@ -7,7 +7,7 @@ from typing import Self
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from flows.settings import Settings
+from flows.settings import FanOut, Settings
 
 #: Name of the document that every run reads.
 PIPELINE = "tdp"
@@ -33,8 +33,14 @@ class PipelineConfig(Block):
         default=8,
         title="Batches in flight",
         ge=1,
-        le=100,
+        le=1000,
         description="Batches one run works on at once: enough to keep every stage busy, few for the disk.",
+    )
+    fan_out: FanOut = Field(
+        default="process",
+        title="Where batches run",
+        description="process: in the process of the run, on one host. work-pool: each batch as a run of its"
+        " own, on any worker. That takes seconds to begin: allow more batches in flight.",
     )
     settle_seconds: float = Field(
         default=2.0,
@@ -145,7 +151,10 @@ class PipelineConfig(Block):
     def seed(cls, settings: Settings) -> Self:
         """Return the document that a new installation begins with."""
         return cls(
-            batch_size=settings.batch_size, window=settings.window, settle_seconds=settings.settle_seconds
+            batch_size=settings.batch_size,
+            window=settings.window,
+            fan_out=settings.fan_out,
+            settle_seconds=settings.settle_seconds,
         )
 
     def extract_options(self) -> list[str]:

@@ -14,6 +14,7 @@ from psycopg.rows import DictRow
 
 from flows.backfill_plan import ensure_readable, plan_backfill, plan_markdown
 from flows.errors import BatchesFailed
+from flows.fan_out import Outcomes, Run, run_all, runner
 from flows.ledger.backfills import (
     Filters,
     adopt_batches,
@@ -25,11 +26,10 @@ from flows.ledger.backfills import (
 from flows.ledger.batches import own_batch
 from flows.ledger.intake import own_run
 from flows.ledger.session import Session, connect
-from flows.process_batch import process_batch
-from flows.process_inbox import Outcomes, fan_out
 from flows.reports import summary, summary_markdown
 from flows.reports.slots import slots
 from flows.runtime import Runtime, yielding_runtime
+from flows.settings import FanOut
 from flows.slot import Log
 from flows.workdir import discard_outputs, kept_stages
 
@@ -53,12 +53,14 @@ async def backfill(
     window: int | None = None,
     dry_run: bool = False,
     resume: UUID | None = None,
+    fan_out: FanOut | None = None,
 ) -> dict[str, int]:
     """Run the batches again for which everything given is true, from ``from_stage`` on.
 
     ``source`` is a SHA-256 or a file name pattern (``*``, ``?``), ``error`` a text in the batch's or a file's
-    error; days are of UTC, both ends included. ``resume`` does what that earlier backfill left undone. A
-    retry of the run goes on where it was. Raises BatchesFailed at the end if some failed or were refused.
+    error; days are of UTC, both ends included. ``window`` and ``fan_out`` are those of process_inbox.
+    ``resume`` does what that earlier backfill left undone. A retry of the run goes on where it was. Raises
+    BatchesFailed at the end if some failed or were refused.
     """
     filters = Filters(
         batch_ids, status, received_from, received_to, processed_from, processed_to, source, error
@@ -69,7 +71,8 @@ async def backfill(
         if dry_run:
             return await _report_plan(session, await select_batches(session, filters), from_stage, runtime)
         listed = await _plan(session, run_id, filters, from_stage, resume, runtime, log)
-        outcomes = await _run_all(listed, run_id, window or runtime.config.window, runtime, log)
+        async with runner(fan_out, runtime, log) as run:
+            outcomes = await _run_all(listed, run_id, window or runtime.config.window, runtime, log, run)
         await _report(run_id, runtime)
     if outcomes.failed:
         named = [f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items()]
@@ -102,15 +105,17 @@ async def _plan(
     return listed
 
 
-async def _run_all(listed: list[DictRow], run_id: UUID, window: int, runtime: Runtime, log: Log) -> Outcomes:
+async def _run_all(
+    listed: list[DictRow], run_id: UUID, window: int, runtime: Runtime, log: Log, run: Run
+) -> Outcomes:
     to_prepare = {row["batch_id"]: row["from_stage"] for row in listed if row["prepared_at"] is None}
 
     async def again(batch_id: str) -> dict[str, Any]:
         if batch_id in to_prepare:
             await prepare(batch_id, to_prepare[batch_id], run_id, runtime)
-        return await process_batch(batch_id)
+        return await run(batch_id)
 
-    return await fan_out([row["batch_id"] for row in listed], window, log, again)
+    return await run_all([row["batch_id"] for row in listed], window, log, again)
 
 
 async def prepare(batch_id: str, from_stage: str, run_id: UUID, runtime: Runtime) -> None:

@@ -37,12 +37,20 @@ class StageMisconfigured(TdpError):
     """
 
 
+class DeploymentMissing(TdpError):
+    """A deployment of ours is not on the Prefect server. Run `tdp apply`."""
+
+
 class LimitMissing(TdpError):
     """A global concurrency limit does not exist or is not active. Run `tdp apply`."""
 
 
 class BatchBusy(TdpError):
     """Another live run holds this batch; it does the work and this run has nothing to do."""
+
+
+class BatchFailed(TdpError):
+    """The run of a batch on the work pool ended without completing it. `tdp show` of the batch says more."""
 
 
 class BatchUnknown(TdpError):

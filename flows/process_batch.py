@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from prefect.tasks import exponential_backoff
 from flows.errors import BatchBusy, Retryable
 from flows.ledger.batches import OwnedBatch, own_batch
 from flows.reports import timings_markdown
-from flows.runtime import STAGES, Runtime, current_runtime
+from flows.runtime import STAGES, Runtime, current_runtime, yielding_runtime
 from flows.stage_run import run_stage
 from flows.stages.contract import read_result
 
@@ -60,14 +61,18 @@ async def store(batch: OwnedBatch, runtime: Runtime) -> None:
 
 
 @flow(name="process-batch", flow_run_name="{batch_id}", persist_result=False, log_prints=False)
-async def process_batch(batch_id: str) -> dict[str, Any]:
+async def process_batch(batch_id: str, yielding: bool = False) -> dict[str, Any]:
     """Extract, convert and store one batch, resuming where an earlier run of it ended.
+
+    A ``yielding`` run lets the stage runs of others go first.
 
     Returns its report: batch_id, status, file_count, stored, partial, quarantined, messages. A batch that
     another living run works on is left to it.
     """
-    runtime = await current_runtime()
-    async with own_batch(batch_id, runtime.database_url) as batch:
+    async with (
+        yielding_runtime() if yielding else nullcontext(await current_runtime()) as runtime,
+        own_batch(batch_id, runtime.database_url) as batch,
+    ):
         if batch.status != "COMPLETED":
             await _finish(batch, runtime)
         report = dict(await batch.report())

@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
-from psycopg.rows import DictRow
 
-from flows.errors import BatchBusy, BatchesFailed
+from flows.errors import BatchesFailed
+from flows.fan_out import run_all, runner
 from flows.inbox import receive, settled_files
 from flows.ledger.intake import freeze_batches, frozen_batches, own_run, planning
 from flows.ledger.session import Session
-from flows.process_batch import process_batch
 from flows.reports import summary, summary_markdown
 from flows.runtime import Runtime, current_runtime
+from flows.settings import FanOut
 from flows.slot import Log
-
-#: Processes the batch of that id and returns its report.
-Run = Callable[[str], Awaitable[dict[str, Any]]]
-
-
-@dataclass
-class Outcomes:
-    """What became of the batches of one run, by batch id."""
-
-    reports: dict[str, DictRow] = field(default_factory=dict)
-    busy: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
 
 
 @flow(name="process-inbox", persist_result=False)
 async def process_inbox(
-    inbox: str | None = None, batch_size: int | None = None, window: int | None = None
+    inbox: str | None = None,
+    batch_size: int | None = None,
+    window: int | None = None,
+    fan_out: FanOut | None = None,
 ) -> dict[str, int]:
     """Claim what is in the inbox, process it in batches, and report.
 
-    ``inbox`` is a directory (default: the installation's), ``batch_size`` the source files per batch and
-    ``window`` the batches in flight (defaults: the TDP pipeline block). Single failures stop nobody else;
-    raises BatchesFailed at the end if there were any. A retry of the run does what is left of its batches.
+    ``inbox`` is a directory (default: the installation's), ``batch_size`` the source files per batch,
+    ``window`` the batches in flight and ``fan_out`` where they run: in this process, or each as a run of its
+    own on the work pool (defaults: the TDP pipeline block). Single failures stop nobody else; raises
+    BatchesFailed at the end if there were any. A retry of the run does what is left of its batches.
     """
     runtime = await current_runtime()
     log = get_run_logger()
@@ -52,7 +40,8 @@ async def process_inbox(
     async with own_run(run_id, runtime.database_url) as session:
         folder = Path(inbox) if inbox else runtime.settings.inbox
         batches = await plan(session, run_id, folder, batch_size or runtime.config.batch_size, runtime, log)
-        outcomes = await fan_out(batches, window or runtime.config.window, log)
+        async with runner(fan_out, runtime, log) as run:
+            outcomes = await run_all(batches, window or runtime.config.window, log, run)
         if batches:
             await report(run_id, runtime)
     if outcomes.failed:
@@ -83,38 +72,6 @@ async def plan(
     log.info("Received %(new)d new files and %(duplicate)d duplicates", arrivals)
     log.info("%d batches to process", len(batches))
     return batches
-
-
-async def fan_out(batches: list[str], window: int, log: Log, run: Run = process_batch) -> Outcomes:
-    """``run`` one subflow per batch, ``window`` of them at a time, started in the list's order."""
-    outcomes = Outcomes()
-    waiting = iter(batches)
-
-    async def lane() -> None:
-        for batch_id in waiting:
-            await _process(batch_id, outcomes, run)
-            done = len(outcomes.reports) + len(outcomes.busy) + len(outcomes.failed)
-            log.info("%d of %d batches done  failed=%d", done, len(batches), len(outcomes.failed))
-
-    # Lanes end by themselves or because the run is cancelled. A TaskGroup would cancel them once more while
-    # they clean up, and wrap what Prefect must see to call the run Cancelled and not Crashed.
-    await asyncio.gather(*(lane() for _ in range(window)))
-    return outcomes
-
-
-async def _process(batch_id: str, outcomes: Outcomes, run: Run) -> None:
-    try:
-        batch_report = await run(batch_id)
-        # Prefect takes the n-th child of a retried run for the n-th of the run before it.
-        if batch_report["batch_id"] != batch_id:
-            raise BatchesFailed(
-                f"Prefect handed over the result of {batch_report['batch_id']}; retry the run"
-            )
-        outcomes.reports[batch_id] = batch_report
-    except BatchBusy:
-        outcomes.busy.append(batch_id)
-    except Exception as error:
-        outcomes.failed[batch_id] = f"{type(error).__name__}: {error}"
 
 
 async def report(run_id: UUID, runtime: Runtime) -> None:

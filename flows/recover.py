@@ -42,8 +42,8 @@ from prefect.states import Crashed, Scheduled
 from flows.ledger.session import Session, connect, fetch
 from flows.settings import Settings
 
-#: Flows of ours. A run holds a lock of its own while it works; one of process-batch leaves that to the run
-#: it is part of, and holds its batch's.
+#: Flows of ours. A run holds a lock of its own while it works; one of process-batch holds its batch's, or
+#: leaves that to the run in whose process it is.
 _FLOWS = ["process-inbox", "backfill", "maintain", "process-batch"]
 _INBOX = "process-inbox/scheduled"
 #: What batch ids and run ids are hashed with for their locks.
@@ -52,8 +52,11 @@ _BATCH_SEED, _RUN_SEED = 0, 1
 _ROUND, _SECOND_LOOK = 5.0, 3.0
 #: Seconds a run, or all of them after a start of PostgreSQL, are given to take their locks.
 _PATIENCE = 15.0
+#: Seconds a worker is given to start the process of a run (24 s were measured on a loaded machine).
+_START_PATIENCE = 90.0
 #: One run of the inbox is asked for within as many seconds at most.
 _ASK_EVERY = 30
+_PATIENT = {StateType.RUNNING: _PATIENCE, StateType.PENDING: _START_PATIENCE}
 _OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 #: Runs looked at in one round; the next one has the rest.
 _PAGE = 200
@@ -101,15 +104,14 @@ async def _lasting(look: Callable[[], Awaitable[list[T]]]) -> list[T]:
 
 
 async def _dead_runs(client: PrefectClient, ledger: Session) -> list[UUID]:
-    """Return the runs that Prefect takes for Running and whose lock nobody holds."""
-    running = await client.read_flow_runs(
+    """Return the runs that Prefect takes for begun and whose lock nobody holds."""
+    begun = await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=_FLOWS)),
-        flow_run_filter=FlowRunFilter(state=_in_state(StateType.RUNNING)),
+        flow_run_filter=FlowRunFilter(state=_in_state(*_PATIENT)),
         sort=FlowRunSort.START_TIME_ASC,
         limit=_PAGE,
     )
-    settled = datetime.now(UTC) - timedelta(seconds=_PATIENCE)
-    locks = await _locks(client, [run for run in running if run.state and run.state.timestamp < settled])
+    locks = await _locks(client, [run for run in begun if _is_settled(run)])
     living = await fetch(
         ledger,
         "living_runs",
@@ -122,17 +124,25 @@ async def _dead_runs(client: PrefectClient, ledger: Session) -> list[UUID]:
     return [run_id for run_id in locks if str(run_id) not in alive]
 
 
+def _is_settled(run: FlowRun) -> bool:
+    if run.state is None:
+        return False
+    patience = timedelta(seconds=_PATIENT[run.state.type])
+    return run.state.timestamp < datetime.now(UTC) - patience
+
+
 async def _locks(client: PrefectClient, runs: Iterable[FlowRun]) -> dict[UUID, _Lock]:
     """Return the lock that each run, or the run it is part of, holds while it lives."""
-    parts = {run.id: run.parent_task_run_id for run in runs if run.parent_task_run_id}
+    # A child that is a run of a deployment has a process of its own.
+    parts = {run.id: run.parent_task_run_id for run in runs if not run.deployment_id}
     tasks = await client.read_task_runs(
-        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=list(parts.values())))
+        task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=[part for part in parts.values() if part]))
     )
     parents = {task.id: task.flow_run_id for task in tasks}
     locks = {}
     for run in runs:
-        if run.parent_task_run_id in parents:
-            locks[run.id] = _Lock(str(parents[run.parent_task_run_id]), _RUN_SEED)
+        if (part := parts.get(run.id)) in parents:
+            locks[run.id] = _Lock(str(parents[part]), _RUN_SEED)
         elif batch_id := run.parameters.get("batch_id"):
             locks[run.id] = _Lock(str(batch_id), _BATCH_SEED)
         else:

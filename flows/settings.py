@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: ``sun_path`` holds 104 bytes on macOS, 108 on Linux; the socket's name and a final NUL count.
 _SOCKET_PATH_MAX = 103 - len("/.s.PGSQL.5432")
+FanOut = Literal["process", "work-pool"]
 
 
 class Settings(BaseSettings):
@@ -41,6 +43,10 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("TDP_BATCH_SIZE", "BATCH_SIZE"),
     )
     window: int = Field(default=8, ge=1, description="Batches in flight per parent run.")
+    fan_out: FanOut = Field(
+        default="process",
+        description="Where batches run: in their parent's process, or as runs of their own on the work pool.",
+    )
     settle_seconds: float = Field(
         default=2.0, ge=0, description="A file younger than this may still be being copied in."
     )

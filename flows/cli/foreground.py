@@ -121,6 +121,7 @@ def _run_process(
     with TemporaryDirectory(prefix="tdp-run-") as folder:
         log, outcome = Path(folder, "log"), Path(folder, "outcome.json")
         given = {name: value for name, value in parameters.items() if value is not None}
+        given["fan_out"] = "process"  # there may be no worker, and who waits here waits for this process
         given_json = msgspec.json.encode(given).decode()
         with log.open("wb") as out:
             process = psutil.Popen(

@@ -25,11 +25,13 @@ class OwnedBatch:
         self._session = session
 
     async def ensure_owned(self) -> None:
-        """Take the lock again if PostgreSQL went away. Raises BatchBusy if another run has it now."""
+        """Take the lock again if PostgreSQL went away. Raises BatchBusy if another run has it, or is done."""
         try:
             await fetch(self._session, "alive")
         except DatabaseUnavailable:
             self._session, self.status = await _own(self.batch_id, self._url)
+            if self.status == "COMPLETED":
+                raise BatchBusy(f"another run has done {self.batch_id} meanwhile") from None
 
     async def _fetch(self, statement: str, **values: object) -> list[DictRow]:
         """Run a statement that may be run twice; where PostgreSQL went away meanwhile, when it is back.

@@ -164,6 +164,18 @@ async def test_a_batch_has_one_owner(installation: Settings) -> None:
 
 
 @pytest.mark.usefixtures("copying_stages")
+async def test_a_run_that_was_cut_off_leaves_a_batch_that_others_have_done(installation: Settings) -> None:
+    await configure()
+    drop(installation, 1)
+    await process_inbox()
+    (batch,) = rows(installation, "SELECT batch_id FROM batch_processing")
+    async with own_batch(batch["batch_id"], installation.database) as owned:
+        await owned.close()
+        with pytest.raises(BatchBusy, match="another run has done"):
+            await owned.ensure_owned()
+
+
+@pytest.mark.usefixtures("copying_stages")
 async def test_log_lines_reach_the_prefect_ui(installation: Settings) -> None:
     await configure()
     drop(installation, 1)

@@ -2,8 +2,8 @@
 
 usage: witness.py MARK SECONDS STAGE INPUT OUTPUT
 
-Writes a line into MARK.crashed and fails if another copy for the same MARK is running. Sleeps SECONDS before
-the stage's work, so that a fault can meet it.
+Writes a line into MARK.crashed and fails if another copy for the same MARK is running. Sleeps SECONDS, and
+for as long as there is a file MARK.hold, before the stage's work, so that a fault can meet it.
 """
 
 import fcntl
@@ -21,4 +21,6 @@ with Path(mark).open("a") as file:
             crashed.write(f"{stage} {source}\n")
         sys.exit("another copy of this program is running")
     time.sleep(float(seconds))
+    while Path(mark + ".hold").exists():
+        time.sleep(0.05)
     sys.exit(subprocess.call([sys.executable, "-I", "-m", f"flows.stages.{stage}", source, output]))

@@ -67,7 +67,12 @@ def check_command(argv: list[str]) -> None:
     elif program == "python" and arguments[0] == "-m":
         assert importlib.util.find_spec(arguments[1])
     elif program == "prefect":
-        known = {("server", "start"), ("worker", "start", "--pool", WORK_POOL, "--type", "process")}
+        known = {
+            ("server", "start"),
+            ("server", "start", "--no-services"),
+            ("server", "services", "start"),
+            ("worker", "start", "--pool", WORK_POOL, "--type", "process"),
+        }
         assert tuple(arguments) in known
 
 
@@ -123,9 +128,31 @@ def test_servers_start_where_their_settings_are() -> None:
 def test_containers_call_what_is_installed() -> None:
     services = compose("compose")["services"]
     ours = {name: service for name, service in services.items() if name != "postgres"}
-    assert ours.keys() == {"migrate", "server", "apply", "worker", "recovery", "monitor"}
+    several = {name for name, service in ours.items() if service.get("profiles") == ["several"]}
+    assert several == {"background", "more-workers"}
+    assert ours.keys() - several == {"migrate", "server", "apply", "worker", "recovery", "monitor"}
     for service in ours.values():
         check_command(service["command"])
+
+
+def test_the_api_and_its_services_are_two_that_share_everything() -> None:
+    one, more = compose("compose")["services"], compose("several")["services"]
+    # One of the two runs the services: without them nothing is scheduled, twice they get in their way.
+    check_command(more["server"]["command"])
+    assert more["server"]["command"] == [*one["server"]["command"], "--no-services"]
+    assert "command" not in more["background"]
+    assert one["background"]["command"] == ["prefect", "server", "services", "start"]
+    for shared in ("environment", "image", "build"):
+        assert more["server"][shared] == more["background"][shared]
+    database = "PREFECT_API_DATABASE_CONNECTION_URL"
+    assert one["server"]["environment"][database] == one["background"]["environment"][database]
+
+
+def test_several_hosts_begin_with_batches_that_any_of_them_takes() -> None:
+    seeds = compose("several")["services"]["apply"]["environment"]
+    fan_out, window = seeds["TDP_FAN_OUT"], re.search(r"\d+", seeds["TDP_WINDOW"])
+    assert window
+    assert Settings(fan_out=fan_out, window=window[0]).fan_out == "work-pool"
 
 
 @pytest.mark.parametrize("name", ["compose", "several"])

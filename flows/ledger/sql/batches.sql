@@ -3,6 +3,14 @@
 SELECT pg_try_advisory_lock(hashtextextended(:batch_id, 0)) AS owned,
        (SELECT status FROM batch_processing WHERE batch_id = :batch_id) AS status;
 
+-- name: batch_outcome^
+-- What runs elsewhere have made of the batch; owned: one of them lives.
+SELECT status, error_message, EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND classid::bigint << 32 | objid::bigint = hashtextextended(:batch_id, 0)) AS owned
+FROM batch_processing WHERE batch_id = :batch_id;
+
 -- name: batch_sources
 SELECT source_id, name, stored_path FROM batch_files JOIN source_files USING (source_id)
 WHERE batch_id = :batch_id ORDER BY position;
