@@ -1,0 +1,120 @@
+"""All benchmarks, and one table at the end: python tests/bench/bench.py [--quick] [PART ...]
+
+Each part runs as a process of its own. The rows go to .bench/results.json as well, one object each; what a
+part says beside them, to .bench/PART.log. Ratios are of medians from one run, so other load on the machine
+harms them less than the figures themselves; how much there was stands below the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import psutil
+from frame import Row
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+OUTPUT = Path(".bench")
+PARTS = [
+    "scheduling", "handover", "convert", "store", "extract", "start", "end_to_end", "growth", "ledger",
+    "backfill",
+]  # fmt: skip
+
+
+class Done(NamedTuple):
+    """One part's rows, its exit status, and the CPU cores that others kept busy meanwhile."""
+
+    rows: list[Row]
+    status: int
+    others: float
+
+
+def run_part(name: str, quick: bool, console: Console) -> Done:
+    rows = []
+    busy, ours, began = _busy(), _ours(), time.monotonic()
+    argv = [sys.executable, str(HERE / f"bench_{name}.py"), *(["--quick"] if quick else [])]
+    with (
+        (OUTPUT / f"{name}.log").open("w") as log,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            rows.append(msgspec.json.decode(line, type=Row))
+            console.print(f"{name}: {rows[-1].name}  {shown(rows[-1])}")
+    seconds = time.monotonic() - began
+    return Done(rows, process.returncode, max(0.0, (_busy() - busy - (_ours() - ours)) / seconds))
+
+
+def shown(row: Row) -> str:
+    digits = 0 if abs(row.value) >= 100 else 1 if abs(row.value) >= 10 else 2
+    return f"{row.value:,.{digits}f} {row.unit}"
+
+
+def print_table(parts: dict[str, Done], console: Console) -> None:
+    table = Table("part", "what", "figure", "target", "met")
+    for name, done in parts.items():
+        for row in done.rows:
+            met = {None: "", True: "[green]yes[/]", False: "[red]NO[/]"}[row.met]
+            table.add_row(name, row.name, shown(row), row.target or "", met)
+        if done.status:
+            table.add_row(name, f"[red]ended with status {done.status}: see {OUTPUT}/{name}.log[/]")
+    console.print(table)
+
+
+def machine() -> str:
+    memory = psutil.virtual_memory().total / 1e9
+    return (
+        f"{_cpu_model()}, {psutil.cpu_count()} cores, {memory:.0f} GB, {platform.system()} "
+        f"{platform.release()}, Python {platform.python_version()}"
+    )
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return sum(times[:3]) + sum(getattr(times, name, 0.0) for name in ("irq", "softirq"))
+
+
+def _ours() -> float:
+    """CPU seconds of our children that have ended, and of theirs: a part waits for all it started."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="All benchmarks, and one table at the end.")
+    parser.add_argument("--quick", action="store_true", help="small inputs, a few minutes in all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)} (default: all)")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    console = Console(width=max(120, Console().width), highlight=False)
+    OUTPUT.mkdir(exist_ok=True)
+    load = os.getloadavg()
+    parts = {name: run_part(name, options.quick, console) for name in options.parts or PARTS}
+    print_table(parts, console)
+    others = ", ".join(f"{name} {done.others:.1f}" for name, done in parts.items())
+    console.print(machine())
+    console.print(f"load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}; cores busy with others: {others}")
+    rows = [row for done in parts.values() for row in done.rows]
+    (OUTPUT / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
+    failed = any(done.status for done in parts.values())
+    return 1 if failed or any(row.met is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
