@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import zlib
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -36,13 +35,13 @@ _LONG = b"0" * 10_000
 
 
 class Messages(NamedTuple):
-    """Messages: their members, a checksum of each one's content, and how many more were past mending.
+    """Messages: the members of each, the whole of each, and how many more were past mending.
 
     ``missing_commas`` is how often two of them stood side by side.
     """
 
     members: list[Message]
-    checksums: list[int]
+    raws: list[msgspec.Raw]
     lost: int = 0
     missing_commas: int = 0
 
@@ -75,7 +74,7 @@ _PAST_MENDING = (ValueError, RecursionError)
 
 def _members(array: bytes) -> Messages:
     """Split a compact, sound array into messages; raises msgspec.DecodeError for what is not an object."""
-    return Messages(_MESSAGES.decode(array), [zlib.crc32(raw) for raw in _RAWS.decode(array)])
+    return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
 
 
 def _one_by_one(pieces: list[bytes]) -> Messages:
@@ -99,19 +98,20 @@ def _one_by_one(pieces: list[bytes]) -> Messages:
             continue
         lost += len(values) - len(messages)
         found.members.extend(sound.members)
-        found.checksums.extend(sound.checksums)
+        found.raws.extend(sound.raws)
     return found._replace(lost=lost, missing_commas=commas)
 
 
 def _compact(raw: bytes) -> bytes:
     """Return ``raw`` without white space if it is sound JSON that PostgreSQL's jsonb takes, else raise."""
-    if b"\\u0000" in raw:
+    compact = msgspec.json.format(raw, indent=-1)  # refuses bad syntax, NaN and lone surrogates
+    if b"\\u0000" in compact:
         raise msgspec.DecodeError("NUL")
-    pa.array([raw], pa.binary()).cast(pa.string())  # the fastest check of UTF-8 at hand
-    shape = raw.translate(_SHAPE, delete=b"+-")
-    if (b"0e00000" in shape and _GREAT.search(raw)) or _LONG in shape:
+    pa.array([compact], pa.binary()).cast(pa.string())  # the fastest check of UTF-8 at hand
+    shape = compact.translate(_SHAPE, delete=b"+-")
+    if (b"0e00000" in shape and _GREAT.search(compact)) or _LONG in shape:
         raise msgspec.DecodeError("number too great")
-    return msgspec.json.format(raw, indent=-1)  # refuses bad syntax, NaN and lone surrogates
+    return compact
 
 
 def _lenient(raw: bytes) -> Any:

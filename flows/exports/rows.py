@@ -1,24 +1,26 @@
 """Messages in, Arrow record batches out: the one place where columns are made.
 
-A batch is made column by column: the raw values of one key of all messages are joined into one JSON array and
-decoded at once, so that Python does little per message. A value that is not what its column holds stays with
-its message and ends in ``extra``, so nothing is lost and nothing fails.
+A batch is made column by column from members that were decoded for a whole block at once
+(:mod:`flows.exports.known`), so that Python does little per message. A value that is not what its column
+holds ends in ``extra``, so nothing is lost and nothing fails.
 """
 
 from __future__ import annotations
 
-import json
+import zlib
+from collections import defaultdict
 from datetime import datetime
 from functools import lru_cache
-from itertools import compress
 from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import UNSET
 
-from flows.exports.ids import Int64, PeerIds
+from flows.exports.ids import PeerIds
 from flows.exports.keys import MESSAGE_KEYS, SERVICE_KEYS
+from flows.exports.known import COLUMNS, NULL, Known, known
 from flows.exports.reading import Chat
 from flows.exports.repair import Message, Messages
 from flows.exports.schema import MESSAGES
@@ -30,31 +32,17 @@ _RANK = {"html": "1", "json": "2"}
 
 #: Up to the year 9999, which Python, Arrow and PostgreSQL all hold.
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
-_NULL, _EMPTY = msgspec.Raw(b"null"), msgspec.Raw()
 _SECOND = 1_000_000  # microseconds
 _DAY = 86_400 * _SECOND
 _YEAR_1 = -719_162 * _DAY
-
-
-class _Part(msgspec.Struct, gc=False):
-    text: str = ""
-
-
-class _Kind:
-    """How values of one type are decoded: many at once, or one alone."""
-
-    def __init__(self, kind: Any, *, strict: bool = True) -> None:
-        self.many = msgspec.json.Decoder(list[kind], strict=strict)
-        self.one = msgspec.json.Decoder(kind, strict=strict)
-
-
-_STRING = _Kind(str | None)
-_INT64 = _Kind(Int64 | None)
-_PEER = _Kind(int | str | None)
-_UNIX = _Kind(_Seconds | None, strict=False)  # a number in quotes
-_TEXT = _Kind(str | list[str | _Part] | None)
+_UNIX = msgspec.json.Decoder(_Seconds | None, strict=False)  # a number in quotes
+_UNIXES = msgspec.json.Decoder(list[_Seconds | None], strict=False)
 _ANY = msgspec.json.Decoder()
 _UTC, _LOCAL = pa.timestamp("us", tz="UTC"), pa.timestamp("us")
+#: Whoever acts stands for the sender, and what the message says of its sender is kept beside that.
+_INSTEAD = {"from": "actor", "from_id": "actor_id"}
+#: A message that has no other members leaves nothing over.
+_USUAL = COLUMNS - set(_INSTEAD.values())
 
 
 class Rows:
@@ -66,169 +54,175 @@ class Rows:
     def __init__(self, form: str, source: str) -> None:
         """Start with nothing."""
         self._form, self._source = form, source
-        self._messages: list[Message] = []
+        self._peers = PeerIds()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._members: list[Message] = []
+        self._known: list[Known] = []
+        #: By place in the batch: members that are not what their columns hold.
+        self._odd: defaultdict[int, set[str]] = defaultdict(set)
         self._checksums: list[int] = []
         self._chats: list[tuple[Chat, int]] = []
-        self._peers = PeerIds()
 
     def add(self, chat: Chat, found: Messages) -> int:
         """Take messages of one chat; return how many have no usable id and were left out.
 
         They count in ``chat.messages`` as soon as they are in a batch.
         """
-        ids = [message.get("id", _NULL) for message in found.members]
-        try:
-            keep = [value is not None for value in _INT64.many.decode(_array(ids))]
-        except msgspec.DecodeError:
-            keep = [_or_none(_INT64, raw) is not None for raw in ids]
-        self._messages += compress(found.members, keep)
-        self._checksums += compress(found.checksums, keep)
-        self._chats.append((chat, sum(keep)))
-        return len(keep) - sum(keep)
+        decoded, odd = known(found)
+        kept = [place for place, one in enumerate(decoded) if one.id is not None]
+        for at, place in enumerate(kept, len(self._known)) if odd else ():
+            if place in odd:
+                self._odd[at] = odd[place]
+        self._known += [decoded[place] for place in kept]
+        self._members += [found.members[place] for place in kept]
+        self._checksums += [zlib.crc32(found.raws[place]) for place in kept]
+        self._chats.append((chat, len(kept)))
+        return len(decoded) - len(kept)
 
     def __len__(self) -> int:
         """Messages taken since the last batch."""
-        return len(self._messages)
+        return len(self._known)
 
     def batch(self) -> pa.RecordBatch:
         """Return what was added since the last batch, in the schema MESSAGES."""
-        rows = self._messages
-        types = _take(rows, "type", _STRING)
+        rows = self._known
+        types = [one.type for one in rows]
         columns: dict[str, Any] = {
             "chat_key": pa.concat_arrays([pa.repeat(chat.chat_key, count) for chat, count in self._chats]),
-            "message_id": pa.array(_take(rows, "id", _INT64), pa.int64()),
+            "message_id": pa.array([one.id for one in rows], pa.int64()),
             "type": pa.array([kind or "unknown" for kind in types], pa.string()),
-            "sent_at": _instants(rows, "date_unixtime"),
-            "sent_local": _clock(rows, "date"),
+            "sent_at": self._instants("date_unixtime", [one.date_unixtime for one in rows]),
+            "sent_local": self._clock("date", [one.date for one in rows]),
             # Releases before 2021 wrote 1970-01-01 for what was never edited.
-            "edited_at": _after_1970(_instants(rows, "edited_unixtime")),
-            "edited_local": _after_1970(_clock(rows, "edited")),
-            "sender_id": self._peer_ids("from_id", instead="actor_id"),
-            "sender_name": pa.array(_take(rows, "from", _STRING, instead="actor"), pa.string()),
-            "action": pa.array(_take(rows, "action", _STRING), pa.string()),
-            "reactions": _json(_lists(rows, "reactions")),
-            "reply_to_message_id": pa.array(_take(rows, "reply_to_message_id", _INT64), pa.int64()),
-            "reply_to_peer_id": self._peer_ids("reply_to_peer_id"),
+            "edited_at": _after_1970(
+                self._instants("edited_unixtime", [one.edited_unixtime for one in rows])
+            ),
+            "edited_local": _after_1970(self._clock("edited", [one.edited for one in rows])),
+            "sender_id": self._peer_ids(
+                "from_id", [one.from_id if one.actor_id is UNSET else one.actor_id for one in rows]
+            ),
+            "sender_name": pa.array(
+                [one.from_ if one.actor is UNSET else one.actor for one in rows], pa.string()
+            ),
+            "action": pa.array([one.action for one in rows], pa.string()),
+            "reactions": _json(self._lists("reactions", [one.reactions for one in rows])),
+            "reply_to_message_id": pa.array([one.reply_to_message_id for one in rows], pa.int64()),
+            "reply_to_peer_id": self._peer_ids("reply_to_peer_id", [one.reply_to_peer_id for one in rows]),
             "source": pa.repeat(self._source, len(rows)),
         }
-        columns["text"], columns["entities"] = _texts(rows)
+        columns["text"], columns["entities"] = self._texts()
         columns["revision"] = _revisions(columns, self._form, self._checksums)
-        columns |= _leftovers(rows, types)  # last: what no column took
+        columns |= self._leftovers(types)  # last: what no column took
         batch = pa.record_batch([columns[name] for name in MESSAGES.names], schema=MESSAGES)
         for chat, count in self._chats:
             chat.messages += count
-        self._messages, self._checksums, self._chats = [], [], []
+        self._begin()
         return batch
 
-    def _peer_ids(self, key: str, instead: str | None = None) -> Any:
-        values = _take(self._messages, key, _PEER, instead)
+    def _instants(self, key: str, raws: list[msgspec.Raw]) -> Any:
+        try:
+            seconds = _UNIXES.decode(b"[" + b",".join(raws) + b"]")
+        except msgspec.DecodeError:
+            seconds = [self._instant(key, at, raw) for at, raw in enumerate(raws)]
+        return pa.array(seconds, pa.timestamp("s", tz="UTC")).cast(_UTC)
+
+    def _instant(self, key: str, at: int, raw: msgspec.Raw) -> int | None:
+        try:
+            seconds: int | None = _UNIX.decode(raw)
+        except msgspec.DecodeError:
+            self._odd[at].add(key)
+            return None
+        return seconds
+
+    def _clock(self, key: str, texts: list[str | None]) -> Any:
+        try:
+            times = pa.array(texts, pa.string()).cast(_LOCAL)
+            if (pc.min(times).cast(pa.int64()).as_py() or 0) >= _YEAR_1:
+                return times
+        except pa.ArrowInvalid:
+            pass
+        return pa.array([self._time(key, at, text) for at, text in enumerate(texts)], _LOCAL)
+
+    def _time(self, key: str, at: int, text: str | None) -> datetime | None:
+        if text is None:
+            return None
+        try:
+            return datetime.fromisoformat(text).replace(tzinfo=None)
+        except ValueError:
+            self._odd[at].add(key)
+            return None
+
+    def _peer_ids(self, key: str, values: list[Any]) -> Any:
         peers = self._peers
         found = [peers[value] for value in values]
         if found.count(None) > values.count(None):
-            for message, value, peer in zip(self._messages, values, found, strict=True):
+            instead = _INSTEAD.get(key, key)
+            for at, (value, peer) in enumerate(zip(values, found, strict=True)):
                 if peer is None and value is not None:
-                    message[key] = msgspec.Raw(json.dumps(value).encode())
+                    self._odd[at].add(instead if instead in self._members[at] else key)
         return pa.array(found, pa.string())
 
+    def _lists(self, key: str, raws: list[msgspec.Raw]) -> list[bytes | None]:
+        """Return JSON lists as they stand; an empty one says nothing."""
+        texts = [None if raw is NULL else bytes(raw) for raw in raws]
+        for at, text in enumerate(texts):
+            if text and text[:1] not in b"[n":
+                self._odd[at].add(key)
+        return [text if text and text[:2] == b"[{" else None for text in texts]
 
-def _array(raws: list[Any]) -> bytes:
-    return b"[" + b",".join(raws) + b"]"
+    def _texts(self) -> tuple[Any, Any]:
+        """Return text and entities: plain text, and its parts unless there is but one plain part."""
+        entities = self._lists("text_entities", [one.text_entities for one in self._known])
+        texts: list[str] = []
+        for at, one in enumerate(self._known):
+            value = one.text
+            if isinstance(value, str):
+                texts.append(value)
+            elif value is None:
+                texts.append(_odd_text(self._members[at]["text"]) if "text" in self._odd.get(at, ()) else "")
+            else:
+                texts.append("".join([part if isinstance(part, str) else part.text for part in value]))
+                entities[at] = entities[at] or _parts(self._members[at]["text"])
+        return pa.array(texts, pa.string()), _json(
+            [None if _is_plain(parts) else parts for parts in entities]
+        )
 
-
-def _or_none(kind: _Kind, raw: msgspec.Raw) -> Any:
-    try:
-        return kind.one.decode(raw)
-    except msgspec.DecodeError:
-        return None
-
-
-def _take(rows: list[Message], key: str, kind: _Kind, instead: str | None = None) -> list[Any]:
-    """Take the values of ``key`` (or of the key ``instead``, where a message has it) out of the messages."""
-    if instead:
-        raws = [row.pop(instead, _EMPTY) or row.pop(key, _NULL) for row in rows]
-    else:
-        raws = [row.pop(key, _NULL) for row in rows]
-    try:
-        return kind.many.decode(_array(raws))
-    except msgspec.DecodeError:
-        return [_take_one(row, key, kind, raw) for row, raw in zip(rows, raws, strict=True)]
-
-
-def _take_one(row: Message, key: str, kind: _Kind, raw: msgspec.Raw) -> Any:
-    try:
-        return kind.one.decode(raw)
-    except msgspec.DecodeError:
-        row[key] = raw
-        return None
-
-
-def _lists(rows: list[Message], key: str) -> list[bytes | None]:
-    """Take JSON lists as they stand; an empty one says nothing."""
-    raws = [row.pop(key, _NULL) for row in rows]
-    texts = [bytes(raw) for raw in raws]
-    if not {text[:1] for text in texts} <= {b"[", b"n"}:
-        for row, raw, text in zip(rows, raws, texts, strict=True):
-            if text[:1] not in b"[n":
-                row[key] = raw
-    return [text if text[:2] == b"[{" else None for text in texts]
+    def _leftovers(self, types: list[str | None]) -> dict[str, Any]:
+        """Return what no column took of each message, as one JSON object per column it belongs to."""
+        columns: dict[str, list[bytes | None]] = {
+            name: [None] * len(types) for name in ("media", "forward", "service", "extra")
+        }
+        for at, row in enumerate(self._members):
+            if row.keys() <= _USUAL and at not in self._odd:
+                continue
+            odd = self._odd.get(at, ())
+            column_of = SERVICE_KEYS if types[at] == "service" else MESSAGE_KEYS
+            members: dict[str, list[bytes]] = {}
+            for key, raw in row.items():
+                if key not in COLUMNS or key in odd or _INSTEAD.get(key) in row:
+                    members.setdefault(column_of.get(key, "extra"), []).append(_quoted(key) + raw)
+            for name, found in members.items():
+                columns[name][at] = b"{" + b",".join(found) + b"}"
+        return {name: _json(documents) for name, documents in columns.items()}
 
 
 def _json(documents: list[bytes | None]) -> Any:
-    return pa.array(documents, pa.binary()).cast(pa.string())
-
-
-def _instants(rows: list[Message], key: str) -> Any:
-    return pa.array(_take(rows, key, _UNIX), pa.timestamp("s", tz="UTC")).cast(_UTC)
-
-
-def _clock(rows: list[Message], key: str) -> Any:
-    texts = _take(rows, key, _STRING)
-    try:
-        times = pa.array(texts, pa.string()).cast(_LOCAL)
-        if (pc.min(times).cast(pa.int64()).as_py() or 0) >= _YEAR_1:
-            return times
-    except pa.ArrowInvalid:
-        pass
-    return pa.array([_clock_one(row, key, text) for row, text in zip(rows, texts, strict=True)], _LOCAL)
-
-
-def _clock_one(row: Message, key: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
-        row[key] = msgspec.Raw(msgspec.json.encode(text))
-        return None
+    return pa.array(documents, pa.binary()).view(pa.string())  # checked already when they were read
 
 
 def _after_1970(times: Any) -> Any:
     return pc.if_else(pc.greater(times.cast(pa.int64()), pa.scalar(2 * _DAY)), times, None)
 
 
-def _texts(rows: list[Message]) -> tuple[Any, Any]:
-    """Take text and entities: plain text, and a list of its parts unless there is but one plain part."""
-    raws = [row.get("text", _NULL) for row in rows]
-    values = _take(rows, "text", _TEXT)
-    entities = _lists(rows, "text_entities")
-    texts: list[str] = []
-    for at, value in enumerate(values):
-        if isinstance(value, str):
-            texts.append(value)
-        elif value is None:
-            texts.append(_odd_text(rows[at].get("text")))
-        else:
-            texts.append("".join([part if isinstance(part, str) else part.text for part in value]))
-            entities[at] = entities[at] or _parts(raws[at])
-    array = _json(entities)
-    one = pc.less_equal(pc.count_substring(array, '"type":'), pa.scalar(1))
-    plain = pc.and_(one, pc.match_substring(array, '"type":"plain"'))
-    return pa.array(texts, pa.string()), pc.if_else(plain, None, array)
+def _is_plain(parts: bytes | None) -> bool:
+    return parts is not None and b'"type":"plain"' in parts and parts.count(b'"type":') == 1
 
 
-def _odd_text(raw: msgspec.Raw | None) -> str:
+def _odd_text(raw: msgspec.Raw) -> str:
     """The text in what is not formed as texts are: the strings of a list, whatever else is in it."""
-    found = _ANY.decode(raw) if raw is not None and bytes(raw).startswith(b"[") else []
+    found = _ANY.decode(raw) if bytes(raw).startswith(b"[") else []
     texts = [part.get("text") if isinstance(part, dict) else part for part in found]
     return "".join(text for text in texts if isinstance(text, str))
 
@@ -238,23 +232,6 @@ def _parts(raw: msgspec.Raw) -> bytes:
     parts = _ANY.decode(raw)
     found = [{"type": "plain", "text": part} if isinstance(part, str) else part for part in parts if part]
     return msgspec.json.encode(found)
-
-
-def _leftovers(rows: list[Message], types: list[str | None]) -> dict[str, Any]:
-    """What is left of each message, as one JSON object per column it belongs to."""
-    columns: dict[str, list[bytes | None]] = {
-        name: [None] * len(rows) for name in ("media", "forward", "service", "extra")
-    }
-    for at, row in enumerate(rows):
-        if not row:
-            continue
-        column_of = SERVICE_KEYS if types[at] == "service" else MESSAGE_KEYS
-        members: dict[str, list[bytes]] = {}
-        for key, raw in row.items():
-            members.setdefault(column_of.get(key, "extra"), []).append(_quoted(key) + raw)
-        for name, found in members.items():
-            columns[name][at] = b"{" + b",".join(found) + b"}"
-    return {name: _json(documents) for name, documents in columns.items()}
 
 
 @lru_cache(1000)

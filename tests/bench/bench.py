@@ -81,7 +81,9 @@ def machine() -> str:
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 def _busy() -> float:
@@ -109,7 +111,9 @@ def main() -> int:
     print_table(parts, console)
     others = ", ".join(f"{name} {done.others:.1f}" for name, done in parts.items())
     console.print(machine())
-    console.print(f"load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}; cores busy with others: {others}")
+    console.print(
+        f"load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}; cores busy with others: {others}"
+    )
     rows = [row for done in parts.values() for row in done.rows]
     (OUTPUT / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
     failed = any(done.status for done in parts.values())

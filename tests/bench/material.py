@@ -1,4 +1,4 @@
-"""What the benchmarks read: exports of any size, as varied as the sample generator's, mixed scripts throughout."""
+"""What the benchmarks read: exports of any size, as varied as the generator's samples, in mixed scripts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_json(path: Path, size: int, chat: int = 1) -> int:
 
 
 def write_html(folder: Path, size: int) -> int:
-    """Write one chat of about ``size`` bytes as pages of 1,000 messages; return the number of its messages."""
+    """Write one chat of about ``size`` bytes as pages of 1,000 messages; return how many there are."""
     maker = _maker()
     chat, messages = maker.chat("private_supergroup", 5_000, named=True)
     pages = html.chat_pages(chat, messages, 1_000, zone=True)

@@ -1,0 +1,82 @@
+"""The members of a message that have columns of their own, decoded for many messages at once.
+
+One typed decode of a whole block takes a third of the time of taking the same members out one by one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from flows.exports.ids import Int64
+from flows.exports.repair import Message, Messages
+
+#: What a raw member is that the message lacks.
+NULL = Raw(b"null")
+
+
+class Part(msgspec.Struct, gc=False):
+    """A formatted part of a text."""
+
+    text: str = ""
+
+
+class Known(msgspec.Struct, gc=False, rename={"from_": "from"}):
+    """The members with columns; of those that stay raw more is asked than a type says."""
+
+    id: Int64 | None = None
+    type: str | None = None
+    date: str | None = None
+    date_unixtime: Raw = NULL
+    edited: str | None = None
+    edited_unixtime: Raw = NULL
+    from_: str | None = None
+    from_id: int | str | None = None
+    actor: str | UnsetType | None = UNSET
+    actor_id: int | str | UnsetType | None = UNSET
+    action: str | None = None
+    text: str | list[str | Part] | None = None
+    text_entities: Raw = NULL
+    reactions: Raw = NULL
+    reply_to_message_id: Int64 | None = None
+    reply_to_peer_id: int | str | None = None
+
+
+#: Names of all these members.
+COLUMNS = frozenset(Known.__struct_encode_fields__)
+_MANY = msgspec.json.Decoder(list[Known])
+_ONE = msgspec.json.Decoder(Known)
+
+
+def known(found: Messages) -> tuple[list[Known], dict[int, set[str]]]:
+    """Return the members with columns of each message, and by its place what is not of its column's type."""
+    try:
+        return _MANY.decode(b"[" + b",".join(found.raws) + b"]"), {}
+    except msgspec.DecodeError:
+        return _one_by_one(found)
+
+
+def _one_by_one(found: Messages) -> tuple[list[Known], dict[int, set[str]]]:
+    decoded: list[Known] = []
+    odd: dict[int, set[str]] = {}
+    for place, (raw, members) in enumerate(zip(found.raws, found.members, strict=True)):
+        try:
+            decoded.append(_ONE.decode(raw))
+        except msgspec.DecodeError:
+            odd[place] = {key for key in members.keys() & COLUMNS if not _fits(key, members[key])}
+            decoded.append(_ONE.decode(_object(members, COLUMNS - odd[place])))
+    return decoded, odd
+
+
+def _fits(key: str, raw: Raw) -> bool:
+    try:
+        _ONE.decode(_object({key: raw}, COLUMNS))
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _object(members: Message, keys: frozenset[str]) -> bytes:
+    return (
+        b"{" + b",".join(b'"%b":%b' % (key.encode(), members[key]) for key in members if key in keys) + b"}"
+    )
