@@ -25,7 +25,7 @@ from flows.stages.contract import (
     read_result,
     write_result,
 )
-from flows.stages.lean import without_pandas
+from flows.stages.lean import spare_imports
 
 if TYPE_CHECKING:
     from flows.exports.reading import Reading
@@ -126,5 +126,5 @@ def _read(export: Export, reading: Reading, writer: RowWriter) -> None:
 
 
 if __name__ == "__main__":
-    without_pandas()
+    spare_imports()
     sys.exit(main(sys.argv[1:]))

@@ -25,6 +25,7 @@ from flows.stages.contract import (
     read_result,
     write_result,
 )
+from flows.stages.lean import spare_imports
 
 USAGE, DATA, RETRY, CONFIG = 64, 65, 75, 78  # sysexits.h
 
@@ -97,4 +98,5 @@ def _fail(status: int, message: str) -> int:
 
 
 if __name__ == "__main__":
+    spare_imports()
     sys.exit(main(sys.argv[1:], os.environ))
