@@ -24,9 +24,7 @@ import frame
 from frame import Row, row
 
 _IN_OPEN = 0x20
-EXPORT = (
-    '{"name": "A", "type": "private_channel", "id": 5, "messages": [{"id": 1, "type": "message", "text": ""}]}'
-)
+EXPORT = '{"name": "A", "type": "private_channel", "id": 5, "messages": [{"id": 1, "type": "message", "text": ""}]}'
 
 
 @contextmanager
@@ -80,7 +78,9 @@ def measure(quick: bool) -> Iterator[Row]:
             best = round(1000 * min(seconds))
             yield row(f"{stage}, to its first byte", 1000 * median(seconds), "ms", most=150, best=best)
     for what, code in {"bare python": "pass", "pandas": "import pandas", "prefect": "import prefect"}.items():
-        costs = frame.in_turns(3, {what: lambda code=code: frame.process_cost([sys.executable, "-c", code])[0]})
+        costs = frame.in_turns(
+            3, {what: lambda code=code: frame.process_cost([sys.executable, "-c", code])[0]}
+        )
         yield row(f"beside it: {what}", 1000 * costs[what].seconds, "ms", cpu=costs[what].cpu)
 
 

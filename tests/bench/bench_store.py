@@ -1,25 +1,31 @@
-"""Rows per second of the store stage against raw COPY: python tests/bench/bench_store.py [ROWS]
+"""Store: rows per second into the real schema beside raw COPY and pandas' to_sql.
 
-Five batches of ten chats each; raw COPY is the same rows, already CSV, into a table without any index.
+usage: python tests/bench/bench_store.py [--quick] [ROWS]
+
+Five batches of ten chats each. Raw COPY is the same rows, already CSV, into a table without any index: one
+connection, and five with a fifth of them each. Between the rounds the tables are emptied and a checkpoint is
+made. On N cores five connections can at best be as many times as fast as one as there are cores for five
+loaders and five backends: what both take in CPU per row stands in the raw figures.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import io
 import random
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import frame
+import psutil
 import psycopg2
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
+from frame import Cost, Row, row
 
 from flows import services
 from flows.exports.schema import CHATS, MESSAGES
@@ -93,67 +99,148 @@ def load(job: tuple[str, Path]) -> dict[str, int]:
 
 
 def as_csv(folder: Path) -> bytes:
-    """Return the rows as raw COPY gets them."""
-    return b"".join(map(loading._csv, loading._rows(folder / "messages.parquet", None)))
+    """Return the rows as raw COPY gets them, as quick to read for PostgreSQL as text can be."""
+    text = pa.BufferOutputStream()
+    for rows in loading._rows(folder / "messages.parquet", None):
+        stored = loading._as_stored(rows)
+        for name in ("sent_at", "edited_at"):
+            place = stored.schema.get_field_index(name)
+            stored = stored.set_column(place, name, stored[name].cast(pa.timestamp("us")))
+        pyarrow.csv.write_csv(stored, text, pyarrow.csv.WriteOptions(include_header=False))
+    return text.getvalue().to_pybytes()
 
 
-def raw_copy(url: str, text: bytes) -> None:
-    """COPY into a table without indexes."""
-    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
-        cursor.execute("DROP TABLE IF EXISTS raw; CREATE TABLE raw (LIKE messages)")
-        connection.commit()
-        cursor.copy_expert(
-            loading.sql.copy_fresh.sql.replace("messages", "raw", 1), io.BytesIO(text), 1 << 20
-        )
+def raw_copy(job: tuple[str, Path]) -> None:
+    """Copy the CSV file of one batch into the table without an index."""
+    url, path = job
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor, path.open("rb") as file:
+        cursor.copy_expert("COPY plain FROM STDIN (FORMAT csv)", file)
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+def to_sql(job: tuple[str, Path]) -> None:
+    """Load one batch as pandas does it out of the box; once in, nothing may come a second time."""
+    import pandas as pd
+    from sqlalchemy import create_engine
+
+    url, folder = job
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(url))
+    pd.read_parquet(folder / "messages.parquet").to_sql("of_pandas", engine, if_exists="append", index=False)
+    engine.dispose()
 
 
-def main(rows: int) -> None:
-    """Measure and print."""
-    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(5) as pool:
+class Bench:
+    """The database, and how what works on it is measured: by wall clock, and by the CPU time of all."""
+
+    def __init__(self, url: str, server: psutil.Process, pool: ProcessPoolExecutor) -> None:
+        self._url, self._server, self._pool = url, server, pool
+        self._loaders = list(pool.map(_pid, range(BATCHES)))
+        self.server_cpu: dict[str, float] = {}
+
+    def empty(self) -> None:
+        with psycopg2.connect(self._url) as connection, connection.cursor() as cursor:
+            cursor.execute("TRUNCATE chats, messages, chat_clues, plain")
+            cursor.execute("DROP TABLE IF EXISTS of_pandas")
+            connection.commit()
+            connection.autocommit = True
+            cursor.execute("CHECKPOINT")
+
+    def one(self, name: str, load: Callable[..., object], jobs: list[tuple[str, Path]]) -> Cost:
+        """Return what it costs to do the jobs one after the other."""
+        return self._cost(name, lambda: [self._pool.submit(load, job).result() for job in jobs])
+
+    def five(self, name: str, load: Callable[..., object], jobs: list[tuple[str, Path]]) -> Cost:
+        """Return what it costs to do the jobs side by side."""
+        return self._cost(name, lambda: list(self._pool.map(load, jobs)))
+
+    def _cost(self, name: str, work: Callable[[], object]) -> Cost:
+        server, loaders = self._cpu(), self._cpu_of_loaders()
+        seconds = frame.timed(work)
+        self.server_cpu[name] = round(self._cpu() - server, 2)
+        return Cost(seconds, self._cpu() - server + self._cpu_of_loaders() - loaders)
+
+    def _cpu(self) -> float:
+        """Of the server: its processes, and those that have ended."""
+        running = [self._server, *self._server.children()]
+        return sum(sum(process.cpu_times()[:2]) for process in running) + sum(self._server.cpu_times()[2:4])
+
+    def _cpu_of_loaders(self) -> float:
+        return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in set(self._loaders))
+
+
+def _pid(_: int) -> int:
+    import os
+
+    time.sleep(0.3)  # so that each process of the pool answers once
+    return os.getpid()
+
+
+def measure(quick: bool, rows: str = "") -> Iterator[Row]:
+    total = int(rows) if rows else 50_000 if quick else 500_000
+    with tempfile.TemporaryDirectory(prefix="tdp-bench-") as name, ProcessPoolExecutor(BATCHES) as pool:
         root = Path(name)
         root.chmod(0o755)
         settings = Settings(home=root / "home")
-        with services.postgres(settings):
+        with services.postgres(settings) as server:
+            assert server is not None
             url = settings.database
             migrate(url)
-            jobs = [
-                (url, write_batch(root / f"batch{number}", number, rows // BATCHES))
-                for number in range(BATCHES)
-            ]
-            text = b"".join(as_csv(folder) for _, folder in jobs)
-            list(pool.map(time.sleep, [0.1] * 5))  # the processes are up
-            list(map(load, [(url, write_batch(root / "warm", 99, 100))]))
+            with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+                cursor.execute(
+                    "CREATE TABLE plain (LIKE messages); ALTER TABLE plain DROP COLUMN joined_from"
+                )
+            folders = [write_batch(root / f"batch{n}", n, total // BATCHES) for n in range(BATCHES)]
+            load((url, write_batch(root / "warm", 99, 100)))
+            bench = Bench(url, psutil.Process(server.process.pid), pool)
+            yield from compare(bench, url, folders, total, 2 if quick else 3)
 
-            def clear() -> None:
-                with psycopg2.connect(url) as connection, connection.cursor() as cursor:
-                    cursor.execute("TRUNCATE chats, messages, chat_clues")
-                    connection.commit()
-                    connection.autocommit = True
-                    cursor.execute("CHECKPOINT")
 
-            table = Table("rows/s", "best", "of raw COPY")
-            base = min(timed(lambda: raw_copy(url, text)) for _ in range(3))
-            table.add_row("raw COPY of ready CSV", f"{rows / base:,.0f}", "")
-            for label, work in {
-                "one connection": lambda: list(map(load, jobs)),
-                "five connections": lambda: list(pool.map(load, jobs)),
-            }.items():
-                fresh, same = [], []
-                for _ in range(3):
-                    clear()
-                    fresh.append(timed(work))
-                    same.append(timed(work))
-                for what, times in {"fresh": fresh, "all there": same}.items():
-                    table.add_row(f"{label}, {what}", f"{rows / min(times):,.0f}", f"{base / min(times):.0%}")
-            Console().print(table, f"{len(text) / rows:.0f} bytes of CSV per row")
+def compare(bench: Bench, url: str, folders: list[Path], rows: int, rounds: int) -> Iterator[Row]:
+    jobs = [(url, folder) for folder in folders]
+    texts = [(url, folder.with_suffix(".csv")) for folder in folders]
+    for folder, (_, text) in zip(folders, texts, strict=True):
+        text.write_bytes(as_csv(folder))
 
+    def emptied(work: Callable[[], Cost]) -> Cost:
+        bench.empty()
+        return work()
+
+    costs = frame.in_turns(
+        rounds,
+        {
+            "copy": lambda: emptied(partial(bench.one, "copy", raw_copy, texts)),
+            "copy5": lambda: emptied(partial(bench.five, "copy5", raw_copy, texts)),
+            "fresh": lambda: emptied(partial(bench.one, "fresh", load, jobs)),
+            "same": lambda: bench.one("same", load, jobs),  # right after the fresh ones
+            "fresh5": lambda: emptied(partial(bench.five, "fresh5", load, jobs)),
+            "same5": lambda: bench.five("same5", load, jobs),
+        },
+    )
+    # A fifth of the rows is enough to see how slow it is.
+    pandas = emptied(partial(bench.one, "to_sql", to_sql, jobs[:1]))
+    pandas = Cost(BATCHES * pandas.seconds, BATCHES * pandas.cpu)
+    for name, cost in costs.items():
+        told = {**cost._asdict(), "server_cpu": bench.server_cpu[name]}
+        yield row(LABELS[name], rows / cost.seconds, "rows/s", **told)
+
+    def times(label: str, ours: str, theirs: Cost, least: float | None = None) -> Row:
+        cost = costs[ours]
+        return row(label, theirs.seconds / cost.seconds, "×", least=least, **frame.ratio(cost, theirs))
+
+    yield times("fresh, of raw COPY", "fresh", costs["copy"], 0.6)
+    yield times("fresh, of to_sql", "fresh", pandas, 20)
+    yield times("fresh, five connections of one", "fresh5", costs["fresh"], 2)
+    yield times("raw COPY, five connections of one", "copy5", costs["copy"])
+    yield times("all there, of raw COPY", "same", costs["copy"])
+
+
+LABELS = {
+    "copy": "raw COPY of ready CSV",
+    "copy5": "raw COPY, five connections",
+    "fresh": "fresh",
+    "same": "all there already",
+    "fresh5": "fresh, five connections",
+    "same5": "all there already, five connections",
+}
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 300_000)
+    frame.run(measure)

@@ -1,9 +1,5 @@
 -- Parquet rows into chats and messages: flows/stages/loading.py runs these, all in one transaction.
 
--- name: use_utc()!
--- Instants come without a zone.
-SET LOCAL timezone TO 'UTC';
-
 -- name: stored_before(sources)$
 -- The source files of the batch, if an earlier store of it may have left rows of theirs.
 SELECT coalesce(array_agg(source_id ORDER BY source_id), '{}') FROM batch_files f
@@ -65,7 +61,7 @@ ON CONFLICT DO NOTHING;
 COPY messages (
     chat_key, message_id, type, sent_at, sent_local, edited_at, edited_local, sender_id, sender_name, action, text,
     entities, media, reactions, reply_to_message_id, reply_to_peer_id, forward, service, extra, revision, source_id
-) FROM STDIN (FORMAT csv);
+) FROM STDIN (FORMAT binary);
 
 -- name: create_loaded#
 CREATE TEMPORARY TABLE loaded (LIKE messages) ON COMMIT DROP;
@@ -74,7 +70,7 @@ CREATE TEMPORARY TABLE loaded (LIKE messages) ON COMMIT DROP;
 COPY loaded (
     chat_key, message_id, type, sent_at, sent_local, edited_at, edited_local, sender_id, sender_name, action, text,
     entities, media, reactions, reply_to_message_id, reply_to_peer_id, forward, service, extra, revision, source_id
-) FROM STDIN (FORMAT csv);
+) FROM STDIN (FORMAT binary);
 
 -- name: analyze_loaded#
 -- Nobody else will, and without it the planner takes the table for a small one.
