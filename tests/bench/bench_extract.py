@@ -45,12 +45,15 @@ def write_archives(folder: Path, size: int, media: int, method: int) -> int:
 def ours(folder: Path) -> Cost:
     output = folder.with_name("output")
     shutil.rmtree(output, ignore_errors=True)
-    return frame.process_cost([sys.executable, "-I", "-m", "flows.stages.extract", str(folder), str(output)])[0]
+    return frame.process_cost([sys.executable, "-I", "-m", "flows.stages.extract", str(folder), str(output)])[
+        0
+    ]
 
 
 def unzip(folder: Path) -> Cost:
     output = folder.with_name("unzipped")
     shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
     each = f'for file in {folder}/*.zip; do unzip -q -d "{output}/$(basename "$file")" "$file" || exit; done'
     return frame.process_cost(["sh", "-c", each])[0]
 
