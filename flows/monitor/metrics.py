@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,6 +17,7 @@ from prometheus_client.utils import floatToGoString
 from flows import reports
 from flows.errors import ServiceFailed
 from flows.monitor.health import ANSWER_SECONDS, Monitor, connect, sql
+from flows.monitor.history import History, Totals
 from flows.monitor.probe import Probe, ask_all
 from flows.reports.queries import Connection
 from flows.reports.slots import slots
@@ -35,7 +35,8 @@ class Metrics(Collector):
     def __init__(self, monitor: Monitor) -> None:
         """Read what ``monitor`` looks at."""
         self._monitor = monitor
-        self._ledger = Probe(lambda: _of_ledger(monitor.settings))
+        history = History(BUCKETS)
+        self._ledger = Probe(lambda: _of_ledger(monitor.settings, history))
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -69,10 +70,11 @@ class Metrics(Collector):
         return []
 
 
-def _of_ledger(settings: Settings) -> list[Metric]:
+def _of_ledger(settings: Settings, history: History) -> list[Metric]:
     with connect(settings) as ledger:
         now = reports.status(ledger, _limits(settings))
-        return [*_lanes(now), *_states(now), *_runs(ledger, [lane.stage for lane in now.lanes])]
+        stages = [lane.stage for lane in now.lanes]
+        return [*_lanes(now), *_states(now), *_recent(ledger), *_runs(history.read(ledger), stages)]
 
 
 def _limits(settings: Settings) -> dict[str, int]:
@@ -109,27 +111,29 @@ def _states(now: reports.Status) -> Iterator[Metric]:
     yield CounterMetricFamily("tdp_files_duplicate", "Arrivals of known content.", value=files.duplicates)
 
 
-def _runs(ledger: Connection, stages: list[str]) -> Iterator[Metric]:
+def _recent(ledger: Connection) -> Iterator[Metric]:
     rate = sql.error_rate(ledger)
     help_ = "Share of the stage runs ended in the last hour that failed, timed out or were lost."
     yield GaugeMetricFamily("error_rate", help_, value=rate)
-    help_ = "Runs of an exclusive stage that ran beside another. Must be 0."
-    yield GaugeMetricFamily("tdp_overlaps", help_, value=sql.overlap_count(ledger))
     messages = sql.messages_stored(ledger)
     yield CounterMetricFamily("tdp_messages_stored", "Messages of all files stored.", value=messages)
+
+
+def _runs(totals: Totals, stages: list[str]) -> Iterator[Metric]:
+    help_ = "Runs of an exclusive stage that ran beside another. Must be 0."
+    yield GaugeMetricFamily("tdp_overlaps", help_, value=totals.overlaps)
     ended = CounterMetricFamily("tdp_stage_runs", "Stage runs ended.", labels=["stage", "outcome"])
-    lost, losses = dict.fromkeys(stages, 0), dict.fromkeys(stages, 0)
-    for row in sql.stage_outcomes(ledger):
-        ended.add_metric([row["stage"], row["outcome"].lower()], row["runs"])
-        losses[row["stage"]] += row["lease_losses"]
-        lost[row["stage"]] += row["runs"] if row["outcome"] == "LOST" else 0
+    for (stage, outcome), runs in sorted(totals.outcomes.items()):
+        ended.add_metric([stage, outcome.lower()], runs)
     yield ended
+    lost = {stage: totals.outcomes[stage, "LOST"] for stage in stages}
     yield _counters("tdp_recoveries", "Runs of dead holders closed by the next.", lost)
+    losses = {stage: totals.lease_losses[stage] for stage in stages}
     yield _counters("tdp_lease_losses", "Runs ended for a lost lease or session.", losses)
-    waits = list(sql.wait_buckets(ledger, bounds=list(BUCKETS)))
-    yield _histogram("tdp_stage_wait_seconds", "Waits of runs before their gate.", stages, waits)
-    durations = list(sql.duration_buckets(ledger, bounds=list(BUCKETS)))
-    yield _histogram("tdp_stage_duration_seconds", "Durations of completed runs.", stages, durations)
+    help_ = "Waits of runs before their gate."
+    yield _histogram("tdp_stage_wait_seconds", help_, stages, totals.waits, totals.wait_seconds)
+    help_ = "Durations of completed runs."
+    yield _histogram("tdp_stage_duration_seconds", help_, stages, totals.durations, totals.duration_seconds)
 
 
 def _gauges(name: str, help_: str, label: str, values: Mapping[str, float]) -> Metric:
@@ -146,13 +150,17 @@ def _counters(name: str, help_: str, values: Mapping[str, int]) -> Metric:
     return family
 
 
-def _histogram(name: str, help_: str, stages: list[str], rows: list[dict[str, Any]]) -> Metric:
-    """Return cumulative buckets; ``bucket`` of a row is how many bounds its runs have reached."""
+def _histogram(
+    name: str,
+    help_: str,
+    stages: list[str],
+    runs: Mapping[tuple[str, int], int],
+    seconds: Mapping[str, float],
+) -> Metric:
+    """Return cumulative buckets; the bucket in the key of ``runs`` is how many bounds they have reached."""
     family = HistogramMetricFamily(name, help_, labels=["stage"])
     for stage in stages:
-        runs = {row["bucket"]: row["runs"] for row in rows if row["stage"] == stage}
-        counts = accumulate(runs.get(bucket, 0) for bucket in range(len(BUCKETS) + 1))
+        counts = accumulate(runs.get((stage, bucket), 0) for bucket in range(len(BUCKETS) + 1))
         bounds = [*map(floatToGoString, BUCKETS), "+Inf"]
-        seconds = sum(row["seconds"] for row in rows if row["stage"] == stage)
-        family.add_metric([stage], list(zip(bounds, counts, strict=True)), seconds)
+        family.add_metric([stage], list(zip(bounds, counts, strict=True)), seconds.get(stage, 0.0))
     return family

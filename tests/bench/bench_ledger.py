@@ -31,10 +31,13 @@ FROM generate_series(1, %(batches)s) n, LATERAL (SELECT now() - (%(batches)s - n
 INSERT INTO receipts (source_id, origin, duplicate, received_at)
 SELECT source_id, 'inbox', false, received_at FROM source_files;
 INSERT INTO batch_processing (status, file_count, created_at, started_at, completed_at)
-SELECT 'COMPLETED', 1, received_at, received_at, received_at + interval '9 s' FROM source_files ORDER BY source_id;
+SELECT 'COMPLETED', 1, received_at, received_at, received_at + interval '9 s'
+FROM source_files ORDER BY source_id;
 INSERT INTO batch_files (batch_id, source_id, position, status, stage, chats, messages)
-SELECT 'batch_' || to_char(source_id, 'FM999999000000'), source_id, 1, 'STORED', 'store', 1, 100 FROM source_files;
-INSERT INTO stage_runs (batch_id, stage, attempt, queued_at, fenced_at, started_at, finished_at, outcome, host, pid)
+SELECT 'batch_' || to_char(source_id, 'FM999999000000'), source_id, 1, 'STORED', 'store', 1, 100
+FROM source_files;
+INSERT INTO stage_runs
+    (batch_id, stage, attempt, queued_at, fenced_at, started_at, finished_at, outcome, host, pid)
 SELECT batch_id, stage, 1, created_at, began, began, began + interval '2 s', 'COMPLETED', 'here', 1
 FROM batch_processing, stages, LATERAL (SELECT created_at + position * interval '2.5 s' AS began) at
 ORDER BY began;
@@ -47,17 +50,13 @@ ASKED = {
     "monitor.sql": [
         "lane_health",
         "error_rate",
-        "overlap_count",
-        "stage_outcomes",
+        "settled",
         "messages_stored",
-        "wait_buckets",
-        "duration_buckets",
     ],
 }
 VALUES = {
     "batch_id": "batch_000100", "stage": "extract", "host": "here", "pid": 1, "flow_run_id": None, "slot": 0,
     "task_run_id": None, "stage_run_id": 5, "status": None, "since": None, "limit": 20,
-    "bounds": [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0],
 }  # fmt: skip
 
 
@@ -84,7 +83,9 @@ def measure(quick: bool, runs: str = "") -> Iterator[Row]:
             metrics = Metrics(Monitor(settings))
             # 2 s: then the ledger counts as away. Nothing but the ledger runs here.
             seconds = [frame.timed(metrics.text) for _ in range(5)]
-            yield row(f"/metrics, of {total:,} runs", 1000 * median(seconds), "ms", most=1000, all=seconds)
+            first, *others = seconds
+            yield row("/metrics, the first time", 1000 * first, "ms")
+            yield row(f"/metrics, of {total:,} runs", 1000 * median(others), "ms", most=1000, all=seconds)
 
 
 def ask(connection: psycopg.Connection) -> Iterator[Row]:

@@ -24,7 +24,7 @@ import frame
 from frame import Row, row
 
 _IN_OPEN = 0x20
-EXPORT = '{"name": "A", "type": "private_channel", "id": 5, "messages": [{"id": 1, "type": "message", "text": ""}]}'
+EXPORT = '{"name": "A", "type": "private_channel", "id": 5, "messages": [{"id": 1, "type": "message"}]}'
 
 
 @contextmanager

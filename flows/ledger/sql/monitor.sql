@@ -1,4 +1,5 @@
--- What the monitor asks at every look. Counts are of all time, so a restart changes no counter.
+-- What the monitor asks at every look. Counts are of all time, so a restart changes no counter. Where an index
+-- is to serve, the moment is the statement's: clock_timestamp() may change while it runs, so no index does.
 
 -- name: lane_health()
 -- Waits and runs of now; the average is of the runs completed within the last hour.
@@ -17,7 +18,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT avg(extract(epoch FROM finished_at - started_at)) FILTER (WHERE outcome = 'COMPLETED')::float8 AS average_sec,
            extract(epoch FROM clock_timestamp() - max(finished_at))::float8 AS since_last_sec
-    FROM stage_runs WHERE stage = s.stage AND finished_at > clock_timestamp() - interval '1 hour'
+    FROM stage_runs WHERE stage = s.stage AND finished_at > statement_timestamp() - interval '1 hour'
 ) d
 ORDER BY s.position;
 
@@ -27,22 +28,43 @@ SELECT version_num FROM tdp_schema_version;
 -- name: error_rate()$
 -- Share of the stage runs ended within the last hour that failed, timed out or were lost.
 SELECT coalesce(avg((outcome <> 'COMPLETED')::int), 0)::float8 FROM stage_runs
-WHERE finished_at > clock_timestamp() - interval '1 hour' AND outcome <> 'CANCELLED';
+WHERE finished_at > statement_timestamp() - interval '1 hour' AND outcome <> 'CANCELLED';
 
--- name: overlap_count()$
-SELECT count(*) FROM stage_overlaps;
+-- name: settled()^
+-- Up to this id all runs have ended, and up to this moment all that began: with a minute for what is not
+-- committed yet.
+WITH unsettled AS MATERIALIZED (
+    SELECT stage_run_id, started_at FROM stage_runs WHERE finished_at IS NULL
+    UNION ALL
+    SELECT stage_run_id, started_at FROM stage_runs WHERE finished_at > statement_timestamp() - interval '1 minute'
+)
+SELECT coalesce((SELECT min(stage_run_id) - 1 FROM unsettled), (SELECT max(stage_run_id) FROM stage_runs), 0) AS upto,
+       least((SELECT min(started_at) FROM unsettled), statement_timestamp() - interval '1 minute') AS before;
 
--- name: stage_outcomes()
-SELECT stage, outcome, count(*) AS runs, count(*) FILTER (WHERE starts_with(error, 'GateLost')) AS lease_losses
-FROM stage_runs WHERE outcome IS NOT NULL GROUP BY stage, outcome;
+-- name: run_counts(after, upto, bounds)
+-- Waits are of runs that came to work, durations of those completed; the bucket is how many bounds it reached.
+SELECT stage, outcome, starts_with(error, 'GateLost') IS TRUE AS lease_lost,
+       width_bucket(CASE WHEN started_at IS NOT NULL THEN wait_sec END, :bounds::float8[]) AS wait_bucket,
+       width_bucket(CASE WHEN outcome = 'COMPLETED' THEN duration_sec END, :bounds::float8[]) AS duration_bucket,
+       count(*) AS runs, sum(wait_sec) AS wait_sec, sum(duration_sec) AS duration_sec
+FROM (SELECT *, extract(epoch FROM started_at - queued_at)::float8 AS wait_sec,
+             extract(epoch FROM finished_at - started_at)::float8 AS duration_sec FROM stage_runs
+      WHERE stage_run_id > :after AND stage_run_id <= coalesce(:upto, 9223372036854775807)) runs
+GROUP BY stage, outcome, lease_lost, wait_bucket, duration_bucket;
+
+-- name: overlap_counts(since, before, stages, ends)
+-- As stage_overlaps, of the runs that began within this time; those before it had ended at these ends.
+SELECT stage, count(*) FILTER (WHERE started_at < earlier_finished_at) AS overlaps, max(finished_at) AS ended
+FROM (
+    SELECT r.stage, r.started_at, r.finished_at, greatest(past.ended, max(coalesce(r.finished_at, 'infinity')) OVER (
+               PARTITION BY r.stage ORDER BY r.started_at, r.stage_run_id
+               ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS earlier_finished_at
+    FROM stages s JOIN stage_runs r ON r.stage = s.stage
+    LEFT JOIN unnest(:stages::text[], :ends::timestamptz[]) AS past (stage, ended) ON past.stage = s.stage
+    WHERE s.exclusive AND r.started_at >= coalesce(:since::timestamptz, '-infinity')
+      AND r.started_at < coalesce(:before::timestamptz, 'infinity')
+) ordered
+GROUP BY stage;
 
 -- name: messages_stored()$
 SELECT coalesce(sum(messages), 0)::bigint FROM batch_files WHERE status IN ('STORED', 'PARTIAL');
-
--- name: wait_buckets(bounds)
-SELECT stage, width_bucket(wait_sec, :bounds::float8[]) AS bucket, count(*) AS runs, sum(wait_sec) AS seconds
-FROM stage_timings WHERE started_at IS NOT NULL GROUP BY stage, bucket;
-
--- name: duration_buckets(bounds)
-SELECT stage, width_bucket(duration_sec, :bounds::float8[]) AS bucket, count(*) AS runs, sum(duration_sec) AS seconds
-FROM stage_timings WHERE outcome = 'COMPLETED' GROUP BY stage, bucket;
