@@ -3,9 +3,10 @@
 # make chaos   every fault in every stage (make test has each fault in one)
 # make hosts   three hosts in network namespaces, one cut off in mid-extract (root, iproute2, redis-server)
 # make fuzz    hostile bytes for the readers, MINUTES=10 for each (atheris; Linux)
+# make bench   measure beside what one would otherwise use: one table at the end, .bench/results.json
 # make lint    ruff and mypy alone
 # make lock    resolve requirements.lock anew
-.PHONY: demo test chaos hosts fuzz lint format lock install clean
+.PHONY: demo test chaos hosts fuzz bench lint format lock install clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -39,6 +40,12 @@ fuzz: $(INSTALLED)
 hosts: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .venv/hosts prefect-redis==0.3.0
 	.venv/bin/pytest tests/hosts -m matrix -s $(ARGS)
+
+# All of it takes an hour or more; a few minutes: make bench ARGS="--quick convert store". The parts: bench.py --help.
+# The competitors are no dependencies of ours.
+bench: $(INSTALLED)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check beautifulsoup4==4.15.0 chatpack==0.1.0
+	.venv/bin/python tests/bench/bench.py $(ARGS)
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

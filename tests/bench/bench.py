@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -47,9 +48,13 @@ def run_part(name: str, quick: bool, console: Console) -> Done:
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True) as process,
     ):
         assert process.stdout is not None
-        for line in process.stdout:
-            rows.append(msgspec.json.decode(line, type=Row))
-            console.print(f"{name}: {rows[-1].name}  {shown(rows[-1])}{by_cpu(rows[-1])}")
+        try:
+            for line in process.stdout:
+                rows.append(msgspec.json.decode(line, type=Row))
+                console.print(f"{name}: {rows[-1].name}  {shown(rows[-1])}{by_cpu(rows[-1])}")
+        except BaseException:
+            process.terminate()  # it takes its services down; leaving this block waits for that
+            raise
     seconds = time.monotonic() - began
     return Done(rows, process.returncode, max(0.0, (_busy() - busy - (_ours() - ours)) / seconds))
 
@@ -109,6 +114,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     console = Console(width=max(120, Console().width), highlight=False)
     OUTPUT.mkdir(exist_ok=True)
     load = os.getloadavg()

@@ -1,9 +1,9 @@
 """How long fresh batches take beside a long backfill, and what they waited for.
 
-usage: python tests/bench/bench_backfill.py [BATCHES [FRESH]]
+usage: python tests/bench/bench_backfill.py [--quick] [BATCHES [FRESH]]
 
 Loads BATCHES (200) batches, runs them all again in a process of their own, and drops FRESH (10) files, one
-after the other, while that goes on. The stages sleep 0.3, 0.2 and 0.6 s. Prints one JSON object.
+after the other, while that goes on. The stages sleep 0.3, 0.2 and 0.6 s.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import frame
 import psycopg
+from frame import Row, row
+from pipeline import installed
 
-from flows import services
 from flows.settings import Settings
 
 SLEEPS = {"extract": 0.3, "convert": 0.2, "store": 0.6}
@@ -100,18 +103,17 @@ async def measure(settings: Settings, batches: int, fresh: int, seconds: Path) -
     }
 
 
-def main(batches: int = 200, fresh: int = 10) -> None:
-    with tempfile.TemporaryDirectory(prefix="tdp-bench-") as home:
-        settings = Settings(home=Path(home), server_port=services.free_port(), settle_seconds=0)
-        with services.installation(settings):
-            os.environ.update(services.environment(settings))
-            os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
-            from deployments.apply import apply_basics
-
-            asyncio.run(apply_basics(settings))
-            measured = asyncio.run(measure(settings, batches, fresh, Path(home)))
-            sys.stdout.write(json.dumps(measured) + "\n")
+def rows(quick: bool, batches: str = "", fresh: str = "") -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(prefix="tdp-bench-") as seconds, installed() as running:
+        settings = running.settings
+        counts = int(batches or (30 if quick else 200)), int(fresh or (3 if quick else 10))
+        found = asyncio.run(measure(settings, *counts, Path(seconds)))
+    beside = found["fresh_beside_seconds"]
+    yield row("a fresh batch alone", found["fresh_alone_seconds"], "s", **found)
+    yield row("a fresh batch beside a backfill, median", beside["median"], "s")
+    yield row("a fresh batch beside a backfill, worst", beside["worst"], "s")
+    yield row("overlaps", found["overlaps"], "", most=0)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    frame.run(rows)

@@ -1,8 +1,9 @@
 """End to end: archives of exports through the whole product, over the busiest lane's own work.
 
-usage: python tests/bench/bench_end_to_end.py [--quick] [BATCH_SIZE]
+usage: python tests/bench/bench_end_to_end.py [--quick] [BATCH_SIZE ...]
 
-100 archives of 10 MB of JSON each. The busiest lane is the stage whose runs took longest in all, divided by
+100 archives of 10 MB of JSON each, in batches of 10, as they come, and of 2: the smaller, the sooner all
+lanes are at work. The busiest lane is the stage whose runs took longest in all, divided by
 how many of them may run at once; receiving the files (hashing, copying) is in the wall time as well.
 """
 
@@ -46,8 +47,12 @@ def drop(settings: Settings, archives: int, size: int) -> int:
     return messages
 
 
-def measure(quick: bool, batch_size: str = "10") -> Iterator[Row]:
-    archives, size = (20, 1 * MB) if quick else (100, 10 * MB)
+def measure(quick: bool, *batch_sizes: str) -> Iterator[Row]:
+    for batch_size in map(int, batch_sizes or ["10", "2"]):
+        yield from run(batch_size, *((20, 1 * MB) if quick else (100, 10 * MB)))
+
+
+def run(batch_size: int, archives: int, size: int) -> Iterator[Row]:
     with installed() as running:
         from flows.process_inbox import process_inbox
 
@@ -55,15 +60,15 @@ def measure(quick: bool, batch_size: str = "10") -> Iterator[Row]:
         messages = drop(settings, archives, size)
         before, began = cpu(psutil.Process()), time.perf_counter()
         with Peak() as peak:
-            asyncio.run(process_inbox(batch_size=int(batch_size)))
+            asyncio.run(process_inbox(batch_size=batch_size))
         seconds, spent = time.perf_counter() - began, cpu(psutil.Process()) - before
         with psycopg.connect(settings.database) as connection:
             stored = connection.execute("SELECT count(*) FROM messages").fetchone()
             worked = dict(connection.execute(WORKED).fetchall())
     assert stored == (messages,), f"{messages} messages given, {stored} stored"
     lanes = {stage: worked[stage] / limit for stage, limit in LIMITS.items()}
-    label = f"{archives} archives, {archives * size // MB} MB"
-    raw = {"batch_size": int(batch_size), "lanes": lanes, "seconds": seconds, "messages": messages}
+    label = f"{archives} archives, {archives * size // MB} MB, by {batch_size}"
+    raw = {"batch_size": batch_size, "lanes": lanes, "seconds": seconds, "messages": messages}
     yield row(f"{label}: of the busiest lane", seconds / max(lanes.values()), "×", most=1.15, **raw)
     yield row(f"{label}: wall", seconds, "s")
     yield row(f"{label}: speed", archives * size / MB / seconds, "MB/s")

@@ -1,27 +1,27 @@
 """Crash handover: SIGKILL the flow that holds extract, and time the next one's entry.
 
-usage: python tests/bench/bench_handover.py [KILLS]
+usage: python tests/bench/bench_handover.py [--quick] [KILLS]
 
-Each time a process of its own holds the gate with a child at work; the next waiter is in this process. Prints
-one JSON object: seconds from the kill to the next holder's entry, median and worst.
+Each time a process of its own holds the gate with a child at work; the next waiter is in this process. The
+seconds are those from the kill to the next holder's entry.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
+import frame
 import psycopg
+from frame import Row, row
+from pipeline import installed
 
-from flows import services
 from flows.settings import Settings
 
 CONTENDER = Path(__file__).parents[1] / "programs" / "contender.py"
@@ -55,21 +55,16 @@ async def handover(settings: Settings, held: str, waiting: str) -> float:
     return seconds
 
 
-def main(kills: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="tdp-bench-") as home:
-        settings = Settings(home=Path(home), server_port=services.free_port())
-        with services.installation(settings):
-            os.environ.update(services.environment(settings))
-            from deployments.apply import apply_basics
-
-            asyncio.run(apply_basics(settings))
-            with psycopg.connect(settings.database) as connection:
-                batches = [row[0] for row in connection.execute(MADE, [2 * kills])]
-            pairs = zip(batches[::2], batches[1::2], strict=True)
-            seconds = [asyncio.run(handover(settings, *pair)) for pair in pairs]
-    figures = {"median": statistics.median(seconds), "worst": max(seconds)}
-    sys.stdout.write(json.dumps({"name": "handover", "kills": kills, **figures}) + "\n")
+def measure(quick: bool, kills: str = "") -> Iterator[Row]:
+    count = int(kills or (5 if quick else 20))
+    with installed() as running:
+        with psycopg.connect(running.settings.database) as connection:
+            batches = [row[0] for row in connection.execute(MADE, [2 * count])]
+        pairs = zip(batches[::2], batches[1::2], strict=True)
+        seconds = [asyncio.run(handover(running.settings, *pair)) for pair in pairs]
+    yield row(f"next holder's entry, median of {count} kills", median(seconds), "s", most=2, all=seconds)
+    yield row(f"next holder's entry, worst of {count} kills", max(seconds), "s", most=5)
 
 
 if __name__ == "__main__":
-    main(int((sys.argv[1:] or ["20"])[0]))
+    frame.run(measure)

@@ -1,26 +1,34 @@
 """How near the pipeline comes to an ideal schedule: run time over that of lanes without any overhead.
 
-usage: python tests/bench/bench_scheduling.py [W1|W2|W3] ...
+usage: python tests/bench/bench_scheduling.py [--quick] [W1|W2|W3] ...
 
 Each workload runs through the whole product (flows, gates, real child processes that sleep) on an
-installation of its own. Prints one JSON object per workload.
+installation of its own. Beside it the plain pattern of Prefect's documentation (plain.py), on the same server
+and on one with SQLite, and bare threads with semaphores, which run the same programs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-import json
 import os
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+import frame
 import psutil
 import psycopg
+from frame import Row, row
+from pipeline import installed
 
 from flows import services
 from flows.settings import Settings
@@ -32,6 +40,13 @@ WORKLOADS = {
     "W3": (12, {"extract": 5.0, "convert": 3.0, "store": 15.0}),
 }
 LIMITS = {"extract": 1, "convert": 1, "store": 5}
+#: Run time over the ideal that is aimed at.
+AIMS = {"W1": 1.05, "W2": 2.0, "W3": 1.02}
+PLAIN = Path(__file__).with_name("plain.py")
+CONTENDER = Path(__file__).parents[1] / "programs" / "contender.py"
+#: Of the plain pattern; SQLite may never come to an end.
+PATIENCE_SECONDS = 300
+MADE = "INSERT INTO batch_processing (file_count) SELECT 0 FROM generate_series(1, %s) RETURNING batch_id"
 
 
 def ideal(batches: int, sleeps: dict[str, float]) -> float:
@@ -98,25 +113,125 @@ async def run_once(settings: Settings, batches: int, server: psutil.Process) -> 
     }
 
 
-def main(names: list[str]) -> None:
-    with tempfile.TemporaryDirectory(prefix="tdp-bench-") as home:
-        settings = Settings(home=Path(home), server_port=services.free_port())
-        with services.installation(settings) as running:
-            os.environ.update(services.environment(settings))
-            os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
-            from deployments.apply import apply_basics
+def threads(batches: int, sleeps: dict[str, float]) -> float:
+    """Return the seconds that bare threads with semaphores take."""
+    slots = {stage: threading.Semaphore(LIMITS[stage]) for stage in sleeps}
 
-            server = running.children[services.prefect_server].process
-            asyncio.run(apply_basics(settings))
-            for name in names:
-                batches, sleeps = WORKLOADS[name]
-                asyncio.run(use_sleeping_stages(sleeps))
-                best = ideal(batches, sleeps)
-                measured = asyncio.run(run_once(settings, batches, server))
-                ratio = round(measured["seconds"] / best, 3)
-                row = {"name": name, "ratio": ratio, "ideal": round(best, 2), **measured}
-                sys.stdout.write(json.dumps(row) + "\n")
+    def batch() -> None:
+        for stage, seconds in sleeps.items():
+            with slots[stage]:
+                subprocess.run(["sleep", str(seconds)], check=True)  # noqa: S607
+
+    lanes = [threading.Thread(target=batch) for _ in range(batches)]
+    began = time.perf_counter()
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+    return time.perf_counter() - began
+
+
+def plain(batches: int, sleeps: dict[str, float], env: Mapping[str, str]) -> float | None:
+    """Return the seconds that the plain pattern takes; None if it fails or takes longer than our patience."""
+    argv = [sys.executable, str(PLAIN), str(batches), *map(str, sleeps.values())]
+    try:
+        done = subprocess.run(
+            argv, env={**env, "PREFECT_LOGGING_LEVEL": "CRITICAL"}, check=True, text=True,
+            stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS,
+        )  # fmt: skip
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return None
+    return float(done.stdout.split()[-2])
+
+
+@contextmanager
+def sqlite_server() -> Iterator[dict[str, str]]:
+    """Yield the environment of a client of a Prefect server as it comes: on SQLite."""
+    with tempfile.TemporaryDirectory(prefix="tdp-bench-", ignore_cleanup_errors=True) as home:
+        port = services.free_port()
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        env |= {"PREFECT_HOME": home, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+        argv = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+        # Not in the checkout, whose pyproject.toml sets the server up as ours.
+        with subprocess.Popen(argv, env=env, cwd=home, stdout=sys.stderr) as server:
+            try:
+                wait_healthy(f"{env['PREFECT_API_URL']}/health")
+                yield env
+            finally:
+                server.terminate()
+
+
+def wait_healthy(url: str) -> None:
+    for _ in range(240):
+        try:
+            with urlopen(url, timeout=5):  # noqa: S310 - our own server
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(url)
+
+
+def gap_across_processes(settings: Settings, processes: int = 8, each: int = 10) -> list[float]:
+    """Return median and p95 of the gap (ms) on the extract gate when several processes wait for it."""
+    with psycopg.connect(settings.database) as connection:
+        batches = [batch_id for (batch_id,) in connection.execute(MADE, [processes * each])]
+    since = datetime.now(UTC)
+    contenders = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(CONTENDER),
+                "gated",
+                "extract",
+                *batches[n::processes],
+                "--",
+                "sleep",
+                "0.2",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=sys.stderr,
+        )
+        for n in range(processes)
+    ]
+    for contender in contenders:
+        if contender.wait():
+            raise RuntimeError("a contender failed")
+    return gaps(settings, since)
+
+
+def measure(quick: bool, *names: str) -> Iterator[Row]:
+    with installed() as running:
+        server = running.children[services.prefect_server].process
+        for name in names or (["W1", "W2"] if quick else list(WORKLOADS)):
+            batches, sleeps = WORKLOADS[name]
+            asyncio.run(use_sleeping_stages(sleeps))
+            best = ideal(batches, sleeps)
+            found = asyncio.run(run_once(running.settings, batches, server))
+            yield row(
+                f"{name}, over ideal", found["seconds"] / best, "×", most=AIMS[name], ideal=best, **found
+            )
+            gap = found["extract_gap_ms"]
+            yield row(f"{name}, gap on extract, median", gap[0], "ms", most=50, median_and_p95=gap)
+            spent = 1000 * (found["server_cpu_per_batch"] + found["flow_cpu_per_batch"])
+            yield row(f"{name}, CPU of server and flow per batch", spent, "ms", most=150)
+            yield row(f"{name}, memory of the flow", found["flow_rss_mb"], "MB")
+            yield row(f"{name}, memory of the server", found["server_rss_mb"], "MB")
+            yield row(f"{name}, bare threads over ideal", threads(batches, sleeps) / best, "×")
+            if name != "W3":
+                yield beside(f"{name}, plain Prefect over ideal", plain(batches, sleeps, os.environ), best)
+        gap = gap_across_processes(running.settings)
+        yield row("gap on extract across 8 processes, median", gap[0], "ms", most=100, median_and_p95=gap)
+    with sqlite_server() as env:
+        batches, sleeps = WORKLOADS["W1"]
+        best = ideal(batches, sleeps)
+        yield beside("W1, plain Prefect on SQLite over ideal", plain(batches, sleeps, env), best)
+
+
+def beside(name: str, seconds: float | None, best: float) -> Row:
+    if seconds is None:
+        return row(f"{name}: failed", PATIENCE_SECONDS / best, "×, at least or never")
+    return row(name, seconds / best, "×", seconds=seconds)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(WORKLOADS))
+    frame.run(measure)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,6 +102,7 @@ def run(measure: Callable[..., Iterator[Row]]) -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--quick"]
     if arguments and len(inspect.signature(measure).parameters) < 2:
         sys.exit(f"{measure.__module__} takes no arguments but --quick")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # and what it started goes with it
     for found in measure("--quick" in sys.argv, *arguments):
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         sys.stdout.flush()

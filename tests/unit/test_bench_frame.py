@@ -1,0 +1,71 @@
+"""The arithmetic of the benchmarks' frame, and of the ideal they are measured against."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+@pytest.fixture(autouse=True)
+def _bench_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+
+
+def test_a_row_says_whether_it_reaches_its_target() -> None:
+    from frame import row
+
+    assert row("speed", 0.6, "×", least=0.6).met is True
+    assert row("speed", 0.59, "×", least=0.6).met is False
+    assert row("peak", 300, "MB", most=300).met is True
+    assert row("peak", 301, "MB", most=300).target == "≤ 300"
+    assert row("told", 1, "s", cpu=2.0).met is None
+
+
+def test_contenders_take_turns_and_their_medians_are_compared() -> None:
+    from frame import Cost, in_turns, ratio
+
+    order: list[str] = []
+    given = {"ours": iter([9.0, 1.0, 2.0]), "theirs": iter([4.0, 8.0, 6.0])}
+
+    def contender(name: str) -> Cost:
+        order.append(name)
+        return Cost(seconds := next(given[name]), 2 * seconds)
+
+    costs = in_turns(3, {name: lambda name=name: contender(name) for name in given})
+    assert order == ["ours", "theirs"] * 3
+    assert costs == {"ours": Cost(2.0, 4.0), "theirs": Cost(6.0, 12.0)}
+    assert ratio(costs["ours"], costs["theirs"])["by_cpu"] == 3.0
+
+
+def test_the_cost_of_a_process_is_its_own() -> None:
+    from frame import process_cost
+
+    cost, told = process_cost([sys.executable, "-c", "held = bytearray(300_000_000); print('done')"])
+    assert told == "done\n"
+    assert cost.peak_mb > 290
+    assert cost.cpu > 0
+    with pytest.raises(subprocess.CalledProcessError):
+        process_cost([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("W1", 10.5 + 0.3 + 1.5 - 0.5), ("W2", 10.25)])
+def test_the_ideal_of_a_workload(name: str, seconds: float) -> None:
+    from bench_scheduling import WORKLOADS, ideal
+
+    assert ideal(*WORKLOADS[name]) == pytest.approx(seconds)
+
+
+def test_generated_exports_are_as_large_as_asked_and_are_read_whole(tmp_path: Path) -> None:
+    import json
+
+    from material import write_json
+
+    count = write_json(tmp_path / "result.json", 500_000)
+    found = json.loads((tmp_path / "result.json").read_bytes())["messages"]
+    assert (tmp_path / "result.json").stat().st_size == pytest.approx(500_000, rel=0.02)
+    assert [message["id"] for message in found] == list(range(1, count + 1))
