@@ -58,7 +58,7 @@ def read_pandas(source: Path, output: Path) -> None:
         with source.open(encoding="utf-8") as file:
             frame = pd.json_normalize(json.load(file)["messages"])
         # What is a list in one row and text in the next, no column holds.
-        mixed = frame.select_dtypes(object).columns
+        mixed = frame.select_dtypes(["object", "str"]).columns
         frame[mixed] = frame[mixed].astype(str)
         frame.to_parquet(output)
 
