@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from frame import Cost, Row, row
+from pipeline import cpu
 
 from flows import services
 from flows.exports.schema import CHATS, MESSAGES
@@ -153,15 +154,10 @@ class Bench:
         return self._cost(name, lambda: list(self._pool.map(load, jobs)))
 
     def _cost(self, name: str, work: Callable[[], object]) -> Cost:
-        server, loaders = self._cpu(), self._cpu_of_loaders()
+        server, loaders = cpu(self._server), self._cpu_of_loaders()
         seconds = frame.timed(work)
-        self.server_cpu[name] = round(self._cpu() - server, 2)
-        return Cost(seconds, self._cpu() - server + self._cpu_of_loaders() - loaders)
-
-    def _cpu(self) -> float:
-        """Of the server: its processes, and those that have ended."""
-        running = [self._server, *self._server.children()]
-        return sum(sum(process.cpu_times()[:2]) for process in running) + sum(self._server.cpu_times()[2:4])
+        self.server_cpu[name] = round(cpu(self._server) - server, 2)
+        return Cost(seconds, cpu(self._server) - server + self._cpu_of_loaders() - loaders)
 
     def _cpu_of_loaders(self) -> float:
         return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in set(self._loaders))
