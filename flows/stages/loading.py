@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
@@ -187,7 +188,7 @@ class _Binary(io.RawIOBase):
     error: Exception | None = None
 
     def __init__(self, pieces: Iterator[pa.RecordBatch]) -> None:
-        self._chunks = _encoded(pieces)
+        self._chunks = _ahead(_encoded(pieces))
 
     def read(self, _size: int = -1, /) -> bytes:
         try:
@@ -204,6 +205,15 @@ def _encoded(pieces: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
         if chunk := encoder.write_batch(_as_stored(piece)):  # it keeps back what is small
             yield chunk
     yield encoder.finish()
+
+
+def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the chunks, each made in a thread while PostgreSQL works on the one before it."""
+    with ThreadPoolExecutor(1, "encode") as thread:
+        coming = thread.submit(next, chunks, b"")
+        while chunk := coming.result():
+            coming = thread.submit(next, chunks, b"")
+            yield chunk
 
 
 def _as_stored(rows: pa.RecordBatch) -> pa.RecordBatch:
