@@ -4,8 +4,8 @@ usage: python tests/bench/bench_store.py [--quick] [ROWS]
 
 Five batches of ten chats each. Raw COPY is the same rows, already CSV, into a table without any index: one
 connection, and five with a fifth of them each. Between the rounds the tables are emptied and a checkpoint is
-made. One connection keeps two cores at work, its loader's and its backend's: on a machine of two, five of them
-can hardly be faster. What the server took of the CPU time stands in the raw figures.
+made. One connection keeps two cores at work, its loader's and its backend's: on a machine of two, five can
+hardly be faster. What the server took of the CPU time stands in the raw figures.
 """
 
 from __future__ import annotations
