@@ -47,6 +47,9 @@ Run = Callable[[str], Awaitable[dict[str, Any]]]
 _DEPLOYMENT = "process-batch/adhoc"
 #: Seconds between two looks at the children; one request for all of them.
 _LOOK_EVERY = 1.0
+#: Seconds between the starts of two lanes. All at once, the requests of each would wait for those of all the
+#: others, and the first batch would reach extract last; so it is there at once, and the list's order is kept.
+_LANES_APART = 0.05
 _ENDED = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES)))
 
 
@@ -64,7 +67,8 @@ async def run_all(batches: list[str], window: int, log: Log, run: Run) -> Outcom
     outcomes = Outcomes()
     waiting = iter(batches)
 
-    async def lane() -> None:
+    async def lane(number: int) -> None:
+        await asyncio.sleep(number * _LANES_APART)
         for batch_id in waiting:
             await _process(batch_id, outcomes, run)
             done = len(outcomes.reports) + len(outcomes.busy) + len(outcomes.failed)
@@ -72,7 +76,7 @@ async def run_all(batches: list[str], window: int, log: Log, run: Run) -> Outcom
 
     # Lanes end by themselves or because the run is cancelled. A TaskGroup would cancel them once more while
     # they clean up, and wrap what Prefect must see to call the run Cancelled and not Crashed.
-    await asyncio.gather(*(lane() for _ in range(window)))
+    await asyncio.gather(*(lane(number) for number in range(min(window, len(batches)))))
     return outcomes
 
 

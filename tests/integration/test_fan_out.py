@@ -54,7 +54,7 @@ async def pool(installation: Settings, client: PrefectClient, flags: Path) -> As
         for schedule in deployment.schedules:
             await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
     for stage in ("extract", "convert", "store"):
-        command = ["sh", str(OBSTRUCTED), f"{flags}/{{batch_id}}.{stage}", "mkdir", "{output}"]
+        command = ["sh", str(OBSTRUCTED), f"{flags}/{{batch_id}}.{stage}", "cp", "-r", "{input}", "{output}"]
         await StageCommand(command=command).asave(stage, overwrite=True)
     config = PipelineConfig(
         batch_size=1, window=2, settle_seconds=0, task_retries=1, fan_out="work-pool", keep_work_hours=9
