@@ -1,9 +1,10 @@
 # make demo    install, then do the whole job on 50 sample exports and check every row
 # make test    install, then lint and the whole test suite, on services of its own
 # make chaos   every fault in every stage (make test has each fault in one)
+# make soak    MINUTES=60 of steady load and random faults, then proof that nothing was lost or done twice
 # make lint    ruff and mypy alone
 # make lock    resolve requirements.lock anew
-.PHONY: demo test chaos lint format lock install clean
+.PHONY: demo test chaos soak lint format lock install clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,6 +24,9 @@ test: lint
 # Every fault in every stage, and the services of systemd's units as an installation of their own.
 chaos: $(INSTALLED)
 	.venv/bin/pytest tests/chaos tests/integration/test_split_services.py -m "matrix or not matrix" $(ARGS)
+
+soak: $(INSTALLED)
+	.venv/bin/python tests/chaos/soak.py --minutes $(or $(MINUTES),60) $(ARGS)
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

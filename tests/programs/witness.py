@@ -21,4 +21,6 @@ with Path(mark).open("a") as file:
             crashed.write(f"{stage} {source}\n")
         sys.exit("another copy of this program is running")
     time.sleep(float(seconds))
-    sys.exit(subprocess.call([sys.executable, "-I", "-m", f"flows.stages.{stage}", source, output]))
+    # The work keeps the mark taken: it can outlive this program when that alone is killed.
+    work = [sys.executable, "-I", "-m", f"flows.stages.{stage}", source, output]
+    sys.exit(subprocess.call(work, pass_fds=[file.fileno()]))
