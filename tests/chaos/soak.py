@@ -13,16 +13,16 @@ import os
 import random
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -31,7 +31,7 @@ import psycopg
 from plant import LOCKS
 from rich.console import Console
 from rich.table import Table
-from soak_faults import FAULTS, STAGES, Installed, NothingToHit
+from soak_faults import FAULTS, LIMITS, STAGES, Installed, NothingToHit
 
 from flows.monitor.usage import Sampler
 from flows.samples import ExpectedFile, write_samples
@@ -41,7 +41,9 @@ _PAUSE, _QUIET, _DRAIN = (20.0, 60.0), 60.0, 1200.0
 #: One round of the load, and what becomes of each outcome in the ledger.
 _ROUND = {"files": 18, "broken": 6, "again": 3, "messages": 60}
 _STATUS = {"ok": "STORED", "partial": "PARTIAL", "quarantined": "QUARANTINED"}
+_IN_BATCHES = "SELECT sha256 FROM source_files JOIN batch_files USING (source_id)"
 _OPEN = ("PENDING", "RUNNING", "CANCELLING")
+_PASSING = (NothingToHit, psutil.Error, httpx.HTTPError, psycopg.OperationalError)  # another fault's doing
 
 console = Console(width=110, highlight=False, markup=False, soft_wrap=True)
 
@@ -54,7 +56,8 @@ class Load(threading.Thread):
         self._inbox, self._staging, self._seed, self._pause = inbox, staging, seed, 60 / per_minute
         self.stopping = threading.Event()
         self.by_sha256: dict[str, ExpectedFile] = {}
-        self.dropped = self.chats = self.messages = 0
+        self.dropped = 0
+        self.rows = {"messages": 0, "chats": 0}
 
     def run(self) -> None:
         number = 0
@@ -66,8 +69,8 @@ class Load(threading.Thread):
                 path.rename(self._inbox / f"{number:04d}-{name}")
                 self.dropped += 1
                 self.stopping.wait(self._pause)  # once told to stop, the round is dropped to its end at once
-            self.chats += written.chats
-            self.messages += written.messages
+            self.rows["messages"] += written.messages
+            self.rows["chats"] += written.chats
             number += 1
 
 
@@ -80,17 +83,17 @@ class Soak:
         self.load = Load(self.installed.settings.inbox, folder / "staging", seed, per_minute)
         self.faults: list[tuple[str, datetime]] = []
         self.memory: list[dict[str, int]] = []
-        self.broken: dict[str, list[Any]] = {}
-        self.began = time.monotonic()
+        self.broken: dict[str, Sequence[Any]] = {}
+        self.began = datetime.now(UTC)
 
     def run(self, minutes: float) -> None:
         self.installed.start()
         self.installed.watch_stages(seconds=1)
-        self.began, ended = time.monotonic(), threading.Event()
+        self.began, ended = datetime.now(UTC), threading.Event()
         self.load.start()
         for every, what in ((60, self.progress), (30, self.sample), (20, self.ask)):
             threading.Thread(target=_repeat, args=(every, what, ended), daemon=True).start()
-        self.hit_until(self.began + 60 * minutes)
+        self.hit_until(self.began + timedelta(minutes=minutes))
         self.say("faults are over, the load goes on for a minute")
         time.sleep(_QUIET)
         self.load.stopping.set()
@@ -102,13 +105,14 @@ class Soak:
         self.report()
         self.installed.up.send_signal(signal.SIGINT)
         self.installed.up.wait(120)
-        self.expect_none("processes after `tdp up` was stopped", self.installed.processes())
+        left = Sampler(self.installed.settings).sample().memory_bytes.keys() - {"other"}  # we ourselves
+        self.expect_none("processes after `tdp up` was stopped", left)
 
-    def hit_until(self, end: float) -> None:
+    def hit_until(self, end: datetime) -> None:
         """Let faults befall the installation, every kind equally often, in an order of chance."""
         bag: list[str] = []
-        while (pause := self.rng.uniform(*_PAUSE)) < end - time.monotonic():
-            time.sleep(pause)
+        while datetime.now(UTC) + (pause := timedelta(seconds=self.rng.uniform(*_PAUSE))) < end:
+            time.sleep(pause.total_seconds())
             bag = bag or self.rng.sample(sorted(FAULTS), len(FAULTS))
             kind, began = bag.pop(), datetime.now(UTC)
             if self.installed.up.poll() is not None:
@@ -117,11 +121,11 @@ class Soak:
                 FAULTS[kind](self.installed, self.rng)
                 self.faults.append((kind, began))
                 self.say(kind)
-            except (NothingToHit, psutil.Error, httpx.HTTPError, psycopg.OperationalError) as error:
+            except _PASSING as error:
                 self.say(f"{kind}: not now, {error!r}")
 
     def say(self, what: str) -> None:
-        console.print(f"{(time.monotonic() - self.began) / 60:6.1f} min  {what}")
+        console.print(f"{(datetime.now(UTC) - self.began).total_seconds() / 60:6.1f} min  {what}")
 
     def progress(self) -> None:
         (row,) = self.installed.query(
@@ -146,48 +150,50 @@ class Soak:
             self.installed.run_deployment("process-inbox/scheduled")
 
     def drain(self) -> None:
-        left = "SELECT batch_id, status, error_message FROM batch_processing WHERE status <> 'COMPLETED'"
+        unfinished = "SELECT * FROM batch_processing WHERE status <> 'COMPLETED'"
 
-        def is_drained() -> bool:
-            received = self.installed.query("SELECT count(*) FROM batch_files")[0]["count"]
-            everything = received == len(self.load.by_sha256)
-            return everything and not self.installed.query(left) and not self.installed.flow_runs(*_OPEN)
+        def left() -> list[Any]:
+            received = {row["sha256"] for row in self.installed.query(_IN_BATCHES)}
+            missing = self.load.by_sha256.keys() - received
+            return [*missing, *self.installed.query(unfinished), *self.installed.flow_runs(*_OPEN)]
 
-        if not self.installed.until(is_drained, _DRAIN):
-            runs = [f"{run['name']} {run['state_name']}" for run in self.installed.flow_runs(*_OPEN)]
-            self.expect_none(f"left after {_DRAIN:.0f} s", [*self.installed.query(left), *runs])
-        self.say("drained" if not self.broken else "not drained")
+        self.installed.until(lambda: not left(), _DRAIN)
+        self.expect_none(f"left after {_DRAIN:.0f} s", left())
+        self.say("not drained" if self.broken else "drained")
 
     def check(self) -> None:
         """Note every invariant that does not hold."""
         installed, settings = self.installed, self.installed.settings
         maintained = installed.run_deployment("maintain/scheduled")
-        state = self.installed.until(lambda: self.end_of(maintained), 600)
-        self.expect_none("maintenance", [] if state == "COMPLETED" else [state])
+        installed.until(lambda: self.state(maintained) not in ("SCHEDULED", *_OPEN), 600)
+        self.expect_none("maintenance", {self.state(maintained)} - {"COMPLETED"})
         verified = installed.tdp("verify")
         self.expect_none("tdp verify", [verified.stdout, verified.stderr] if verified.returncode else [])
         self.expect_none("overlaps in the ledger", installed.query("SELECT * FROM stage_overlaps"))
         second = [f"{mark.name}: {mark.read_text()}" for mark in installed.marks.glob("*.crashed")]
         self.expect_none("second copies seen by the programs", second)
         self.expect_none("files", self.wrong_files())
-        self.expect_none("rows", self.wrong_rows())
+        rows = {"expected": self.load.rows, "found": self.rows()}
+        self.expect_none("rows", [rows] if rows["expected"] != rows["found"] else [])
         unfinished = installed.query("SELECT * FROM stage_runs WHERE finished_at IS NULL")
         self.expect_none("unfinished stage runs", unfinished)
         self.expect_none("advisory locks", installed.query(LOCKS))
-        limits = [installed.send("GET", f"v2/concurrency_limits/{stage}") for stage in STAGES]
+        limits = [installed.send("GET", f"{LIMITS}/{stage}") for stage in STAGES]
         self.expect_none("slots", [limit for limit in limits if limit["active_slots"]])
-        left = installed.stage_processes("witness.py", "flows.stages.", "supervise.py")
-        self.expect_none("stage processes", left)
+        self.expect_none("stage processes", installed.below("witness.py", "flows.stages.", "supervise.py"))
         partial = [path for root in (settings.work, settings.sources) for path in root.rglob(".*.partial")]
         self.expect_none("unfinished outputs", partial)
 
-    def expect_none(self, name: str, offending: list[Any]) -> None:
+    def expect_none(self, name: str, offending: Sequence[Any] | set[Any]) -> None:
         if offending:
-            self.broken[name] = offending
+            self.broken[name] = list(offending)
 
-    def end_of(self, run_id: str) -> str | None:
-        state = str(self.installed.send("GET", f"flow_runs/{run_id}")["state_type"])
-        return None if state in ("SCHEDULED", *_OPEN) else state
+    def state(self, run_id: str) -> str:
+        return str(self.installed.send("GET", f"flow_runs/{run_id}")["state_type"])
+
+    def rows(self) -> dict[str, int]:
+        counts = "SELECT (SELECT count(*) FROM messages) AS messages, (SELECT count(*) FROM chats) AS chats"
+        return self.installed.query(counts)[0]
 
     def wrong_files(self) -> list[Any]:
         found = self.installed.query(
@@ -202,51 +208,44 @@ class Soak:
         unseen = [f"{row['count']} of {repeated} duplicates"] if row["count"] < repeated else []
         return [*lost, *unseen, *(row for row in found if row["status"] != expected.get(row["sha256"]))]
 
-    def wrong_rows(self) -> list[Any]:
-        counts = "SELECT (SELECT count(*) FROM messages) AS messages, (SELECT count(*) FROM chats) AS chats"
-        expected = {"messages": self.load.messages, "chats": self.load.chats}
-        return [
-            {"expected": expected, "found": found}
-            for found in self.installed.query(counts)
-            if found != expected
-        ]
-
     def report(self) -> None:
-        completed = self.installed.query("SELECT * FROM stage_runs WHERE outcome = 'COMPLETED'")
-        recovered: dict[str, list[float]] = {"all": []}
-        for kind, at in self.faults:
-            ends = [run["finished_at"] for run in completed if run["started_at"] > at]
-            seconds = (min(ends) - at).total_seconds() if ends else float("inf")
-            for name in (kind, "all"):
-                recovered.setdefault(name, []).append(seconds)
-        faults = Table("Fault survived", "times", "recovery median s", "p95 s", "worst s", box=None)
-        for kind, times in sorted(recovered.items()):
-            p95 = sorted(times)[min(round(0.95 * len(times)), len(times) - 1)] if times else 0.0
-            figures = (statistics.median(times or [0]), p95, max(times, default=0))
+        runs = self.installed.query("SELECT * FROM stage_runs WHERE outcome = 'COMPLETED'")
+
+        def recovery(at: datetime) -> float:
+            ends = [run["finished_at"] for run in runs if run["started_at"] > at]
+            return (min(ends) - at).total_seconds() if ends else float("inf")
+
+        seconds = range(0, int((self.faults[-1][1] - self.began).total_seconds()) if self.faults else 0, 5)
+        moments = [("(any moment)", self.began + timedelta(seconds=second)) for second in seconds]
+        every = [("(all faults)", at) for _, at in self.faults]
+        faults = _table("Fault survived", "times", "recovery median s", "p95 s", "worst s")
+        for kind in sorted({kind for kind, _ in [*self.faults, *moments, *every]}):
+            times = sorted(recovery(at) for name, at in [*self.faults, *moments, *every] if name == kind)
+            figures = (median(times), times[round(0.95 * (len(times) - 1))], times[-1])
             faults.add_row(kind, str(len(times)), *(f"{figure:.1f}" for figure in figures))
-        memory = Table(
-            "Memory, PSS in MiB", "first quarter", "last quarter", "min", "median", "max", box=None
-        )
+        memory = _table("PSS in MiB", "first quarter", "last quarter", "min", "median", "max")
         names = sorted({service for sample in self.memory for service in sample})
         series = {name: [sample.get(name, 0) >> 20 for sample in self.memory] for name in names}
         series["all"] = [sum(sample.values()) >> 20 for sample in self.memory]
         for service, mib in series.items():
-            quarter, median = max(len(mib) // 4, 1), statistics.median
+            quarter = max(len(mib) // 4, 1)
             figures = (median(mib[:quarter]), median(mib[-quarter:]), min(mib), median(mib), max(mib))
             memory.add_row(service, *(f"{figure:.0f}" for figure in figures))
-        (row,) = self.installed.query(
-            "SELECT (SELECT count(*) FROM messages) AS messages, (SELECT count(*) FROM chats) AS chats"
-        )
         console.print(faults, "Recovery: from the fault to the end of the next stage run begun after it.\n")
-        console.print(
-            f"{self.load.dropped} files in, {row['messages']} messages and {row['chats']} chats out."
-        )
+        console.print(f"Files in: {self.load.dropped}. Rows out: {self.rows()}")
         console.print(self.installed.tdp("status").stdout, self.installed.tdp("timings").stdout, memory)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first, box=None)
+    for other in others:
+        table.add_column(other, justify="right")
+    return table
 
 
 def _repeat(every: float, what: Callable[[], None], ended: threading.Event) -> None:
     while not ended.wait(every):
-        with suppress(httpx.HTTPError, psycopg.OperationalError, psutil.Error):  # away because of a fault
+        with suppress(*_PASSING):
             what()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from flows.settings import Settings
 
 TDP = Path(sys.executable).with_name("tdp")
 STAGES = ("extract", "convert", "store")
+LIMITS = "v2/concurrency_limits"
 AT_WORK = "SELECT * FROM stage_runs WHERE started_at IS NOT NULL AND finished_at IS NULL"
 T = TypeVar("T")
 
@@ -51,8 +51,8 @@ class Installed:
     def start(self) -> None:
         """Type `tdp up` and wait until it says that it is ready."""
         with self.screen.open("ab") as out:
-            seen, streams = out.tell(), {"stdout": out, "stderr": out}
-            self.up = subprocess.Popen([TDP, "up"], env=self.environment, start_new_session=True, **streams)
+            seen, to = out.tell(), {"stdout": out, "stderr": out}
+            self.up = subprocess.Popen([TDP, "up"], env=self.environment, start_new_session=True, **to)
         self.until(lambda: b"Ready." in self.screen.read_bytes()[seen:] or self.up.poll() is not None, 600)
         if self.up.poll() is not None:
             raise RuntimeError(f"`tdp up` did not come up:\n{self.screen.read_text()[-3000:]}")
@@ -102,74 +102,57 @@ class Installed:
 
     def at_work(self) -> dict[str, Any]:
         """Return a stage run that is at work, waiting for one."""
-        if not (found := self.until(lambda: self.query(AT_WORK), 90)):
-            raise NothingToHit
-        return found[0]
+        if found := self.until(lambda: self.query(AT_WORK), 90):
+            return found[0]
+        raise NothingToHit
 
-    def service(self, name: str) -> psutil.Process | None:
-        return record.find(record.read(self.settings)["services"][name])
+    def flow(self) -> psutil.Process:
+        """Return the process of a flow whose stage is at work."""
+        return psutil.Process(self.at_work()["pid"])
 
-    def stage_processes(self, *words: str) -> list[psutil.Process]:
+    def service(self, name: str) -> psutil.Process:
+        if found := record.find(record.read(self.settings)["services"][name]):
+            return found
+        raise NothingToHit
+
+    def below(self, *words: str) -> list[psutil.Process]:
         """Return what runs below `tdp up` and has one of the words in its command."""
         below = psutil.Process(self.up.pid).children(recursive=True)
         return [process for process in below if any(word in _command(process) for word in words)]
 
-    def processes(self) -> list[str]:
-        """Return the commands of all that runs for this home."""
-        home, commands = str(self.settings.root), map(_command, psutil.process_iter())
-        return [command for command in commands if home in command]
-
 
 def _command(process: psutil.Process) -> str:
+    """Return the process's command line, "" for one that is gone."""
     with suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
 
 
-def _signal(process: psutil.Process | None, how: signal.Signals) -> None:
-    try:
-        if process is None:
-            raise NothingToHit
-        process.send_signal(how)
-    except psutil.NoSuchProcess:
-        raise NothingToHit from None
-
-
 def _kill_one(*words: str) -> Callable[[Installed, Random], None]:
     def fault(installed: Installed, rng: Random) -> None:
         installed.at_work()
-        found = installed.stage_processes(*words)
-        _signal(rng.choice(found) if found else None, signal.SIGKILL)
+        if not (found := installed.below(*words)):
+            raise NothingToHit
+        rng.choice(found).kill()
 
     return fault
 
 
-def _end_service(name: str, how: signal.Signals = signal.SIGKILL) -> Callable[[Installed, Random], None]:
-    return lambda installed, _: _signal(installed.service(name), how)
-
-
-def _kill_flow(installed: Installed, _: Random) -> None:
-    _signal(psutil.Process(installed.at_work()["pid"]), signal.SIGKILL)
-
-
 def _stop_flow(installed: Installed, rng: Random) -> None:
-    flow = psutil.Process(installed.at_work()["pid"])
-    _signal(flow, signal.SIGSTOP)
+    flow = installed.flow()
+    flow.suspend()
     time.sleep(rng.uniform(10, 20))
-    _signal(flow, signal.SIGCONT)
+    flow.resume()
 
 
-def _kill_up(installed: Installed, _: Random) -> None:
-    installed.up.kill()
-    installed.up.wait()
-    installed.start()
+def _start_again(end: Callable[[Installed], None]) -> Callable[[Installed, Random], None]:
+    def fault(installed: Installed, _: Random) -> None:
+        installed.at_work()
+        end(installed)
+        installed.up.wait()
+        installed.start()
 
-
-def _power_cut(installed: Installed, _: Random) -> None:
-    installed.at_work()
-    kill([psutil.Process(installed.up.pid)])
-    installed.up.wait()
-    installed.start()
+    return fault
 
 
 def _cancel(installed: Installed, rng: Random) -> None:
@@ -181,54 +164,52 @@ def _cancel(installed: Installed, rng: Random) -> None:
 
 
 def _revoke_lease(installed: Installed, _: Random) -> None:
-    lease_id = str(installed.at_work()["lease_id"])
-    installed.send("POST", "v2/concurrency_limits/decrement-with-lease", lease_id=lease_id)
+    installed.send("POST", f"{LIMITS}/decrement-with-lease", lease_id=str(installed.at_work()["lease_id"]))
 
 
 def _miscount(installed: Installed, rng: Random) -> None:
     stage = rng.choice(STAGES)
     slots = rng.choice((0, 5 if stage == "store" else 1))
-    installed.send("PATCH", f"v2/concurrency_limits/{stage}", active_slots=slots)
+    installed.send("PATCH", f"{LIMITS}/{stage}", active_slots=slots)
 
 
 def _raise_limit(installed: Installed, rng: Random) -> None:
-    installed.send("PATCH", f"v2/concurrency_limits/{rng.choice(STAGES[:2])}", limit=2)
+    installed.send("PATCH", f"{LIMITS}/{rng.choice(STAGES[:2])}", limit=2)
     time.sleep(10)
-    _apply(installed)
+    installed.tdp("apply")
 
 
 def _delete_limit(installed: Installed, rng: Random) -> None:
-    installed.send("DELETE", f"v2/concurrency_limits/{rng.choice(STAGES)}")
+    installed.send("DELETE", f"{LIMITS}/{rng.choice(STAGES)}")
     time.sleep(5)
-    _apply(installed)
+    installed.tdp("apply")
     # What came to the gate meanwhile was refused with the advice to do just this, and then to retry.
     time.sleep(2)
     if installed.query("SELECT 1 FROM batch_processing WHERE status = 'FAILED'"):
         installed.run_deployment("backfill/adhoc", status="FAILED")
 
 
-def _apply(installed: Installed) -> None:
-    done = installed.tdp("apply", "--json")
-    if done.returncode or not json.loads(done.stdout):
-        raise RuntimeError(f"`tdp apply` put nothing back:\n{done.stdout}{done.stderr}")
-
-
+#: What an operator would have to put back is put back by `tdp apply`, as part of the fault.
 FAULTS: dict[str, Callable[[Installed, Random], None]] = {
     "stage process killed": _kill_one("witness.py", "flows.stages."),
     "supervisor killed": _kill_one("supervise.py"),
-    "flow killed": _kill_flow,
-    "flow stopped 10-20 s": _stop_flow,
-    "worker killed": _end_service("worker"),
-    "Prefect server killed": _end_service("prefect-server"),
-    "PostgreSQL restarted, fast": _end_service("postgres", signal.SIGINT),
-    "PostgreSQL restarted, immediate": _end_service("postgres", signal.SIGQUIT),
-    "recovery killed": _end_service("recovery"),
-    "monitor killed": _end_service("monitor"),
-    "tdp up killed": _kill_up,
-    "power cut": _power_cut,
+    "flow killed": lambda installed, _: installed.flow().kill(),
+    "flow stopped for 10-20 s": _stop_flow,
+    "worker killed": lambda installed, _: installed.service("worker").kill(),
+    "Prefect server killed": lambda installed, _: installed.service("prefect-server").kill(),
+    "PostgreSQL restarted, fast": lambda installed, _: _end_postgres(installed, signal.SIGINT),
+    "PostgreSQL restarted, immediate": lambda installed, _: _end_postgres(installed, signal.SIGQUIT),
+    "recovery killed": lambda installed, _: installed.service("recovery").kill(),
+    "monitor killed": lambda installed, _: installed.service("monitor").kill(),
+    "tdp up killed": _start_again(lambda installed: installed.up.kill()),
+    "everything killed": _start_again(lambda installed: kill([psutil.Process(installed.up.pid)])),
     "run cancelled": _cancel,
     "lease revoked": _revoke_lease,
     "slots miscounted": _miscount,
     "limit raised to 2": _raise_limit,
     "limit deleted": _delete_limit,
 }
+
+
+def _end_postgres(installed: Installed, how: signal.Signals) -> None:
+    installed.service("postgres").send_signal(how)
