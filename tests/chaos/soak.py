@@ -88,7 +88,7 @@ class Soak:
 
     def run(self, minutes: float) -> None:
         self.installed.start()
-        self.installed.watch_stages(seconds=1)
+        self.installed.watch_stages(seconds=4)  # long enough to be met by a fault
         self.began, ended = datetime.now(UTC), threading.Event()
         self.load.start()
         for every, what in ((60, self.progress), (30, self.sample), (20, self.ask)):
