@@ -56,6 +56,18 @@ async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused
     assert mine == {"extract": 1, "convert": 1, "store": 5}
 
 
+async def test_a_run_that_begins_or_ends_meanwhile_is_no_change(installation: Settings) -> None:
+    await apply(installation)
+    async with get_client() as client:
+        idle = await client.read_deployment_by_name("process-inbox/scheduled")
+        slot = f"deployment:{idle.id}"  # taken as by a run
+        await client.update_global_concurrency_limit(slot, GlobalConcurrencyLimitUpdate(active_slots=1))
+        at_work = await client.read_deployment(idle.id)
+        await client.update_global_concurrency_limit(slot, GlobalConcurrencyLimitUpdate(active_slots=0))
+    assert at_work.global_concurrency_limit and at_work.global_concurrency_limit.active_slots == 1
+    assert definitions._content(idle) == definitions._content(at_work)
+
+
 @pytest.mark.usefixtures("limits")
 async def test_exclusive_limits_are_put_back_and_the_store_limit_is_the_operators(
     installation: Settings,
