@@ -45,7 +45,7 @@ class StageCommand(Block):
     environment: SecretDict = Field(
         default_factory=lambda: SecretDict({}),
         title="Environment",
-        description="Variables on top of the worker's own. Values are stored encrypted.",
+        description="Variables beside PATH, HOME and the like. Values are stored encrypted, and not shown.",
     )
 
     @field_validator("command")

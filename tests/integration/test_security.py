@@ -187,6 +187,16 @@ def test_whoever_does_not_know_the_auth_string_learns_nothing(guarded: Guarded) 
     assert "tdp_memory_bytes" in httpx.get(f"{guarded.monitor}/metrics", auth=("operator", KEY)).text
 
 
+def test_everything_listens_on_loopback_alone(guarded: Guarded) -> None:
+    listening = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TDP_HOME") == str(guarded.settings.root):
+                listening |= {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert {port for _, port in listening} == {guarded.settings.server_port, guarded.settings.monitor_port}
+    assert {host for host, _ in listening} == {"127.0.0.1"}
+
+
 def test_everything_of_ours_works_with_it(guarded: Guarded) -> None:
     statuses = sorted(status for (status,) in guarded.query("SELECT status FROM batch_files"))
     assert statuses == ["QUARANTINED", "STORED", "STORED"]
