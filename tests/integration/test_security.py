@@ -193,7 +193,8 @@ def test_everything_listens_on_loopback_alone(guarded: Guarded) -> None:
         with suppress(psutil.Error):
             if process.environ().get("TDP_HOME") == str(guarded.settings.root):
                 listening |= {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
-    assert {port for _, port in listening} == {guarded.settings.server_port, guarded.settings.monitor_port}
+    # The worker has more of them, by which it and its flow runs talk.
+    assert {guarded.settings.server_port, guarded.settings.monitor_port} <= {port for _, port in listening}
     assert {host for host, _ in listening} == {"127.0.0.1"}
 
 
