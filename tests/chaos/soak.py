@@ -22,15 +22,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import httpx
+import pandas as pd
 import psutil
 import psycopg
 from plant import LOCKS
 from rich.console import Console
-from rich.table import Table
 from soak_faults import FAULTS, LIMITS, STAGES, Installed, NothingToHit
 
 from flows.monitor.usage import Sampler
@@ -215,32 +214,21 @@ class Soak:
             ends = [run["finished_at"] for run in runs if run["started_at"] > at]
             return (min(ends) - at).total_seconds() if ends else float("inf")
 
-        seconds = range(0, int((self.faults[-1][1] - self.began).total_seconds()) if self.faults else 0, 5)
-        moments = [("(any moment)", self.began + timedelta(seconds=second)) for second in seconds]
-        every = [("(all faults)", at) for _, at in self.faults]
-        faults = _table("Fault survived", "times", "recovery median s", "p95 s", "worst s")
-        for kind in sorted({kind for kind, _ in [*self.faults, *moments, *every]}):
-            times = sorted(recovery(at) for name, at in [*self.faults, *moments, *every] if name == kind)
-            figures = (median(times), times[round(0.95 * (len(times) - 1))], times[-1])
-            faults.add_row(kind, str(len(times)), *(f"{figure:.1f}" for figure in figures))
-        memory = _table("PSS in MiB", "first quarter", "last quarter", "min", "median", "max")
-        names = sorted({service for sample in self.memory for service in sample})
-        series = {name: [sample.get(name, 0) >> 20 for sample in self.memory] for name in names}
-        series["all"] = [sum(sample.values()) >> 20 for sample in self.memory]
-        for service, mib in series.items():
-            quarter = max(len(mib) // 4, 1)
-            figures = (median(mib[:quarter]), median(mib[-quarter:]), min(mib), median(mib), max(mib))
-            memory.add_row(service, *(f"{figure:.0f}" for figure in figures))
-        console.print(faults, "Recovery: from the fault to the end of the next stage run begun after it.\n")
-        console.print(f"Files in: {self.load.dropped}. Rows out: {self.rows()}")
-        console.print(self.installed.tdp("status").stdout, self.installed.tdp("timings").stdout, memory)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None)
-    for other in others:
-        table.add_column(other, justify="right")
-    return table
+        end = self.faults[-1][1] if self.faults else self.began
+        moments = [("(any moment)", at) for at in pd.date_range(self.began, end, freq="5s")]
+        hits = [*self.faults, *(("(all faults)", at) for _, at in self.faults), *moments]
+        times = pd.DataFrame([(kind, recovery(at)) for kind, at in hits], columns=["fault", "seconds"])
+        spread = times.groupby("fault")["seconds"].describe(percentiles=[0.5, 0.95])
+        memory = pd.DataFrame(self.memory).fillna(0) / 2**20
+        memory["all"] = memory.sum(axis=1)
+        quarter = max(len(memory) // 4, 1)
+        parts = {"first quarter": memory[:quarter].median(), "last quarter": memory[-quarter:].median()}
+        parts |= {"min": memory.min(), "median": memory.median(), "max": memory.max()}
+        console.print("\nSeconds from each fault to the end of the next stage run that began after it:")
+        console.print(spread[["count", "50%", "95%", "max"]].round(1).to_string())
+        console.print(f"\nFiles in: {self.load.dropped}. Rows out: {self.rows()}")
+        console.print(self.installed.tdp("status").stdout, self.installed.tdp("timings").stdout)
+        console.print("Memory, PSS in MiB:", pd.DataFrame(parts).round().astype(int).to_string(), sep="\n")
 
 
 def _repeat(every: float, what: Callable[[], None], ended: threading.Event) -> None:
