@@ -1,12 +1,13 @@
 # make demo    install, then do the whole job on 50 sample exports and check every row
 # make test    install, then lint and the whole test suite, on services of its own
 # make chaos   every fault in every stage (make test has each fault in one)
+# make soak    MINUTES=60 of steady load and random faults, then proof that nothing was lost or done twice
 # make hosts   three hosts in network namespaces, one cut off in mid-extract (root, iproute2, redis-server)
 # make fuzz    hostile bytes for the readers, MINUTES=10 for each (atheris; Linux)
 # make bench   measure beside what one would otherwise use: one table at the end, .bench/results.json
 # make lint    ruff and mypy alone
 # make lock    resolve requirements.lock anew
-.PHONY: demo test chaos hosts fuzz bench lint format lock install clean
+.PHONY: demo test chaos soak hosts fuzz bench lint format lock install clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -28,8 +29,12 @@ chaos: $(INSTALLED)
 	.venv/bin/pytest tests/chaos tests/integration/test_fan_out.py tests/integration/test_split_services.py \
 		tests/unit/test_corpus.py -m "matrix or not matrix" $(ARGS)
 
+soak: MINUTES = 60
+soak: $(INSTALLED)
+	.venv/bin/python tests/chaos/soak.py --minutes $(MINUTES) $(ARGS)
+
 # atheris has no wheels for some platforms we support, so it is in no group of the lock.
-MINUTES ?= 10
+fuzz: MINUTES = 10
 fuzz: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check "atheris>=3"
 	for target in archives json html; do \

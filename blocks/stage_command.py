@@ -6,7 +6,8 @@ import string
 from pathlib import Path
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr, field_validator
+from prefect.types import SecretDict
+from pydantic import Field, field_validator
 
 PLACEHOLDERS = frozenset({"input", "output", "batch_id"})
 
@@ -49,10 +50,11 @@ class StageCommand(Block):
             "Empty: what the pipeline document says."
         ),
     )
-    environment: dict[str, SecretStr] = Field(
-        default_factory=dict,
+    # Of a dict of SecretStr the server hides nothing from whoever reads the document.
+    environment: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
         title="Environment",
-        description="Variables on top of the worker's own. Values are stored encrypted.",
+        description="Variables beside PATH, HOME and the like. Values are stored encrypted, and not shown.",
     )
 
     @field_validator("command")
@@ -73,4 +75,4 @@ class StageCommand(Block):
 
     def variables(self) -> dict[str, str]:
         """Return the environment's variables, revealed."""
-        return {name: value.get_secret_value() for name, value in self.environment.items()}
+        return {name: str(value) for name, value in self.environment.get_secret_value().items()}

@@ -78,9 +78,15 @@ async def _blocks(client: PrefectClient, settings: Settings) -> AsyncIterator[st
     documents: dict[str, Block] = {PIPELINE: PipelineConfig.seed(settings)}
     documents |= {stage: StageCommand() for stage in (*EXCLUSIVE, "store")}
     for name, block in documents.items():
+        slug = block.get_block_type_slug()
         if not await _exists(client, type(block), name):
             await block.asave(name, client=client)
-            yield f"block {block.get_block_type_slug()}/{name}: created"
+            yield f"block {slug}/{name}: created"
+        elif await _is_of_another_release(client, type(block), name):
+            # By its old form the server would not know what is secret in it, nor the UI what is new.
+            kept: Block = await type(block).aload(name, client=client)
+            await kept.asave(name, overwrite=True, client=client)
+            yield f"block {slug}/{name}: has the form of this release now"
     # Where the database is, the settings alone say.
     wanted = connector(settings.database)
     slug = wanted.get_block_type_slug()
@@ -100,6 +106,13 @@ async def _exists(client: PrefectClient, block_type: type[Block], name: str) -> 
     except ObjectNotFound:
         return False
     return True
+
+
+async def _is_of_another_release(client: PrefectClient, block_type: type[Block], name: str) -> bool:
+    slug = block_type.get_block_type_slug()
+    document = await client.read_block_document_by_name(name, slug, include_secrets=False)
+    known = document.block_schema.checksum if document.block_schema else None
+    return bool(known != block_type._calculate_schema_checksum())
 
 
 async def _work_pool(client: PrefectClient) -> AsyncIterator[str]:

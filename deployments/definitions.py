@@ -102,4 +102,6 @@ def _content(deployment: DeploymentResponse) -> dict[str, Any]:
     content = deployment.model_dump(mode="json", exclude=_ALWAYS_NEW)
     for schedule in content["schedules"]:
         del schedule["updated"]
+    if limit := content["global_concurrency_limit"]:
+        del limit["active_slots"], limit["updated"]  # a run that is at work takes one
     return content

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from prefect_sqlalchemy import SqlAlchemyConnector
+from rich.console import Console
 
 from blocks import DATABASE, PIPELINE, PipelineConfig, StageCommand
 from flows import workdir
@@ -95,9 +96,17 @@ class Runtime:
         return await asyncio.to_thread(run)
 
 
+def _end_at_once(_: Console) -> None:
+    os._exit(1)
+
+
 async def current_runtime() -> Runtime:
     """Return the runtime of this run: its parent's, or a new one from the blocks as they are now."""
     if (runtime := _current.get(None)) is None:
+        # A worker that is killed leaves its flow runs a broken pipe to log to. Rich would raise SystemExit
+        # there, in the midst of anything: the event loop ends around unfinished tasks, and the process may
+        # hang with their locks for ever. The kernel opens them all, and the batches are taken over.
+        Console.on_broken_pipe = _end_at_once  # type: ignore[method-assign, assignment]
         config, connector, *commands = await asyncio.gather(
             PipelineConfig.aload(PIPELINE),
             SqlAlchemyConnector.aload(DATABASE),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: ``sun_path`` holds 104 bytes on macOS, 108 on Linux; the socket's name and a final NUL count.
@@ -21,7 +22,9 @@ class Settings(BaseSettings):
     Every field can be set as ``TDP_<NAME>`` in the environment.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TDP_", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TDP_", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(
         default=Path(".tdp"), description="State: database, Prefect home, inbox, sources, work, logs."
@@ -36,6 +39,13 @@ class Settings(BaseSettings):
     server_port: int = Field(default=4200, description="Port of the Prefect server and its UI.")
     monitor_host: str = Field(default="127.0.0.1", description="Address the monitor listens on.")
     monitor_port: int = Field(default=8080, description="Port of /health and /metrics.")
+    auth_string: SecretStr | None = Field(
+        default=None,
+        description="`user:password` that the Prefect API, and a monitor that is not on loopback, ask for.",
+        validation_alias=AliasChoices(
+            "TDP_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
+        ),
+    )
     batch_size: int = Field(
         default=10,
         ge=1,
@@ -50,6 +60,13 @@ class Settings(BaseSettings):
     settle_seconds: float = Field(
         default=2.0, ge=0, description="A file younger than this may still be being copied in."
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _password_is_known_as_one(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and "password=" in url.get_secret_value().partition("?")[2]:
+            raise ValueError("write the password before the @, not as a parameter: there it would be shown")
+        return url
 
     @property
     def root(self) -> Path:
@@ -85,6 +102,13 @@ class Settings(BaseSettings):
     def is_embedded(self) -> bool:
         """Whether PostgreSQL is ours to start; also when the environment of `tdp env` names its URL."""
         return self.database == self.embedded_url
+
+    @property
+    def authorization(self) -> str | None:
+        """Value of the HTTP header ``Authorization`` that lets a client in; None if nobody asks for one."""
+        if self.auth_string is None:
+            return None
+        return f"Basic {b64encode(self.auth_string.get_secret_value().encode()).decode()}"
 
     @property
     def logs(self) -> Path:

@@ -163,10 +163,10 @@ def env(as_json: Json = False) -> None:
 def _reached() -> Settings:
     settings = Settings()
     if found := services.running(settings):
-        return found.settings
-    if settings.is_embedded:
+        settings = found.settings
+    elif settings.is_embedded:
         raise ServiceFailed(f"Nothing runs in {settings.root}. Start it with `tdp up`.")
-    ask(settings, "GET", "/api/ready")  # a server that was started in another way
+    ask(settings, "GET", "/api/admin/version")  # also a server that was started in another way
     return settings
 
 

@@ -184,6 +184,10 @@ def monitor() -> None:
     """Serve /health, /metrics and /timeline.svg on 127.0.0.1 until Ctrl-C, and log what needs a person.
 
     `tdp up` does this too; alone it is for a host where the services are started in another way.
+
+    They show counts, times, batch ids, host names and errors of services; nothing of what was received. Where
+    TDP_MONITOR_HOST lets others in, they need the user and password of TDP_AUTH_STRING (HTTP Basic); without
+    it they learn from /health whether all is well, and no more.
     """
     serve(_installation())
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hmac import compare_digest
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +23,7 @@ from flows.monitor.health import Health, Monitor, connect
 from flows.monitor.metrics import Metrics
 from flows.monitor.usage import Sampler
 from flows.reports.slots import ask
-from flows.services.prefect import local_url
+from flows.services.prefect import ensure_guarded, is_loopback, local_url
 from flows.settings import Settings
 from flows.timeline import timeline_svg
 
@@ -36,7 +37,8 @@ class MonitorServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, settings: Settings, port: int) -> None:
-        """Bind; raise ServiceFailed if the port is taken."""
+        """Bind; raise ServiceFailed if the port is taken, or if nothing guards what others can reach."""
+        ensure_guarded(settings, settings.monitor_host)
         self.monitor = Monitor(settings)
         self.metrics = Metrics(self.monitor)
         try:
@@ -64,13 +66,27 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(
                 HTTPStatus.NOT_FOUND, explain="Here are /health, /metrics and /timeline.svg?run=ID"
             )
-        else:
+        elif page == self._health or self._is_let_in():
             page(parse_qs(address.query))
+        else:
+            self.send_response(HTTPStatus.UNAUTHORIZED)
+            self.send_header("WWW-Authenticate", 'Basic realm="tdp"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _is_let_in(self) -> bool:
+        """Tell whether the client may see more than that all is well: on loopback everybody may."""
+        settings = self.server.monitor.settings
+        if settings.authorization is None or is_loopback(settings.monitor_host):
+            return True
+        told = self.headers.get("Authorization", "")
+        return compare_digest(told.encode(), settings.authorization.encode())
 
     def _health(self, _: dict[str, list[str]]) -> None:
         health = self.server.monitor.health()
         status = HTTPStatus.OK if health.status == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE
-        self._send(status, "application/json", msgspec.json.format(msgspec.json.encode(health), indent=2))
+        told: Health | dict[str, str] = health if self._is_let_in() else {"status": health.status}
+        self._send(status, "application/json", msgspec.json.format(msgspec.json.encode(told), indent=2))
 
     def _metrics(self, _: dict[str, list[str]]) -> None:
         self._send(HTTPStatus.OK, CONTENT_TYPE_LATEST, self.server.metrics.text())

@@ -18,6 +18,7 @@ _SERVICES = (
     ("prefect.flow_engine", "flows"),
     ("prefect.engine", "flows"),
     ("flows.cli.inbox_process", "flows"),
+    ("flows.recover", "recovery"),
     ("flows.monitor", "monitor"),
     ("tdp monitor", "monitor"),
     ("worker start", "worker"),
@@ -79,8 +80,9 @@ def _ours(settings: Settings) -> Iterator[tuple[str, psutil.Process]]:
             if root.pid in found or not _is_root(root, settings):
                 continue
             for process in (root, *root.children(recursive=True)):  # parents first
-                found[process.pid] = _named(process) or found.get(process.ppid(), "other")
-                yield found[process.pid], process
+                if process.pid not in found:  # numbers start anew: a root can come before its parent
+                    found[process.pid] = _named(process) or found.get(process.ppid(), "other")
+                    yield found[process.pid], process
         except psutil.Error:
             continue  # it has ended, or belongs to somebody else
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+from http import HTTPStatus
 
 import msgspec
 
@@ -33,14 +34,19 @@ def ask(settings: Settings, method: str, path: str, body: bytes | None = None, t
     """Return the body of the server's answer; raise ServiceFailed if there is none or it is an error."""
     host = server_url(settings).removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=timeout)
+    headers = {"Content-Type": "application/json"}
+    if settings.authorization:
+        headers["Authorization"] = settings.authorization
     try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise ServiceFailed(f"the Prefect server at {host} does not answer: {error}") from error
     finally:
         connection.close()
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        raise ServiceFailed(f"the Prefect server at {host} asks who we are: set TDP_AUTH_STRING as it has it")
     if answer.status >= 400:
         raise ServiceFailed(f"the Prefect server at {host} answers {answer.status} to {method} {path}")
     return content

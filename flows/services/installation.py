@@ -14,7 +14,7 @@ from flows.errors import ServiceFailed
 from flows.ledger import migrate
 from flows.services import record
 from flows.services.postgres import postgres
-from flows.services.prefect import client_environment, prefect_server, server_url
+from flows.services.prefect import client_environment, ensure_guarded, prefect_server, server_url
 from flows.services.processes import Child, stop
 from flows.settings import Settings
 
@@ -80,6 +80,7 @@ def installation(settings: Settings) -> Iterator[Installation]:
     Raises :class:`AlreadyRunning` if another process does so for this home, :class:`ServiceFailed` if a
     service does not come up. What a killed owner left running is stopped first.
     """
+    ensure_guarded(settings, settings.server_host)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
     with _only_one(settings), ExitStack() as stack:
         _stop_leftovers(settings)

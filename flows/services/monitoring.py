@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,5 +38,7 @@ def _answers(settings: Settings) -> bool:
         # http to our own loopback port
         with urllib.request.urlopen(f"{monitor_url(settings)}/metrics", timeout=5):  # noqa: S310
             return True
+    except urllib.error.HTTPError:
+        return True  # it asks who we are, and so it answers
     except OSError:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import shutil
 import socket
 import sys
@@ -41,9 +42,28 @@ def local_url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def ensure_guarded(settings: Settings, host: str) -> None:
+    """Raise :class:`ServiceFailed` if others than this machine could reach ``host`` and nobody asked who."""
+    if settings.auth_string is None and not is_loopback(host):
+        raise ServiceFailed(
+            f"Whoever reaches {host} could read and change everything. Set TDP_AUTH_STRING to a user:password"
+            " of your choice, which everybody is asked for then, or listen on 127.0.0.1."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches what listens on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def client_environment(settings: Settings) -> dict[str, str]:
     """Variables with which any client talks to the installation of ``settings``."""
+    auth = settings.auth_string
     return {
+        **({"PREFECT_API_AUTH_STRING": auth.get_secret_value()} if auth else {}),
         "TDP_HOME": str(settings.root),
         "TDP_DATABASE_URL": settings.database,
         "TDP_SERVER_PORT": str(settings.server_port),
@@ -60,12 +80,15 @@ def client_environment(settings: Settings) -> dict[str, str]:
 def prefect_server(settings: Settings) -> Iterator[Child]:
     """Run a Prefect server on the ``prefect`` database; its address is :func:`server_url`.
 
-    Raises :class:`ServiceFailed` if the port is taken or the server does not come up.
+    Raises :class:`ServiceFailed` if the port is taken, the server does not come up, or nothing guards it.
     """
+    ensure_guarded(settings, settings.server_host)
     host, port = settings.server_host, settings.server_port
     if not is_free(host, port):
         raise ServiceFailed(f"Port {port} on {host} is taken. Set TDP_SERVER_PORT to a free one.")
     env = client_environment(settings) | SERVER_SETTINGS
+    if settings.auth_string:
+        env["PREFECT_SERVER_API_AUTH_STRING"] = settings.auth_string.get_secret_value()
     env["PREFECT_API_DATABASE_CONNECTION_URL"] = _asyncpg_url(settings)
     # On any port but 4200 the UI otherwise looks for its API in the wrong place.
     env["PREFECT_SERVER_UI_API_URL"] = env["PREFECT_API_URL"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
 import psycopg
 import pytest
-from plant import Plant, kill
+from plant import FLOW, Plant, kill
 from proxy import proxy
+
+from flows import services
 
 #: Each fault meets one stage in every run of the suite, and the others by `make chaos`.
 matrix = pytest.mark.matrix
@@ -44,6 +49,26 @@ def test_killed_flow_takes_its_stage_with_it_and_is_taken_over(plant: Plant, sta
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind()
     assert {"stage": stage, "outcome": "LOST"} in plant.query("SELECT stage, outcome FROM stage_runs")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_flow_whose_worker_was_killed_ends_at_once(plant: Plant, stage: str) -> None:
+    plant.configure(**{stage: 1.0})
+    read, write = os.pipe()  # a worker reads the log of its flow runs, and its death breaks the pipe
+    environment = {**os.environ, **services.environment(plant.settings)}
+    command = [sys.executable, "-c", FLOW]
+    flow = subprocess.Popen(command, env=environment, stdout=write, stderr=write, start_new_session=True)
+    plant.flows.append(flow)
+    os.close(write)
+    work = plant.work(flow, stage)
+    os.close(read)
+    assert flow.wait(30) == 1
+    assert psutil.wait_procs([work], 10)[1] == [], "the stage outlived its flow"
+    plant.finish()
+    plant.assert_nothing_lost_nothing_twice()
+    plant.assert_nothing_left_behind()
+    # Not tidied up: what tidies up around a broken pipe may hang half-way, with locks in its hands.
+    assert plant.query("SELECT * FROM stage_runs WHERE outcome NOT IN ('COMPLETED', 'LOST')") == []
 
 
 @matrix

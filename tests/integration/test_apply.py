@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.actions import (
+    BlockDocumentUpdate,
+    BlockSchemaCreate,
+    GlobalConcurrencyLimitUpdate,
+)
 
 from blocks import PIPELINE, PipelineConfig, StageCommand
 from deployments import definitions
@@ -56,6 +60,18 @@ async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused
     assert mine == {"extract": 1, "convert": 1, "store": 5}
 
 
+async def test_a_run_that_begins_or_ends_meanwhile_is_no_change(installation: Settings) -> None:
+    await apply(installation)
+    async with get_client() as client:
+        idle = await client.read_deployment_by_name("process-inbox/scheduled")
+        slot = f"deployment:{idle.id}"  # taken as by a run
+        await client.update_global_concurrency_limit(slot, GlobalConcurrencyLimitUpdate(active_slots=1))
+        at_work = await client.read_deployment(idle.id)
+        await client.update_global_concurrency_limit(slot, GlobalConcurrencyLimitUpdate(active_slots=0))
+    assert at_work.global_concurrency_limit and at_work.global_concurrency_limit.active_slots == 1
+    assert definitions._content(idle) == definitions._content(at_work)
+
+
 @pytest.mark.usefixtures("limits")
 async def test_exclusive_limits_are_put_back_and_the_store_limit_is_the_operators(
     installation: Settings,
@@ -95,6 +111,30 @@ async def test_documents_that_operators_edited_stay(installation: Settings) -> N
     finally:
         await PipelineConfig.seed(installation).asave(PIPELINE, overwrite=True)
         await StageCommand().asave("extract", overwrite=True)
+
+
+async def test_a_document_of_an_earlier_release_hides_its_secrets_from_then_on(
+    installation: Settings,
+) -> None:
+    await apply_basics(installation)
+    slug = StageCommand.get_block_type_slug()
+    async with get_client() as client:
+        earlier = StageCommand.model_json_schema() | {"secret_fields": [], "title": "earlier"}
+        block_type = await client.read_block_type_by_slug(slug)
+        schema = await client.create_block_schema(
+            BlockSchemaCreate(fields=earlier, block_type_id=block_type.id, capabilities=[])
+        )
+        document = await client.read_block_document_by_name("extract", slug)
+        update = BlockDocumentUpdate(block_schema_id=schema.id, data={"environment": {"TOKEN": "secret"}})
+        await client.update_block_document(document.id, update)
+        shown = await client.read_block_document_by_name("extract", slug, include_secrets=False)
+        assert shown.data["environment"] == {"TOKEN": "secret"}
+        changes = await apply_basics(installation)
+        hidden = await client.read_block_document_by_name("extract", slug, include_secrets=False)
+    assert changes == [f"block {slug}/extract: has the form of this release now"]
+    assert hidden.data["environment"] == {"TOKEN": "********"}
+    assert (await StageCommand.aload("extract")).variables() == {"TOKEN": "secret"}
+    assert await apply_basics(installation) == []
 
 
 async def test_what_left_the_file_leaves_the_server(installation: Settings, prefect_yaml: Path) -> None:

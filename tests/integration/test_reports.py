@@ -103,7 +103,7 @@ def add_run(
         "bytes_in": 20_000_000,
     } | row
     columns, marks = ", ".join(values), ", ".join(["%s"] * len(values))
-    execute(ledger, f"INSERT INTO stage_runs ({columns}) VALUES ({marks})", *values.values())  # noqa: S608
+    execute(ledger, f"INSERT INTO stage_runs ({columns}) VALUES ({marks})", *values.values())  # noqa: S608 - ours
 
 
 @pytest.fixture

@@ -23,4 +23,6 @@ with Path(mark).open("a") as file:
     time.sleep(float(seconds))
     while Path(mark + ".hold").exists():
         time.sleep(0.05)
-    sys.exit(subprocess.call([sys.executable, "-I", "-m", f"flows.stages.{stage}", source, output]))
+    # The work keeps the mark taken: it can outlive this program when that alone is killed.
+    work = [sys.executable, "-I", "-m", f"flows.stages.{stage}", source, output]
+    sys.exit(subprocess.call(work, pass_fds=[file.fileno()]))

@@ -159,8 +159,8 @@ def test_several_hosts_begin_with_batches_that_any_of_them_takes() -> None:
 def test_containers_get_variables_that_are_read(name: str) -> None:
     for service in compose(name)["services"].values():
         variables = [variable for variable in service.get("environment", {}) if "POSTGRES" not in variable]
-        # prefect-redis reads its own, and is not installed here.
-        others = [variable for variable in variables if not variable.startswith("PREFECT_REDIS_")]
+        # prefect-redis reads its own, and is not installed here; so do Redis and its client.
+        others = [name for name in variables if not name.startswith(("PREFECT_REDIS_", "REDIS"))]
         assert [variable for variable in others if not is_read(variable)] == []
 
 

@@ -1,0 +1,215 @@
+"""What a soak is done to: an installation as its users have it, and the faults that befall it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import psycopg
+from plant import WITNESS, kill
+from psycopg.rows import dict_row
+
+from flows import services
+from flows.services import record
+from flows.settings import Settings
+
+TDP = Path(sys.executable).with_name("tdp")
+STAGES = ("extract", "convert", "store")
+LIMITS = "v2/concurrency_limits"
+AT_WORK = "SELECT * FROM stage_runs WHERE started_at IS NOT NULL AND finished_at IS NULL"
+T = TypeVar("T")
+
+
+class NothingToHit(Exception):
+    """What the fault is for is not there at the moment."""
+
+
+class Installed:
+    """One home, its `tdp up`, and all that can be asked of it from outside."""
+
+    up: subprocess.Popen[bytes]
+
+    def __init__(self, folder: Path) -> None:
+        ports = {"server_port": services.free_port(), "monitor_port": services.free_port()}
+        self.settings = Settings(home=folder / "home", **ports)
+        self.screen, self.marks = folder / "up.log", folder / "marks"
+        self.marks.mkdir()
+        settings = {"HOME": self.settings.root, **ports, "SETTLE_SECONDS": 0.5, "BATCH_SIZE": 5}
+        variables = {f"TDP_{name.upper()}": str(value) for name, value in settings.items()}
+        self.environment = os.environ | variables | {"COLUMNS": "110"}
+
+    def start(self) -> None:
+        """Type `tdp up` and wait until it says that it is ready."""
+        with self.screen.open("ab") as out:
+            seen, to = out.tell(), {"stdout": out, "stderr": out}
+            self.up = subprocess.Popen([TDP, "up"], env=self.environment, start_new_session=True, **to)
+        self.until(lambda: b"Ready." in self.screen.read_bytes()[seen:] or self.up.poll() is not None, 600)
+        if self.up.poll() is not None:
+            raise RuntimeError(f"`tdp up` did not come up:\n{self.screen.read_text()[-3000:]}")
+
+    def tdp(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the installation to its end."""
+        command = [TDP, *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+
+    def watch_stages(self, seconds: float) -> None:
+        """Put every stage behind the witness, with so many seconds of waiting before its work."""
+        for stage in STAGES:
+            mark = self.marks / ("{batch_id}" if stage == "store" else stage)
+            command = [sys.executable, str(WITNESS), str(mark), str(seconds), stage, "{input}", "{output}"]
+            path = f"block_types/slug/tdp-stage-command/block_documents/name/{stage}"
+            path = f"block_documents/{self.send('GET', path)['id']}"
+            self.send("PATCH", path, data={"command": command}, merge_existing_data=True)
+
+    def run_deployment(self, name: str, **parameters: object) -> str:
+        """Ask for a run as the UI does; return its id."""
+        path = f"deployments/{self.send('GET', f'deployments/name/{name}')['id']}/create_flow_run"
+        return str(self.send("POST", path, parameters=parameters, state={"type": "SCHEDULED"})["id"])
+
+    def flow_runs(self, *states: str) -> list[dict[str, Any]]:
+        """Return the runs of deployments in these states."""
+        wanted = {"deployment_id": {"is_null_": False}, "state": {"type": {"any_": states}}}
+        found: list[dict[str, Any]] = self.send("POST", "flow_runs/filter", flow_runs=wanted)
+        return found
+
+    def send(self, method: str, path: str, **body: object) -> Any:
+        url = f"{services.server_url(self.settings)}/api/{path}"
+        answer = httpx.request(method, url, json=body, timeout=30).raise_for_status()
+        return answer.json() if answer.content else None
+
+    def query(self, statement: str) -> list[dict[str, Any]]:
+        with psycopg.connect(self.settings.database, row_factory=dict_row, connect_timeout=10) as ledger:
+            return ledger.execute(statement.encode()).fetchall()
+
+    def until(self, look: Callable[[], T], seconds: float) -> T:
+        """Return what is true at last, or what it was when the time was over."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with suppress(psycopg.OperationalError, httpx.HTTPError):  # whatever is away comes back
+                if (found := look()) or time.monotonic() > deadline:
+                    return found
+            time.sleep(0.1)
+
+    def at_work(self) -> dict[str, Any]:
+        """Return a stage run that is at work, waiting for one."""
+        if found := self.until(lambda: self.query(AT_WORK), 90):
+            return found[0]
+        raise NothingToHit
+
+    def flow(self) -> psutil.Process:
+        """Return the process of a flow whose stage is at work."""
+        return psutil.Process(self.at_work()["pid"])
+
+    def service(self, name: str) -> psutil.Process:
+        if found := record.find(record.read(self.settings)["services"][name]):
+            return found
+        raise NothingToHit
+
+    def below(self, *words: str) -> list[psutil.Process]:
+        """Return what runs below `tdp up` and has one of the words in its command."""
+        below = psutil.Process(self.up.pid).children(recursive=True)
+        return [process for process in below if any(word in _command(process) for word in words)]
+
+
+def _command(process: psutil.Process) -> str:
+    """Return the process's command line, "" for one that is gone."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def _kill_one(*words: str) -> Callable[[Installed, Random], None]:
+    def fault(installed: Installed, rng: Random) -> None:
+        installed.at_work()
+        if not (found := installed.below(*words)):
+            raise NothingToHit
+        rng.choice(found).kill()
+
+    return fault
+
+
+def _stop_flow(installed: Installed, rng: Random) -> None:
+    flow = installed.flow()
+    flow.suspend()
+    time.sleep(rng.uniform(10, 20))
+    flow.resume()
+
+
+def _start_again(end: Callable[[Installed], None]) -> Callable[[Installed, Random], None]:
+    def fault(installed: Installed, _: Random) -> None:
+        installed.at_work()
+        end(installed)
+        installed.up.wait()
+        installed.start()
+
+    return fault
+
+
+def _cancel(installed: Installed, rng: Random) -> None:
+    installed.at_work()
+    if not (running := installed.flow_runs("RUNNING")):
+        raise NothingToHit
+    cancelling = {"type": "CANCELLING", "name": "Cancelling"}
+    installed.send("POST", f"flow_runs/{rng.choice(running)['id']}/set_state", state=cancelling)
+
+
+def _revoke_lease(installed: Installed, _: Random) -> None:
+    installed.send("POST", f"{LIMITS}/decrement-with-lease", lease_id=str(installed.at_work()["lease_id"]))
+
+
+def _miscount(installed: Installed, rng: Random) -> None:
+    stage = rng.choice(STAGES)
+    slots = rng.choice((0, 5 if stage == "store" else 1))
+    installed.send("PATCH", f"{LIMITS}/{stage}", active_slots=slots)
+
+
+def _raise_limit(installed: Installed, rng: Random) -> None:
+    installed.send("PATCH", f"{LIMITS}/{rng.choice(STAGES[:2])}", limit=2)
+    time.sleep(10)
+    installed.tdp("apply")
+
+
+def _delete_limit(installed: Installed, rng: Random) -> None:
+    installed.send("DELETE", f"{LIMITS}/{rng.choice(STAGES)}")
+    time.sleep(5)
+    installed.tdp("apply")
+    # What came to the gate meanwhile was refused with the advice to do just this, and then to retry.
+    time.sleep(2)
+    if installed.query("SELECT 1 FROM batch_processing WHERE status = 'FAILED'"):
+        installed.run_deployment("backfill/adhoc", status="FAILED")
+
+
+#: What an operator would have to put back is put back by `tdp apply`, as part of the fault.
+FAULTS: dict[str, Callable[[Installed, Random], None]] = {
+    "stage process killed": _kill_one("witness.py", "flows.stages."),
+    "supervisor killed": _kill_one("supervise.py"),
+    "flow killed": lambda installed, _: installed.flow().kill(),
+    "flow stopped for 10-20 s": _stop_flow,
+    "worker killed": lambda installed, _: installed.service("worker").kill(),
+    "Prefect server killed": lambda installed, _: installed.service("prefect-server").kill(),
+    "PostgreSQL restarted, fast": lambda installed, _: _end_postgres(installed, signal.SIGINT),
+    "PostgreSQL restarted, immediate": lambda installed, _: _end_postgres(installed, signal.SIGQUIT),
+    "recovery killed": lambda installed, _: installed.service("recovery").kill(),
+    "monitor killed": lambda installed, _: installed.service("monitor").kill(),
+    "tdp up killed": _start_again(lambda installed: installed.up.kill()),
+    "everything killed": _start_again(lambda installed: kill([psutil.Process(installed.up.pid)])),
+    "run cancelled": _cancel,
+    "lease revoked": _revoke_lease,
+    "slots miscounted": _miscount,
+    "limit raised to 2": _raise_limit,
+    "limit deleted": _delete_limit,
+}
+
+
+def _end_postgres(installed: Installed, how: signal.Signals) -> None:
+    installed.service("postgres").send_signal(how)
