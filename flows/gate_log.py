@@ -1,4 +1,8 @@
-"""The gate's lines in the logs of the Prefect server, and whether each task run wrote them in their order."""
+"""The gate's lines in the logs of the Prefect server, and whether each task run wrote them in their order.
+
+A line can be lost on its way to a server that is killed. So lines that are not whole are held against what
+the ledger says the task run did: they must be some of those it wrote then, in their order.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from flows.reports.queries import Connection, load
 from flows.reports.slots import ask
 from flows.settings import Settings
 
@@ -19,14 +24,21 @@ _LINE = re.compile(r"(W)aiting for \w+ lock|\w+ lock ((?:a)cquired|(?:r)eleased)
 _ORDER = re.compile(r"(w(ar)?)*(wa)?")
 
 
+_sql = load("verify.sql")
+
+
 class _Log(msgspec.Struct):
     message: str
     timestamp: datetime
     task_run_id: str | None
 
 
-def disordered_task_runs(settings: Settings, since: datetime | None) -> list[dict[str, Any]]:
+def disordered_task_runs(
+    connection: Connection, settings: Settings, since: datetime | None
+) -> list[dict[str, Any]]:
     """Return the task runs whose lines are not waiting, acquired, released, as often as they tried.
+
+    ``connection`` is the ledger's.
 
     Looks at the newest 20,000 lines. Raises ServiceFailed if the server does not answer.
     """
@@ -37,7 +49,19 @@ def disordered_task_runs(settings: Settings, since: datetime | None) -> list[dic
             lines[log.task_run_id] += (found[1] or found[2])[0].lower()
     if len(newest_first) == _MOST:  # the oldest ones may have lost their beginning
         lines = defaultdict(str, {run: line for run, line in lines.items() if line.startswith("w")})
-    return [{"task_run_id": run, "lines": line} for run, line in lines.items() if not _ORDER.fullmatch(line)]
+    odd = {run: line for run, line in lines.items() if not _ORDER.fullmatch(line)}
+    rows = _sql.lines_to_expect(connection, task_run_ids=list(odd))
+    whole = {row["task_run_id"]: row["lines"] for row in rows}
+    return [
+        {"task_run_id": run, "lines": line}
+        for run, line in odd.items()
+        if not _are_some_of(line, whole.get(run, ""))
+    ]
+
+
+def _are_some_of(lines: str, whole: str) -> bool:
+    rest = iter(whole)
+    return all(line in rest for line in lines)
 
 
 def _lines(settings: Settings, since: datetime | None) -> list[_Log]:

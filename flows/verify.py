@@ -88,7 +88,7 @@ def verify(connection: Connection, settings: Settings, *, since: datetime | None
         _by_server(
             "log",
             "every task run logged its gate in order: waiting, acquired, released",
-            lambda: disordered_task_runs(settings, since),
+            lambda: disordered_task_runs(connection, settings, since),
         ),
         Check(
             "files",

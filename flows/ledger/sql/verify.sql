@@ -70,3 +70,9 @@ ORDER BY b.batch_id, s.position;
 -- name: unknown_batches(batch_ids)
 SELECT batch_id FROM unnest(:batch_ids::text[]) AS named (batch_id)
 WHERE NOT EXISTS (SELECT FROM batch_processing b WHERE b.batch_id = named.batch_id) ORDER BY batch_id;
+
+-- name: lines_to_expect(task_run_ids)
+-- What each task run logged of its gate, by its runs: w(aiting), and a(cquired) and r(eleased) once it got in.
+SELECT task_run_id::text AS task_run_id,
+       string_agg(CASE WHEN started_at IS NULL THEN 'w' ELSE 'war' END, '' ORDER BY queued_at) AS lines
+FROM stage_runs WHERE task_run_id = ANY (:task_run_ids::uuid[]) GROUP BY task_run_id;
