@@ -38,6 +38,7 @@ class Installation:
         self.settings = settings
         self.children: dict[Service, Child] = {}
         self._stack = stack
+        self._stacks: dict[Service, ExitStack] = {}
 
     @property
     def url(self) -> str:
@@ -45,10 +46,13 @@ class Installation:
         return server_url(self.settings)
 
     def start(self, service: Service) -> None:
-        """Start one more service, to be stopped before those already running."""
+        """Start one more service, stopped before those already running; started anew, it keeps its place."""
         if self._stack is None:
             raise AlreadyRunning("These services belong to another process.")
-        child = self._stack.enter_context(service(self.settings))
+        if service not in self._stacks:
+            self._stacks[service] = self._stack.enter_context(ExitStack())
+        self._stacks[service].close()
+        child = self._stacks[service].enter_context(service(self.settings))
         if child is not None:
             self.children[service] = child
 

@@ -118,6 +118,7 @@ def test_flow_killed_with_a_slot_and_no_work_yet(plant: Plant, stage: str) -> No
     plant.assert_nothing_left_behind(lost_leases=1)
 
 
+@matrix  # each run of the suite has one killed by itself, in integration/test_recover.py
 def test_killed_worker_and_its_runs_are_taken_over_by_the_next(plant: Plant) -> None:
     plant.configure(convert=1.0)
     worker = plant.start_worker()
