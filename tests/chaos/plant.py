@@ -382,7 +382,8 @@ class Plant:
         self.until(lambda: not self.processes(), 10)
         assert list(self.settings.work.rglob(".*.partial")) == []
         assert self.query("SELECT * FROM parked_leases") == []
-        self.until(lambda: set(self.active_slots().values()) == {0}, 20)
+        patience = 120 if lost_leases else 20  # of several slots nobody misses one before it expires
+        self.until(lambda: set(self.active_slots().values()) == {0}, patience)
         self.until(lambda: len(self._leases_on_disk() - self._leases) <= lost_leases, 20)
 
     def processes(self) -> list[list[str]]:

@@ -66,7 +66,8 @@ def test_flow_whose_worker_was_killed_ends_at_once(plant: Plant, stage: str) -> 
     assert psutil.wait_procs([work], 10)[1] == [], "the stage outlived its flow"
     plant.finish()
     plant.assert_nothing_lost_nothing_twice()
-    plant.assert_nothing_left_behind()
+    # Others of its batches may have asked for a slot and not heard yet that they have it.
+    plant.assert_nothing_left_behind(lost_leases=3)
     # Not tidied up: what tidies up around a broken pipe may hang half-way, with locks in its hands.
     assert plant.query("SELECT * FROM stage_runs WHERE outcome NOT IN ('COMPLETED', 'LOST')") == []
 
