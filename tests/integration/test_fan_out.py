@@ -114,6 +114,7 @@ async def working(settings: Settings, batch_id: str) -> psutil.Process:
     return psutil.Process(row["pid"])
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("pool")
 async def test_a_batch_whose_run_dies_is_begun_again_and_one_that_fails_is_named_and_retried(
     installation: Settings, client: PrefectClient, flags: Path
