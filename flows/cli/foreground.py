@@ -25,27 +25,13 @@ from flows.cli import pages
 from flows.errors import ServiceFailed
 from flows.reports import text
 from flows.reports.slots import slots
-from flows.reports.summary import timing_cells
+from flows.reports.summary import TIMING_HEADERS, timing_cells
 from flows.services.processes import stop
 from flows.settings import Settings
 
 _REFRESH_SECONDS = 0.25
 #: Where no terminal redraws, a line for what is new, at most as often as this.
 _LINE_SECONDS = 5.0
-
-
-_LABELS = (
-    "Runs",
-    "Failed",
-    "Wait, median",
-    "Wait, p95",
-    "Duration, median",
-    "Duration, p95",
-    "Files/s",
-    "MB/s",
-    "Use of the slots",
-    "Idle beside a queue",
-)
 
 
 class Finished(msgspec.Struct):
@@ -102,7 +88,7 @@ def summary_page(summary: reports.Summary) -> RenderableType:
     # Stages side by side: eighty columns hold that, and not a row of eleven figures.
     stages = [timing_cells(timing) for timing in summary.stages]
     table = pages.plain_table(["", *(cells[0] for cells in stages)], right=range(1, len(stages) + 1))
-    for label, *figures in zip(_LABELS, *(cells[1:] for cells in stages), strict=True):
+    for label, *figures in zip(TIMING_HEADERS[1:], *(cells[1:] for cells in stages), strict=True):
         table.add_row(label, *figures)
     rate = totals.messages / summary.elapsed_sec if summary.elapsed_sec else None
     lines = [
