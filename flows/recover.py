@@ -4,6 +4,8 @@
 
 Nothing is worked off here: a round only tells what is dead and asks for a run of the inbox, so it may happen
 twice, and on several hosts at once. A run is dead when nobody holds the lock it must hold while it works.
+A slot is leaked when its limit counts it while the stage is at rest: somebody set the count by hand, or
+switched the limit off under a holder.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
@@ -58,6 +61,8 @@ _START_PATIENCE = 90.0
 _ASK_EVERY = 30
 _PATIENT = {StateType.RUNNING: _PATIENCE, StateType.PENDING: _START_PATIENCE}
 _OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+#: A stage is at rest when none of its runs has held a slot for so long: whoever ended gives his back by then.
+_AT_REST = 25.0
 #: Runs looked at in one round; the next one has the rest.
 _PAGE = 200
 
@@ -67,12 +72,16 @@ T = TypeVar("T")
 
 @dataclass
 class Recovered:
-    """What one round did: runs and task runs set to Crashed, batches nobody had, the run asked for them."""
+    """What one round did: runs and task runs set to Crashed, batches nobody had, the run asked for them.
+
+    ``slots`` counts by stage what was given back.
+    """
 
     flow_runs: list[UUID] = field(default_factory=list)
     task_runs: list[UUID] = field(default_factory=list)
     batches: list[str] = field(default_factory=list)
     asked: UUID | None = None
+    slots: dict[str, int] = field(default_factory=dict)
 
 
 class _Lock(NamedTuple):
@@ -89,6 +98,7 @@ async def recover(settings: Settings) -> Recovered:
         done = Recovered(batches=orphans)
         done.flow_runs = [run_id for run_id in dead if await _crash(client, run_id)]
         done.task_runs = await _crash_tasks(client)
+        done.slots = await _give_back_slots(client, ledger)
         if orphans:
             done.asked = await _ask_for_a_run(client)
     return done
@@ -111,7 +121,8 @@ async def _dead_runs(client: PrefectClient, ledger: Session) -> list[UUID]:
         sort=FlowRunSort.START_TIME_ASC,
         limit=_PAGE,
     )
-    locks = await _locks(client, [run for run in begun if _is_settled(run)])
+    now = await _server_time(client)
+    locks = await _locks(client, [run for run in begun if _is_settled(run, now)])
     living = await fetch(
         ledger,
         "living_runs",
@@ -124,11 +135,15 @@ async def _dead_runs(client: PrefectClient, ledger: Session) -> list[UUID]:
     return [run_id for run_id in locks if str(run_id) not in alive]
 
 
-def _is_settled(run: FlowRun) -> bool:
+async def _server_time(client: PrefectClient) -> datetime:
+    """Return the server's time, by which it dates states: our host's clock may be wrong."""
+    return parsedate_to_datetime((await client.hello()).headers["date"])
+
+
+def _is_settled(run: FlowRun, now: datetime) -> bool:
     if run.state is None:
         return False
-    patience = timedelta(seconds=_PATIENT[run.state.type])
-    return run.state.timestamp < datetime.now(UTC) - patience
+    return run.state.timestamp < now - timedelta(seconds=_PATIENT[run.state.type])
 
 
 async def _locks(client: PrefectClient, runs: Iterable[FlowRun]) -> dict[UUID, _Lock]:
@@ -183,6 +198,22 @@ async def _crash_tasks(client: PrefectClient) -> list[UUID]:
     return [task.id for task in tasks]
 
 
+async def _give_back_slots(client: PrefectClient, ledger: Session) -> dict[str, int]:
+    """Give back what limits count for stages at rest, and return how many slots of which."""
+    limits = await client.read_global_concurrency_limits(limit=_PAGE, offset=0)
+    # Looked at after the limits: who has taken a slot since is no longer at rest.
+    rows = await fetch(ledger, "stages_at_rest", seconds=_AT_REST)
+    at_rest = {row["stage"] for row in rows}
+    leaked = {
+        limit.name: limit.active_slots
+        for limit in limits
+        if limit.name in at_rest and limit.active_slots and limit.active
+    }
+    for stage, slots in leaked.items():
+        await client.release_concurrency_slots(names=[stage], slots=slots, occupancy_seconds=1.0)
+    return leaked
+
+
 async def _ask_for_a_run(client: PrefectClient) -> UUID | None:
     """Start a run of the inbox, unless one is coming or at work, or the operators have paused it."""
     try:
@@ -191,7 +222,7 @@ async def _ask_for_a_run(client: PrefectClient) -> UUID | None:
         return None
     if deployment.paused:
         return None
-    soon = datetime.now(UTC) + timedelta(seconds=_ROUND)
+    soon = await _server_time(client) + timedelta(seconds=_ROUND)
     coming = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),

@@ -73,6 +73,8 @@ def client_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": f"{server_url(settings)}/api",
         # Without a server a client must fail, not start one of its own on SQLite.
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        # What the server says while its database is away.
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     }
 
 

@@ -9,6 +9,7 @@ a command line.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import Counter
@@ -34,7 +35,8 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the stage and return its exit status.
 
     0: done. 64: wrong usage. 65: INPUT is not what :mod:`flows.exports.schema` describes. 75: the database is
-    away or gave up, try again. 78: no URL, or a database without the tables.
+    away or gave up, or the machine could not do it (a full disk, a share that is away): try again. 78: no
+    URL, or a database without the tables.
     """
     if len(argv) != 2:
         return _fail(USAGE, "usage: python -m flows.stages.store INPUT OUTPUT")
@@ -61,6 +63,9 @@ def _store_into(output: Path, url: str, source: Path, converted: Result) -> int:
     except psycopg2.ProgrammingError as error:
         return _fail(CONFIG, f"the database is not set up (`tdp up` does it): {_line(error, url)}")
     except (psycopg2.DataError, psycopg2.IntegrityError, pa.ArrowException, BadInput, OSError) as error:
+        # Arrow's OSErrors about content have no number.
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            return _fail(RETRY, f"the machine could not do it: {_line(error, url)}")
         return _fail(DATA, f"{source} does not hold what it should: {_line(error, url)}")
     with new_output(output) as directory:
         write_result(directory, result)

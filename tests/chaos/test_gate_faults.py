@@ -62,7 +62,8 @@ def test_limit_gone_under_a_holder(plant: Plant, stage: str, change: str) -> Non
     if errors:
         assert plant.start_flow(AGAIN).wait(120) == 0, plant.logs()
     plant.assert_nothing_lost_nothing_twice()
-    plant.assert_nothing_left_behind(lost_leases=1)
+    # What a limit granted that is gone when it is given back, the server forgets at the lease's end.
+    plant.assert_nothing_left_behind(lost_leases=5 if stage == "store" else 1)
 
 
 @matrix

@@ -60,7 +60,9 @@ def _may_mount() -> bool:
 
 
 @pytest.mark.skipif(not _may_mount(), reason="only root may mount, where it may at all")
-@pytest.mark.parametrize("stage", ["convert", pytest.param("extract", marks=matrix)])
+@pytest.mark.parametrize(
+    "stage", ["convert", pytest.param("extract", marks=matrix), pytest.param("store", marks=matrix)]
+)
 def test_full_disk_fails_a_stage_until_there_is_space(plant: Plant, stage: str) -> None:
     plant.configure(**{stage: 2.0})
     work = plant.settings.work

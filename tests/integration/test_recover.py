@@ -17,6 +17,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed, Pending
@@ -198,6 +199,31 @@ async def test_a_run_whose_process_never_started_is_dead_unless_its_batch_is_hel
     async with own_batch(row["batch_id"], installation.database):
         assert run.id not in (await recover(installation)).flow_runs
     assert run.id in (await recover(installation)).flow_runs
+
+
+async def test_slots_that_a_limit_counts_for_a_stage_at_rest_are_given_back(
+    installation: Settings, client: PrefectClient
+) -> None:
+    async def active() -> list[int]:
+        limits = [await client.read_global_concurrency_limit_by_name(name) for name in ("convert", "store")]
+        return [limit.active_slots for limit in limits]
+
+    at_work = """
+        WITH batch AS (INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id)
+        INSERT INTO stage_runs (batch_id, stage, attempt, host, pid, fenced_at)
+        SELECT batch_id, 'convert', 1, 'elsewhere', 1, clock_timestamp() FROM batch"""
+    rows(installation, at_work)
+    for stage, slots in (("convert", 1), ("store", 3)):
+        await client.update_global_concurrency_limit(stage, GlobalConcurrencyLimitUpdate(active_slots=slots))
+    assert (await recover(installation)).slots == {"store": 3}
+    assert await active() == [1, 0]
+
+    ended = "UPDATE stage_runs SET outcome = 'COMPLETED', finished_at = clock_timestamp() - interval '{} s'"
+    rows(installation, ended.format(1))
+    assert (await recover(installation)).slots == {}
+    rows(installation, ended.format(60))
+    assert (await recover(installation)).slots == {"convert": 1}
+    assert await active() == [0, 0]
 
 
 async def test_a_run_takes_its_lock_again_when_its_session_was_lost(installation: Settings) -> None:

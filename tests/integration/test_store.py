@@ -258,6 +258,15 @@ def test_input_that_is_not_as_described_stores_nothing(database_url: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_what_the_machine_cannot_read_now_may_be_tried_again(database_url: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", [chat("channel1", 1)], [message("channel1", 1, 1)])
+    (folder / "messages.parquet").unlink()
+    (folder / "messages.parquet").symlink_to("messages.parquet")
+    process = spawn(database_url, folder, tmp_path / "out")
+    assert (process.returncode, process.stderr.count("\n")) == (75, 1)
+    assert "store: the machine could not do it: " in process.stderr
+
+
 def test_a_session_that_is_ended_stores_nothing_and_may_be_tried_again(
     database_url: str, tmp_path: Path
 ) -> None:

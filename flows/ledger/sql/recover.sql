@@ -1,4 +1,4 @@
--- Who lives: the holders of the locks of runs and batches.
+-- Who lives: the holders of the locks of runs and batches; and which stages nobody works in.
 
 -- name: living_runs
 -- After a start of PostgreSQL everybody has a moment to take his locks again.
@@ -11,3 +11,11 @@ SELECT flow_run_id FROM unnest(:flow_run_ids::text[], :lock_names::text[], :lock
     AS asked (flow_run_id, lock_name, lock_seed)
 WHERE clock_timestamp() - pg_postmaster_start_time() < :patience * interval '1 second'
    OR EXISTS (SELECT FROM held WHERE key = hashtextextended(lock_name, lock_seed));
+
+-- name: stages_at_rest
+-- No run of theirs holds a slot, asks for one, or has ended a moment ago.
+SELECT stage FROM stages s
+WHERE NOT EXISTS (SELECT FROM parked_leases p WHERE p.stage = s.stage)
+  AND NOT EXISTS (SELECT FROM stage_runs r WHERE r.stage = s.stage AND r.fenced_at IS NOT NULL AND r.finished_at IS NULL)
+  AND NOT EXISTS (SELECT FROM stage_runs r WHERE r.stage = s.stage
+                  AND r.finished_at > statement_timestamp() - :seconds * interval '1 second');
