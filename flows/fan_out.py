@@ -35,6 +35,7 @@ from prefect.runtime import flow_run
 from psycopg.rows import DictRow
 
 from flows.errors import BatchBusy, BatchesFailed, BatchFailed, DeploymentMissing
+from flows.lease_keeper import leases_kept
 from flows.ledger.session import connect, fetch_one
 from flows.process_batch import process_batch
 from flows.runtime import Runtime
@@ -99,7 +100,8 @@ async def _process(batch_id: str, outcomes: Outcomes, run: Run) -> None:
 async def runner(how: FanOut | None, runtime: Runtime, log: Log) -> AsyncIterator[Run]:
     """Yield what runs one batch of this parent run; ``how`` None is what the TDP pipeline block says."""
     if (how or runtime.config.fan_out) == "process":
-        yield process_batch
+        async with leases_kept(runtime.database_url, log):
+            yield process_batch
         return
     async with get_client() as client:
         pool = _WorkPool(client, runtime, log)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import psycopg
+from psycopg.rows import DictRow
 
 from flows.errors import DatabaseUnavailable, GateLost
-from flows.ledger.session import Session, fetch, fetch_one
+from flows.ledger.session import Session, fetch, fetch_one, fetch_together
 
 #: Name spaces of two-part advisory locks: "tdpg" (gate), "tdpq" (the queue before a gate with slots) and
 #: "tdpb" (the place of the one yielding run in a queue).
@@ -27,9 +26,11 @@ _GATE, _QUEUE, _YIELD = 0x74647067, 0x74647071, 0x74647062
 _SLOT_PAUSE = 0.05
 #: A holder asks its session for a sign of life this often, and gives up after that long, in seconds.
 _PROOF_EVERY, _PROOF_WITHIN = 1.0, 4.0
+#: Position of each stage, and whether it is exclusive: the same in every ledger of a release.
+_stages: dict[str, DictRow] = {}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fence:
     """A fence that is held: its session, and which of the stage's slots it is (0 for an exclusive stage)."""
 
@@ -37,24 +38,15 @@ class Fence:
     stage: str
     base: int
     slot: int
+    #: Rows of the statement that was to run as soon as the fence was held.
+    entered: list[DictRow] = field(default_factory=list)
+    #: Its holder has opened it already.
+    is_open: bool = False
 
     @property
     def place(self) -> dict[str, Any]:
-        """``stage`` and ``slot``, as the ledger's statements take them."""
-        return {"stage": self.stage, "slot": self.slot}
-
-    @property
-    def lock(self) -> dict[str, int]:
-        """``space`` and ``key`` of the advisory lock, as the ledger's statements take them."""
-        return {"space": _GATE, "key": self.base + self.slot}
-
-    async def park(self, lease_id: UUID, taken_at: datetime, within: float) -> bool:
-        """Leave a lease younger than ``within`` seconds for the run that waits for this fence.
-
-        False if none does. Nobody waits for one of several slots: the head of their queue takes any.
-        """
-        lease = {**self.place, "lease_id": lease_id, "taken_at": taken_at}
-        return bool(await fetch(self.session, "park_lease", **self.lock, **lease, within=within))
+        """``stage`` and ``slot``, and ``space`` and ``key`` of the advisory lock, as statements take them."""
+        return {"stage": self.stage, "slot": self.slot, "space": _GATE, "key": self.base + self.slot}
 
     @property
     def socket(self) -> int:
@@ -82,42 +74,50 @@ class Fence:
 
 
 @asynccontextmanager
-async def fence(session: Session, stage: str, slots: int, *, yielding: bool = False) -> AsyncIterator[Fence]:
+async def fence(
+    session: Session, stage: str, slots: int, *, yielding: bool = False, then: str = "alive", **values: object
+) -> AsyncIterator[Fence]:
     """Hold the fence of ``stage``: its only slot if the stage is exclusive, else one of ``slots``.
 
-    PostgreSQL wakes the waiters of an exclusive stage in order and at once. Waiters for one of several slots
-    form the same kind of queue, and its head tries the slots in turn.
+    PostgreSQL wakes the waiters of an exclusive stage in order and at once, and runs the statement ``then``
+    with these values and :attr:`Fence.place` without waiting for us. Waiters for one of several slots form
+    the same kind of queue, and its head tries the slots in turn.
 
     Of all ``yielding`` runs of a stage at most one queues or works at a time (where there are several slots:
-    queues), so that whoever comes waits for one of them at most. It makes way when ``session`` is closed.
+    queues), so that whoever comes waits for one of them at most. If this raises, what it has locked and not
+    opened is opened by closing ``session``.
     """
-    row = await fetch_one(session, "stage_position", stage=stage)
-    base = 1000 * row["position"]
+    if stage not in _stages:
+        _stages[stage] = await fetch_one(session, "stage_position", stage=stage)
+    base, exclusive = 1000 * _stages[stage]["position"], _stages[stage]["exclusive"]
+    queue_only = not exclusive and slots > 1
     if yielding:
         await fetch(session, "take_fence", space=_YIELD, key=base)
-    if row["exclusive"]:
-        slot = 0
-        await fetch(session, "take_fence", space=_GATE, key=base)
+    held = Fence(session, stage, base, 0 if exclusive else await _take_slot(session, base, slots))
+    values |= held.place
+    if exclusive:
+        _, held.entered = await fetch_together(session, ("take_fence", values), (then, values))
     else:
-        slot = await _take_slot(session, base, slots)
-        if yielding and slots > 1:
-            await fetch(session, "open_fence", space=_YIELD, key=base)
+        held.entered = await fetch(session, then, **values)
+    if yielding and queue_only:
+        await fetch(session, "open_fence", space=_YIELD, key=base)
     try:
-        yield Fence(session, stage, base, slot)
+        yield held
     finally:
         try:
-            await fetch(session, "open_fence", space=_GATE, key=base + slot)
+            if not held.is_open:
+                await fetch(session, "open_fence", **held.place)
+            if yielding and not queue_only:
+                await fetch(session, "open_fence", space=_YIELD, key=base)
         except (DatabaseUnavailable, psycopg.Error):
             await session.close()  # a lost session: closing it opens the fence
 
 
 async def _take_slot(session: Session, base: int, slots: int) -> int:
     await fetch(session, "take_fence", space=_QUEUE, key=base)
-    try:
-        while True:
-            for slot in range(slots):
-                if (await fetch_one(session, "try_fence", space=_GATE, key=base + slot))["taken"]:
-                    return slot
-            await asyncio.sleep(_SLOT_PAUSE)
-    finally:
-        await fetch(session, "open_fence", space=_QUEUE, key=base)
+    while True:
+        for row in await fetch(session, "take_free_fence", space=_GATE, key=base, slots=slots):
+            await fetch(session, "open_fence", space=_QUEUE, key=base)
+            slot: int = row["slot"]
+            return slot
+        await asyncio.sleep(_SLOT_PAUSE)

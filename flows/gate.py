@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
@@ -26,14 +27,14 @@ from psycopg.types.json import Jsonb
 from flows import slot
 from flows.errors import DatabaseUnavailable, GateLost, StageTimedOut
 from flows.fence import Fence, fence
-from flows.ledger.session import Session, connect, fetch, fetch_one
+from flows.lease_keeper import HAND_ON_WITHIN, current_keeper
+from flows.ledger.session import Session, connect, fetch, fetch_one, fetch_together
 from flows.slot import Log
 from flows.stages.process import Finished, Supervisor, standby
 from flows.waiting import waiting_shown
 
 _NOUN = {"extract": "extraction", "convert": "conversion", "store": "store"}
-#: A lease is handed on to the next run for as long, in seconds, before it is taken anew.
-_HAND_ON_WITHIN = 5.0
+_CLOSED = "another run closed this one as LOST"
 #: Sizes of the limits as the server last told this process; only gates with slots look at them.
 _limits: dict[str, int] = {}
 
@@ -67,6 +68,7 @@ async def gate(
     log: Log,
     flow_run_id: UUID | None = None,
     task_run_id: UUID | None = None,
+    session: Session | None = None,
     yielding: bool = False,
     environment: Mapping[str, str] | None = None,
     hold: Sequence[int] = (),
@@ -74,14 +76,15 @@ async def gate(
     """Wait for the gate of ``stage``, hold it around the body, and record wait, duration and outcome.
 
     Given an ``environment``, a supervisor for the work is started while the run waits; its tree holds the
-    fence, and the descriptors in ``hold``.
+    fence, and the descriptors in ``hold``. Given a ``session``, the fence is taken on it; its owner closes it
+    if this raises, for it may still hold locks then.
 
     A ``yielding`` run lets others go first: see :func:`flows.fence.fence`.
     Raises LimitMissing, DatabaseUnavailable, or GateLost when session or lease were lost and the body was
     cancelled for it; whatever the body raises is recorded and raised again.
     """
     noun = _NOUN[stage]
-    async with get_client() as client, await connect(database_url, f"tdp {stage} {batch_id}") as session:
+    async with get_client() as client, _own_or(session, database_url) as session:
         run = await fetch_one(
             session,
             "open_stage_run",
@@ -93,6 +96,7 @@ async def gate(
             task_run_id=task_run_id,
         )
         run_id: int = run["stage_run_id"]
+        entering = {"stage_run_id": run_id, "flow_run_id": flow_run_id, "within": HAND_ON_WITHIN}
         log.info("Waiting for %s lock  batch_id=%s", noun, batch_id)
         async with (
             _recorded(database_url, session, run_id),
@@ -103,26 +107,30 @@ async def gate(
             if stage not in _limits:
                 _limits[stage] = await slot.limit_of(client, stage)
             async with (
-                fence(session, stage, _limits[stage], yielding=yielding) as closed,
+                fence(
+                    session, stage, _limits[stage], yielding=yielding, then="enter_gate", **entering
+                ) as closed,
                 _recorded(database_url, session, run_id),  # once more: a row is closed while its fence is
+                _slot(client, closed, entering, task_run_id, log) as lease,
             ):
-                await _close_dead_runs(client, closed, run_id, log)
-                async with _slot(client, closed, run_id, task_run_id, log) as lease:
-                    started = {**closed.place, "stage_run_id": run_id, "lease_id": lease.id}
-                    row = await fetch_one(session, "start_stage_run", **started, flow_run_id=flow_run_id)
-                    lease.taken_at = lease.taken_at or row["started_at"]
-                    over.set()
-                    log.info("%s lock acquired", noun.capitalize())
-                    held = Held(run_id, run["attempt"], closed.socket, supervisor)
-                    async with _guarded(closed.prove_alive(), slot.renew(client, lease.id)):
-                        yield held
-                    duration = await _finish(session, run_id, "COMPLETED", None, held.counts)
-                    log.info(
-                        "%s stage completed  batch_id=%s duration=%.2fs",
-                        stage.capitalize(),
-                        batch_id,
-                        duration,
-                    )
+                over.set()
+                log.info("%s lock acquired", noun.capitalize())
+                held = Held(run_id, run["attempt"], closed.socket, supervisor)
+                async with _guarded(closed.prove_alive(), slot.renew(client, lease.id)):
+                    yield held
+                duration = await _complete(closed, lease, run_id, held.counts)
+                log.info(
+                    "%s stage completed  batch_id=%s duration=%.2fs", stage.capitalize(), batch_id, duration
+                )
+
+
+@asynccontextmanager
+async def _own_or(session: Session | None, database_url: str) -> AsyncIterator[Session]:
+    if session is not None:
+        yield session
+        return
+    async with await connect(database_url, "tdp gate") as session:
+        yield session
 
 
 @asynccontextmanager
@@ -150,36 +158,40 @@ async def _standby(
 class _Lease:
     id: UUID
     taken_at: datetime | None = None
+    is_parked: bool = False
 
 
 @asynccontextmanager
 async def _slot(
-    client: PrefectClient, closed: Fence, run_id: int, holder: UUID | None, log: Log
+    client: PrefectClient, closed: Fence, entering: dict[str, Any], holder: UUID | None, log: Log
 ) -> AsyncIterator[_Lease]:
-    """Hold a slot of the stage's limit; on success leave its lease to the run that waits, if one does.
+    """Hold a slot of the stage's limit, and start the run: with the lease left for it, if there is one.
 
     A lease on from hand to hand costs no request to the server and no gap in the lane. After a few seconds
     it is given back and taken anew, so that an operator who changes the limit is obeyed.
     """
-    lease: _Lease | None = None
-    for parked in await fetch(closed.session, "pick_up_lease", **closed.place, within=_HAND_ON_WITHIN):
-        if parked["is_young"]:
-            lease = _Lease(parked["lease_id"], parked["taken_at"])
-        else:
-            await slot.release(client, parked["lease_id"], log)
-    if lease is None:
-        await fetch(closed.session, "fenced", stage_run_id=run_id, slot=closed.slot)
+    (entry,) = closed.entered
+    while entry["dead"]:
+        await _close_dead_runs(client, closed, entry["dead"], log)
+        entry = await fetch_one(closed.session, "enter_gate", **closed.place, **entering)
+    for aged in entry["aged"]:
+        await slot.release(client, aged, log)
+    if entry["lease_id"]:
+        lease = _Lease(entry["lease_id"], entry["taken_at"])
+    else:
         taken, _limits[closed.stage] = await slot.take(
             client, closed.stage, holder, lambda: _running(closed.session, closed.stage), log
         )
         lease = _Lease(taken)
-    parked_again = False
     try:
+        if lease.taken_at is None:
+            row = await fetch_one(
+                closed.session, "start_stage_run", **closed.place, **entering, lease_id=lease.id
+            )
+            lease.taken_at = row["started_at"]
         yield lease
-        if lease.taken_at:
-            parked_again = await closed.park(lease.id, lease.taken_at, _HAND_ON_WITHIN)
     finally:
-        if not parked_again:
+        if not lease.is_parked:
             await slot.release(client, lease.id, log)
 
 
@@ -213,12 +225,11 @@ async def _guarded(*guards: Coroutine[None, None, None]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _close_dead_runs(client: PrefectClient, held: Fence, run_id: int, log: Log) -> None:
+async def _close_dead_runs(client: PrefectClient, held: Fence, dead: list[dict[str, Any]], log: Log) -> None:
     """Give back what dead holders of the stage's fence still hold by the ledger, then close their rows."""
-    dead = await fetch(held.session, "dead_stage_runs", **held.place, **held.lock, stage_run_id=run_id)
     for row in dead:
         if row["lease_id"]:
-            await slot.release(client, row["lease_id"], log)
+            await slot.release(client, UUID(row["lease_id"]), log)
         error = f"its process (pid {row['pid']} on {row['host']}) died"
         await fetch(held.session, "close_dead_stage_run", stage_run_id=row["stage_run_id"], error=error)
         log.warning("Closed the %s run of %s as LOST: %s", held.stage, row["batch_id"], error)
@@ -229,21 +240,40 @@ async def _running(session: Session, stage: str) -> int:
     return running
 
 
-async def _finish(
-    session: Session, run_id: int, outcome: str, error: str | None, counts: dict[str, int] | None = None
-) -> float:
-    """Close the row unless a successor has done so; return the run's duration in seconds."""
-    rows = await fetch(
-        session,
-        "finish_stage_run",
-        stage_run_id=run_id,
-        outcome=outcome,
-        error=error,
-        counts=Jsonb(counts) if counts else None,
+async def _complete(closed: Fence, lease: _Lease, run_id: int, counts: dict[str, int]) -> float:
+    """Close the row, leave the lease for the next run and open the fence; return the run's duration in s."""
+    keeper = current_keeper()
+    finish = {
+        **closed.place,
+        "stage_run_id": run_id,
+        "outcome": "COMPLETED",
+        "error": None,
+        "counts": Jsonb(counts) if counts else None,
+        "taken_at": lease.taken_at,
+        "within": HAND_ON_WITHIN,
+        "on_spec": keeper is not None,
+    }
+    # One after the other: who comes next must find this row closed.
+    rows, opened = await fetch_together(
+        closed.session,
+        ("finish_stage_run", finish),
+        ("open_fence_to_lease", {**closed.place, "lease_id": lease.id}),
+        apart=True,
     )
     if not rows:
-        raise GateLost("another run closed this one as LOST")
+        raise GateLost(_CLOSED)
+    lease.is_parked, closed.is_open = rows[0]["parked"], opened[0]["opened"]
+    if lease.is_parked and keeper:
+        keeper.note(lease.id)
     return rows[0]["duration"] or 0.0
+
+
+async def _fail(session: Session, run_id: int, outcome: str, error: str) -> None:
+    """Close the row unless a successor has done so."""
+    unparked = dict.fromkeys(("counts", "taken_at", "within", "on_spec", "space", "key"))
+    values = {"stage_run_id": run_id, "outcome": outcome, "error": error}
+    if not await fetch(session, "finish_stage_run", **unparked, **values):
+        raise GateLost(_CLOSED)
 
 
 @asynccontextmanager
@@ -261,7 +291,7 @@ async def _recorded(url: str, session: Session, run_id: int) -> AsyncIterator[No
             # A session that is cancelled twice closes.
             if session.closed or isinstance(error, GateLost | DatabaseUnavailable):
                 async with await connect(url, "tdp gate", patience=0) as fresh:
-                    await _finish(fresh, run_id, outcome, message)
+                    await _fail(fresh, run_id, outcome, message)
             else:
-                await _finish(session, run_id, outcome, message)
+                await _fail(session, run_id, outcome, message)
         raise

@@ -34,17 +34,21 @@ async def run_stage(
     output = runtime.directory(batch.batch_id, stage)
     if stage == "extract":
         await _fill_input(batch, runtime.input_of(stage, batch.batch_id))
-    async with gate(
-        stage,
-        batch.batch_id,
-        database_url=runtime.database_url,
-        log=log,
-        flow_run_id=flow_run_id,
-        task_run_id=task_run_id,
-        yielding=runtime.yielding,
-        environment=runtime.environment(stage),
-        hold=[batch.socket],
-    ) as held:
+    async with (
+        batch.gate_session() as session,
+        gate(
+            stage,
+            batch.batch_id,
+            database_url=runtime.database_url,
+            log=log,
+            flow_run_id=flow_run_id,
+            task_run_id=task_run_id,
+            session=session,
+            yielding=runtime.yielding,
+            environment=runtime.environment(stage),
+            hold=[batch.socket],
+        ) as held,
+    ):
         result = read_result(output)  # a run that died after its work was done
         if result is None:
             await asyncio.to_thread(discard, output)

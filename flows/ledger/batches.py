@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
 from flows.errors import BatchBusy, BatchUnknown, DatabaseUnavailable
 from flows.ledger.session import Session, connect, fetch, fetch_one
@@ -23,15 +24,30 @@ class OwnedBatch:
         self.status = status
         self._url = database_url
         self._session = session
+        self._for_gates: Session | None = None
 
     async def ensure_owned(self) -> None:
         """Take the lock again if PostgreSQL went away. Raises BatchBusy if another run has it, or is done."""
         try:
             await fetch(self._session, "alive")
         except DatabaseUnavailable:
+            await self.close()
             self._session, self.status = await _own(self.batch_id, self._url)
             if self.status == "COMPLETED":
                 raise BatchBusy(f"another run has done {self.batch_id} meanwhile") from None
+
+    @asynccontextmanager
+    async def gate_session(self) -> AsyncIterator[Session]:
+        """A session for one gate, which the next one gets too if this one ends well."""
+        session, self._for_gates = self._for_gates, None
+        if session is None or session.closed:
+            session = await connect(self._url, "tdp gate")
+        try:
+            yield session
+        except BaseException:
+            await session.close()
+            raise
+        self._for_gates = session
 
     async def _fetch(self, statement: str, **values: object) -> list[DictRow]:
         """Run a statement that may be run twice; where PostgreSQL went away meanwhile, when it is back.
@@ -56,19 +72,19 @@ class OwnedBatch:
 
     async def record(self, stage: str, result: Result) -> None:
         """Record what a stage made of each source file."""
-        for outcome in result.files:
-            source_id = entry_id(outcome.name)
-            if source_id is None:
-                continue  # an operator's program may name files its own way
-            await self._fetch(
-                "record_file",
-                source_id=source_id,
-                stage=stage,
-                status={"partial": "PARTIAL", "quarantined": "QUARANTINED"}.get(outcome.status, "WAITING"),
-                error=outcome.reason,
-                chats=outcome.counts.get("chats"),
-                messages=outcome.counts.get("messages"),
-            )
+        files = [
+            {
+                "source_id": source_id,
+                "status": {"partial": "PARTIAL", "quarantined": "QUARANTINED"}.get(outcome.status, "WAITING"),
+                "error": outcome.reason and outcome.reason.replace("\0", "\ufffd"),
+                "chats": outcome.counts.get("chats"),
+                "messages": outcome.counts.get("messages"),
+            }
+            for outcome in result.files
+            # An operator's program may name files its own way.
+            if (source_id := entry_id(outcome.name)) is not None
+        ]
+        await self._fetch("record_files", stage=stage, files=Jsonb(files))
 
     async def has_completed(self, stage: str) -> bool:
         """Tell whether a run of the stage was seen to its end, as the ledger knows."""
@@ -103,6 +119,9 @@ class OwnedBatch:
     async def close(self) -> None:
         """Give the batch up."""
         await self._session.close()
+        if self._for_gates:
+            await self._for_gates.close()
+            self._for_gates = None
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -68,6 +69,26 @@ async def fetch(session: Session, statement: str, /, **values: object) -> list[D
     try:
         cursor = await session.execute(sql(statement).encode(), values)
         return await cursor.fetchall() if cursor.description else []
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"the session was lost: {error}".rstrip()) from error
+
+
+async def fetch_together(
+    session: Session, *calls: tuple[str, Mapping[str, object]], apart: bool = False
+) -> list[list[DictRow]]:
+    """Run named statements in one round trip and return the rows of each.
+
+    They are one transaction, in which nothing follows an error, or ``apart``, each of them its own. Raises
+    DatabaseUnavailable if the session is gone.
+    """
+    try:
+        async with session.pipeline() as pipeline:
+            cursors = []
+            for statement, values in calls:
+                cursors.append(await session.execute(sql(statement).encode(), values))
+                if apart:
+                    await pipeline.sync()
+        return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"the session was lost: {error}".rstrip()) from error
 

@@ -36,14 +36,14 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"cannot run {request['argv'][0]}: {error.strerror}\n")
         sys.stderr.flush()
-        os.write(status, b"exit 127\n")
+        tell(status, b"exit 127\n")
         return
-    os.write(status, b"group %d\n" % work)
     threading.Thread(target=end_with_flow, args=(lifeline, work), daemon=True).start()
+    tell(status, b"group %d\n" % work)
     # Not reaped yet: the group's number cannot be given to anybody else while we signal it.
     os.waitid(os.P_PID, work, os.WEXITED | os.WNOWAIT)
     code = end_tree(work)
-    os.write(status, b"exit %d\n" % code)
+    tell(status, b"exit %d\n" % code)
     os._exit(0)  # the lane waits for our end, and an interpreter takes 10 ms to tidy up
 
 
@@ -73,6 +73,14 @@ def read_line(fd: int) -> bytes:
             sys.exit(1)
         line += byte
     return bytes(line)
+
+
+def tell(status: int, line: bytes) -> None:
+    """Write to the flow, which may be dead: that must not end us before the work has ended."""
+    try:
+        os.write(status, line)
+    except BrokenPipeError:
+        pass
 
 
 def end_with_flow(lifeline: int, work: int) -> None:

@@ -193,7 +193,7 @@ async def test_what_operators_have_cancelled_waits_for_the_schedule(
 async def test_a_run_whose_process_never_started_is_dead_unless_its_batch_is_held(
     installation: Settings, client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_PATIENT, StateType.PENDING, 0.0)
+    monkeypatch.setitem(_PATIENT, StateType.PENDING, -1.0)  # the server tells its time in whole seconds
     (row,) = rows(installation, "INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
     run = await client.create_flow_run(process_batch, parameters=row, state=Pending())
     async with own_batch(row["batch_id"], installation.database):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from flows.errors import StageFailed, StageMisconfigured, StageTimedOut
-from flows.stages.process import TAIL_BYTES, run_command
+from flows.stages.process import _SUPERVISOR, TAIL_BYTES, run_command
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -143,6 +144,23 @@ async def test_the_tree_dies_with_the_flow(tmp_path: Path) -> None:
     while not gone(pids):
         assert time.monotonic() - killed < 5
         await asyncio.sleep(0.005)
+
+
+def test_the_tree_dies_with_a_flow_that_is_gone_before_the_work_has_begun() -> None:
+    """The supervisor has its command, and finds nobody to tell that it runs."""
+    lifeline_read, lifeline = os.pipe()
+    status_read, status = os.pipe()
+    held_read, held = os.pipe()
+    argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), str(lifeline_read), str(status)]
+    with subprocess.Popen(argv, pass_fds=(lifeline_read, status, held), stderr=subprocess.PIPE) as supervisor:
+        for fd in (lifeline_read, status, held, status_read):
+            os.close(fd)
+        os.write(lifeline, b'{"argv": ["sleep", "600"], "memory": null}\n')
+        os.close(lifeline)
+        assert select.select([held_read], [], [], 10)[0], "the work outlived its flow"
+        assert os.read(held_read, 1) == b""
+        assert supervisor.communicate(timeout=10)[1] == b""
+    os.close(held_read)
 
 
 async def test_held_descriptors_stay_open_in_the_work() -> None:

@@ -15,12 +15,14 @@ FROM batch_processing WHERE batch_id = :batch_id;
 SELECT source_id, name, stored_path FROM batch_files JOIN source_files USING (source_id)
 WHERE batch_id = :batch_id ORDER BY position;
 
--- name: record_file!
+-- name: record_files!
 -- A later stage never mends what an earlier one has quarantined or cut.
-UPDATE batch_files SET stage = :stage, error = coalesce(:error, error),
-    status = CASE WHEN status IN ('QUARANTINED', 'PARTIAL') AND :status <> 'QUARANTINED' THEN status ELSE :status END,
-    chats = coalesce(:chats, chats), messages = coalesce(:messages, messages)
-WHERE batch_id = :batch_id AND source_id = :source_id;
+UPDATE batch_files f SET stage = :stage, error = coalesce(n.error, f.error),
+    status = CASE WHEN f.status IN ('QUARANTINED', 'PARTIAL') AND n.status <> 'QUARANTINED' THEN f.status ELSE n.status END,
+    chats = coalesce(n.chats, f.chats), messages = coalesce(n.messages, f.messages)
+FROM jsonb_to_recordset(:files)
+    AS n (source_id bigint, status text, error text, chats integer, messages bigint)
+WHERE f.batch_id = :batch_id AND f.source_id = n.source_id;
 
 -- name: has_completed^
 SELECT EXISTS (SELECT FROM stage_runs WHERE batch_id = :batch_id AND stage = :stage AND outcome = 'COMPLETED')

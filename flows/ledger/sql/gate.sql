@@ -11,7 +11,7 @@ SELECT :batch_id, :stage,
        (SELECT count(*) + 1 FROM stage_runs WHERE batch_id = :batch_id AND stage = :stage),
        :host, :pid, :flow_run_id, :task_run_id, count(*), coalesce(sum(size_bytes), 0)
 FROM batch_files JOIN source_files USING (source_id) WHERE batch_id = :batch_id
-RETURNING stage_run_id, attempt;
+RETURNING stage_run_id, attempt, set_config('application_name', concat_ws(' ', 'tdp', stage, batch_id), false);
 
 -- name: stage_position^
 SELECT position, exclusive FROM stages WHERE stage = :stage;
@@ -19,11 +19,16 @@ SELECT position, exclusive FROM stages WHERE stage = :stage;
 -- name: take_fence
 SELECT pg_advisory_lock(:space, :key);
 
--- name: try_fence^
-SELECT pg_try_advisory_lock(:space, :key) AS taken;
+-- name: take_free_fence
+-- The first of several slots whose fence is open, if one is.
+SELECT slot FROM generate_series(0, :slots - 1) AS slot WHERE pg_try_advisory_lock(:space, :key + slot) LIMIT 1;
 
 -- name: open_fence
 SELECT pg_advisory_unlock(:space, :key);
+
+-- name: open_fence_to_lease^
+-- Whoever comes next finds the lease already. Where none is left, it is given back to the server before.
+SELECT EXISTS (SELECT FROM parked_leases WHERE lease_id = :lease_id) AND pg_advisory_unlock(:space, :key) AS opened;
 
 -- name: in_the_way
 -- Who holds the slots that this run waits for, the oldest first.
@@ -31,48 +36,56 @@ SELECT batch_id, host, pid, fenced_at AT TIME ZONE 'UTC' AS fenced_at FROM stage
 WHERE stage = :stage AND fenced_at IS NOT NULL AND finished_at IS NULL AND stage_run_id <> :stage_run_id
 ORDER BY fenced_at;
 
--- name: fenced!
-UPDATE stage_runs SET fenced_at = clock_timestamp(), slot = :slot WHERE stage_run_id = :stage_run_id;
-
--- name: dead_stage_runs
--- Whoever holds a fence knows: another unfinished run behind it has no living holder. Nor has one behind the
--- fence of another slot that nobody holds; who comes next need not come there.
-SELECT stage_run_id, batch_id, host, pid, lease_id FROM stage_runs
-WHERE stage = :stage AND fenced_at IS NOT NULL AND finished_at IS NULL AND stage_run_id <> :stage_run_id
-  AND (slot = :slot OR NOT EXISTS (
-    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND classid::bigint = :space AND objid::bigint = :key - :slot + slot));
+-- name: enter_gate^
+-- A run is behind its fence. It starts at once if a lease is left for it that is young: an operator who pauses
+-- or changes the limit is obeyed within seconds. But first dead runs are cleared away. Whoever holds a fence
+-- knows: another unfinished run behind it has no living holder. Nor has one behind the fence of another slot
+-- that nobody holds; who comes next need not come there.
+WITH moment AS MATERIALIZED (
+    SELECT clock_timestamp() AS now, clock_timestamp() - make_interval(secs => :within) AS old
+), dead AS MATERIALIZED (
+    SELECT stage_run_id, batch_id, host, pid, lease_id FROM stage_runs
+    WHERE stage = :stage AND fenced_at IS NOT NULL AND finished_at IS NULL AND stage_run_id <> :stage_run_id
+      AND (slot = :slot OR NOT EXISTS (
+        SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND classid::bigint = :space AND objid::bigint = :key - :slot + slot))
+), aged AS (
+    DELETE FROM parked_leases USING moment WHERE stage = :stage AND taken_at <= old RETURNING lease_id
+), young AS (
+    DELETE FROM parked_leases WHERE (stage, slot) IN (
+        SELECT stage, slot FROM parked_leases, moment
+        WHERE stage = :stage AND taken_at > old AND NOT EXISTS (SELECT FROM dead)
+        ORDER BY taken_at DESC LIMIT 1 FOR UPDATE OF parked_leases SKIP LOCKED)
+    RETURNING lease_id, taken_at
+), entered AS (
+    UPDATE stage_runs SET fenced_at = now, slot = :slot, lease_id = young.lease_id,
+        started_at = CASE WHEN young.lease_id IS NOT NULL THEN now END
+    FROM moment LEFT JOIN young ON true WHERE stage_run_id = :stage_run_id RETURNING batch_id, started_at
+), started AS (
+    UPDATE batch_processing b
+    SET status = CASE :stage WHEN 'extract' THEN 'EXTRACTING' WHEN 'convert' THEN 'CONVERTING' ELSE 'STORING' END,
+        started_at = coalesce(b.started_at, e.started_at), completed_at = NULL, error_message = NULL,
+        flow_run_id = coalesce(:flow_run_id, b.flow_run_id)
+    FROM entered e WHERE b.batch_id = e.batch_id AND e.started_at IS NOT NULL
+)
+SELECT lease_id, taken_at, array(SELECT lease_id FROM aged) AS aged,
+       (SELECT coalesce(jsonb_agg(dead), '[]') FROM dead) AS dead
+FROM moment LEFT JOIN young ON true;
 
 -- name: close_dead_stage_run!
 UPDATE stage_runs SET finished_at = clock_timestamp(), outcome = 'LOST', error = :error
 WHERE stage_run_id = :stage_run_id AND finished_at IS NULL;
-
--- name: pick_up_lease
--- Only a lease that is young: an operator who pauses or changes the limit is obeyed within seconds.
-DELETE FROM parked_leases WHERE stage = :stage AND slot = :slot
-RETURNING lease_id, taken_at, clock_timestamp() - taken_at < make_interval(secs => :within) AS is_young;
-
--- name: park_lease
--- For the run that waits for this very lock, if there is one: it comes next, and nobody else can.
-INSERT INTO parked_leases (stage, slot, lease_id, taken_at)
-SELECT :stage, :slot, :lease_id, :taken_at
-WHERE clock_timestamp() - :taken_at < make_interval(secs => :within) AND EXISTS (
-    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND NOT granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND classid::bigint = :space AND objid::bigint = :key)
-ON CONFLICT DO NOTHING RETURNING lease_id;
 
 -- name: running_behind_gate^
 SELECT (SELECT count(*) FROM stage_runs WHERE stage = :stage AND lease_id IS NOT NULL AND finished_at IS NULL)
      + (SELECT count(*) FROM parked_leases WHERE stage = :stage) AS running;
 
 -- name: start_stage_run^
-WITH moment AS MATERIALIZED (
-    SELECT clock_timestamp() AS now
-), started AS (
-    UPDATE stage_runs SET started_at = now, fenced_at = coalesce(fenced_at, now), lease_id = :lease_id, slot = :slot
-    FROM moment WHERE stage_run_id = :stage_run_id RETURNING batch_id, started_at
+-- With a lease of its own.
+WITH started AS (
+    UPDATE stage_runs SET started_at = clock_timestamp(), lease_id = :lease_id
+    WHERE stage_run_id = :stage_run_id RETURNING batch_id, started_at
 )
 UPDATE batch_processing b
 SET status = CASE :stage WHEN 'extract' THEN 'EXTRACTING' WHEN 'convert' THEN 'CONVERTING' ELSE 'STORING' END,
@@ -81,20 +94,33 @@ SET status = CASE :stage WHEN 'extract' THEN 'EXTRACTING' WHEN 'convert' THEN 'C
 FROM started s WHERE b.batch_id = s.batch_id
 RETURNING s.started_at;
 
--- name: finish_stage_run^
--- A run that its successor has closed as LOST stays closed.
+-- name: finish_stage_run
+-- A run that its successor has closed as LOST stays closed. Its lease, if it is young, is left for whoever comes
+-- next: for the run that waits for this very fence, if there is one, or on spec, where somebody looks after it.
 WITH finished AS (
     UPDATE stage_runs SET finished_at = clock_timestamp(), outcome = :outcome, error = :error, counts = :counts
     WHERE stage_run_id = :stage_run_id AND finished_at IS NULL
-    RETURNING batch_id, stage, extract(epoch FROM finished_at - started_at)::float8 AS duration
+    RETURNING batch_id, stage, slot, lease_id, extract(epoch FROM finished_at - started_at)::float8 AS duration
 ), batch AS (
     UPDATE batch_processing b SET
         extract_duration_sec = CASE f.stage WHEN 'extract' THEN f.duration ELSE extract_duration_sec END,
         convert_duration_sec = CASE f.stage WHEN 'convert' THEN f.duration ELSE convert_duration_sec END,
         store_duration_sec   = CASE f.stage WHEN 'store'   THEN f.duration ELSE store_duration_sec END
     FROM finished f WHERE b.batch_id = f.batch_id AND :outcome = 'COMPLETED'
+), parked AS (
+    INSERT INTO parked_leases (stage, slot, lease_id, taken_at)
+    SELECT stage, slot, lease_id, :taken_at::timestamptz FROM finished
+    WHERE clock_timestamp() - :taken_at::timestamptz < make_interval(secs => :within) AND (:on_spec OR EXISTS (
+        SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND NOT granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND classid::bigint = :space AND objid::bigint = :key))
+    ON CONFLICT DO NOTHING RETURNING lease_id
 )
-SELECT duration FROM finished;
+SELECT duration, EXISTS (SELECT FROM parked) AS parked FROM finished;
+
+-- name: take_parked
+-- Of these leases, those that nobody has come for.
+DELETE FROM parked_leases WHERE lease_id = ANY(:lease_ids) RETURNING lease_id;
 
 -- name: alive^
 SELECT 1 AS alive;

@@ -19,3 +19,7 @@ WHERE NOT EXISTS (SELECT FROM parked_leases p WHERE p.stage = s.stage)
   AND NOT EXISTS (SELECT FROM stage_runs r WHERE r.stage = s.stage AND r.fenced_at IS NOT NULL AND r.finished_at IS NULL)
   AND NOT EXISTS (SELECT FROM stage_runs r WHERE r.stage = s.stage
                   AND r.finished_at > statement_timestamp() - :seconds * interval '1 second');
+
+-- name: take_old_parked
+-- Leases that were left for the next run, and whoever was to look after them has died.
+DELETE FROM parked_leases WHERE taken_at < clock_timestamp() - :seconds * interval '1 second' RETURNING lease_id;
