@@ -77,7 +77,7 @@ def read_line(fd: int) -> bytes:
 
 def tell(status: int, line: bytes) -> None:
     """Write to the flow, which may be dead: that must not end us before the work has ended."""
-    try:
+    try:  # noqa: SIM105  contextlib would cost every stage run its import
         os.write(status, line)
     except BrokenPipeError:
         pass
