@@ -48,9 +48,10 @@ Run = Callable[[str], Awaitable[dict[str, Any]]]
 _DEPLOYMENT = "process-batch/adhoc"
 #: Seconds between two looks at the children; one request for all of them.
 _LOOK_EVERY = 1.0
-#: Seconds between the starts of two lanes. All at once, the requests of each would wait for those of all the
-#: others, and the first batch would reach extract last; so it is there at once, and the list's order is kept.
-_LANES_APART = 0.05
+#: Seconds between the starts of two lanes, and what the first is ahead of the others. All at once, the
+#: requests of each would wait for those of all the others, and the first batch would reach extract last; so
+#: it is there at once, and the list's order is kept.
+_LANES_APART, _FIRST_AHEAD = 0.05, 0.15
 _ENDED = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES)))
 
 
@@ -69,7 +70,8 @@ async def run_all(batches: list[str], window: int, log: Log, run: Run) -> Outcom
     waiting = iter(batches)
 
     async def lane(number: int) -> None:
-        await asyncio.sleep(number * _LANES_APART)
+        if number:
+            await asyncio.sleep(_FIRST_AHEAD + number * _LANES_APART)
         for batch_id in waiting:
             await _process(batch_id, outcomes, run)
             done = len(outcomes.reports) + len(outcomes.busy) + len(outcomes.failed)

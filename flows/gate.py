@@ -104,12 +104,9 @@ async def gate(
             waiting_shown(stage, run_id, database_url, log) as over,
             _release_logged(noun, over, log),
         ):
-            if stage not in _limits:
-                _limits[stage] = await slot.limit_of(client, stage)
+            slots = 1 if run["exclusive"] else _limits.get(stage) or await slot.limit_of(client, stage)
             async with (
-                fence(
-                    session, stage, _limits[stage], yielding=yielding, then="enter_gate", **entering
-                ) as closed,
+                fence(session, stage, slots, yielding=yielding, then="enter_gate", **entering) as closed,
                 _recorded(database_url, session, run_id),  # once more: a row is closed while its fence is
                 _slot(client, closed, entering, task_run_id, log) as lease,
             ):

@@ -11,7 +11,8 @@ SELECT :batch_id, :stage,
        (SELECT count(*) + 1 FROM stage_runs WHERE batch_id = :batch_id AND stage = :stage),
        :host, :pid, :flow_run_id, :task_run_id, count(*), coalesce(sum(size_bytes), 0)
 FROM batch_files JOIN source_files USING (source_id) WHERE batch_id = :batch_id
-RETURNING stage_run_id, attempt, set_config('application_name', concat_ws(' ', 'tdp', stage, batch_id), false);
+RETURNING stage_run_id, attempt, (SELECT exclusive FROM stages WHERE stage = :stage) AS exclusive,
+          set_config('application_name', concat_ws(' ', 'tdp', stage, batch_id), false);
 
 -- name: stage_position^
 SELECT position, exclusive FROM stages WHERE stage = :stage;
