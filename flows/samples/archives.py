@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Callable
 
@@ -165,7 +166,8 @@ def _cut_json(maker: Maker) -> Packed:
     text = export.files["result.json"]
     text = text[: int(len(text) * _CUT)]
     export.files["result.json"] = text
-    export.messages = text.count(b"\n  },\n") if maker.wish.messages else 0
+    # The cut may be just behind a message, before its comma.
+    export.messages = len(re.findall(rb"\n  \}(?=,\n|,?\Z)", text)) if maker.wish.messages else 0
     return Packed("interrupted.zip", zipped(_below(export)), export)
 
 
