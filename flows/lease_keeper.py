@@ -58,7 +58,8 @@ class LeaseKeeper:
         try:
             async with get_client() as client, await connect(self._url, "tdp leases", patience=0) as session:
                 rows = await fetch(session, "take_parked", lease_ids=mine)
-                await asyncio.gather(*(slot.release(client, row["lease_id"], self._log) for row in rows))
+                for row in rows:  # at once, they would wait for each other in the server's database
+                    await slot.release(client, row["lease_id"], self._log)
         except DatabaseUnavailable as error:
             self._log.warning("Slots left for the next run will expire: %s", error)
 

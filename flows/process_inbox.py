@@ -100,11 +100,13 @@ async def ready_to_report() -> AsyncIterator[None]:
 async def report(run_id: UUID, runtime: Runtime) -> None:
     """Write the run's artifacts: what it did, and the picture of its lanes, which the monitor serves."""
     done = await runtime.query(lambda connection: summary(connection, run_id))
-    await acreate_markdown_artifact(
-        summary_markdown(done), key="process-inbox-summary", description="What this run did"
-    )
-    await acreate_image_artifact(
-        f"http://127.0.0.1:{runtime.settings.monitor_port}/timeline.svg?run={run_id}",
-        key="process-inbox-timeline",
-        description="Who worked and who waited when; served by the monitor",
+    await asyncio.gather(
+        acreate_markdown_artifact(
+            summary_markdown(done), key="process-inbox-summary", description="What this run did"
+        ),
+        acreate_image_artifact(
+            f"http://127.0.0.1:{runtime.settings.monitor_port}/timeline.svg?run={run_id}",
+            key="process-inbox-timeline",
+            description="Who worked and who waited when; served by the monitor",
+        ),
     )

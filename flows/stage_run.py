@@ -34,6 +34,10 @@ async def run_stage(
     output = runtime.directory(batch.batch_id, stage)
     if stage == "extract":
         await _fill_input(batch, runtime.input_of(stage, batch.batch_id))
+    # Of a run that died after its work was done. Nobody else writes here: its processes held the batch too.
+    result = read_result(output)
+    if result is None:
+        await asyncio.to_thread(discard, output)
     async with (
         batch.gate_session() as session,
         gate(
@@ -49,9 +53,7 @@ async def run_stage(
             hold=[batch.socket],
         ) as held,
     ):
-        result = read_result(output)  # a run that died after its work was done
         if result is None:
-            await asyncio.to_thread(discard, output)
             argv, timeout = runtime.argv(stage, batch.batch_id), runtime.timeout(stage)
             done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
             source = runtime.input_of(stage, batch.batch_id)

@@ -66,7 +66,7 @@ async def use_sleeping_stages(sleeps: dict[str, float]) -> None:
     from blocks import StageCommand
 
     for stage, seconds in sleeps.items():
-        command = ["sh", "-c", f"sleep {seconds} && mkdir {{output}} && touch {{output}}/rows"]
+        command = ["sh", "-c", f"mkdir {{output}} && : > {{output}}/rows && exec sleep {seconds}"]
         await StageCommand(command=command).save(stage, overwrite=True)
 
 

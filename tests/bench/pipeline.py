@@ -27,7 +27,7 @@ def installed() -> Iterator[Installation]:
         settings = Settings(home=Path(home), server_port=services.free_port())
         with services.installation(settings) as running:
             os.environ.update(services.environment(settings))
-            os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
+            os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"
             from deployments.apply import apply_basics
 
             asyncio.run(apply_basics(settings))
