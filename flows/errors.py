@@ -18,6 +18,10 @@ class StageFailed(Retryable):
     """A stage's process ended with an error. The tail of its stderr is in the message and in the ledger."""
 
 
+class StageCrashed(StageFailed):
+    """A stage's process ended by a fault of its own: no exit, and no signal from outside."""
+
+
 class StageTimedOut(Retryable):
     """A stage ran past its time-out and its whole process group was ended."""
 

@@ -9,12 +9,13 @@ from uuid import UUID
 
 import msgspec
 
-from flows.errors import StageFailed
+from flows.errors import StageCrashed, StageFailed, StageTimedOut
 from flows.gate import gate
 from flows.ledger.batches import OwnedBatch
 from flows.runtime import Runtime
 from flows.slot import Log
 from flows.stages.contract import FileOutcome, Result, entry_id, read_result, write_result
+from flows.stages.suspects import begin, suspect
 from flows.workdir import discard
 
 
@@ -38,6 +39,7 @@ async def run_stage(
     result = read_result(output)
     if result is None:
         await asyncio.to_thread(discard, output)
+        begin(output)
     async with (
         batch.gate_session() as session,
         gate(
@@ -55,7 +57,11 @@ async def run_stage(
     ):
         if result is None:
             argv, timeout = runtime.argv(stage, batch.batch_id), runtime.timeout(stage)
-            done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
+            try:
+                done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
+            except (StageCrashed, StageTimedOut) as error:
+                suspect(output, str(error))
+                raise
             source = runtime.input_of(stage, batch.batch_id)
             result = read_result(output) or _adopt(stage, source, output, done.stdout)
         held.counts = result.counts

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from flows.stages.contract import MANIFEST, read_result
+from flows.stages.suspects import acquit
 
 STAGES = ("extract", "convert", "store")
 
@@ -28,6 +29,7 @@ def discard_outputs(batch: Path, kept: list[str]) -> None:
     for stage in STAGES:
         if stage not in kept:
             discard(batch / stage)
+            acquit(batch / stage)
 
 
 def discard(output: Path) -> None:

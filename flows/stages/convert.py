@@ -8,6 +8,7 @@ manifest counts ``chats``, ``messages`` and ``bytes_in``.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -26,6 +27,7 @@ from flows.stages.contract import (
     write_result,
 )
 from flows.stages.lean import spare_imports
+from flows.stages.suspects import guarded
 
 if TYPE_CHECKING:
     from flows.exports.reading import Reading
@@ -68,7 +70,7 @@ def convert(source: Path, output: Path) -> Result:
         result = Result(stage="convert")
         with RowWriter(partial) as writer:
             for entry in _entries(source):
-                outcome = _convert_file(entry, writer)
+                outcome = guarded(output, entry.name, functools.partial(_convert_file, entry, writer))
                 result.files.append(outcome)
                 for name, number in outcome.counts.items():
                     result.counts[name] = result.counts.get(name, 0) + number

@@ -9,6 +9,7 @@ at the paths they had in the archive. Media is not unpacked but listed: a JSON l
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import resource
 import shutil
@@ -25,6 +26,7 @@ from flows.stages.archives import Member
 from flows.stages.contract import FileOutcome, Result, new_output, print_result, read_result, write_result
 from flows.stages.entry import Entry
 from flows.stages.limits import Budget, Limits
+from flows.stages.suspects import guarded
 from flows.stages.unpacking import Unpacking
 
 MEDIA_LIST = "media.jsonl"
@@ -66,7 +68,9 @@ def extract(source: Path, output: Path, limits: Limits, *, media: bool = False) 
         result = Result(stage="extract")
         with (partial / MEDIA_LIST).open("wb") as media_list:
             for entry in sorted(source.iterdir()):
-                outcome = _extract_file(entry, partial / entry.name, limits, media_list, media=media)
+                target = partial / entry.name
+                work = functools.partial(_extract_file, entry, target, limits, media_list, media=media)
+                outcome = guarded(output, entry.name, work)
                 result.files.append(outcome)
                 for name, number in outcome.counts.items():
                     result.counts[name] = result.counts.get(name, 0) + number

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from flows.errors import StageFailed, StageMisconfigured, StageTimedOut
+from flows.errors import StageCrashed, StageFailed, StageMisconfigured, StageTimedOut
 from flows.stages.contract import PERMANENT
 
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 #: Of each stream only the end is kept: a flood costs no memory. Enough for the result line of 1,000 files.
 TAIL_BYTES = 1 << 20
 _ERROR_CHARS = 4_000
+#: What a program brings upon itself.
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 #: Seconds given to what SIGKILL has ended to be gone in fact.
 _GRACE = 1.0
 
@@ -101,8 +103,8 @@ class Supervisor:
         time-out, on cancellation and on our own death the whole tree is killed; when this returns or raises,
         no process of it is left.
 
-        Raises StageTimedOut, StageFailed (any non-zero end, with the tail of stderr) or StageMisconfigured
-        (an exit status that no retry can mend).
+        Raises StageTimedOut, StageFailed (any non-zero end, with the tail of stderr), of these StageCrashed
+        for a fault in the program, or StageMisconfigured (an exit status that no retry can mend).
         """
         with contextlib.suppress(BrokenPipeError):  # a supervisor killed already: _wait() tells
             os.write(self._lifeline, json.dumps({"argv": [*argv], "memory": memory}).encode() + b"\n")
@@ -120,7 +122,8 @@ class Supervisor:
             return Finished(stdout, stderr)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         reason = stderr.strip()[-_ERROR_CHARS:] or "nothing on stderr"
-        raise (StageMisconfigured if code in PERMANENT else StageFailed)(
+        kind = StageCrashed if -code in _CRASHES else StageFailed
+        raise (StageMisconfigured if code in PERMANENT else kind)(
             f"{Path(argv[0]).name} failed ({how}): {reason}"
         )
 

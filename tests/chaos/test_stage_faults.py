@@ -16,6 +16,12 @@ from flows.samples import write_samples
 
 matrix = pytest.mark.matrix
 MISBEHAVING = Path(__file__).parents[1] / "programs" / "misbehaving.py"
+AGAIN = """
+import asyncio
+from flows.backfill import backfill
+asyncio.run(backfill(["batch_000001"], from_stage="{}"))
+"""
+POISONED = MISBEHAVING.with_name("poisoned.py")
 #: How it misbehaves, in which stage, and what the ledger says of that.
 FAULTS = [
     ("hang", "convert", "TIMED_OUT", "ran longer than"),
@@ -50,6 +56,43 @@ def test_misbehaving_stage(plant: Plant, how: str, stage: str, outcome: str, err
     if (mark / "pids").exists():
         pids = [int(pid) for pid in (mark / "pids").read_text().split()]
         assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("how", "stage"),
+    [
+        ("crash", "convert"),
+        *(pytest.param(*case, marks=matrix) for case in [("hang", "convert"), ("crash", "extract")]),
+    ],
+)
+def test_a_file_that_ends_the_program_twice_is_left_out(plant: Plant, how: str, stage: str) -> None:
+    plant.expected = write_samples(plant.settings.inbox, files=3, messages=30, seed=3)
+    poison = sorted(plant.expected.by_file)[1]
+    argv = [sys.executable, str(POISONED), how, stage, poison, "{input}", "{output}"]
+    plant.configure_stages({stage: argv}, **{f"{stage}_timeout_minutes": 0.1 if how == "hang" else 5})
+    flow = plant.start_flow(FLOW.replace("batch_size=2", ""))
+    assert flow.wait(150) == 0, plant.logs()
+    files = plant.query(
+        "SELECT name, f.status, f.error FROM source_files JOIN batch_files f USING (source_id)"
+    )
+    assert {file["name"]: file["status"] for file in files} == {
+        name: "QUARANTINED" if name == poison else "STORED" for name in plant.expected.by_file
+    }
+    (reason,) = [file["error"] for file in files if file["error"]]
+    assert f"it ended the {stage} program 2 times, the last time so: " in reason
+    assert ("SIGSEGV" if how == "crash" else "ran longer than") in reason
+    ends = plant.query("SELECT outcome FROM stage_runs WHERE stage = %s ORDER BY stage_run_id", stage)
+    once = "FAILED" if how == "crash" else "TIMED_OUT"
+    assert [end["outcome"] for end in ends] == [once, once, "COMPLETED"]
+    plant.assert_nothing_left_behind()
+
+    # Asked to try again, with a program that can read it.
+    plant.configure_stages({})
+    assert plant.start_flow(AGAIN.format(stage)).wait(120) == 0, plant.logs()
+    assert plant.query("SELECT DISTINCT status, error FROM batch_files") == [
+        {"status": "STORED", "error": None}
+    ]
+    assert plant.query("SELECT count(*) AS n FROM messages") == [{"n": plant.expected.messages}]
 
 
 def _may_mount() -> bool:
