@@ -147,8 +147,11 @@ def _only_one(settings: Settings) -> Iterator[None]:
 
 
 def _stop_leftovers(settings: Settings) -> None:
-    for service in reversed(record.read(settings)["services"].values()):
-        process = record.find(service)
+    services = record.read(settings)["services"]
+    # PostgreSQL is what the others stand on, also when it was started anew after them.
+    for name in sorted(services, key="postgres".__eq__):
+        process = record.find(services[name])
         if process is not None:
-            stop(process, signal.Signals(service["stop_signal"]), grace=30)
+            grace = 30 if name == "postgres" else 10  # requests that wait for the database can hold the rest up
+            stop(process, signal.Signals(services[name]["stop_signal"]), grace)
     record.path(settings).unlink(missing_ok=True)
