@@ -152,6 +152,6 @@ def _stop_leftovers(settings: Settings) -> None:
     for name in sorted(services, key="postgres".__eq__):
         process = record.find(services[name])
         if process is not None:
-            grace = 30 if name == "postgres" else 10  # requests that wait for the database can hold the rest up
+            grace = 30 if name == "postgres" else 10  # a request that waits for it can hold the server up
             stop(process, signal.Signals(services[name]["stop_signal"]), grace)
     record.path(settings).unlink(missing_ok=True)
