@@ -122,6 +122,8 @@ async def _dead_runs(client: PrefectClient, ledger: Session) -> list[UUID]:
         sort=FlowRunSort.START_TIME_ASC,
         limit=_PAGE,
     )
+    if not begun:
+        return []
     now = await _server_time(client)
     locks = await _locks(client, [run for run in begun if _is_settled(run, now)])
     living = await fetch(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 #: Measured by `make hosts`. CPU seconds of a flow process with its stages, and of the API for a request;
 #: requests and connections (PostgreSQL) of a batch; requests a second of a recovery.
-START_CPU, REQUEST_CPU, REQUESTS, CONNECTIONS, RECOVERY = 5.1, 0.016, 60, 3, 0.5
+START_CPU, REQUEST_CPU, REQUESTS, CONNECTIONS, RECOVERY = 5.1, 0.016, 60, 3, 0.7
 #: Seconds between two looks of a parent for ended children.
 PARENT_LOOKS = 1.0
 
