@@ -56,6 +56,7 @@ class Fence:
     async def prove_alive(self) -> None:
         """Return never; raise GateLost once the session gives no sign of life in time."""
         while True:
+            await asyncio.sleep(_PROOF_EVERY)
             # Not asyncio.timeout: cut off from its server, psycopg first tries for up to 5 s to cancel the
             # query. Not wait_for: before Python 3.12 it loses a cancellation that meets the answer, and the
             # gate would wait for this guard for ever.
@@ -70,7 +71,6 @@ class Fence:
                 raise GateLost(f"the fence's database session was lost: {error}") from error
             finally:
                 proof.cancel()
-            await asyncio.sleep(_PROOF_EVERY)
 
 
 @asynccontextmanager
