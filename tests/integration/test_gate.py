@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 
 from flows.errors import GateLost, LimitMissing
 from flows.gate import gate
+from flows.lease_keeper import leases_kept
 from flows.settings import Settings
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
@@ -206,6 +207,37 @@ async def test_a_slot_leaked_by_a_lost_answer_is_taken_back(
     await asyncio.wait_for(_pass(installation, batches[0]), 20)
     assert time.monotonic() - began < 15
     assert await active(client, "extract") == 0
+
+
+async def test_a_lease_is_left_for_the_next_run_and_given_back_with_the_flow(
+    installation: Settings, batches: list[str], client: PrefectClient
+) -> None:
+    left = "SELECT stage FROM parked_leases"
+    async with leases_kept(installation.database, LOG):
+        for batch_id in batches[:3]:
+            await _pass(installation, batch_id)
+            assert query(installation, left) == [{"stage": "extract"}]
+            assert await active(client, "extract") == 1
+        await asyncio.gather(*(_pass(installation, batch_id, "store") for batch_id in batches[:3]))
+    leases = query(
+        installation, "SELECT count(DISTINCT lease_id) AS n FROM stage_runs WHERE stage = 'extract'"
+    )
+    assert leases == [{"n": 1}]
+    assert query(installation, left) == []
+    assert (await active(client, "extract"), await active(client, "store")) == (0, 0)
+
+
+async def test_a_lease_that_nobody_comes_for_is_given_back(
+    installation: Settings, batches: list[str], client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.lease_keeper.HAND_ON_WITHIN", 0.1)
+    monkeypatch.setattr("flows.lease_keeper._LOOK_EVERY", 0.05)
+    async with leases_kept(installation.database, LOG):
+        await _pass(installation, batches[0])
+        await until(lambda: query(installation, "SELECT 1 FROM parked_leases") == [])
+        async with asyncio.timeout(15):
+            while await active(client, "extract"):
+                await asyncio.sleep(0.01)
 
 
 async def test_stores_run_five_at_a_time(installation: Settings, batches: list[str]) -> None:

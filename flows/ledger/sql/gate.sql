@@ -29,7 +29,8 @@ SELECT pg_advisory_unlock(:space, :key);
 
 -- name: open_fence_to_lease^
 -- Whoever comes next finds the lease already. Where none is left, it is given back to the server before.
-SELECT EXISTS (SELECT FROM parked_leases WHERE lease_id = :lease_id) AND pg_advisory_unlock(:space, :key) AS opened;
+SELECT CASE WHEN EXISTS (SELECT FROM parked_leases WHERE lease_id = :lease_id)
+            THEN pg_advisory_unlock(:space, :key) ELSE false END AS opened;
 
 -- name: in_the_way
 -- Who holds the slots that this run waits for, the oldest first.
