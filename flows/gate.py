@@ -104,7 +104,10 @@ async def gate(
             waiting_shown(stage, run_id, database_url, log) as over,
             _release_logged(noun, over, log),
         ):
-            slots = 1 if run["exclusive"] else _limits.get(stage) or await slot.limit_of(client, stage)
+            slots = 1
+            if not run["exclusive"]:
+                # A limit of 0 is a pause: the first in the queue waits for the server, not for a fence.
+                slots = _limits.get(stage) or await slot.limit_of(client, stage) or 1
             async with (
                 fence(session, stage, slots, yielding=yielding, then="enter_gate", **entering) as closed,
                 _recorded(database_url, session, run_id),  # once more: a row is closed while its fence is
@@ -168,11 +171,13 @@ async def _slot(
     it is given back and taken anew, so that an operator who changes the limit is obeyed.
     """
     (entry,) = closed.entered
-    while entry["dead"]:
+    while True:
+        for aged in entry["aged"]:
+            await slot.release(client, aged, log)
+        if not entry["dead"]:
+            break
         await _close_dead_runs(client, closed, entry["dead"], log)
         entry = await fetch_one(closed.session, "enter_gate", **closed.place, **entering)
-    for aged in entry["aged"]:
-        await slot.release(client, aged, log)
     if entry["lease_id"]:
         lease = _Lease(entry["lease_id"], entry["taken_at"])
     else:

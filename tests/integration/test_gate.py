@@ -260,15 +260,22 @@ async def test_stores_run_five_at_a_time(installation: Settings, batches: list[s
     assert slots == [{"n": 5}]
 
 
+@pytest.mark.parametrize(("stage", "limit"), [("extract", 1), ("store", 5)])
 async def test_a_paused_limit_holds_everybody_until_it_is_back(
-    installation: Settings, batches: list[str], client: PrefectClient
+    stage: str,
+    limit: int,
+    installation: Settings,
+    batches: list[str],
+    client: PrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await client.update_global_concurrency_limit("extract", GlobalConcurrencyLimitUpdate(limit=0))
-    waiting = asyncio.create_task(_pass(installation, batches[0]))
+    monkeypatch.setattr("flows.gate._limits", {})
+    await client.update_global_concurrency_limit(stage, GlobalConcurrencyLimitUpdate(limit=0))
+    waiting = asyncio.create_task(_pass(installation, batches[0], stage))
     await until(lambda: query(installation, "SELECT 1 FROM stage_runs WHERE fenced_at IS NOT NULL"))
     done, _ = await asyncio.wait([waiting], timeout=1)
     assert not done
-    await client.update_global_concurrency_limit("extract", GlobalConcurrencyLimitUpdate(limit=1))
+    await client.update_global_concurrency_limit(stage, GlobalConcurrencyLimitUpdate(limit=limit))
     await asyncio.wait_for(waiting, 10)
 
 
