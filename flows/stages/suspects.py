@@ -29,8 +29,11 @@ def guarded(output: Path, name: str, work: Callable[[], FileOutcome]) -> FileOut
             f" `--from {output.name}`"
         )
         return FileOutcome(name, "quarantined", reason)
-    _at(output).write_text(name)
-    return work()
+    try:
+        _at(output).write_text(name)
+        return work()
+    finally:
+        _at(output).unlink(missing_ok=True)
 
 
 def begin(output: Path) -> None:
