@@ -1,6 +1,6 @@
 # make demo    install, then do the whole job on 50 sample exports and check every row
 # make test    install, then lint and the whole test suite, on services of its own
-# make chaos   every fault in every stage (make test has each fault in one)
+# make chaos   every fault in every stage (make test has most of them in one)
 # make soak    MINUTES=60 of steady load and random faults, then proof that nothing was lost or done twice
 # make hosts   three hosts in network namespaces, one cut off in mid-extract (root, iproute2, redis-server)
 # make fuzz    hostile bytes for the readers, MINUTES=10 for each (atheris; Linux)

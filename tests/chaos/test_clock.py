@@ -17,11 +17,10 @@ WHERE NOT (queued_at <= fenced_at AND fenced_at <= started_at AND started_at <= 
 """
 
 
+@matrix
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime (Debian: faketime) is not installed")
-@pytest.mark.parametrize("jump", ["+1h", pytest.param("-1h", marks=matrix)])
-@pytest.mark.parametrize(
-    "stage", [pytest.param("extract", marks=matrix), "convert", pytest.param("store", marks=matrix)]
-)
+@pytest.mark.parametrize("jump", ["+1h", "-1h"])
+@pytest.mark.parametrize("stage", ["extract", "convert", "store"])
 def test_clock_of_a_host_jumps(plant: Plant, stage: str, jump: str) -> None:
     plant.configure(**{stage: 1.0})
     (row,) = plant.query("SELECT clock_timestamp() AS began")

@@ -15,7 +15,6 @@ from flows.errors import GateLost
 from flows.gate import gate
 
 matrix = pytest.mark.matrix
-STAGES = (pytest.param("extract", marks=matrix), "convert", pytest.param("store", marks=matrix))
 LIMIT = "v2/concurrency_limits"
 AGAIN = """
 import asyncio
@@ -24,7 +23,8 @@ asyncio.run(backfill(status="FAILED"))
 """
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@matrix
+@pytest.mark.parametrize("stage", ["extract", "convert", "store"])
 def test_counts_and_limit_set_by_hand_under_holders(plant: Plant, stage: str) -> None:
     """Every holder of the stage finds another thing changed; at last nobody would get a slot any more."""
     plant.configure(files=8, **{stage: 1.0})
