@@ -16,7 +16,7 @@ from proxy import proxy
 
 from flows import services
 
-#: Each fault meets one stage in every run of the suite, and the others by `make chaos`.
+#: Most faults meet one stage in every run of the suite, and the others by `make chaos`.
 matrix = pytest.mark.matrix
 STAGES = (pytest.param("extract", marks=matrix), "convert", pytest.param("store", marks=matrix))
 STORE = (pytest.param("extract", marks=matrix), pytest.param("convert", marks=matrix), "store")
