@@ -22,6 +22,7 @@ from psycopg.rows import dict_row
 from flows.errors import GateLost, LimitMissing
 from flows.gate import gate
 from flows.lease_keeper import leases_kept
+from flows.ledger.session import connect, fetch
 from flows.settings import Settings
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
@@ -225,6 +226,24 @@ async def test_a_lease_is_left_for_the_next_run_and_given_back_with_the_flow(
     assert leases == [{"n": 1}]
     assert query(installation, left) == []
     assert (await active(client, "extract"), await active(client, "store")) == (0, 0)
+
+
+async def test_of_the_leases_left_a_run_takes_one_however_the_planner_reads_them(
+    installation: Settings, batches: list[str]
+) -> None:
+    """The youngest come first in the table, so for a loop over its rows each is the youngest in turn."""
+    left = (
+        "INSERT INTO parked_leases SELECT 'store', n, gen_random_uuid(), now() - n * interval '1 s'"
+        " FROM generate_series(0, 4) AS n"
+    )
+    values = {"space": 1, "key": 1, "flow_run_id": None, "within": 60.0, "stage": "store", "slot": 0}
+    async with await connect(installation.database, "test") as session:
+        await session.execute(left)
+        for choice in ("hashagg", "sort", "material", "hashjoin", "mergejoin"):
+            await session.execute(f"SET enable_{choice} = off")
+        for remaining in (4, 3, 2, 1, 0):
+            assert len(await fetch(session, "enter_gate", stage_run_id=0, **values)) == 1
+            assert query(installation, "SELECT count(*) AS n FROM parked_leases") == [{"n": remaining}]
 
 
 async def test_a_lease_that_nobody_comes_for_is_given_back(

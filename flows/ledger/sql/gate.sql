@@ -42,7 +42,8 @@ ORDER BY fenced_at;
 -- A run is behind its fence. It starts at once if a lease is left for it that is young: an operator who pauses
 -- or changes the limit is obeyed within seconds. But first dead runs are cleared away. Whoever holds a fence
 -- knows: another unfinished run behind it has no living holder. Nor has one behind the fence of another slot
--- that nobody holds; who comes next need not come there.
+-- that nobody holds; who comes next need not come there. MATERIALIZED: a LIMIT that locks, within a loop of the
+-- planner's choice, would be asked for each row anew.
 WITH moment AS MATERIALIZED (
     SELECT clock_timestamp() AS now, clock_timestamp() - make_interval(secs => :within) AS old
 ), dead AS MATERIALIZED (
@@ -54,12 +55,13 @@ WITH moment AS MATERIALIZED (
           AND classid::bigint = :space AND objid::bigint = :key - :slot + slot))
 ), aged AS (
     DELETE FROM parked_leases USING moment WHERE stage = :stage AND taken_at <= old RETURNING lease_id
+), youngest AS MATERIALIZED (
+    SELECT lease_id FROM parked_leases, moment
+    WHERE stage = :stage AND taken_at > old AND NOT EXISTS (SELECT FROM dead)
+    ORDER BY taken_at DESC LIMIT 1 FOR UPDATE OF parked_leases SKIP LOCKED
 ), young AS (
-    DELETE FROM parked_leases WHERE (stage, slot) IN (
-        SELECT stage, slot FROM parked_leases, moment
-        WHERE stage = :stage AND taken_at > old AND NOT EXISTS (SELECT FROM dead)
-        ORDER BY taken_at DESC LIMIT 1 FOR UPDATE OF parked_leases SKIP LOCKED)
-    RETURNING lease_id, taken_at
+    DELETE FROM parked_leases USING youngest WHERE parked_leases.lease_id = youngest.lease_id
+    RETURNING parked_leases.lease_id, taken_at
 ), entered AS (
     UPDATE stage_runs SET fenced_at = now, slot = :slot, lease_id = young.lease_id,
         started_at = CASE WHEN young.lease_id IS NOT NULL THEN now END
