@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from uuid import UUID
 
@@ -39,10 +39,12 @@ class LeaseKeeper:
         """Look after a lease that was left in the ledger just now."""
         self._left[lease] = asyncio.get_running_loop().time()
 
-    async def watch(self) -> None:
-        """Return never; give back what is left alone for too long."""
-        while True:
-            await asyncio.sleep(_LOOK_EVERY)
+    async def watch(self, end: asyncio.Event) -> None:
+        """Give back what is left alone for too long, until ``end``."""
+        while not end.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY):
+                    await end.wait()
             now = asyncio.get_running_loop().time()
             # A lease that goes on from hand to hand is noted anew each time.
             if alone := [lease for lease, left in self._left.items() if now - left > HAND_ON_WITHIN]:
@@ -74,11 +76,12 @@ async def leases_kept(database_url: str, log: Log) -> AsyncIterator[None]:
     """Let the stage runs of the body, and of its subflows, leave their leases on spec."""
     keeper = LeaseKeeper(database_url, log)
     token = _current.set(keeper)
-    watching = asyncio.create_task(keeper.watch())
+    end = asyncio.Event()
+    watching = asyncio.create_task(keeper.watch(end))
     try:
         yield
     finally:
         _current.reset(token)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        end.set()  # not cancelled: a lease that it has taken up and not given back would have to expire
+        await watching
         await keeper.give_back()

@@ -193,7 +193,7 @@ class Installed:
 
     def works(self) -> list[psutil.Process]:
         """Return the processes of obstructed stages."""
-        return [process for process in self.processes() if process.cmdline()[1] == str(OBSTRUCTED)]
+        return [process for process in self.processes() if str(OBSTRUCTED) in process.cmdline()[1:2]]
 
     def until(self, condition: Callable[[], T], seconds: float = 90.0) -> T:
         """Return what is true at last; what other processes do is only to be seen by looking."""

@@ -142,7 +142,7 @@ def test_a_task_that_waits_says_for_whom_and_cancel_ends_both(page: Page, up: In
     expect(page.get_by_text("Waiting for extract", exact=True).first).to_be_visible()
     expect(page.get_by_text(held)).to_be_visible()
 
-    (work,) = up.works()
+    (work,) = up.until(up.works)
     open_run(page, up, parent)
     expect(page.get_by_text("Running", exact=True).first).to_be_visible()
     choose(page, "Cancel", "Cancel Flow Run")
