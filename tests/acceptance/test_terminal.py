@@ -92,9 +92,3 @@ def _end(up: Installed, how: signal.Signals) -> None:
     for port in (up.settings.server_port, up.settings.monitor_port):
         assert services.is_free(up.settings.server_host, port)
     assert services.running(up.settings) is None
-
-
-def test_demo(installed: Installed) -> None:
-    told = installed.type("tdp", "demo", "--files", "12", "--messages", "20")
-    assert "Every row is in PostgreSQL" in told
-    assert "Completed" in told
