@@ -83,5 +83,7 @@ async def leases_kept(database_url: str, log: Log) -> AsyncIterator[None]:
     finally:
         _current.reset(token)
         end.set()  # not cancelled: a lease that it has taken up and not given back would have to expire
-        await watching
-        await keeper.give_back()
+        try:
+            await watching
+        finally:
+            await keeper.give_back()
