@@ -2,7 +2,8 @@
 
 Contract: inside ``gate(stage, ...)`` at most one run of an exclusive stage exists in all processes and on all
 hosts, and it stays true after any process has died, because the fence stays closed until the last process
-that works behind it is gone. A dead holder's slot is given back by whoever comes next, at once.
+that works behind it is gone. A dead holder's slot is given back by whoever comes next, at once. A holder that
+lost no more than its session (PostgreSQL was restarted) is given the seconds in which it learns of that.
 
 Pitfalls: give :attr:`Held.socket` to every process that works behind the gate, or the fence opens with the
 flow. Use it inside a task's body, never around a retry delay or a child run: others would wait for nothing.
@@ -21,6 +22,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import psutil
 from prefect.client.orchestration import PrefectClient, get_client
 from psycopg.types.json import Jsonb
 
@@ -35,6 +37,9 @@ from flows.waiting import waiting_shown
 
 _NOUN = {"extract": "extraction", "convert": "conversion", "store": "store"}
 _CLOSED = "another run closed this one as LOST"
+#: Seconds within which a run that has lost its session, and that alone, has ended and closed its row: it
+#: looks at its session every second. Until then whoever comes next looks again and again.
+_LOSS_KNOWN_WITHIN, _LOOK_AGAIN = 3.0, 0.05
 #: Sizes of the limits as the server last told this process; only gates with slots look at them.
 _limits: dict[str, int] = {}
 
@@ -171,12 +176,16 @@ async def _slot(
     it is given back and taken anew, so that an operator who changes the limit is obeyed.
     """
     (entry,) = closed.entered
+    deadline = asyncio.get_running_loop().time() + _LOSS_KNOWN_WITHIN
     while True:
         for aged in entry["aged"]:
             await slot.release(client, aged, log)
         if not entry["dead"]:
             break
-        await _close_dead_runs(client, closed, entry["dead"], log)
+        if any(map(_may_live, entry["dead"])) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_LOOK_AGAIN)
+        else:
+            await _close_dead_runs(client, closed, entry["dead"], log)
         entry = await fetch_one(closed.session, "enter_gate", **closed.place, **entering)
     if entry["lease_id"]:
         lease = _Lease(entry["lease_id"], entry["taken_at"])
@@ -225,6 +234,15 @@ async def _guarded(*guards: Coroutine[None, None, None]) -> AsyncIterator[None]:
             task.remove_done_callback(on_end)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _may_live(run: dict[str, Any]) -> bool:
+    """Tell whether a run that lost its fence may have lost nothing else: its process is there, or far."""
+    if run["host"] != socket.gethostname():
+        return True
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(run["pid"]).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 async def _close_dead_runs(client: PrefectClient, held: Fence, dead: list[dict[str, Any]], log: Log) -> None:

@@ -182,6 +182,37 @@ async def test_a_lost_session_ends_the_work(installation: Settings, batches: lis
     assert [row["outcome"] for row in query(installation, "SELECT outcome FROM stage_runs")] == ["FAILED"]
 
 
+async def test_a_run_that_lost_its_session_has_ended_before_the_next_begins(
+    installation: Settings, batches: list[str], client: PrefectClient
+) -> None:
+    """Restarted, PostgreSQL opens the fence at once; the run learns of it up to a second later."""
+    at: dict[str, float] = {}
+
+    async def first() -> None:
+        async with enter(installation, "extract", batches[0]):
+            at["begin"] = time.monotonic()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                at["end"] = time.monotonic()
+
+    async def second() -> None:
+        async with enter(installation, "extract", batches[1]):
+            at["next"] = time.monotonic()
+
+    holder, waiting = asyncio.create_task(first()), asyncio.create_task(second())
+    await until(lambda: at and query(installation, "SELECT 1 FROM pg_locks WHERE NOT granted"))
+    terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+    query(installation, terminate, f"tdp extract {batches[0]}")
+    with pytest.raises(GateLost, match="session"):
+        await holder
+    await waiting
+    assert at["end"] < at["next"]
+    assert await active(client, "extract") == 0
+    outcomes = query(installation, "SELECT outcome FROM stage_runs ORDER BY stage_run_id")
+    assert [row["outcome"] for row in outcomes] == ["FAILED", "COMPLETED"]
+
+
 @pytest.mark.parametrize("times", [1, 2])
 async def test_cancelling_a_waiting_run_leaves_no_lock(
     times: int, installation: Settings, batches: list[str], client: PrefectClient
