@@ -37,7 +37,7 @@ from psycopg.rows import DictRow
 from flows.errors import BatchBusy, BatchesFailed, BatchFailed, DeploymentMissing
 from flows.lease_keeper import leases_kept
 from flows.ledger.session import connect, fetch_one
-from flows.process_batch import process_batch
+from flows.process_batch import process_batch, stopped_by
 from flows.runtime import Runtime
 from flows.settings import FanOut
 from flows.slot import Log
@@ -95,6 +95,8 @@ async def _process(batch_id: str, outcomes: Outcomes, run: Run) -> None:
     except BatchBusy:
         outcomes.busy.append(batch_id)
     except Exception as error:
+        if stop := stopped_by(error):
+            raise stop from None
         outcomes.failed[batch_id] = f"{type(error).__name__}: {error}"
 
 

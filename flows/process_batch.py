@@ -12,6 +12,7 @@ from prefect import Task, flow, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run, task_run
 from prefect.tasks import exponential_backoff
 
@@ -104,14 +105,30 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
         await batch.complete()
     except BatchBusy:
         raise
-    except Exception as error:
-        await batch.fail(f"{type(error).__name__}: {error}", UUID(flow_run.get_id()))
-        raise
-    except BaseException:  # cancelled: any other run may take it from here
+    except BaseException as error:
+        stop = stopped_by(error)
+        if stop is None:
+            await batch.fail(f"{type(error).__name__}: {error}", UUID(flow_run.get_id()))
+            raise
+        # Any other run may take it from here.
         await asyncio.shield(asyncio.ensure_future(batch.requeue()))
-        raise
+        raise stop from None
     finally:
         await _write_timings(batch, runtime)
+
+
+def stopped_by(error: BaseException) -> BaseException | None:
+    """Return what ends the whole run, if ``error`` is that or has come of it; None if it is a batch's own.
+
+    Prefect raises on SIGTERM wherever the process is just then. In the start of a task its engine raises
+    another error over that, and a cancelled run would go on to its end.
+    """
+    if not isinstance(error, Exception):
+        return error
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, TerminationSignal):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 async def _write_timings(batch: OwnedBatch, runtime: Runtime) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from prefect import Task
 from prefect.client.orchestration import get_client
+from prefect.exceptions import TerminationSignal
 from psycopg.rows import dict_row
 
 from blocks import PIPELINE, PipelineConfig, StageCommand
@@ -142,6 +145,30 @@ async def test_a_command_that_cannot_work_is_not_tried_again(installation: Setti
 
 
 @pytest.mark.usefixtures("copying_stages")
+async def test_a_run_that_is_stopped_as_a_task_starts_leaves_its_batch_to_others(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's engine, hit by the signal in the making of a task run, raises a ValueError over it."""
+    drop(installation, 1)
+    make = Task.create_local_run
+
+    async def hit(self: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.name == "convert":
+            raise TerminationSignal(signal.SIGTERM)
+        return await make(self, *args, **kwargs)
+
+    monkeypatch.setattr(Task, "create_local_run", hit)
+    ours = signal.signal(signal.SIGTERM, lambda *_: None)  # in the end Prefect sends it on
+    try:
+        with pytest.raises(TerminationSignal):
+            await process_inbox(str(installation.inbox))
+    finally:
+        signal.signal(signal.SIGTERM, ours)
+    assert rows(installation, "SELECT status FROM batch_processing") == [{"status": "QUEUED"}]
+    monkeypatch.undo()
+    assert (await process_inbox(str(installation.inbox)))["completed"] == 1
+
+
 async def test_half_an_output_with_status_0_is_no_output(installation: Settings) -> None:
     await configure(task_retries=0)
     await command("extract", "print('done, he says')")
