@@ -227,6 +227,8 @@ async def _guarded(*guards: Coroutine[None, None, None]) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if lost and body.uncancel() <= cancelling:
+            if not isinstance(lost[0], Exception):
+                raise lost[0] from None  # SIGTERM, which Prefect raises wherever the process is just then
             raise GateLost(str(lost[0])) from lost[0]
         raise
     finally:

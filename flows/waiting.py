@@ -43,6 +43,8 @@ async def waiting_shown(
         (problem,) = await asyncio.gather(showing, return_exceptions=True)
         if isinstance(problem, Exception):
             log.warning("That this task waited could not be shown: %r", problem)
+        elif problem and not isinstance(problem, asyncio.CancelledError):
+            raise problem  # SIGTERM, which Prefect raises wherever the process is just then
 
 
 async def _show(
