@@ -26,8 +26,8 @@ test: lint
 
 # Every fault in every stage, and the services of systemd's units as an installation of their own.
 chaos: $(INSTALLED)
-	.venv/bin/pytest tests/chaos tests/integration/test_fan_out.py tests/integration/test_split_services.py \
-		tests/unit/test_corpus.py -m "matrix or not matrix" $(ARGS)
+	.venv/bin/pytest tests/chaos tests/integration/test_fan_out.py tests/integration/test_services.py \
+		tests/integration/test_split_services.py tests/unit/test_corpus.py -m "matrix or not matrix" $(ARGS)
 
 soak: MINUTES = 60
 soak: $(INSTALLED)

@@ -169,7 +169,8 @@ def test_server_restarted_while_slots_are_held(plant: Plant, stage: str, down: i
     plant.assert_nothing_left_behind(lost_leases=3)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@matrix  # in the suite, integration/test_gate.py has the slot that is taken back
+@pytest.mark.parametrize("stage", ALL)
 def test_answer_lost_after_a_slot_was_granted(plant: Plant, stage: str) -> None:
     plant.configure()
     with proxy(plant.settings.server_port, b"increment-with-lease", f'"names":["{stage}"]'.encode()) as lossy:

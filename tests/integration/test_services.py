@@ -119,6 +119,7 @@ def test_they_come_up_are_found_and_leave_nothing_behind(settings: Settings) -> 
     assert processes_of(settings) == []
 
 
+@pytest.mark.matrix  # in the suite, acceptance has Ctrl-C in mid-work
 def test_ctrl_c_takes_tdp_up_down_in_order(
     up: subprocess.Popen[str], settings: Settings, tmp_path: Path
 ) -> None:
