@@ -252,7 +252,7 @@ async def _close_dead_runs(client: PrefectClient, held: Fence, dead: list[dict[s
     for row in dead:
         if row["lease_id"]:
             await slot.release(client, UUID(row["lease_id"]), log)
-        error = f"its process (pid {row['pid']} on {row['host']}) died"
+        error = f"its process (pid {row['pid']} on {row['host']}) died or was cut off from PostgreSQL"
         await fetch(held.session, "close_dead_stage_run", stage_run_id=row["stage_run_id"], error=error)
         log.warning("Closed the %s run of %s as LOST: %s", held.stage, row["batch_id"], error)
 
