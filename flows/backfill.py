@@ -80,7 +80,7 @@ async def backfill(
         raise BatchesFailed(
             f"{len(named)} of {len(listed)} batches failed: {'; '.join(named[:_NAMED])}{more}"
         )
-    return {"batches": len(listed), "completed": len(outcomes.reports), "busy": len(outcomes.busy)}
+    return {"batches": len(listed), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
 
 
 async def _plan(

@@ -32,7 +32,6 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from psycopg.rows import DictRow
 
 from flows.errors import BatchBusy, BatchesFailed, BatchFailed, DeploymentMissing
 from flows.lease_keeper import leases_kept
@@ -57,9 +56,9 @@ _ENDED = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATE
 
 @dataclass
 class Outcomes:
-    """What became of the batches of one run, by batch id."""
+    """What became of the batches of one run: their ids, and of the failed ones the errors."""
 
-    reports: dict[str, DictRow] = field(default_factory=dict)
+    completed: list[str] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -74,7 +73,7 @@ async def run_all(batches: list[str], window: int, log: Log, run: Run) -> Outcom
             await asyncio.sleep(_FIRST_AHEAD + number * _LANES_APART)
         for batch_id in waiting:
             await _process(batch_id, outcomes, run)
-            done = len(outcomes.reports) + len(outcomes.busy) + len(outcomes.failed)
+            done = len(outcomes.completed) + len(outcomes.busy) + len(outcomes.failed)
             log.info("%d of %d batches done  failed=%d", done, len(batches), len(outcomes.failed))
 
     # Lanes end by themselves or because the run is cancelled. A TaskGroup would cancel them once more while
@@ -91,7 +90,7 @@ async def _process(batch_id: str, outcomes: Outcomes, run: Run) -> None:
             raise BatchesFailed(
                 f"Prefect handed over the result of {batch_report['batch_id']}; retry the run"
             )
-        outcomes.reports[batch_id] = batch_report
+        outcomes.completed.append(batch_id)
     except BatchBusy:
         outcomes.busy.append(batch_id)
     except Exception as error:
@@ -105,7 +104,7 @@ async def runner(how: FanOut | None, runtime: Runtime, log: Log) -> AsyncIterato
     """Yield what runs one batch of this parent run; ``how`` None is what the TDP pipeline block says."""
     if (how or runtime.config.fan_out) == "process":
         async with leases_kept(runtime.database_url, log):
-            yield process_batch
+            yield _run_here
         return
     async with get_client() as client:
         pool = _WorkPool(client, runtime, log)
@@ -115,6 +114,13 @@ async def runner(how: FanOut | None, runtime: Runtime, log: Log) -> AsyncIterato
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def _run_here(batch_id: str) -> dict[str, Any]:
+    # Whatever a subflow returns as its result, Prefect remembers until the parent ends: 10 kB a batch.
+    state = await process_batch(batch_id, return_state=True)
+    report: dict[str, Any] = await state.aresult()
+    return report
 
 
 class _WorkPool:

@@ -120,13 +120,16 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
 def stopped_by(error: BaseException) -> BaseException | None:
     """Return what ends the whole run, if ``error`` is that or has come of it; None if it is a batch's own.
 
-    Prefect raises on SIGTERM wherever the process is just then. In the start of a task its engine raises
-    another error over that, and a cancelled run would go on to its end.
+    Prefect raises on SIGTERM wherever the process is just then, and Ctrl-C cancels. In the start of a task
+    its engine raises another error over either, and a stopped run would go on to its end.
     """
     if not isinstance(error, Exception):
         return error
+    task = asyncio.current_task()
+    # A time-out and a lost gate come of cancellations too, but have taken them back.
+    cancelled = (asyncio.CancelledError,) if task and task.cancelling() else ()
     cause: BaseException | None = error
-    while cause and not isinstance(cause, TerminationSignal):
+    while cause and not isinstance(cause, (TerminationSignal, *cancelled)):
         cause = cause.__cause__ or cause.__context__
     return cause
 

@@ -54,7 +54,7 @@ async def process_inbox(
     if outcomes.failed:
         named = "; ".join(f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items())
         raise BatchesFailed(f"{len(outcomes.failed)} of {len(batches)} batches failed: {named}")
-    return {"batches": len(batches), "completed": len(outcomes.reports), "busy": len(outcomes.busy)}
+    return {"batches": len(batches), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
 
 
 async def plan(

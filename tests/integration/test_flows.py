@@ -145,22 +145,28 @@ async def test_a_command_that_cannot_work_is_not_tried_again(installation: Setti
 
 
 @pytest.mark.usefixtures("copying_stages")
+@pytest.mark.parametrize("stop", [TerminationSignal, asyncio.CancelledError])
 async def test_a_run_that_is_stopped_as_a_task_starts_leaves_its_batch_to_others(
-    installation: Settings, monkeypatch: pytest.MonkeyPatch
+    installation: Settings, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
 ) -> None:
-    """Prefect's engine, hit by the signal in the making of a task run, raises a ValueError over it."""
+    """Prefect's engine, hit by either in the making of a task run, raises a ValueError over it."""
     drop(installation, 1)
     make = Task.create_local_run
 
     async def hit(self: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.name == "convert":
-            raise TerminationSignal(signal.SIGTERM)
+            if stop is TerminationSignal:
+                raise TerminationSignal(signal.SIGTERM)
+            task = asyncio.current_task()
+            assert task
+            task.cancel()  # as Ctrl-C does
+            await asyncio.sleep(0)
         return await make(self, *args, **kwargs)
 
     monkeypatch.setattr(Task, "create_local_run", hit)
     ours = signal.signal(signal.SIGTERM, lambda *_: None)  # in the end Prefect sends it on
     try:
-        with pytest.raises(TerminationSignal):
+        with pytest.raises(stop):
             await process_inbox(str(installation.inbox))
     finally:
         signal.signal(signal.SIGTERM, ours)
