@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from prefect import Task
 from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from psycopg.rows import dict_row
 
@@ -181,6 +182,24 @@ async def test_half_an_output_with_status_0_is_no_output(installation: Settings)
     drop(installation, 1)
     with pytest.raises(BatchesFailed, match="left no output"):
         await process_inbox()
+
+
+@pytest.mark.usefixtures("copying_stages")
+async def test_a_run_keeps_nothing_of_batches_that_are_done(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each result of a subflow Prefect would remember whose it was, until the run ends: 10 kB a batch."""
+    remembered: list[int] = []
+
+    async def report(*_: object) -> None:
+        context = FlowRunContext.get()
+        assert context
+        remembered.append(len(context.run_results))
+
+    monkeypatch.setattr("flows.process_inbox.report", report)
+    drop(installation, 3)
+    assert (await process_inbox(batch_size=1))["completed"] == 3
+    assert remembered == [0]
 
 
 @pytest.mark.usefixtures("copying_stages")
