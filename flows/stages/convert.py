@@ -74,7 +74,7 @@ def convert(source: Path, output: Path) -> Result:
     entries = list(_entries(source))
     with new_output(output) as partial:
         result = Result(stage="convert")
-        with readers(_largest_json(entries)) as pool, RowWriter(partial) as writer:
+        with readers(_json_bytes(entries)) as pool, RowWriter(partial) as writer:
             for entry in entries:
                 outcome = guarded(output, entry.name, functools.partial(_convert_file, entry, writer, pool))
                 result.files.append(outcome)
@@ -95,10 +95,9 @@ def _entries(source: Path) -> Iterator[Path]:
             yield entry
 
 
-def _largest_json(entries: list[Path]) -> int:
-    """Return the size of the largest JSON file, in bytes."""
+def _json_bytes(entries: list[Path]) -> int:
     files = chain.from_iterable(entry.rglob("*.json") if entry.is_dir() else [entry] for entry in entries)
-    return max((file.stat().st_size for file in files), default=0)
+    return sum(file.stat().st_size for file in files)
 
 
 def _convert_file(entry: Path, writer: RowWriter, pool: Executor | None) -> FileOutcome:
