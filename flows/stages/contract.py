@@ -94,12 +94,13 @@ def _boot_id() -> str:
 
 
 def write_result(directory: Path, result: Result) -> None:
-    """Write the manifest into the (still temporary) output directory, flushed to disk."""
+    """Write the manifest into the (still temporary) output directory."""
     result.boot = _boot_id()
     with (directory / MANIFEST).open("wb") as file:
         file.write(msgspec.json.encode(result))
-        file.flush()
-        os.fsync(file.fileno())
+        if not result.boot:  # else a power cut ends its validity anyhow
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def print_result(result: Result) -> None:
