@@ -93,7 +93,7 @@ class Hosts:
             "PYTHONPATH": str(REDIS_PACKAGE),
         }
         self.seeds = {"TDP_FAN_OUT": containers["apply"]["environment"]["TDP_FAN_OUT"], "TDP_WINDOW": "8"}
-        self.lock = containers["redis"]["command"][-4:]
+        self.redis = [part.replace("$$", "$") for part in containers["redis"]["command"]]
 
     def _redis(self, value: str) -> str:
         if not value.startswith("redis://"):
@@ -154,8 +154,9 @@ class Hosts:
         """Start databases, API, services and recovery, and apply what the project needs."""
         self.namespace("hub", f"{HUB}")
         self._postgres()
-        redis = ["redis-server", "--bind", HUB, "--dir", str(self.settings.root), "--requirepass"]
-        self.start("hub", "redis", *redis, self.password, *self.lock)
+        *shell, script = self.redis
+        redis = f"{script} --bind {HUB} --dir {self.settings.root}"
+        self.start("hub", "redis", *shell, redis, REDIS_PASSWORD=self.password)
         self.call(BIN / "tdp", "migrate")
         prefect = [sys.executable, "-m", "prefect", "server"]
         self.start("hub", "api", *prefect, "start", "--no-services", **self.server)
