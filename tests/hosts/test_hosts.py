@@ -176,5 +176,6 @@ def test_hosts_work_at_the_pace_of_the_busiest_lane(hosts: Hosts, count: int) ->
     lanes = {row["stage"]: row for row in hosts.query(span)}
     print(*lanes.values(), sep="\n")  # noqa: T201
     print_costs(hosts, idle, batches)
-    assert lanes["extract"]["hosts"] == count
+    # A run is taken by whichever worker looks first: of three, one may come too late for all ten.
+    assert min(count, 2) <= lanes["extract"]["hosts"] <= count
     assert hosts.query("SELECT * FROM stage_overlaps") == []
