@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from flows.errors import BadInput
 from flows.exports import ids
-from flows.exports.parallel import in_order
 from flows.exports.reading import Chat, Reading
 from flows.exports.repair import Message, mended, parse
 from flows.exports.rows import BATCH, Rows
-from flows.exports.scan import LONGEST, Block, Malformed, Scanner
+from flows.exports.scan import LONGEST, Malformed, Scanner
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top of a whole account has.
@@ -33,28 +29,18 @@ class _Person(msgspec.Struct):
     user_id: int | None = None
 
 
-class _Read(NamedTuple):
-    """What a block came to: its batch, if it holds a message, and what was left out or mended."""
-
-    batch: pa.RecordBatch | None
-    without_id: int
-    lost: int
-    missing_commas: int
-
-
-def read_json(path: Path, reading: Reading, pool: Executor | None = None) -> Iterator[pa.RecordBatch]:
+def read_json(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
     """Yield the messages of a ``result.json`` in batches of MESSAGES; tell ``reading`` the rest.
 
-    Memory does not grow with the file. A file that breaks off or stops being JSON is read up to there. Given
-    a ``pool``, blocks are read there but for a chat's first one.
+    Memory does not grow with the file. A file that breaks off or stops being JSON is read up to there.
     """
     with path.open("rb", buffering=0) as file:
-        yield from _JsonReader(Scanner(file), reading, pool).batches()
+        yield from _JsonReader(Scanner(file), reading).batches()
 
 
 class _JsonReader:
-    def __init__(self, scanner: Scanner, reading: Reading, pool: Executor | None) -> None:
-        self._scanner, self._reading, self._pool = scanner, reading, pool
+    def __init__(self, scanner: Scanner, reading: Reading) -> None:
+        self._scanner, self._reading = scanner, reading
         self._rows = Rows("json", reading.source)
         self._account: str | None = None
 
@@ -110,8 +96,7 @@ class _JsonReader:
 
     def _messages(self, chat: Chat) -> Iterator[pa.RecordBatch]:
         settled = False
-        blocks = self._scanner.blocks()
-        for block in blocks:
+        for block in self._scanner.blocks():
             found = parse(block)
             if found.members and not settled:
                 self._settle(chat, found.members)
@@ -121,20 +106,6 @@ class _JsonReader:
             self._reading.without_id += self._rows.add(chat, found)
             if len(self._rows) >= BATCH:
                 yield self._rows.batch()
-            if settled and self._pool:
-                yield from self._side_by_side(self._pool, chat, blocks)
-
-    def _side_by_side(self, pool: Executor, chat: Chat, blocks: Iterator[Block]) -> Iterator[pa.RecordBatch]:
-        """Read the blocks that are left of a chat, which is settled."""
-        for read in in_order(pool, partial(_read_block, chat, self._reading.source), blocks):
-            self._reading.lost += read.lost
-            self._scanner.missing_commas += read.missing_commas
-            self._reading.without_id += read.without_id
-            if len(self._rows):
-                yield self._rows.batch()
-            if read.batch:
-                chat.messages += read.batch.num_rows
-                yield read.batch
 
     def _look_past(self) -> dict[str, bytes]:
         """Members of a chat that stand behind its messages; who the chat is must be known before them."""
@@ -172,14 +143,6 @@ class _JsonReader:
         chat.chat_key = ids.chat_key(kind, chat.chat_id, chat.name, chat.account)
         if ids.is_floating(chat.chat_key):
             chat.chat_key += ids.start_mark(messages)
-
-
-def _read_block(chat: Chat, source: str, block: Block) -> _Read:
-    """Read a block, in whatever process that is: ``chat`` learns nothing of it."""
-    found = parse(block)
-    rows = Rows("json", source)
-    without_id = rows.add(replace(chat), found)
-    return _Read(rows.batch() if len(rows) else None, without_id, found.lost, found.missing_commas)
 
 
 def _senders(messages: list[Message]) -> set[int | str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 
 import pyarrow as pa
 
@@ -13,13 +12,10 @@ from flows.exports.json_export import read_json
 from flows.exports.reading import Reading
 
 
-def read_export(export: Export, reading: Reading, pool: Executor | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the messages of ``export`` in batches of the schema MESSAGES, in order.
+def read_export(export: Export, reading: Reading) -> Iterator[pa.RecordBatch]:
+    """Yield the messages of ``export`` in batches of the schema MESSAGES.
 
-    Given a ``pool`` (of :func:`flows.exports.parallel.readers`), it reads most of what is JSON. Chats, and
-    what went wrong, are told to ``reading``; what an export holds is never a reason to raise. Raises OSError
-    when its files cannot be read.
+    Chats, and what went wrong, are told to ``reading``; what an export holds is never a reason to raise.
+    Raises OSError when its files cannot be read.
     """
-    if export.form == "json":
-        return read_json(export.parts[0], reading, pool)
-    return read_html(export, reading)
+    return read_json(export.parts[0], reading) if export.form == "json" else read_html(export, reading)

@@ -13,7 +13,6 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,6 @@ from flows.stages.lean import spare_imports
 from flows.stages.suspects import guarded
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from flows.exports.reading import Reading
     from flows.stages.parquet import RowWriter
 
@@ -67,16 +64,13 @@ def convert(source: Path, output: Path) -> Result:
 
     Raises OSError if the machine fails (a full disk, for one), never for what is in a source file.
     """
-    # Arrow takes longer to start than all the rest.
-    from flows.exports.parallel import readers
-    from flows.stages.parquet import RowWriter
+    from flows.stages.parquet import RowWriter  # Arrow takes longer to start than all the rest
 
-    entries = list(_entries(source))
     with new_output(output) as partial:
         result = Result(stage="convert")
-        with readers(_json_bytes(entries)) as pool, RowWriter(partial) as writer:
-            for entry in entries:
-                outcome = guarded(output, entry.name, functools.partial(_convert_file, entry, writer, pool))
+        with RowWriter(partial) as writer:
+            for entry in _entries(source):
+                outcome = guarded(output, entry.name, functools.partial(_convert_file, entry, writer))
                 result.files.append(outcome)
                 for name, number in outcome.counts.items():
                     result.counts[name] = result.counts.get(name, 0) + number
@@ -95,12 +89,7 @@ def _entries(source: Path) -> Iterator[Path]:
             yield entry
 
 
-def _json_bytes(entries: list[Path]) -> int:
-    files = chain.from_iterable(entry.rglob("*.json") if entry.is_dir() else [entry] for entry in entries)
-    return sum(file.stat().st_size for file in files)
-
-
-def _convert_file(entry: Path, writer: RowWriter, pool: Executor | None) -> FileOutcome:
+def _convert_file(entry: Path, writer: RowWriter) -> FileOutcome:
     from flows.exports.reading import Reading
 
     reading = Reading(entry.name)
@@ -109,7 +98,7 @@ def _convert_file(entry: Path, writer: RowWriter, pool: Executor | None) -> File
         return FileOutcome(entry.name, "quarantined", _NOTHING)
     for export in exports:
         told = len(reading.problems)
-        _read(export, reading, writer, pool)
+        _read(export, reading, writer)
         if len(exports) > 1:
             name = export.parts[0].relative_to(entry)
             reading.problems[told:] = [f"{name}: {problem}" for problem in reading.problems[told:]]
@@ -121,10 +110,10 @@ def _convert_file(entry: Path, writer: RowWriter, pool: Executor | None) -> File
     return FileOutcome(entry.name, "partial" if reading.reason else "ok", reading.reason, counts)
 
 
-def _read(export: Export, reading: Reading, writer: RowWriter, pool: Executor | None) -> None:
+def _read(export: Export, reading: Reading, writer: RowWriter) -> None:
     from flows.exports.read import read_export
 
-    batches = read_export(export, reading, pool)
+    batches = read_export(export, reading)
     while True:
         try:
             batch = next(batches, None)
