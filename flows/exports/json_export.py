@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 
 from flows.errors import BadInput
 from flows.exports import ids
+from flows.exports.parallel import Processors, side_by_side
 from flows.exports.reading import Chat, Reading
 from flows.exports.repair import Message, mended, parse
 from flows.exports.rows import BATCH, Rows
-from flows.exports.scan import LONGEST, Malformed, Scanner
+from flows.exports.scan import CHUNK, LONGEST, Block, Malformed, Scanner
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top of a whole account has.
@@ -23,24 +27,40 @@ _ACCOUNT = {"personal_information", "profile_pictures", "stories", "contacts", "
 _ACCOUNT |= {"sessions", "web_sessions", "other_data", *_CHAT_LISTS}
 _NO_EXPORT = "not a Telegram export; export again from Telegram Desktop as machine-readable JSON"
 _SHIFTED = 1 << 32
+#: Blocks of a chat to read alone first, and bytes that must be left: short chats are not worth a fork.
+_ALONE = 3
+_WORTH = 4 * CHUNK
+#: Blocks to read side by side; then one more alone, and a new look at which processors are spare.
+_TOGETHER = 64
 
 
 class _Person(msgspec.Struct):
     user_id: int | None = None
 
 
-def read_json(path: Path, reading: Reading) -> Iterator[pa.RecordBatch]:
+class _Read(NamedTuple):
+    """What a block came to: its batch, if it holds a message, and what was left out or mended."""
+
+    batch: pa.RecordBatch | None
+    without_id: int
+    lost: int
+    missing_commas: int
+
+
+def read_json(path: Path, reading: Reading, processors: Processors | None = None) -> Iterator[pa.RecordBatch]:
     """Yield the messages of a ``result.json`` in batches of MESSAGES; tell ``reading`` the rest.
 
-    Memory does not grow with the file. A file that breaks off or stops being JSON is read up to there.
+    Memory does not grow with the file. A file that breaks off or stops being JSON is read up to there. Long
+    chats are read on all ``processors`` that are spare.
     """
     with path.open("rb", buffering=0) as file:
-        yield from _JsonReader(Scanner(file), reading).batches()
+        yield from _JsonReader(path, Scanner(file), reading, processors).batches()
 
 
 class _JsonReader:
-    def __init__(self, scanner: Scanner, reading: Reading) -> None:
-        self._scanner, self._reading = scanner, reading
+    def __init__(self, path: Path, scanner: Scanner, reading: Reading, processors: Processors | None) -> None:
+        self._path, self._scanner, self._reading, self._processors = path, scanner, reading, processors
+        self._size = path.stat().st_size
         self._rows = Rows("json", reading.source)
         self._account: str | None = None
 
@@ -96,7 +116,8 @@ class _JsonReader:
 
     def _messages(self, chat: Chat) -> Iterator[pa.RecordBatch]:
         settled = False
-        for block in self._scanner.blocks():
+        blocks = self._scanner.blocks()
+        for number, block in enumerate(blocks, 1):
             found = parse(block)
             if found.members and not settled:
                 self._settle(chat, found.members)
@@ -106,6 +127,27 @@ class _JsonReader:
             self._reading.without_id += self._rows.add(chat, found)
             if len(self._rows) >= BATCH:
                 yield self._rows.batch()
+            if settled and number >= _ALONE and self._size - self._scanner.offset >= _WORTH:
+                yield from self._side_by_side(chat, islice(blocks, _TOGETHER))
+
+    def _side_by_side(self, chat: Chat, blocks: Iterator[Block]) -> Iterator[pa.RecordBatch]:
+        """Read these blocks of a chat, which is settled, if processors are spare."""
+        if not self._processors or not (readers := self._processors.spare()):
+            return
+        if len(self._rows):
+            yield self._rows.batch()
+        self._processors.quiet()
+        read_block = partial(_read_block, chat, self._reading.source)
+        for read in side_by_side(readers, blocks, read_block, self._reopen):
+            self._reading.lost += read.lost
+            self._scanner.missing_commas += read.missing_commas
+            self._reading.without_id += read.without_id
+            if read.batch:
+                chat.messages += read.batch.num_rows
+                yield read.batch
+
+    def _reopen(self) -> None:
+        self._scanner.go_on(self._path.open("rb", buffering=0))
 
     def _look_past(self) -> dict[str, bytes]:
         """Members of a chat that stand behind its messages; who the chat is must be known before them."""
@@ -143,6 +185,14 @@ class _JsonReader:
         chat.chat_key = ids.chat_key(kind, chat.chat_id, chat.name, chat.account)
         if ids.is_floating(chat.chat_key):
             chat.chat_key += ids.start_mark(messages)
+
+
+def _read_block(chat: Chat, source: str, block: Block) -> _Read:
+    """Read a block, in whatever process that is: ``chat`` learns nothing of it."""
+    found = parse(block)
+    rows = Rows("json", source)
+    without_id = rows.add(replace(chat), found)
+    return _Read(rows.batch() if len(rows) else None, without_id, found.lost, found.missing_commas)
 
 
 def _senders(messages: list[Message]) -> set[int | str | None]:

@@ -9,13 +9,18 @@ import pyarrow as pa
 from flows.exports.discover import Export
 from flows.exports.html_export import read_html
 from flows.exports.json_export import read_json
+from flows.exports.parallel import Processors
 from flows.exports.reading import Reading
 
 
-def read_export(export: Export, reading: Reading) -> Iterator[pa.RecordBatch]:
+def read_export(
+    export: Export, reading: Reading, processors: Processors | None = None
+) -> Iterator[pa.RecordBatch]:
     """Yield the messages of ``export`` in batches of the schema MESSAGES.
 
     Chats, and what went wrong, are told to ``reading``; what an export holds is never a reason to raise.
-    Raises OSError when its files cannot be read.
+    JSON is read on the ``processors`` that are spare. Raises OSError when its files cannot be read.
     """
-    return read_json(export.parts[0], reading) if export.form == "json" else read_html(export, reading)
+    if export.form == "json":
+        return read_json(export.parts[0], reading, processors)
+    return read_html(export, reading)

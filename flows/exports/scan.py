@@ -91,6 +91,11 @@ class Scanner:
         self._file.seek(offset)
         self._data, self._at, self._base = b"", 0, offset
 
+    def go_on(self, file: BinaryIO) -> None:
+        """Read on from another opening of the same file: after a fork two processes share one position."""
+        file.seek(self._base + len(self._data))
+        self._file = file
+
     def peek(self) -> bytes:
         """The first byte of the next token; empty at the end of the file."""
         while True:

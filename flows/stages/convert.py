@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.exports.discover import Export, discover
+from flows.exports.parallel import Processors
 from flows.stages.contract import (
     MANIFEST,
     FileOutcome,
@@ -69,8 +70,10 @@ def convert(source: Path, output: Path) -> Result:
     with new_output(output) as partial:
         result = Result(stage="convert")
         with RowWriter(partial) as writer:
+            processors = Processors(writer.quiet)
             for entry in _entries(source):
-                outcome = guarded(output, entry.name, functools.partial(_convert_file, entry, writer))
+                work = functools.partial(_convert_file, entry, writer, processors)
+                outcome = guarded(output, entry.name, work)
                 result.files.append(outcome)
                 for name, number in outcome.counts.items():
                     result.counts[name] = result.counts.get(name, 0) + number
@@ -89,7 +92,7 @@ def _entries(source: Path) -> Iterator[Path]:
             yield entry
 
 
-def _convert_file(entry: Path, writer: RowWriter) -> FileOutcome:
+def _convert_file(entry: Path, writer: RowWriter, processors: Processors) -> FileOutcome:
     from flows.exports.reading import Reading
 
     reading = Reading(entry.name)
@@ -98,7 +101,7 @@ def _convert_file(entry: Path, writer: RowWriter) -> FileOutcome:
         return FileOutcome(entry.name, "quarantined", _NOTHING)
     for export in exports:
         told = len(reading.problems)
-        _read(export, reading, writer)
+        _read(export, reading, writer, processors)
         if len(exports) > 1:
             name = export.parts[0].relative_to(entry)
             reading.problems[told:] = [f"{name}: {problem}" for problem in reading.problems[told:]]
@@ -110,10 +113,10 @@ def _convert_file(entry: Path, writer: RowWriter) -> FileOutcome:
     return FileOutcome(entry.name, "partial" if reading.reason else "ok", reading.reason, counts)
 
 
-def _read(export: Export, reading: Reading, writer: RowWriter) -> None:
+def _read(export: Export, reading: Reading, writer: RowWriter, processors: Processors) -> None:
     from flows.exports.read import read_export
 
-    batches = read_export(export, reading)
+    batches = read_export(export, reading, processors)
     while True:
         try:
             batch = next(batches, None)

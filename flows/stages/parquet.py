@@ -38,7 +38,7 @@ class RowWriter:
         self._chats: list[pa.RecordBatch] = []
         self._held: list[pa.RecordBatch] = []
         self._bytes = 0
-        self._thread = ThreadPoolExecutor(1, "parquet")
+        self._thread = _thread()
         self._writing: Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -71,6 +71,12 @@ class RowWriter:
         """Add rows of the schema CHATS."""
         self._chats.append(batch)
 
+    def quiet(self) -> None:
+        """Have no thread until there is something to write anew. Raises OSError."""
+        self._settle()
+        self._thread.shutdown()
+        self._thread = _thread()
+
     def _flush(self) -> None:
         self._settle()
         if self._held:
@@ -83,3 +89,7 @@ class RowWriter:
         if self._writing:
             self._writing.result()
             self._writing = None
+
+
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "parquet")  # it begins with the first thing to do

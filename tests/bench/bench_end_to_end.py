@@ -20,8 +20,8 @@ import frame
 import material
 import psutil
 import psycopg
-from frame import Row, row
-from pipeline import Peak, cpu, installed
+from frame import Peak, Row, row
+from pipeline import cpu, installed
 
 from flows.settings import Settings
 

@@ -10,12 +10,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from statistics import median
 from typing import Any, NamedTuple
 
 import msgspec
+import psutil
 
 
 class Row(msgspec.Struct, omit_defaults=True):
@@ -46,6 +49,40 @@ class Cost(NamedTuple):
     seconds: float
     cpu: float
     peak_mb: float = 0.0
+
+
+class Peak:
+    """Looks every so many seconds at the memory of this process and of all below it; ``mb`` is the most seen.
+
+    Pages that several processes share count once (PSS): else PostgreSQL's buffers would for each session.
+    """
+
+    def __init__(self, every: float = 0.5, *, below: bool = False) -> None:
+        """With ``below``, this process itself does not count."""
+        self.mb = 0.0
+        self._every, self._below = every, below
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(self._every):
+            family = me.children(recursive=True) if self._below else [me, *me.children(recursive=True)]
+            self.mb = max(self.mb, sum(map(_pss, family)))
+
+
+def _pss(process: psutil.Process) -> float:
+    with suppress(psutil.Error, OSError):
+        return float(process.memory_full_info().pss) / 1e6
+    return 0.0
 
 
 def process_cost(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[Cost, str]:

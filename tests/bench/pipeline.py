@@ -1,11 +1,10 @@
-"""An installation for a benchmark, and what its processes take: CPU time, and memory shared fairly."""
+"""An installation for a benchmark, and the CPU time that its processes take."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,34 +40,3 @@ def cpu(process: psutil.Process) -> float:
         with suppress(psutil.NoSuchProcess):
             total += sum(each.cpu_times()[:4])
     return total
-
-
-class Peak:
-    """Looks twice a second at the memory of this process and of all below it; ``mb`` is the most seen.
-
-    Pages that several processes share count once (PSS): else PostgreSQL's buffers would for each session.
-    """
-
-    def __init__(self) -> None:
-        self.mb = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        me = psutil.Process()
-        while not self._stop.wait(0.5):
-            self.mb = max(self.mb, sum(map(_pss, [me, *me.children(recursive=True)])))
-
-
-def _pss(process: psutil.Process) -> float:
-    with suppress(psutil.Error, OSError):
-        return float(process.memory_full_info().pss) / 1e6
-    return 0.0
