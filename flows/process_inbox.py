@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from importlib import import_module
 from pathlib import Path
 from uuid import UUID
 
@@ -22,9 +19,6 @@ from flows.reports import summary, summary_markdown
 from flows.runtime import Runtime, current_runtime
 from flows.settings import FanOut
 from flows.slot import Log
-
-#: Seconds after which the first batches are under way.
-_LOAD_AFTER = 1.0
 
 
 @flow(name="process-inbox", persist_result=False)
@@ -47,7 +41,7 @@ async def process_inbox(
     async with own_run(run_id, runtime.database_url) as session:
         folder = Path(inbox) if inbox else runtime.settings.inbox
         batches = await plan(session, run_id, folder, batch_size or runtime.config.batch_size, runtime, log)
-        async with runner(fan_out, runtime, log) as run, ready_to_report():
+        async with runner(fan_out, runtime, log) as run:
             outcomes = await run_all(batches, window or runtime.config.window, log, run)
         if batches:
             await report(run_id, runtime)
@@ -79,22 +73,6 @@ async def plan(
     log.info("Received %(new)d new files and %(duplicate)d duplicates", arrivals)
     log.info("%d batches to process", len(batches))
     return batches
-
-
-@asynccontextmanager
-async def ready_to_report() -> AsyncIterator[None]:
-    """Import in a thread, while the lanes work, what else would hold up the end by half a second."""
-
-    async def load() -> None:
-        await asyncio.sleep(_LOAD_AFTER)
-        await asyncio.to_thread(import_module, "pandas")
-
-    loading = asyncio.create_task(load())
-    try:
-        yield
-    finally:
-        loading.cancel()
-        await asyncio.gather(loading, return_exceptions=True)
 
 
 async def report(run_id: UUID, runtime: Runtime) -> None:

@@ -47,7 +47,7 @@ ASKED = {
     "gate.sql": ["open_stage_run", "running_behind_gate", "enter_gate", "finish_stage_run"],
     "recover.sql": ["stages_at_rest"],
     "batches.sql": ["has_completed", "batch_report"],
-    "reports.sql": ["lanes", "open_runs", "batch_statuses", "file_counts", "batches"],
+    "reports.sql": ["lanes", "open_runs", "batch_statuses", "file_counts", "batches", "timings"],
     "monitor.sql": [
         "lane_health",
         "error_rate",
@@ -59,7 +59,7 @@ VALUES = {
     "batch_id": "batch_000100", "stage": "extract", "host": "here", "pid": 1, "flow_run_id": None, "slot": 0,
     "task_run_id": None, "stage_run_id": 5, "status": None, "since": None, "limit": 20,
     "space": 0, "key": 0, "within": 5, "outcome": "COMPLETED", "error": None, "counts": None,
-    "taken_at": None, "on_spec": True, "seconds": 25,
+    "taken_at": None, "on_spec": True, "seconds": 25, "by": "stage", "ids": None, "limits": "{}",
 }  # fmt: skip
 
 

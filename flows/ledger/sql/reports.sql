@@ -94,6 +94,52 @@ WHERE (:ids::bigint[] IS NULL OR t.stage_run_id = ANY (:ids::bigint[]))
   AND (:since::timestamptz IS NULL OR t.queued_at >= :since)
 ORDER BY t.queued_at, t.stage_run_id;
 
+-- name: timings(by, ids, since, limits)
+-- Per group and stage, of these stage runs, of those queued since then (null: all). Multiranges say how long a
+-- lane had at least one run at work, and how long one was at work or waiting.
+WITH runs AS (
+    SELECT t.*, s.position, s.exclusive, t.outcome = 'COMPLETED' AS completed, e.ended_at,
+           CASE :by WHEN 'batch' THEN t.batch_id
+                    WHEN 'day' THEN to_char(t.queued_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')
+                    ELSE 'all' END AS "group",
+           tstzrange(t.queued_at, greatest(e.ended_at, t.queued_at)) AS present,
+           tstzrange(t.started_at, greatest(e.ended_at, t.started_at)) AS at_work
+    FROM stage_timings t JOIN stages s USING (stage)
+    CROSS JOIN LATERAL (SELECT coalesce(t.finished_at, clock_timestamp()) AS ended_at) e
+    WHERE (:ids::bigint[] IS NULL OR t.stage_run_id = ANY (:ids::bigint[]))
+      AND (:since::timestamptz IS NULL OR t.queued_at >= :since)
+), elapsed AS (
+    SELECT "group", extract(epoch FROM max(ended_at) - min(queued_at))::float8 AS elapsed FROM runs GROUP BY 1
+), lanes AS (
+    SELECT "group", position, stage, exclusive,
+           count(*) AS runs,
+           count(*) FILTER (WHERE NOT completed) AS failed,
+           percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY wait_sec)
+               FILTER (WHERE started_at IS NOT NULL) AS waits,
+           percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY duration_sec)
+               FILTER (WHERE completed) AS durations,
+           (sum(files) FILTER (WHERE completed))::float8 AS files,
+           (sum(bytes_in) FILTER (WHERE completed))::float8 / 1e6 AS mb,
+           coalesce(sum(duration_sec), 0) AS worked,
+           range_agg(present) AS present,
+           range_agg(at_work) FILTER (WHERE started_at IS NOT NULL) AS at_work
+    FROM runs GROUP BY "group", position, stage, exclusive
+)
+SELECT "group", stage, runs, failed, waits[1] AS wait_median, waits[2] AS wait_p95,
+       durations[1] AS duration_median, durations[2] AS duration_p95,
+       files / nullif(busy, 0) AS files_per_sec, mb / nullif(busy, 0) AS mb_per_sec,
+       worked / CASE WHEN exclusive THEN 1 ELSE (:limits::jsonb ->> stage)::float8 END / nullif(elapsed, 0)
+           AS utilisation,
+       CASE WHEN exclusive THEN around - busy END AS idle_sec
+FROM lanes JOIN elapsed USING ("group")
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(extract(epoch FROM upper(span) - lower(span))), 0)::float8 AS around
+    FROM unnest(present) AS span) a
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(extract(epoch FROM upper(span) - lower(span))), 0)::float8 AS busy
+    FROM unnest(at_work) AS span) b
+ORDER BY "group", position;
+
 -- name: batch_totals(batch_ids)^
 SELECT count(DISTINCT b.batch_id) AS batches,
        count(f.source_id) AS files,
