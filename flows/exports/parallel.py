@@ -71,12 +71,19 @@ def side_by_side(
     looks after it learns of that. Raises what ``items`` and ``work`` raise, once all before it is done.
     """
     forked: list[_Reader] = []
-    try:
-        for share in range(1, readers + 1):
-            forked.append(_Reader(forked, items, work, begin, share, readers + 1))
+
+    def share(turn: int) -> Iterator[R]:
+        begin()
         for number, item in enumerate(items):
-            share = number % (readers + 1)
-            result = forked[share - 1].result() if share else None
+            if number % (readers + 1) == turn:
+                yield work(item)
+
+    try:
+        for turn in range(1, readers + 1):
+            forked.append(_Reader(share(turn), forked))
+        for number, item in enumerate(items):
+            turn = number % (readers + 1)
+            result = forked[turn - 1].result() if turn else None
             yield work(item) if result is None else result
     finally:
         for reader in forked:
@@ -84,17 +91,9 @@ def side_by_side(
 
 
 class _Reader:
-    """A forked process, and our end of its pipe."""
+    """A process forked to yield its share of the results, and our end of its pipe."""
 
-    def __init__(
-        self,
-        siblings: list[_Reader],
-        items: Iterator[T],
-        work: Callable[[T], R],
-        begin: Callable[[], None],
-        share: int,
-        shares: int,
-    ) -> None:
+    def __init__(self, share: Iterator[Any], siblings: list[_Reader]) -> None:
         ours, its = os.pipe()
         self.results = os.fdopen(ours, "rb")
         with suppress(OSError):  # a smaller pipe is slower, no more
@@ -106,12 +105,10 @@ class _Reader:
             try:
                 for reader in (self, *siblings):  # so that writing fails once the parent is gone
                     reader.results.close()
-                begin()
                 with os.fdopen(its, "wb") as pipe:
-                    for number, item in enumerate(items):
-                        if number % shares == share:
-                            pickle.dump(work(item), pipe, pickle.HIGHEST_PROTOCOL)
-                            pipe.flush()
+                    for result in share:
+                        pickle.dump(result, pipe, pickle.HIGHEST_PROTOCOL)
+                        pipe.flush()
             finally:
                 os._exit(0)  # whatever it met, the parent meets too; none of its files is ours to close
         os.close(its)  # else its end would not be seen
