@@ -45,6 +45,7 @@ class Processors:
     def __init__(self, quiet: Callable[[], None]) -> None:
         """``quiet`` ends all other threads of this process: a fork copies none, but any lock it holds."""
         self.quiet = quiet
+        self._most = min(_MOST, len(os.sched_getaffinity(0)) - 1) if sys.platform == "linux" else 0
         self._seen = _BEFORE
         self._count = 0
 
@@ -53,7 +54,7 @@ class Processors:
         (then, spare), now = self._seen, _spare()
         if (span := now[0] - then) >= _SPAN:
             self._seen = now
-            self._count = min(_MOST, round((now[1] - spare) / span))
+            self._count = min(self._most, round((now[1] - spare) / span))
         return self._count
 
 

@@ -236,11 +236,23 @@ def test_readers_take_what_others_leave(
     monkeypatch: pytest.MonkeyPatch, idle: float, ours: float, readers: int
 ) -> None:
     monkeypatch.setattr(parallel, "_BEFORE", (100.0, 5.0))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(32)))
     processors = Processors(lambda: None)
     looks = iter([(102.0, 5.0 + 2 * (idle + ours)), (102.01, 5.0 + 2 * (idle + ours))])
     monkeypatch.setattr(parallel, "_spare", lambda: next(looks))
     assert processors.spare() == readers
     assert processors.spare() == readers  # too soon to tell anew
+
+
+@forks
+def test_a_process_held_to_one_processor_reads_alone() -> None:
+    code = """
+import json
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+parallel._BEFORE = parallel._BEFORE[0] - 1, parallel._BEFORE[1] - 9
+print(json.dumps(parallel.Processors(list).spare()))
+"""
+    assert told(code) == 0
 
 
 @forks
