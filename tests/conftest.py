@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,10 @@ SAMPLES = Path(os.environ.get("TDP_SAMPLES", Path(__file__).parents[2] / "shared
 # Prefect reads the environment when it is imported: forget what the developer's shell says of another one.
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "TDP_", "BATCH_SIZE"))]:
     del os.environ[_name]
+
+# A shell's background job ignores Ctrl-C, and so would all that the tests start to stop it by just that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
