@@ -200,8 +200,10 @@ async def test_a_run_that_lost_its_session_has_ended_before_the_next_begins(
         async with enter(installation, "extract", batches[1]):
             at["next"] = time.monotonic()
 
-    holder, waiting = asyncio.create_task(first()), asyncio.create_task(second())
-    await until(lambda: at and query(installation, "SELECT 1 FROM pg_locks WHERE NOT granted"))
+    holder = asyncio.create_task(first())
+    await until(lambda: at)
+    waiting = asyncio.create_task(second())
+    await until(lambda: query(installation, "SELECT 1 FROM pg_locks WHERE NOT granted"))
     terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
     query(installation, terminate, f"tdp extract {batches[0]}")
     with pytest.raises(GateLost, match="session"):
