@@ -86,7 +86,7 @@ SELECT coalesce(array_agg(stage_run_id), '{}') FROM (
 
 -- name: stage_runs(ids, batch_ids, since)
 -- These stage runs, those of these batches, those queued since then (null: whichever), oldest first.
-SELECT t.batch_id, t.stage, s.position, s.exclusive, r.slot, t.attempt, t.outcome, t.queued_at, t.started_at,
+SELECT t.batch_id, t.stage, s.exclusive, r.slot, t.attempt, t.outcome, t.queued_at, t.started_at,
        coalesce(t.finished_at, clock_timestamp()) AS ended_at, t.wait_sec, t.duration_sec, t.files, t.bytes_in
 FROM stage_timings t JOIN stage_runs r USING (stage_run_id) JOIN stages s ON s.stage = t.stage
 WHERE (:ids::bigint[] IS NULL OR t.stage_run_id = ANY (:ids::bigint[]))
