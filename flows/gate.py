@@ -18,7 +18,6 @@ import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +39,8 @@ _CLOSED = "another run closed this one as LOST"
 #: Seconds within which a run that has lost its session, and that alone, has ended and closed its row: it
 #: looks at its session every second. Until then whoever comes next looks again and again.
 _LOSS_KNOWN_WITHIN, _LOOK_AGAIN = 3.0, 0.05
+#: Seconds after which a grant is confirmed: with time for the answer before the lease is too old to hand on.
+_CONFIRMED_AFTER = HAND_ON_WITHIN - 2.0
 #: Sizes of the limits as the server last told this process; only gates with slots look at them.
 _limits: dict[str, int] = {}
 
@@ -121,7 +122,10 @@ async def gate(
                 over.set()
                 log.info("%s lock acquired", noun.capitalize())
                 held = Held(run_id, run["attempt"], closed.socket, supervisor)
-                async with _guarded(closed.prove_alive(), slot.renew(client, lease.id)):
+                guards = [closed.prove_alive(), slot.renew(client, lease.id)]
+                if run["exclusive"]:  # where there are several slots, another is as a rule being taken
+                    guards.append(_keep_young(client, stage, lease))
+                async with _guarded(*guards):
                     yield held
                 duration = await _complete(closed, lease, run_id, held.counts)
                 log.info(
@@ -162,7 +166,8 @@ async def _standby(
 @dataclass
 class _Lease:
     id: UUID
-    taken_at: datetime | None = None
+    #: When the server granted it, or said last that it would, by the clock of this process's loop.
+    granted_at: float
     is_parked: bool = False
 
 
@@ -172,38 +177,47 @@ async def _slot(
 ) -> AsyncIterator[_Lease]:
     """Hold a slot of the stage's limit, and start the run: with the lease left for it, if there is one.
 
-    A lease on from hand to hand costs no request to the server and no gap in the lane. After a few seconds
-    it is given back and taken anew, so that an operator who changes the limit is obeyed.
+    A lease on from hand to hand costs no request to the server and no gap in the lane. One whose grant is
+    some seconds old is given back and taken anew, so that an operator who changes the limit is obeyed.
     """
     (entry,) = closed.entered
-    deadline = asyncio.get_running_loop().time() + _LOSS_KNOWN_WITHIN
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + _LOSS_KNOWN_WITHIN
     while True:
         for aged in entry["aged"]:
             await slot.release(client, aged, log)
         if not entry["dead"]:
             break
-        if any(map(_may_live, entry["dead"])) and asyncio.get_running_loop().time() < deadline:
+        if any(map(_may_live, entry["dead"])) and clock() < deadline:
             await asyncio.sleep(_LOOK_AGAIN)
         else:
             await _close_dead_runs(client, closed, entry["dead"], log)
         entry = await fetch_one(closed.session, "enter_gate", **closed.place, **entering)
     if entry["lease_id"]:
-        lease = _Lease(entry["lease_id"], entry["taken_at"])
+        lease = _Lease(entry["lease_id"], clock() - entry["age"])
     else:
         taken, _limits[closed.stage] = await slot.take(
             client, closed.stage, holder, lambda: _running(closed.session, closed.stage), log
         )
-        lease = _Lease(taken)
+        lease = _Lease(taken, clock())
     try:
-        if lease.taken_at is None:
-            row = await fetch_one(
-                closed.session, "start_stage_run", **closed.place, **entering, lease_id=lease.id
-            )
-            lease.taken_at = row["started_at"]
+        if not entry["lease_id"]:
+            await fetch(closed.session, "start_stage_run", **closed.place, **entering, lease_id=lease.id)
         yield lease
     finally:
         if not lease.is_parked:
             await slot.release(client, lease.id, log)
+
+
+async def _keep_young(client: PrefectClient, stage: str, lease: _Lease) -> None:
+    """Have the grant of the lease confirmed before it is too old to be handed on; return once it is not."""
+    clock = asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(lease.granted_at + _CONFIRMED_AFTER - clock())
+        asked = clock()
+        if not await slot.is_granted_still(client, stage, lease.id, _limits.get(stage)):
+            return
+        lease.granted_at = asked
 
 
 @asynccontextmanager
@@ -271,7 +285,7 @@ async def _complete(closed: Fence, lease: _Lease, run_id: int, counts: dict[str,
         "outcome": "COMPLETED",
         "error": None,
         "counts": Jsonb(counts) if counts else None,
-        "taken_at": lease.taken_at,
+        "age": asyncio.get_running_loop().time() - lease.granted_at,
         "within": HAND_ON_WITHIN,
         "on_spec": keeper is not None,
     }
@@ -292,7 +306,7 @@ async def _complete(closed: Fence, lease: _Lease, run_id: int, counts: dict[str,
 
 async def _fail(session: Session, run_id: int, outcome: str, error: str) -> None:
     """Close the row unless a successor has done so."""
-    unparked = dict.fromkeys(("counts", "taken_at", "within", "on_spec", "space", "key"))
+    unparked = dict.fromkeys(("counts", "age", "within", "on_spec", "space", "key"))
     values = {"stage_run_id": run_id, "outcome": outcome, "error": error}
     if not await fetch(session, "finish_stage_run", **unparked, **values):
         raise GateLost(_CLOSED)

@@ -20,7 +20,7 @@ from flows.errors import DatabaseUnavailable
 from flows.ledger.session import connect, fetch
 from flows.slot import Log
 
-#: A lease goes from run to run for as long, in seconds, before it is taken anew.
+#: A lease is handed on for as long, in seconds, after the server granted or confirmed it.
 HAND_ON_WITHIN = 5.0
 #: Seconds between two looks for leases that nobody has come for.
 _LOOK_EVERY = 1.0

@@ -116,6 +116,20 @@ async def _renewed(client: PrefectClient, lease: UUID, clock: Callable[[], float
         await asyncio.sleep(1.0)
 
 
+async def is_granted_still(client: PrefectClient, stage: str, lease: UUID, limit: int | None) -> bool:
+    """Renew the lease, and tell whether the limit named ``stage`` is as it was when it granted it.
+
+    ``limit`` is its size then, if that is known. False if the server does not answer.
+    """
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN):
+            await client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE)
+            found = await client.read_global_concurrency_limit_by_name(stage)
+    except (httpx.HTTPError, ObjectNotFound, TimeoutError):
+        return False
+    return found.active and 0 < found.active_slots <= found.limit == (limit or found.limit)
+
+
 async def release(client: PrefectClient, lease: UUID, log: Log) -> None:
     """Give the slot back; where the server is away, the lease expires by itself."""
     try:

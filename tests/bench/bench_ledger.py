@@ -59,7 +59,7 @@ VALUES = {
     "batch_id": "batch_000100", "stage": "extract", "host": "here", "pid": 1, "flow_run_id": None, "slot": 0,
     "task_run_id": None, "stage_run_id": 5, "status": None, "since": None, "limit": 20,
     "space": 0, "key": 0, "within": 5, "outcome": "COMPLETED", "error": None, "counts": None,
-    "taken_at": None, "on_spec": True, "seconds": 25, "by": "stage", "ids": None, "limits": "{}",
+    "age": None, "on_spec": True, "seconds": 25, "by": "stage", "ids": None, "limits": "{}",
 }  # fmt: skip
 
 

@@ -261,6 +261,29 @@ async def test_a_lease_is_left_for_the_next_run_and_given_back_with_the_flow(
     assert (await active(client, "extract"), await active(client, "store")) == (0, 0)
 
 
+@pytest.mark.parametrize("change", [{}, {"limit": 2}, {"active": False}, {"active_slots": 0}])
+async def test_a_long_run_hands_its_lease_on_if_the_limit_is_as_it_was(
+    change: dict[str, Any],
+    installation: Settings,
+    batches: list[str],
+    client: PrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.gate.HAND_ON_WITHIN", 1.0)
+    monkeypatch.setattr("flows.gate._CONFIRMED_AFTER", 0.2)
+    async with leases_kept(installation.database, LOG):
+        async with enter(installation, "extract", batches[0]):
+            await client.update_global_concurrency_limit("extract", GlobalConcurrencyLimitUpdate(**change))
+            await asyncio.sleep(1.5)  # the time itself is what is tested
+        await client.update_global_concurrency_limit(
+            "extract", GlobalConcurrencyLimitUpdate(limit=1, active=True)
+        )
+        await _pass(installation, batches[1])
+    leases = query(installation, "SELECT count(DISTINCT lease_id) AS n FROM stage_runs")
+    assert leases == [{"n": 2 if change else 1}]
+    assert await active(client, "extract") == 0
+
+
 async def test_of_the_leases_left_a_run_takes_one_however_the_planner_reads_them(
     installation: Settings, batches: list[str]
 ) -> None:

@@ -73,7 +73,7 @@ WITH moment AS MATERIALIZED (
         flow_run_id = coalesce(:flow_run_id, b.flow_run_id)
     FROM entered e WHERE b.batch_id = e.batch_id AND e.started_at IS NOT NULL
 )
-SELECT lease_id, taken_at, array(SELECT lease_id FROM aged) AS aged,
+SELECT lease_id, extract(epoch FROM now - taken_at)::float8 AS age, array(SELECT lease_id FROM aged) AS aged,
        (SELECT coalesce(jsonb_agg(dead), '[]') FROM dead) AS dead
 FROM moment LEFT JOIN young ON true;
 
@@ -85,7 +85,7 @@ WHERE stage_run_id = :stage_run_id AND finished_at IS NULL;
 SELECT (SELECT count(*) FROM stage_runs WHERE stage = :stage AND lease_id IS NOT NULL AND finished_at IS NULL)
      + (SELECT count(*) FROM parked_leases WHERE stage = :stage) AS running;
 
--- name: start_stage_run^
+-- name: start_stage_run!
 -- With a lease of its own.
 WITH started AS (
     UPDATE stage_runs SET started_at = clock_timestamp(), lease_id = :lease_id
@@ -95,8 +95,7 @@ UPDATE batch_processing b
 SET status = CASE :stage WHEN 'extract' THEN 'EXTRACTING' WHEN 'convert' THEN 'CONVERTING' ELSE 'STORING' END,
     started_at = coalesce(b.started_at, s.started_at), completed_at = NULL, error_message = NULL,
     flow_run_id = coalesce(:flow_run_id, b.flow_run_id)
-FROM started s WHERE b.batch_id = s.batch_id
-RETURNING s.started_at;
+FROM started s WHERE b.batch_id = s.batch_id;
 
 -- name: finish_stage_run
 -- A run that its successor has closed as LOST stays closed. Its lease, if it is young, is left for whoever comes
@@ -113,8 +112,8 @@ WITH finished AS (
     FROM finished f WHERE b.batch_id = f.batch_id AND :outcome = 'COMPLETED'
 ), parked AS (
     INSERT INTO parked_leases (stage, slot, lease_id, taken_at)
-    SELECT stage, slot, lease_id, :taken_at::timestamptz FROM finished
-    WHERE clock_timestamp() - :taken_at::timestamptz < make_interval(secs => :within) AND (:on_spec OR EXISTS (
+    SELECT stage, slot, lease_id, clock_timestamp() - make_interval(secs => :age) FROM finished
+    WHERE :age::float8 < :within AND (:on_spec OR EXISTS (
         SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND NOT granted
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND classid::bigint = :space AND objid::bigint = :key))
