@@ -46,7 +46,7 @@ hosts: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .venv/hosts prefect-redis==0.3.0
 	.venv/bin/pytest tests/hosts -m matrix -s $(ARGS)
 
-# All of it takes an hour or more; a few minutes: make bench ARGS="--quick convert store". The parts: bench.py --help.
+# All of it takes 40 minutes or more; a few minutes: make bench ARGS="--quick convert store". The parts: bench.py --help.
 # The competitors are no dependencies of ours.
 bench: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check beautifulsoup4==4.15.0 chatpack==0.1.0

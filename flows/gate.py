@@ -123,7 +123,7 @@ async def gate(
                 log.info("%s lock acquired", noun.capitalize())
                 held = Held(run_id, run["attempt"], closed.socket, supervisor)
                 guards = [closed.prove_alive(), slot.renew(client, lease.id)]
-                if run["exclusive"]:  # where there are several slots, another is as a rule being taken
+                if run["exclusive"]:  # a lane of several slots does not stand still for one of them
                     guards.append(_keep_young(client, stage, lease))
                 async with _guarded(*guards):
                     yield held

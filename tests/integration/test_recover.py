@@ -153,8 +153,12 @@ async def test_a_killed_run_of_a_worker_is_taken_over_and_ends_crashed(
 
 @pytest.mark.usefixtures("deployments")
 async def test_a_dead_run_that_no_worker_watched_ends_crashed_with_its_children(
-    installation: Settings, client: PrefectClient, flow_process: subprocess.Popen[bytes]
+    installation: Settings,
+    client: PrefectClient,
+    flow_process: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(_PATIENT, StateType.RUNNING, 2.0)
     (hung,) = await until(lambda: extracting(installation), 60)
     # Runs of other tests' dead may turn up at any time.
     living = await recover(installation)
