@@ -3,6 +3,10 @@
 Prefect's ``concurrency()`` hides the lease's id, which we record so that a dead holder's slot can be given
 back at once, and lets a refused waiter sleep for as long as the server likes; behind the fence there is
 almost never anybody to wait for.
+
+Pitfall: a request that is cancelled in its midst costs httpx a connection of its pool for good, and without
+one of its 16 a flow waits for ever. So those that a time-out or the end of a run may meet are shielded, and
+come to their end by themselves.
 """
 
 from __future__ import annotations
@@ -108,7 +112,7 @@ async def _renewed(client: PrefectClient, lease: UUID, clock: Callable[[], float
         try:
             # Left to itself the client asks for minutes, with pauses that a server comes back in unseen.
             async with asyncio.timeout(_ANSWER_WITHIN):
-                await client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE)
+                await asyncio.shield(client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE))
             return asked
         except (httpx.HTTPError, TimeoutError) as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == _GONE:
@@ -123,8 +127,8 @@ async def is_granted_still(client: PrefectClient, stage: str, lease: UUID, limit
     """
     try:
         async with asyncio.timeout(_ANSWER_WITHIN):
-            await client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE)
-            found = await client.read_global_concurrency_limit_by_name(stage)
+            await asyncio.shield(client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE))
+            found = await asyncio.shield(client.read_global_concurrency_limit_by_name(stage))
     except (httpx.HTTPError, ObjectNotFound, TimeoutError):
         return False
     return found.active and 0 < found.active_slots <= found.limit == (limit or found.limit)
@@ -135,7 +139,7 @@ async def release(client: PrefectClient, lease: UUID, log: Log) -> None:
     try:
         # Whoever waits for the fence waits for this, and by itself the client asks a mute server for minutes.
         async with asyncio.timeout(_RELEASE_WITHIN):
-            await client.release_concurrency_slots_with_lease(lease_id=lease)
+            await asyncio.shield(client.release_concurrency_slots_with_lease(lease_id=lease))
     except (httpx.HTTPError, TimeoutError) as error:
         log.warning("The slot's lease %s could not be given back and will expire: %r", lease, error)
 

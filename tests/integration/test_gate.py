@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.context import AsyncClientContext
 from psycopg.rows import dict_row
 
 from flows.errors import GateLost, LimitMissing
@@ -282,6 +283,19 @@ async def test_a_long_run_hands_its_lease_on_if_the_limit_is_as_it_was(
     leases = query(installation, "SELECT count(DISTINCT lease_id) AS n FROM stage_runs")
     assert leases == [{"n": 2 if change else 1}]
     assert await active(client, "extract") == 0
+
+
+async def test_a_run_that_ends_while_its_lease_is_confirmed_costs_no_connection(
+    installation: Settings, batches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.gate._CONFIRMED_AFTER", 0.0)
+    async with AsyncClientContext.get_or_create() as context:  # as the runs of a flow share one client
+        async with leases_kept(installation.database, LOG):
+            for milliseconds, batch_id in enumerate(batches):  # so that every moment of a request is met
+                async with enter(installation, "extract", batch_id):
+                    await asyncio.sleep(milliseconds / 1000)
+        pool = context.client._client._transport._pool  # type: ignore[attr-defined]
+        await until(lambda: all(connection.is_idle() for connection in pool.connections))
 
 
 async def test_of_the_leases_left_a_run_takes_one_however_the_planner_reads_them(
