@@ -4,8 +4,8 @@ Prefect's ``concurrency()`` hides the lease's id, which we record so that a dead
 back at once, and lets a refused waiter sleep for as long as the server likes; behind the fence there is
 almost never anybody to wait for.
 
-Pitfall: a request that is cancelled in its midst costs httpx a connection of its pool for good, and without
-one of its 16 a flow waits for ever. So those that a time-out or the end of a run may meet are shielded, and
+Pitfall: a request that is cancelled in its midst costs httpx a connection of its pool for good, and once all
+16 are lost a flow waits for ever. So those that a time-out or the end of a run may meet are shielded, and
 come to their end by themselves.
 """
 
