@@ -58,8 +58,8 @@ _ROUND, _SECOND_LOOK = 5.0, 3.0
 _PATIENCE = 15.0
 #: Seconds a worker is given to start the process of a run (24 s were measured on a loaded machine).
 _START_PATIENCE = 90.0
-#: One run of the inbox is asked for within as many seconds at most.
-_ASK_EVERY = 30
+#: One run of the inbox is asked for within as many seconds at most, be it one that dies as soon as it begins.
+_ASK_EVERY = 15
 _PATIENT = {StateType.RUNNING: _PATIENCE, StateType.PENDING: _START_PATIENCE}
 _OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 #: A stage is at rest when none of its runs has held a slot for so long: whoever ended gives his back by then.

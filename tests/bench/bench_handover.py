@@ -6,7 +6,8 @@ First a process of its own holds extract with a child at work and gets SIGKILL, 
 this process: the seconds from the kill to the next holder's entry. Then the killed batch's own retry, from
 the kill to the start of its next extract: of a stage's program that is killed under a living flow (KILLS
 batches at once, so their retries wait for each other at the gate too), and of a flow that is killed under its
-worker, one kill after the other; there no schedule helps, the recovery alone.
+worker, each time as soon as it has begun again. There no schedule helps, the recovery alone, which does not
+start a flow more often than once in so many seconds; only the first kill meets no such pause.
 """
 
 from __future__ import annotations
