@@ -172,22 +172,22 @@ def test_what_a_killed_owner_left_is_stopped_by_the_next(
     assert processes_of(settings) == []
 
 
-@pytest.mark.parametrize("name", ["prefect-server", "postgres"])
-def test_a_service_that_ends_is_started_anew(
-    up_without_worker: subprocess.Popen[str], settings: Settings, name: str
+def test_services_that_end_are_started_anew(
+    up_without_worker: subprocess.Popen[str], settings: Settings
 ) -> None:
-    def service() -> psutil.Process | None:
+    def service(name: str) -> psutil.Process | None:
         found = record.read(settings)["services"].get(name)
         return found and record.find(found)
 
-    first = service()
-    assert first is not None
-    first.kill()
-    deadline = time.monotonic() + 60
-    while not ((now := service()) and now.pid != first.pid and answers(settings)):
-        assert up_without_worker.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    for name in ("postgres", "prefect-server"):
+        first = service(name)
+        assert first is not None
+        first.kill()
+        deadline = time.monotonic() + 60
+        while not ((now := service(name)) and now.pid != first.pid and answers(settings)):
+            assert up_without_worker.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def answers(settings: Settings) -> bool:
