@@ -64,8 +64,8 @@ async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
 
 
 @pytest.fixture
-async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[None]:
-    """Three files in the inbox; the first extract of all hangs."""
+async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[Path]:
+    """Three files in the inbox; the first extract of all hangs, and leaves this folder when it does."""
     hung = tmp_path / "hung"
     script = f"mkdir {hung} 2>/dev/null && exec sleep 600; mkdir {{output}} && touch {{output}}/rows"
     await StageCommand(command=["sh", "-c", script]).asave("extract", overwrite=True)
@@ -78,7 +78,7 @@ async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[None]:
         file = installation.inbox / f"{number}.zip"
         file.write_text(f"{installation.root} {number}")
         os.utime(file, (1, 1))
-    yield
+    yield hung
     for stage in ("extract", "convert", "store"):
         await StageCommand().asave(stage, overwrite=True)
 
@@ -96,7 +96,7 @@ async def deployments(installation: Settings, client: PrefectClient) -> AsyncIte
 
 
 @pytest.fixture
-def flow_process(stages: None, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def flow_process(stages: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run of the inbox outside of any worker, whose first extract hangs."""
     argv = [sys.executable, "-m", "flows.cli.inbox_process", "flows.process_inbox:process_inbox"]
     argv += ['{"batch_size": 1}', str(tmp_path / "outcome")]
@@ -125,14 +125,16 @@ async def states(client: PrefectClient, settings: Settings) -> list[str]:
     return sorted(str(run.state_name) for run in found)
 
 
-@pytest.mark.usefixtures("deployments", "stages")
+@pytest.mark.usefixtures("deployments")
 async def test_a_killed_run_of_a_worker_is_taken_over_and_ends_crashed(
-    installation: Settings, client: PrefectClient
+    installation: Settings, client: PrefectClient, stages: Path
 ) -> None:
     inbox = await client.read_deployment_by_name("process-inbox/scheduled")
     with services.worker(installation), services.recovery(installation):
         first = await client.create_flow_run_from_deployment(inbox.id)
-        (hung,) = await until(lambda: extracting(installation), 60)
+        # Some milliseconds after the ledger has its start: killed before that, the next one would hang.
+        await until(stages.exists, 60)
+        (hung,) = extracting(installation)
         os.kill(hung["pid"], signal.SIGKILL)
         killed = time.monotonic()
         taken = "SELECT 1 FROM run_batches WHERE flow_run_id <> %s"
@@ -155,11 +157,13 @@ async def test_a_killed_run_of_a_worker_is_taken_over_and_ends_crashed(
 async def test_a_dead_run_that_no_worker_watched_ends_crashed_with_its_children(
     installation: Settings,
     client: PrefectClient,
+    stages: Path,
     flow_process: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(_PATIENT, StateType.RUNNING, 2.0)
-    (hung,) = await until(lambda: extracting(installation), 60)
+    await until(stages.exists, 60)
+    (hung,) = extracting(installation)
     # Runs of other tests' dead may turn up at any time.
     living = await recover(installation)
     assert hung["flow_run_id"] not in living.flow_runs
