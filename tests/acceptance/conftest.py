@@ -192,8 +192,14 @@ class Installed:
         return found
 
     def works(self) -> list[psutil.Process]:
-        """Return the processes of obstructed stages."""
-        return [process for process in self.processes() if str(OBSTRUCTED) in process.cmdline()[1:2]]
+        """Return the programs of obstructed stages, but no copy of one that is about to become `sleep`."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                obstructed = str(OBSTRUCTED) in process.cmdline()[1:2]
+                if obstructed and os.getpgid(process.pid) == process.pid:
+                    found.append(process)
+        return found
 
     def until(self, condition: Callable[[], T], seconds: float = 90.0) -> T:
         """Return what is true at last; what other processes do is only to be seen by looking."""
