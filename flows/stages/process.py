@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -106,8 +105,9 @@ class Supervisor:
         Raises StageTimedOut, StageFailed (any non-zero end, with the tail of stderr), of these StageCrashed
         for a fault in the program, or StageMisconfigured (an exit status that no retry can mend).
         """
+        arguments = b"\0".join(map(os.fsencode, argv))
         with contextlib.suppress(BrokenPipeError):  # a supervisor killed already: _wait() tells
-            os.write(self._lifeline, json.dumps({"argv": [*argv], "memory": memory}).encode() + b"\n")
+            os.write(self._lifeline, b"%d %d\n%b" % (len(arguments), memory or 0, arguments))
         try:
             async with asyncio.timeout(timeout):
                 code = await self._wait()

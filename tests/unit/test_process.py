@@ -36,6 +36,17 @@ async def test_environment_is_the_one_given_and_nothing_else() -> None:
     assert done.stdout == "['A_B', 'LC_CTYPE']\n"
 
 
+async def test_a_program_ends_in_silence_when_nobody_reads_it() -> None:
+    done = await run_command(["sh", "-c", "yes | head -n 1"], env=ENV, timeout=30)
+    assert (done.stdout, done.stderr) == ("y\n", "")
+
+
+async def test_arguments_come_as_they_were_given() -> None:
+    given = ["", "two words", "a\nline", "\n", "naïve", "x" * 100_000, ""]
+    done = await run_command(python("import sys; print(sys.argv[1:])", *given), env=ENV, timeout=30)
+    assert done.stdout == f"{given}\n"
+
+
 async def test_failure_keeps_the_tail_of_stderr() -> None:
     with pytest.raises(StageFailed, match=r"exit status 1\): no such luck"):
         await run_command(python('import sys; sys.exit("no such luck")'), env=ENV, timeout=30)
