@@ -35,7 +35,7 @@ from prefect.runtime import flow_run
 
 from flows.errors import BatchBusy, BatchesFailed, BatchFailed, DeploymentMissing
 from flows.lease_keeper import leases_kept
-from flows.ledger.session import connect, fetch_one
+from flows.ledger.session import connect, fetch_one, sessions_kept
 from flows.process_batch import process_batch, stopped_by
 from flows.runtime import Runtime
 from flows.settings import FanOut
@@ -103,7 +103,7 @@ async def _process(batch_id: str, outcomes: Outcomes, run: Run) -> None:
 async def runner(how: FanOut | None, runtime: Runtime, log: Log) -> AsyncIterator[Run]:
     """Yield what runs one batch of this parent run; ``how`` None is what the TDP pipeline block says."""
     if (how or runtime.config.fan_out) == "process":
-        async with leases_kept(runtime.database_url, log):
+        async with leases_kept(runtime.database_url, log), sessions_kept():
             yield _run_here
         return
     async with get_client() as client:

@@ -11,7 +11,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from flows.errors import BatchBusy, BatchUnknown, DatabaseUnavailable
-from flows.ledger.session import Session, connect, fetch, fetch_one
+from flows.ledger.session import Session, fetch, fetch_one, give_back, take
 from flows.stages.contract import Result, entry_id, entry_name
 
 
@@ -41,7 +41,7 @@ class OwnedBatch:
         """A session for one gate, which the next one gets too if this one ends well."""
         session, self._for_gates = self._for_gates, None
         if session is None or session.closed:
-            session = await connect(self._url, "tdp gate")
+            session = await take(self._url, "tdp gate")
         try:
             yield session
         except BaseException:
@@ -118,10 +118,17 @@ class OwnedBatch:
 
     async def close(self) -> None:
         """Give the batch up."""
-        await self._session.close()
-        if self._for_gates:
-            await self._for_gates.close()
-            self._for_gates = None
+        for session in self._sessions():
+            await session.close()
+
+    async def give_back(self) -> None:
+        """Give the batch up, and its sessions back."""
+        for session in self._sessions():
+            await give_back(session)
+
+    def _sessions(self) -> list[Session]:
+        for_gates, self._for_gates = self._for_gates, None
+        return [self._session, *([for_gates] if for_gates else [])]
 
 
 @asynccontextmanager
@@ -131,12 +138,14 @@ async def own_batch(batch_id: str, database_url: str) -> AsyncIterator[OwnedBatc
     batch = OwnedBatch(batch_id, database_url, session, status)
     try:
         yield batch
-    finally:
+    except BaseException:
         await batch.close()
+        raise
+    await batch.give_back()
 
 
 async def _own(batch_id: str, database_url: str) -> tuple[Session, str]:
-    session = await connect(database_url, f"tdp {batch_id}")
+    session = await take(database_url, f"tdp {batch_id}")
     try:
         row = await fetch_one(session, "own_batch", batch_id=batch_id)
         if row["status"] is None:

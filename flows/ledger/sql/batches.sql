@@ -1,3 +1,9 @@
+-- name: name_session
+SELECT set_config('application_name', :application, false);
+
+-- name: open_all_locks
+SELECT pg_advisory_unlock_all(), set_config('application_name', 'tdp idle', false);
+
 -- name: own_batch^
 -- Liveness without time-outs: a batch whose lock can be had has no living owner.
 SELECT pg_try_advisory_lock(hashtextextended(:batch_id, 0)) AS owned,
