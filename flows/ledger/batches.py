@@ -118,17 +118,17 @@ class OwnedBatch:
 
     async def close(self) -> None:
         """Give the batch up."""
-        for session in self._sessions():
-            await session.close()
+        await self._session.close()
+        if self._for_gates:
+            await self._for_gates.close()
+            self._for_gates = None
 
     async def give_back(self) -> None:
-        """Give the batch up, and its sessions back."""
-        for session in self._sessions():
-            await give_back(session)
-
-    def _sessions(self) -> list[Session]:
-        for_gates, self._for_gates = self._for_gates, None
-        return [self._session, *([for_gates] if for_gates else [])]
+        """Give the batch up, and its sessions back. If this raises, :meth:`close` is still to be called."""
+        if self._for_gates:
+            for_gates, self._for_gates = self._for_gates, None
+            await give_back(for_gates)
+        await give_back(self._session)
 
 
 @asynccontextmanager
@@ -138,10 +138,10 @@ async def own_batch(batch_id: str, database_url: str) -> AsyncIterator[OwnedBatc
     batch = OwnedBatch(batch_id, database_url, session, status)
     try:
         yield batch
+        await batch.give_back()
     except BaseException:
         await batch.close()
         raise
-    await batch.give_back()
 
 
 async def _own(batch_id: str, database_url: str) -> tuple[Session, str]:
