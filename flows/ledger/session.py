@@ -82,6 +82,10 @@ async def sessions_kept() -> AsyncIterator[None]:
 
     A new session costs PostgreSQL 2 ms for its process, and more for its first statements, as it reads the
     catalog and plans them: of a batch whose stages do nothing, 15 of 50 ms of PostgreSQL's CPU time.
+
+    Pitfall: where a process can escape its stage (not on Linux, see :mod:`flows.stages.supervise`), it holds
+    the socket of a session that later batches lock with. If the flow is killed then, their locks stay closed
+    until that process ends too.
     """
     kept = _Kept()
     token = _kept.set(kept)
