@@ -7,7 +7,8 @@ from typing import Self
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from flows.settings import FanOut, Settings
+from flows.domain import FanOut
+from flows.settings import Settings
 
 #: Name of the document that every run reads.
 PIPELINE = "tdp"

@@ -22,14 +22,13 @@ from prefect_sqlalchemy import SqlAlchemyConnector
 from blocks import DATABASE, PIPELINE, PipelineConfig, StageCommand, connector
 from deployments.automations import apply_automations
 from deployments.definitions import apply_definitions
+from flows.domain import EXCLUSIVE_STAGES, STAGES
 from flows.services import WORK_POOL, environment
 from flows.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 
-#: The two programs that cannot run twice at the same time. Never anything but 1.
-EXCLUSIVE = ("extract", "convert")
 #: What a new installation begins with; operators may change it.
 STORE_LIMIT = 5
 
@@ -50,14 +49,14 @@ async def apply_basics(settings: Settings) -> list[str]:
 
 
 async def _limits(client: PrefectClient) -> AsyncIterator[str]:
-    for name in (*EXCLUSIVE, "store"):
-        limit = 1 if name in EXCLUSIVE else STORE_LIMIT
+    for name in STAGES:
+        limit = 1 if name in EXCLUSIVE_STAGES else STORE_LIMIT
         found = await _limit(client, name)
         if found is None:
             await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=limit))
             yield f"limit {name}: created with {limit}"
             continue
-        if name in EXCLUSIVE and found.limit != 1:
+        if name in EXCLUSIVE_STAGES and found.limit != 1:
             await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=1))
             yield f"limit {name}: put back from {found.limit} to 1, its program cannot run twice"
         if not found.active:
@@ -76,7 +75,7 @@ async def _blocks(client: PrefectClient, settings: Settings) -> AsyncIterator[st
     for block_type in (PipelineConfig, StageCommand, SqlAlchemyConnector):
         await block_type.aregister_type_and_schema(client=client)
     documents: dict[str, Block] = {PIPELINE: PipelineConfig.seed(settings)}
-    documents |= {stage: StageCommand() for stage in (*EXCLUSIVE, "store")}
+    documents |= {stage: StageCommand() for stage in STAGES}
     for name, block in documents.items():
         slug = block.get_block_type_slug()
         if not await _exists(client, type(block), name):

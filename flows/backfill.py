@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import date
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -12,10 +12,15 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 from psycopg.rows import DictRow
 
-from flows.backfill_plan import ensure_readable, plan_backfill, plan_markdown
+from flows.batches.backfill_plan import ensure_readable, plan_backfill, plan_markdown
+from flows.batches.fan_out import Outcomes, Run, run_all, runner
+from flows.batches.runtime import Runtime, yielding_runtime
+from flows.batches.workdir import discard_outputs, kept_stages
+from flows.domain import BACKFILL, BatchStatus, FanOut, Log, Stage
 from flows.errors import BatchesFailed
-from flows.fan_out import Outcomes, Run, run_all, runner
-from flows.ledger.backfills import (
+from flows.ledger.batches import own_batch
+from flows.ledger.intake import own_run
+from flows.ledger.selection import (
     Filters,
     adopt_batches,
     list_batches,
@@ -23,26 +28,18 @@ from flows.ledger.backfills import (
     requeue_prepared,
     select_batches,
 )
-from flows.ledger.batches import own_batch
-from flows.ledger.intake import own_run
 from flows.ledger.session import Session, connect
 from flows.reports import summary, summary_markdown
-from flows.reports.slots import slots
-from flows.runtime import Runtime, yielding_runtime
-from flows.settings import FanOut
-from flows.slot import Log
-from flows.workdir import discard_outputs, kept_stages
+from flows.reports.prefect_api import slots
 
-Stage = Literal["extract", "convert", "store"]
-Status = Literal["QUEUED", "EXTRACTING", "CONVERTING", "STORING", "COMPLETED", "FAILED"]
 #: Failures named in the state's message; the artifact has them all.
 _NAMED = 20
 
 
-@flow(name="backfill", persist_result=False)
+@flow(name=BACKFILL, persist_result=False)
 async def backfill(
     batch_ids: list[str] | None = None,
-    status: Status | None = None,
+    status: BatchStatus | None = None,
     received_from: date | None = None,
     received_to: date | None = None,
     processed_from: date | None = None,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-import psycopg2
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import PrefectClient, get_client
@@ -20,17 +19,17 @@ from prefect.client.schemas.objects import TERMINAL_STATES
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
+from flows.batches.runtime import Runtime, current_runtime
+from flows.batches.workdir import discard_outputs
+from flows.domain import FLOW_NAMES, MAINTAIN
 from flows.errors import BatchBusy, RulesBroken
 from flows.ledger.batches import own_batch
+from flows.ledger.connection import connection
 from flows.ledger.intake import own_run, planning
 from flows.ledger.session import Session, fetch
+from flows.operations.audit import Check, verify
 from flows.reports import text
-from flows.runtime import Runtime, current_runtime
-from flows.verify import Check, verify
-from flows.workdir import discard_outputs
 
-#: Flows whose old runs are deleted; another's on the same server are not ours to delete.
-_FLOWS = ["process-inbox", "process-batch", "backfill", "maintain"]
 #: Source files purged in one transaction; runs looked up at a time, and deleted at most.
 _FILES, _RUNS, _RUNS_AT_MOST = 500, 200, 10_000
 #: Rows of a broken rule that are shown.
@@ -47,7 +46,7 @@ class Removed:
     flow_runs: int = 0
 
 
-@flow(name="maintain", persist_result=False)
+@flow(name=MAINTAIN, persist_result=False)
 async def maintain() -> dict[str, int]:
     """Remove what is past the time the TDP pipeline block keeps it, and check that every rule was kept.
 
@@ -132,7 +131,7 @@ async def delete_runs(client: PrefectClient, age: timedelta) -> int:
     deleted = 0
     while deleted < _RUNS_AT_MOST:
         runs = await client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=_FLOWS)),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
             flow_run_filter=FlowRunFilter.model_validate(ended | state),
             limit=_RUNS,
         )
@@ -146,9 +145,8 @@ async def delete_runs(client: PrefectClient, age: timedelta) -> int:
 
 
 def _audit(runtime: Runtime) -> list[Check]:
-    with closing(psycopg2.connect(runtime.database_url)) as connection:
-        connection.set_session(readonly=True, autocommit=True)
-        return verify(connection, runtime.settings)
+    with connection(runtime.database_url, readonly=True, autocommit=True) as ledger:
+        return verify(ledger, runtime.settings)
 
 
 def _remove(folder: Path) -> None:

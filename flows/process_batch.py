@@ -16,12 +16,13 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run, task_run
 from prefect.tasks import exponential_backoff
 
+from flows.batches.runtime import Runtime, current_runtime, yielding_runtime
+from flows.batches.stage_run import run_stage
+from flows.domain import PROCESS_BATCH, STAGES
 from flows.errors import BatchBusy, Retryable
 from flows.ledger.batches import OwnedBatch, own_batch
 from flows.reports import timings_markdown
-from flows.runtime import STAGES, Runtime, current_runtime, yielding_runtime
-from flows.stage_run import run_stage
-from flows.stages.contract import read_result
+from flows.stages.runner.contract import read_result
 
 
 async def _can_go_away(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -69,7 +70,7 @@ def _with_retries(run: Task[[OwnedBatch, Runtime], Any], retries: int) -> Task[[
 
 # The server validates what operators give; for each batch of a parent run it would cost 4 ms here.
 @flow(
-    name="process-batch",
+    name=PROCESS_BATCH,
     flow_run_name="{batch_id}",
     persist_result=False,
     log_prints=False,

@@ -10,18 +10,17 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
 
+from flows.batches.fan_out import run_all, runner
+from flows.batches.inbox import receive, settled_files
+from flows.batches.runtime import Runtime, current_runtime
+from flows.domain import PROCESS_INBOX, FanOut, Log
 from flows.errors import BatchesFailed
-from flows.fan_out import run_all, runner
-from flows.inbox import receive, settled_files
 from flows.ledger.intake import freeze_batches, frozen_batches, own_run, planning
 from flows.ledger.session import Session
 from flows.reports import summary, summary_markdown
-from flows.runtime import Runtime, current_runtime
-from flows.settings import FanOut
-from flows.slot import Log
 
 
-@flow(name="process-inbox", persist_result=False)
+@flow(name=PROCESS_INBOX, persist_result=False)
 async def process_inbox(
     inbox: str | None = None,
     batch_size: int | None = None,

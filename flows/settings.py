@@ -5,15 +5,15 @@ from __future__ import annotations
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from flows.domain import FanOut
+
 #: ``sun_path`` holds 104 bytes on macOS, 108 on Linux; the socket's name and a final NUL count.
 _SOCKET_PATH_MAX = 103 - len("/.s.PGSQL.5432")
-FanOut = Literal["process", "work-pool"]
 
 
 class Settings(BaseSettings):

@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from flows import services
-from flows.ledger import migrate
+from flows.ledger.schema_version import migrate
 from flows.settings import Settings
 
 #: What the server says of each block when it is as new.

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import psycopg
+import psycopg2.errors
 import typer
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg2 import sql
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from flows import services
 from flows.errors import ServiceFailed
-from flows.ledger import migrate as migrate_schema
+from flows.ledger.connection import connection
+from flows.ledger.schema_version import migrate as migrate_schema
 from flows.settings import Settings
 
 app = typer.Typer()
@@ -69,16 +70,16 @@ def restore(
     """Put both databases back to a dump; nothing may use them. What they held is kept beside them."""
     settings = Settings()
     with services.only_postgres(settings):
-        admin = make_conninfo(settings.database, dbname="postgres")
+        admin = make_dsn(settings.database, dbname="postgres")
         names = {}
         for file, url in _databases(settings, folder).items():
             if not file.exists():
                 raise ServiceFailed(f"There is no {file}: name a folder that `tdp dump` wrote.")
-            name = str(conninfo_to_dict(url)["dbname"])
+            name = str(parse_dsn(url)["dbname"])
             names[name] = f"{name}_restored"
             _create(admin, names[name])
             options = ["--no-owner", "--no-privileges", "--exit-on-error", str(file)]
-            _call("pg_restore", make_conninfo(url, dbname=names[name]), *options)
+            _call("pg_restore", make_dsn(url, dbname=names[name]), *options)
         for line in _swap(admin, names):
             typer.echo(line)
 
@@ -87,7 +88,7 @@ def _databases(settings: Settings, folder: Path) -> dict[Path, str]:
     """Return file and URL of each database."""
     return {
         folder / "tdp.dump": settings.database,
-        folder / "prefect.dump": make_conninfo(settings.database, dbname=settings.prefect_database),
+        folder / "prefect.dump": make_dsn(settings.database, dbname=settings.prefect_database),
     }
 
 
@@ -103,9 +104,9 @@ def _postgres(settings: Settings) -> Iterator[None]:
 
 def _create(admin: str, name: str) -> None:
     """Create an empty database; one that an interrupted restore left is dropped."""
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    with connection(admin, autocommit=True) as opened, opened.cursor() as cursor:
+        cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+        cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
 
 def _swap(admin: str, names: dict[str, str]) -> Iterator[str]:
@@ -113,14 +114,15 @@ def _swap(admin: str, names: dict[str, str]) -> Iterator[str]:
     kept = {name: f"{name}_before_restore" for name in names}
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
     try:
-        with psycopg.connect(admin, autocommit=True) as connection:
+        with connection(admin, autocommit=True) as opened, opened.cursor() as cursor:
             for old in kept.values():
-                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(old)))
-            with connection.transaction():
-                for name, restored in names.items():
-                    connection.execute(rename.format(*map(sql.Identifier, (name, kept[name]))))
-                    connection.execute(rename.format(*map(sql.Identifier, (restored, name))))
-    except psycopg.errors.ObjectInUse as error:
+                cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(old)))
+            opened.autocommit = False
+            for name, restored in names.items():
+                cursor.execute(rename.format(*map(sql.Identifier, (name, kept[name]))))
+                cursor.execute(rename.format(*map(sql.Identifier, (restored, name))))
+            opened.commit()
+    except psycopg2.errors.ObjectInUse as error:
         raise ServiceFailed(f"Stop every service that uses the databases first: {error}") from error
     yield from (f"{name}: restored; what it held is in {old}" for name, old in kept.items())
 
@@ -134,8 +136,8 @@ def _call(program: str, url: str, *arguments: str) -> None:
 
 def _client(program: str, url: str) -> tuple[list[str], dict[str, str]]:
     """Return the command of a client of PostgreSQL, and its environment."""
-    connection = conninfo_to_dict(url)
+    connection = parse_dsn(url)
     # Arguments can be read by every user of the machine.
     password = connection.pop("password", None)
     env = {**os.environ, "PGPASSWORD": str(password)} if password else dict(os.environ)
-    return [str(services.binary(program)), "--dbname", make_conninfo("", **connection)], env
+    return [str(services.binary(program)), "--dbname", make_dsn("", **connection)], env

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
-import psycopg2
 import typer
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from flows import services
 from flows.cli.foreground import Finished, print_finished, run_inbox
 from flows.cli.installed import apply
 from flows.cli.signals import stop_on_signals
+from flows.ledger.connection import connection
 from flows.reports import text
 from flows.samples import write_samples
 from flows.settings import Settings
@@ -91,7 +91,7 @@ def _demo_settings() -> Settings:
 
 
 def _rows(settings: Settings) -> Rows:
-    with closing(psycopg2.connect(settings.database)) as connection, connection.cursor() as cursor:
+    with connection(settings.database) as ledger, ledger.cursor() as cursor:
         cursor.execute(
             "SELECT (SELECT count(*) FROM source_files), (SELECT count(*) FROM chats), "
             "(SELECT count(*) FROM messages)"

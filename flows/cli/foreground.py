@@ -8,14 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import psutil
-import psycopg2
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -23,8 +21,9 @@ from rich.text import Text
 from flows import reports, services
 from flows.cli import pages
 from flows.errors import ServiceFailed
+from flows.ledger.connection import connection
 from flows.reports import text
-from flows.reports.slots import slots
+from flows.reports.prefect_api import slots
 from flows.reports.summary import TIMING_HEADERS, timing_cells
 from flows.services.processes import stop
 from flows.settings import Settings
@@ -64,8 +63,7 @@ def run_backfill(settings: Settings, parameters: Mapping[str, Any], console: Con
 
 def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
     limits = _limits(settings)
-    with closing(psycopg2.connect(settings.database)) as ledger:
-        ledger.set_session(readonly=True, autocommit=True)
+    with connection(settings.database, readonly=True, autocommit=True) as ledger:
         ended = _run_process(
             flow, settings, parameters, lambda process: _follow(process, ledger, limits, console)
         )

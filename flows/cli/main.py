@@ -17,16 +17,17 @@ from rich.text import Text
 from sqlalchemy import make_url
 
 from flows import services
-from flows.cli import backfill, database, demo, reports
+from flows.cli import backfill_command as backfill
+from flows.cli import database, demo, reports
 from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
 from flows.cli.signals import stop_on_signals
 from flows.errors import ServiceFailed, TdpError
-from flows.reports.slots import ask
+from flows.reports.prefect_api import ask
 from flows.samples import write_samples
 from flows.settings import Settings
-from flows.stages.supervise import adopt_orphans
+from flows.stages.runner.supervisor import adopt_orphans
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flows.operations.audit import Check
 from flows.reports import text
 from flows.reports.overview import BatchDetail, BatchLine, Lane, OpenRun, Status
 from flows.reports.summary import TIMING_HEADERS, timing_cells
 from flows.reports.timings import Timing
-from flows.verify import Check
 
 _QUEUE_SHOWN = 8
 _COLOURS = {

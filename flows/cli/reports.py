@@ -20,31 +20,22 @@ from rich.live import Live
 
 from flows import reports
 from flows.cli import pages
+from flows.domain import BatchStatus
 from flows.errors import DatabaseUnavailable, ServiceFailed
-from flows.ledger import check_schema
+from flows.ledger.connection import Connection, connection
+from flows.ledger.schema_version import check_schema
 from flows.monitor import serve
+from flows.operations.audit import verify as verify_all
 from flows.reports import text
-from flows.reports.slots import slots
+from flows.reports.prefect_api import slots
+from flows.reports.timeline import timeline_svg
 from flows.services import running
 from flows.settings import Settings
-from flows.timeline import timeline_svg
-from flows.verify import verify as verify_all
 
 app = typer.Typer()
 
 _WATCH_SECONDS = 1.0
 _AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-class BatchStatus(StrEnum):
-    """The statuses of a batch."""
-
-    QUEUED = "QUEUED"
-    EXTRACTING = "EXTRACTING"
-    CONVERTING = "CONVERTING"
-    STORING = "STORING"
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
 
 
 class By(StrEnum):
@@ -199,18 +190,14 @@ def _installation() -> Settings:
 
 
 @contextmanager
-def _ledger(settings: Settings) -> Iterator[Any]:
+def _ledger(settings: Settings) -> Iterator[Connection]:
     """Yield a connection to the ledger for reading; raises DatabaseUnavailable."""
     try:
-        connection = psycopg2.connect(settings.database, connect_timeout=5)
+        with connection(settings.database, readonly=True, autocommit=True, connect_timeout=5) as ledger:
+            check_schema(ledger)
+            yield ledger
     except psycopg2.OperationalError as error:
         raise DatabaseUnavailable(f"{text.short(str(error), 300)} Is `tdp up` running?") from error
-    try:
-        connection.set_session(readonly=True, autocommit=True)
-        check_schema(connection)
-        yield connection
-    finally:
-        connection.close()
 
 
 def _limits(settings: Settings) -> dict[str, int]:
@@ -221,7 +208,7 @@ def _limits(settings: Settings) -> dict[str, int]:
         return {}
 
 
-def _watch(ledger: Any, settings: Settings, now: reports.Status) -> None:
+def _watch(ledger: Connection, settings: Settings, now: reports.Status) -> None:
     with Live(pages.status_page(now), auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             time.sleep(_WATCH_SECONDS)

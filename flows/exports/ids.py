@@ -59,7 +59,7 @@ def bare_chat_id(chat_id: int, kind: str, shifted: bool) -> int:
 
 
 def chat_key(kind: str, chat_id: int | None, name: str | None, account: str | None) -> str:
-    """Return the key of a chat of an export's ``type``, as flows.exports.schema describes it.
+    """Return the key of a chat of an export's ``type``, as flows.exports.columns describes it.
 
     A floating one lacks its :func:`start_mark`.
     """

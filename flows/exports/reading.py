@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from flows.exports.schema import CHATS
+from flows.exports.columns import CHATS
 
 #: Problems worth an operator's reading; an archive may hold thousands of exports with one each.
 _SHOWN = 5

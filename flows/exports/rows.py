@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import UNSET
 
+from flows.exports.columns import MESSAGES
 from flows.exports.ids import PeerIds
 from flows.exports.keys import MESSAGE_KEYS, SERVICE_KEYS
 from flows.exports.known import COLUMNS, NULL, Known, known
 from flows.exports.reading import Chat
 from flows.exports.repair import Message, Messages
-from flows.exports.schema import MESSAGES
 
 #: Messages that make a batch; a block more may come with them.
 BATCH = 4096

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from flows.errors import BatchBusy, BatchUnknown, DatabaseUnavailable
 from flows.ledger.session import Session, fetch, fetch_one, give_back, take
-from flows.stages.contract import Result, entry_id, entry_name
+from flows.stages.runner.contract import Result, entry_id, entry_name
 
 
 class OwnedBatch:

@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 from flows.errors import BatchBusy, DatabaseUnavailable
+from flows.ledger.locks import INTAKE
 from flows.ledger.session import Session, connect, fetch, fetch_one
 
-#: Name space of the advisory lock that planners hold, "tdpi".
-_INTAKE = 0x74647069
 #: Seconds between two looks whether a run's lock is still held.
 _LOOK_EVERY = 2.0
 
@@ -54,11 +53,11 @@ async def _until_lost(session: Session) -> None:
 @asynccontextmanager
 async def planning(session: Session) -> AsyncIterator[None]:
     """Let one planner at a time look into inboxes and cut batches, on all hosts."""
-    await fetch(session, "lock_intake", space=_INTAKE)
+    await fetch(session, "lock_intake", space=INTAKE)
     try:
         yield
     finally:
-        await fetch(session, "unlock_intake", space=_INTAKE)
+        await fetch(session, "unlock_intake", space=INTAKE)
 
 
 async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:

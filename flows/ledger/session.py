@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
 from flows.errors import DatabaseUnavailable
-from flows.ledger.queries import sql
+from flows.ledger.named_sql import sql
 
 Session = AsyncConnection[DictRow]
 
@@ -83,9 +83,9 @@ async def sessions_kept() -> AsyncIterator[None]:
     A new session costs PostgreSQL 2 ms for its process, and more for its first statements, as it reads the
     catalog and plans them: of a batch whose stages do nothing, 15 of 50 ms of PostgreSQL's CPU time.
 
-    Pitfall: where a process can escape its stage (not on Linux, see :mod:`flows.stages.supervise`), it holds
-    the socket of a session that later batches lock with. If the flow is killed then, their locks stay closed
-    until that process ends too.
+    Pitfall: where a process can escape its stage (not on Linux, see :mod:`flows.stages.runner.supervisor`),
+    it holds the socket of a session that later batches lock with. If the flow is killed then, their locks
+    stay closed until that process ends too.
     """
     kept = _Kept()
     token = _kept.set(kept)

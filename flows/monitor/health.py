@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-import psycopg2
 
 from flows.errors import ServiceFailed
-from flows.ledger import check_schema
+from flows.ledger.connection import Connection, connection
+from flows.ledger.named_sql import load, records
+from flows.ledger.schema_version import check_schema
 from flows.monitor.probe import Answer, Probe, ask_all
 from flows.monitor.usage import Usage
 from flows.reports import text
-from flows.reports.queries import Connection, load, records
-from flows.reports.slots import ask
+from flows.reports.prefect_api import ask
 from flows.services import WORK_POOL
 from flows.settings import Settings
 
@@ -137,9 +137,8 @@ class Monitor:
 def connect(settings: Settings) -> Iterator[Connection]:
     """Yield a read-only session that PostgreSQL itself ends when a statement takes too long."""
     options = f"-c statement_timeout={int(ANSWER_SECONDS * 1000)} -c default_transaction_read_only=on"
-    with closing(psycopg2.connect(settings.database, connect_timeout=3, options=options)) as connection:
-        connection.autocommit = True
-        yield connection
+    with connection(settings.database, autocommit=True, connect_timeout=3, options=options) as ledger:
+        yield ledger
 
 
 def _component(answer: Answer[Component]) -> Component:

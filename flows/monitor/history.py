@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from flows.ledger.connection import Connection
 from flows.monitor.health import sql
-from flows.reports.queries import Connection
 
 #: Runs per statement, which has but seconds.
 _PAGE = 200_000

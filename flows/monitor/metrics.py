@@ -15,16 +15,15 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from flows import reports
+from flows.domain import BATCH_STATUSES
 from flows.errors import ServiceFailed
+from flows.ledger.connection import Connection
 from flows.monitor.health import ANSWER_SECONDS, Monitor, connect, sql
 from flows.monitor.history import History, Totals
 from flows.monitor.probe import Probe, ask_all
-from flows.reports.queries import Connection
-from flows.reports.slots import slots
+from flows.reports.prefect_api import slots
 from flows.settings import Settings
 
-#: Every status, so that one of which there is none is 0 and not absent.
-BATCH_STATUSES = ("QUEUED", "EXTRACTING", "CONVERTING", "STORING", "COMPLETED", "FAILED")
 #: Upper bounds of the histograms, in seconds.
 BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
 

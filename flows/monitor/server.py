@@ -22,10 +22,10 @@ from flows.errors import ServiceFailed
 from flows.monitor.health import Health, Monitor, connect
 from flows.monitor.metrics import Metrics
 from flows.monitor.usage import Sampler
-from flows.reports.slots import ask
+from flows.reports.prefect_api import ask
+from flows.reports.timeline import timeline_svg
 from flows.services.prefect import ensure_guarded, is_loopback, local_url
 from flows.settings import Settings
-from flows.timeline import timeline_svg
 
 WATCH_SECONDS = 15.0
 _log = logging.getLogger("flows.monitor")

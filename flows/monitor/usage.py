@@ -18,7 +18,7 @@ _SERVICES = (
     ("prefect.flow_engine", "flows"),
     ("prefect.engine", "flows"),
     ("flows.cli.inbox_process", "flows"),
-    ("flows.recover", "recovery"),
+    ("flows.operations.recovery", "recovery"),
     ("flows.monitor", "monitor"),
     ("tdp monitor", "monitor"),
     ("worker start", "worker"),

@@ -8,7 +8,10 @@ from datetime import datetime
 import msgspec
 
 from flows.errors import BatchUnknown
-from flows.reports.queries import Connection, records, sql
+from flows.ledger.connection import Connection
+from flows.ledger.named_sql import load, records
+
+_sql = load("reports.sql")
 
 
 class OpenRun(msgspec.Struct, frozen=True):
@@ -127,7 +130,7 @@ def status(connection: Connection, limits: Mapping[str, int] | None = None) -> S
 
     ``limits`` are those of the Prefect server by stage; an exclusive stage's is 1 by definition.
     """
-    runs = records(sql.open_runs(connection), OpenRun)
+    runs = records(_sql.open_runs(connection), OpenRun)
     lanes = [
         Lane(
             stage=row["stage"],
@@ -136,13 +139,13 @@ def status(connection: Connection, limits: Mapping[str, int] | None = None) -> S
             queue=[run for run in runs if run.stage == row["stage"] and not run.started_at],
             oldest_wait_sec=row["oldest_wait_sec"],
         )
-        for row in sql.lanes(connection)
+        for row in _sql.lanes(connection)
     ]
     return Status(
-        at=sql.clock(connection),
+        at=_sql.clock(connection),
         lanes=lanes,
-        batches={row["status"]: row["batches"] for row in sql.batch_statuses(connection)},
-        files=Files(**sql.file_counts(connection)),
+        batches={row["status"]: row["batches"] for row in _sql.batch_statuses(connection)},
+        files=Files(**_sql.file_counts(connection)),
     )
 
 
@@ -150,16 +153,16 @@ def batches(
     connection: Connection, *, status: str | None = None, since: datetime | None = None, limit: int = 50
 ) -> list[BatchLine]:
     """Return the newest batches first, of one status or of all."""
-    return records(sql.batches(connection, status=status, since=since, limit=limit), BatchLine)
+    return records(_sql.batches(connection, status=status, since=since, limit=limit), BatchLine)
 
 
 def batch(connection: Connection, batch_id: str) -> BatchDetail:
     """Return one batch with its files and stage runs; raise BatchUnknown if there is none."""
-    row = sql.batch(connection, batch_id=batch_id)
+    row = _sql.batch(connection, batch_id=batch_id)
     if row is None:
         raise BatchUnknown(f"no batch {batch_id!r} in the ledger; `tdp batches` lists them")
     return BatchDetail(
         **row,
-        files=records(sql.batch_files(connection, batch_id=batch_id), BatchFile),
-        stage_runs=records(sql.batch_stage_runs(connection, batch_id=batch_id), StageRun),
+        files=records(_sql.batch_files(connection, batch_id=batch_id), BatchFile),
+        stage_runs=records(_sql.batch_stage_runs(connection, batch_id=batch_id), StageRun),
     )

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from flows.ledger.connection import Connection
+from flows.ledger.named_sql import load, records
 from flows.reports import text
-from flows.reports.queries import Connection, records, sql
 from flows.reports.timings import Timing, timings
+
+_sql = load("reports.sql")
 
 #: A run of thousands of bad files would drown its own summary; the ledger has them all.
 REFUSED_SHOWN = 200
@@ -81,15 +84,15 @@ def summary(
 
     Other runs may have had the same batches before and after it; what they ran is not counted.
     """
-    ids = sql.run_batch_ids(connection, flow_run_id=str(flow_run_id))
-    stage_runs = sql.run_stage_runs(connection, flow_run_id=str(flow_run_id))
+    ids = _sql.run_batch_ids(connection, flow_run_id=str(flow_run_id))
+    stage_runs = _sql.run_stage_runs(connection, flow_run_id=str(flow_run_id))
     return Summary(
         flow_run_id=str(flow_run_id),
-        totals=Totals(**sql.batch_totals(connection, batch_ids=ids)),
-        elapsed_sec=sql.elapsed(connection, ids=stage_runs),
+        totals=Totals(**_sql.batch_totals(connection, batch_ids=ids)),
+        elapsed_sec=_sql.elapsed(connection, ids=stage_runs),
         stages=timings(connection, stage_run_ids=stage_runs, limits=limits),
-        failed=records(sql.failed_batches(connection, batch_ids=ids), FailedBatch),
-        refused=records(sql.refused_files(connection, batch_ids=ids, limit=REFUSED_SHOWN), RefusedFile),
+        failed=records(_sql.failed_batches(connection, batch_ids=ids), FailedBatch),
+        refused=records(_sql.refused_files(connection, batch_ids=ids, limit=REFUSED_SHOWN), RefusedFile),
     )
 
 

@@ -8,8 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from flows.ledger.connection import Connection
+from flows.ledger.named_sql import load, records
 from flows.reports import text
-from flows.reports.queries import Connection, records, sql
+
+_sql = load("reports.sql")
 
 By = Literal["batch", "day", "stage"]
 
@@ -50,7 +53,7 @@ def timings(
 
     ``limits`` are those of the Prefect server by stage; an exclusive stage's is 1 by definition.
     """
-    lanes = sql.timings(
+    lanes = _sql.timings(
         connection, by=by, ids=stage_run_ids, since=since, limits=msgspec.json.encode(limits or {}).decode()
     )
     return records(lanes, Timing)
@@ -71,6 +74,6 @@ def timings_markdown(connection: Connection, batch_ids: Sequence[str]) -> str:
                 text.size(row["bytes_in"]),
                 row["outcome"] or ("RUNNING" if row["started_at"] else "WAITING"),
             )
-            for row in sql.stage_runs(connection, ids=None, batch_ids=list(batch_ids), since=None)
+            for row in _sql.stage_runs(connection, ids=None, batch_ids=list(batch_ids), since=None)
         ),
     )

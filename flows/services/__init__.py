@@ -1,5 +1,6 @@
 """Everything that must run on one machine: PostgreSQL, the Prefect server, a worker."""
 
+from flows.services.background import monitor_url, monitoring, recovery
 from flows.services.installation import (
     AlreadyRunning,
     Installation,
@@ -9,10 +10,8 @@ from flows.services.installation import (
     remove,
     running,
 )
-from flows.services.monitoring import monitor_url, monitoring
 from flows.services.postgres import binary, ensure_database, postgres
 from flows.services.prefect import WORK_POOL, free_port, is_free, prefect_server, server_url, worker
-from flows.services.recovery import recovery
 
 __all__ = [
     "WORK_POOL",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from flows.errors import ServiceFailed
-from flows.ledger import migrate
+from flows.ledger.schema_version import migrate
 from flows.services import record
 from flows.services.postgres import postgres
 from flows.services.prefect import client_environment, ensure_guarded, prefect_server, server_url

@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+import psycopg2
+import psycopg2.errors
+from psycopg2 import sql
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from flows.errors import ServiceFailed
+from flows.ledger.connection import connection
 from flows.services.processes import Child, child
 from flows.settings import Settings
 
@@ -67,7 +69,7 @@ def postgres(settings: Settings) -> Iterator[Child | None]:
         yield None
         return
     with _server(settings) as server:
-        admin = make_conninfo(settings.database, dbname="postgres")
+        admin = make_dsn(settings.database, dbname="postgres")
         for name in ("tdp", settings.prefect_database):
             ensure_database(admin, name)
         yield server
@@ -76,14 +78,15 @@ def postgres(settings: Settings) -> Iterator[Child | None]:
 def ensure_database(url: str, name: str) -> None:
     """Create the database ``name`` on the server at ``url`` if it is missing."""
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
-            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    except psycopg.errors.DuplicateDatabase:
+        with connection(url, autocommit=True, connect_timeout=10) as admin, admin.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+            if cursor.fetchone() is None:
+                cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    except psycopg2.errors.DuplicateDatabase:
         return  # another start was quicker
-    except psycopg.errors.InsufficientPrivilege as error:
+    except psycopg2.errors.InsufficientPrivilege as error:
         raise ServiceFailed(f"Create a database named {name}; this user may not: {error}") from error
-    except psycopg.OperationalError as error:
+    except psycopg2.OperationalError as error:
         raise ServiceFailed(f"PostgreSQL at {_where(url)} does not answer: {error}") from error
 
 
@@ -108,7 +111,7 @@ def _server(settings: Settings) -> Iterator[Child]:
         **user,
     ) as server:
         server.wait_ready(
-            lambda: _answers(make_conninfo(settings.embedded_url, dbname="postgres")), _START_SECONDS
+            lambda: _answers(make_dsn(settings.embedded_url, dbname="postgres")), _START_SECONDS
         )
         yield server
 
@@ -166,12 +169,12 @@ def _hand_over(directory: Path, user: dict[str, Any]) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        psycopg.connect(url, connect_timeout=5).close()
-    except psycopg.OperationalError:
+        with connection(url, connect_timeout=5):
+            return True
+    except psycopg2.OperationalError:
         return False
-    return True
 
 
 def _where(url: str) -> str:
-    parts = conninfo_to_dict(url)
+    parts = parse_dsn(url)
     return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}"

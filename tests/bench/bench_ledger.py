@@ -18,7 +18,7 @@ import psycopg
 from frame import Row, row
 
 from flows import services
-from flows.ledger import migrate
+from flows.ledger.schema_version import migrate
 from flows.monitor.health import Monitor
 from flows.monitor.metrics import Metrics
 from flows.settings import Settings

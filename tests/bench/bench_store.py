@@ -29,10 +29,10 @@ from frame import Cost, Row, row
 from pipeline import cpu
 
 from flows import services
-from flows.exports.schema import CHATS, MESSAGES
-from flows.ledger import migrate
+from flows.exports.columns import CHATS, MESSAGES
+from flows.ledger.schema_version import migrate
 from flows.settings import Settings
-from flows.stages import loading
+from flows.stages.store.stage import loading
 
 BATCHES, CHATS_PER_BATCH = 5, 10
 START = dt.datetime(2022, 1, 1, tzinfo=dt.UTC)

@@ -21,10 +21,10 @@ from psycopg.rows import dict_row
 from pydantic import SecretStr
 
 from flows import services
-from flows.ledger import migrate
+from flows.ledger.schema_version import migrate
 from flows.samples import Expected, write_samples
 from flows.settings import Settings
-from flows.stages.contract import entry_name
+from flows.stages.runner.contract import entry_name
 
 WITNESS = Path(__file__).parents[1] / "programs" / "witness.py"
 FLOW = (

@@ -21,7 +21,7 @@ matrix = pytest.mark.matrix
 STAGES = (pytest.param("extract", marks=matrix), "convert", pytest.param("store", marks=matrix))
 STORE = (pytest.param("extract", marks=matrix), pytest.param("convert", marks=matrix), "store")
 ALL = ("extract", "convert", "store")
-#: Name space of the gates' locks, and the key of each: flows/fence.py.
+#: Name space of the gates' locks, and the key of each: flows/gate/fence.py.
 GATE = 0x74647067
 KEYS = {"extract": 1000, "convert": 2000, "store": 3000}
 

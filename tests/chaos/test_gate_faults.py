@@ -112,10 +112,10 @@ def test_work_ends_before_the_lease_that_cannot_be_renewed(
     """In a tenth of the time: the client's own retries go on for longer than that."""
     from prefect.settings import temporary_settings
 
-    monkeypatch.setattr("flows.slot._RENEW_EVERY", 0.5)
-    monkeypatch.setattr("flows.slot._RENEW_WITHIN", 5.0)
-    monkeypatch.setattr("flows.slot._RELEASE_WITHIN", 1.0)
-    monkeypatch.setattr("flows.gate._limits", {})
+    monkeypatch.setattr("flows.gate.slot._RENEW_EVERY", 0.5)
+    monkeypatch.setattr("flows.gate.slot._RENEW_WITHIN", 5.0)
+    monkeypatch.setattr("flows.gate.slot._RELEASE_WITHIN", 1.0)
+    monkeypatch.setattr("flows.gate.gate._limits", {})
     plant.configure(files=1)
     (row,) = plant.query("INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
     with (

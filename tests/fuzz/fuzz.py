@@ -31,11 +31,11 @@ with atheris.instrument_imports(
 
     from flows.errors import BadInput
     from flows.exports.discover import Export
-    from flows.exports.read import read_export
+    from flows.exports.formats import read_export
     from flows.exports.reading import Reading
-    from flows.stages.entry import Entry
-    from flows.stages.limits import Budget, Limits
-    from flows.stages.unpacking import Unpacking
+    from flows.stages.extract.entry import Entry
+    from flows.stages.extract.limits import Budget, Limits
+    from flows.stages.extract.unpacking import Unpacking
 
 LIMITS = Limits(bytes=4 << 20, entries=1000, depth=8)
 SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-"))

@@ -164,7 +164,7 @@ class Hosts:
         until(lambda: self._answers(ready), 180)
         self.start("hub", "services", *prefect, "services", "start", **self.server)
         self.call(BIN / "tdp", "apply", **self.seeds)
-        self.start("hub", "recovery", sys.executable, "-m", "flows.recover")
+        self.start("hub", "recovery", sys.executable, "-m", "flows.operations.recovery")
 
     def _answers(self, code: str) -> bool:
         with suppress(AssertionError):

@@ -20,14 +20,14 @@ from psycopg.rows import dict_row
 
 from blocks import StageCommand
 from flows.backfill import backfill
+from flows.batches.workdir import STAGES
 from flows.errors import NothingChosen
-from flows.ledger.backfills import Filters, select_batches
 from flows.ledger.batches import own_batch
+from flows.ledger.selection import Filters, select_batches
 from flows.ledger.session import connect
 from flows.process_inbox import process_inbox
 from flows.samples import write_samples
 from flows.settings import Settings
-from flows.workdir import STAGES
 
 
 def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:

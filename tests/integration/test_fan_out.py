@@ -21,7 +21,7 @@ from psycopg.rows import dict_row
 from blocks import PIPELINE, PipelineConfig, StageCommand
 from deployments.apply import apply
 from flows import services
-from flows.recover import recover
+from flows.operations.recovery import recover
 from flows.settings import Settings
 
 OBSTRUCTED = Path(__file__).parents[1] / "programs" / "obstructed.sh"

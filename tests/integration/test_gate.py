@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 
 from flows.errors import GateLost, LimitMissing
 from flows.gate import gate
-from flows.lease_keeper import leases_kept
+from flows.gate.lease_keeper import leases_kept
 from flows.ledger.session import connect, fetch
 from flows.settings import Settings
 
@@ -163,7 +163,7 @@ async def test_a_missing_limit_is_an_error_that_names_the_command(
 async def test_a_revoked_lease_ends_the_work(
     installation: Settings, batches: list[str], client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.slot._RENEW_EVERY", 0.1)
+    monkeypatch.setattr("flows.gate.slot._RENEW_EVERY", 0.1)
     with pytest.raises(GateLost, match="lease"):
         async with enter(installation, "extract", batches[0]):
             (row,) = query(installation, "SELECT lease_id FROM stage_runs")
@@ -270,8 +270,8 @@ async def test_a_long_run_hands_its_lease_on_if_the_limit_is_as_it_was(
     client: PrefectClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.gate.HAND_ON_WITHIN", 1.0)
-    monkeypatch.setattr("flows.gate._CONFIRMED_AFTER", 0.2)
+    monkeypatch.setattr("flows.gate.gate.HAND_ON_WITHIN", 1.0)
+    monkeypatch.setattr("flows.gate.gate._CONFIRMED_AFTER", 0.2)
     async with leases_kept(installation.database, LOG):
         async with enter(installation, "extract", batches[0]):
             await client.update_global_concurrency_limit("extract", GlobalConcurrencyLimitUpdate(**change))
@@ -288,7 +288,7 @@ async def test_a_long_run_hands_its_lease_on_if_the_limit_is_as_it_was(
 async def test_a_run_that_ends_while_its_lease_is_confirmed_costs_no_connection(
     installation: Settings, batches: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.gate._CONFIRMED_AFTER", 0.0)
+    monkeypatch.setattr("flows.gate.gate._CONFIRMED_AFTER", 0.0)
     async with AsyncClientContext.get_or_create() as context:  # as the runs of a flow share one client
         async with leases_kept(installation.database, LOG):
             for milliseconds, batch_id in enumerate(batches):  # so that every moment of a request is met
@@ -319,8 +319,8 @@ async def test_of_the_leases_left_a_run_takes_one_however_the_planner_reads_them
 async def test_a_lease_that_nobody_comes_for_is_given_back(
     installation: Settings, batches: list[str], client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.lease_keeper.HAND_ON_WITHIN", 0.1)
-    monkeypatch.setattr("flows.lease_keeper._LOOK_EVERY", 0.05)
+    monkeypatch.setattr("flows.gate.lease_keeper.HAND_ON_WITHIN", 0.1)
+    monkeypatch.setattr("flows.gate.lease_keeper._LOOK_EVERY", 0.05)
     async with leases_kept(installation.database, LOG):
         await _pass(installation, batches[0])
         await until(lambda: query(installation, "SELECT 1 FROM parked_leases") == [])
@@ -358,7 +358,7 @@ async def test_a_paused_limit_holds_everybody_until_it_is_back(
     client: PrefectClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.gate._limits", {})
+    monkeypatch.setattr("flows.gate.gate._limits", {})
     await client.update_global_concurrency_limit(stage, GlobalConcurrencyLimitUpdate(limit=0))
     waiting = asyncio.create_task(_pass(installation, batches[0], stage))
     await until(lambda: query(installation, "SELECT 1 FROM stage_runs WHERE fenced_at IS NOT NULL"))

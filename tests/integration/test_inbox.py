@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from flows import inbox as module
-from flows.inbox import receive, settled_files
+from flows.batches import inbox as module
+from flows.batches.inbox import receive, settled_files
 from flows.ledger.intake import freeze_batches, frozen_batches, own_run, planning
 from flows.ledger.session import Session, connect
 

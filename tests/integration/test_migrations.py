@@ -15,10 +15,10 @@ import pytest
 from alembic.script import Script, ScriptDirectory
 
 from flows import ledger, services
+from flows.batches.runtime import current_runtime
 from flows.errors import SchemaMismatch
-from flows.ledger import check_schema, migrate
+from flows.ledger.schema_version import check_schema, migrate
 from flows.monitor.health import Monitor
-from flows.runtime import current_runtime
 from flows.settings import Settings
 
 TDP = [sys.executable, "-m", "flows.cli"]

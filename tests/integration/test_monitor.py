@@ -30,7 +30,7 @@ from flows.monitor import MonitorServer, monitor
 from flows.monitor.health import Monitor
 from flows.monitor.server import Watch
 from flows.monitor.usage import Sampler
-from flows.reports.slots import ask
+from flows.reports.prefect_api import ask
 from flows.services import WORK_POOL
 from flows.settings import Settings
 

@@ -29,11 +29,11 @@ from flows import services
 from flows.errors import BatchBusy
 from flows.ledger.batches import own_batch
 from flows.ledger.intake import own_run
+from flows.operations.recovery import _PATIENT, Recovered, recover
 from flows.process_batch import process_batch
 from flows.process_inbox import process_inbox
-from flows.recover import _PATIENT, Recovered, recover
 from flows.settings import Settings
-from flows.stages.contract import Result, new_output, write_result
+from flows.stages.runner.contract import Result, new_output, write_result
 
 
 def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from flows import reports
 from flows.cli.reports import app
 from flows.errors import BatchUnknown, DatabaseUnavailable
-from flows.timeline import timeline_svg
+from flows.reports.timeline import timeline_svg
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RUN = uuid.UUID(int=7)

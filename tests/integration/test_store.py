@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 from psycopg import sql
 
-from flows.exports.schema import CHATS, MESSAGES
-from flows.stages.contract import FileOutcome, Result, entry_name, read_result, write_result
-from flows.stages.store import main
+from flows.exports.columns import CHATS, MESSAGES
+from flows.stages.runner.contract import FileOutcome, Result, entry_name, read_result, write_result
+from flows.stages.store.stage import main
 
 START = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from flows.stages.convert import convert
-from flows.stages.store import main
+from flows.stages.convert.stage import convert
+from flows.stages.store.stage import main
 
 #: A message: its id, the minute it was sent, its text.
 Message = tuple[int, int, str]

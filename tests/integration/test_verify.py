@@ -18,10 +18,10 @@ from prefect.client.schemas.actions import LogCreate
 from typer.testing import CliRunner
 
 from flows.cli.reports import app
-from flows.fence import fence
+from flows.gate.fence import fence
 from flows.ledger.session import connect
+from flows.operations.audit import Check, verify
 from flows.settings import Settings
-from flows.verify import Check, verify
 
 Run = Callable[..., int]
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -14,7 +14,7 @@ import time
 
 from flows.errors import StageFailed
 from flows.gate import gate
-from flows.stages.process import run_command
+from flows.stages.runner.process import run_command
 
 
 async def main() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from flows.exports.schema import CHATS, MESSAGES
+from flows.exports.columns import CHATS, MESSAGES
 from flows.samples import write_samples
-from flows.stages.contract import FileOutcome, Result, write_result
+from flows.stages.runner.contract import FileOutcome, Result, write_result
 
 STAGE = [sys.executable, "-m", "flows.stages.convert"]
 
@@ -152,7 +152,8 @@ def test_the_process_imports_neither_pandas_nor_numpy(tmp_path: Path) -> None:
 def test_memory_stays_bounded(tmp_path: Path) -> None:
     put(tmp_path / "in", **{"000001-a.zip/result.json": chat(300_000)})
     program = (
-        "import sys; from flows.stages.convert import main; from flows.stages.lean import spare_imports;"
+        "import sys; from flows.stages.convert.stage import main;"
+        " from flows.stages.runner.lean_imports import spare_imports;"
         " spare_imports(); main(sys.argv[1:]); print(open('/proc/self/status').read())"
     )
     done = subprocess.run(

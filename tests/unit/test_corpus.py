@@ -60,7 +60,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
 def run(stage: str, source: Path, output: Path, *options: str) -> tuple[dict[str, dict[str, Any]], int]:
     """Run a stage where no unpacker of RAR is at hand; return its outcomes by name, and its peak memory."""
     code = (
-        f"import pathlib, sys; from flows.stages.{stage} import main; status = main(sys.argv[1:]);"
+        f"import pathlib, sys; from flows.stages.{stage}.stage import main; status = main(sys.argv[1:]);"
         "sys.stderr.write(pathlib.Path('/proc/self/status').read_text()); sys.exit(status)"
     )
     done = subprocess.run(

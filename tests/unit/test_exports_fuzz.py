@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.exports.columns import CHATS, MESSAGES
 from flows.exports.discover import Export, discover
-from flows.exports.read import read_export
+from flows.exports.formats import read_export
 from flows.exports.reading import Reading
-from flows.exports.schema import CHATS, MESSAGES
 
 FUZZ = settings(
     max_examples=200,

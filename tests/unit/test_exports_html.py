@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from flows.exports.columns import MESSAGES
 from flows.exports.discover import Export
 from flows.exports.html_export import read_html
 from flows.exports.json_export import read_json
 from flows.exports.reading import Reading
-from flows.exports.schema import MESSAGES
 
 Read = Callable[..., tuple[list[dict[str, Any]], Reading]]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from flows.exports.columns import MESSAGES
 from flows.exports.json_export import read_json
 from flows.exports.reading import Reading
 from flows.exports.scan import CHUNK
-from flows.exports.schema import MESSAGES
 
 Read = Callable[[Any], tuple[list[dict[str, Any]], Reading]]
 Json = dict[str, Any]

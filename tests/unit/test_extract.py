@@ -15,8 +15,8 @@ import pytest
 
 from blocks import PipelineConfig
 from flows.samples import write_samples
-from flows.stages.extract import _parser, limits_of
-from flows.stages.limits import Limits
+from flows.stages.extract.limits import Limits
+from flows.stages.extract.stage import _parser, limits_of
 
 STAGE = [sys.executable, "-m", "flows.stages.extract"]
 EXPORT = b'{"name": "Chat", "type": "personal_chat", "id": 1, "messages": []}'
@@ -234,7 +234,7 @@ def test_an_input_that_is_not_there_may_come_back(tmp_path: Path) -> None:
 
 
 def test_the_stage_starts_without_the_heavy_libraries() -> None:
-    code = "import sys, flows.stages.extract; print(*sys.modules)"
+    code = "import sys, flows.stages.extract.stage; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

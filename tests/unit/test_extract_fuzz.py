@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from packing import plain_sevenzip, rar, sevenzipped, tarred, zipped
 
 from flows.errors import BadInput
-from flows.stages.archives.names import decode_name
-from flows.stages.entry import Entry, safe_path
-from flows.stages.extract import extract
-from flows.stages.limits import Budget, Limits, TooLarge
+from flows.stages.extract.archives.names import decode_name
+from flows.stages.extract.entry import Entry, safe_path
+from flows.stages.extract.limits import Budget, Limits, TooLarge
+from flows.stages.extract.stage import extract
 
 LIMITS = Limits(bytes=1 << 20, entries=100)
 EXPORT = ("Чат/result.json", b'{"messages": []}' * 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -19,23 +20,62 @@ def modules(package: str) -> list[str]:
 
 @pytest.mark.parametrize("package", ["flows/stages", "flows/exports", "flows/ledger", "flows/samples"])
 def test_core_imports_no_prefect(package: str) -> None:
-    names = [name for name in modules(package) if name != "flows.stages.supervise"]
+    names = [name for name in modules(package) if name != "flows.stages.runner.supervisor"]
     code = f"import sys\nfor name in {names!r}: __import__(name)\nprint('prefect' in sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert names
     assert done.stdout == "False\n"
 
 
-@pytest.mark.parametrize("module", ["flows.fence", "flows.inbox"])
-def test_fence_and_inbox_import_no_prefect(module: str) -> None:
-    code = f"import sys, {module}\nprint('prefect' in sys.modules)"
+def test_inbox_imports_no_prefect() -> None:
+    code = "import sys, flows.batches.inbox\nprint('prefect' in sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
+#: What the modules of a room may import of the project, beside their own room.
+FACTS = {"flows.domain", "flows.errors", "flows.settings"}
+MAY_IMPORT = {
+    "flows.exports": FACTS,
+    "flows.stages": FACTS | {"flows.exports", "flows.ledger"},
+    "flows.ledger": FACTS | {"flows.stages.runner"},
+    "flows.samples": FACTS,
+    "flows.gate": FACTS | {"flows.ledger", "flows.stages.runner"},
+    "flows.reports": FACTS | {"flows.ledger", "flows.services"},
+    "flows.batches": FACTS
+    | {"flows.gate", "flows.ledger", "flows.stages", "flows.reports", "blocks"}
+    | {"flows.process_batch"},  # a subflow is what is fanned out to
+}
+
+
+def imported(file: Path) -> set[str]:
+    """Return the modules of the project that ``file`` imports."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return {name for name in found if name.startswith(("flows.", "blocks", "deployments"))}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_what_is_below_it(room: str) -> None:
+    below = {room, *MAY_IMPORT[room]}
+    files = list((ROOT / room.replace(".", "/")).rglob("*.py"))
+    offenders = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imported(file)
+        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in below)
+    ]
+    assert files
+    assert offenders == []
+
+
 @pytest.mark.parametrize("stage", ["extract", "convert", "store"])
 def test_stages_import_no_pandas(stage: str) -> None:
-    code = f"import sys, flows.stages.{stage}\nprint('pandas' in sys.modules)"
+    code = f"import sys, flows.stages.{stage}.stage\nprint('pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from flows.errors import StageFailed, StageMisconfigured, StageTimedOut
-from flows.stages.process import _SUPERVISOR, TAIL_BYTES, run_command
+from flows.stages.runner.process import _SUPERVISOR, TAIL_BYTES, run_command
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -140,7 +140,7 @@ async def test_a_killed_supervisor_takes_the_work_with_it(tmp_path: Path) -> Non
 #: A flow in miniature: runs STUBBORN until it is killed.
 FLOW = """
 import asyncio, os, sys
-from flows.stages.process import run_command
+from flows.stages.runner.process import run_command
 asyncio.run(run_command(sys.argv[1:], env=dict(os.environ), timeout=600))
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.stages.joining import clues
+from flows.stages.store.joining import clues
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from flows.reports import spans
-from flows.timeline import _tops, draw
+from flows.reports.timeline import _tops, draw
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 STAGES = ["extract", "convert", "store"]

@@ -6,15 +6,13 @@ SELECT pg_advisory_unlock_all(), set_config('application_name', 'tdp idle', fals
 
 -- name: own_batch^
 -- Liveness without time-outs: a batch whose lock can be had has no living owner.
-SELECT pg_try_advisory_lock(hashtextextended(:batch_id, 0)) AS owned,
+SELECT pg_try_advisory_lock(batch_lock_key(:batch_id)) AS owned,
        (SELECT status FROM batch_processing WHERE batch_id = :batch_id) AS status;
 
 -- name: batch_outcome^
 -- What runs elsewhere have made of the batch; owned: one of them lives.
 SELECT status, error_message, EXISTS (
-    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND classid::bigint << 32 | objid::bigint = hashtextextended(:batch_id, 0)) AS owned
+    SELECT FROM advisory_locks WHERE granted AND space IS NULL AND key = batch_lock_key(:batch_id)) AS owned
 FROM batch_processing WHERE batch_id = :batch_id;
 
 -- name: batch_sources

@@ -50,9 +50,7 @@ WITH moment AS MATERIALIZED (
     SELECT stage_run_id, batch_id, host, pid, lease_id FROM stage_runs
     WHERE stage = :stage AND fenced_at IS NOT NULL AND finished_at IS NULL AND stage_run_id <> :stage_run_id
       AND (slot = :slot OR NOT EXISTS (
-        SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted
-          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND classid::bigint = :space AND objid::bigint = :key - :slot + slot))
+        SELECT FROM advisory_locks WHERE granted AND space = :space AND key = :key - :slot + slot))
 ), aged AS (
     DELETE FROM parked_leases USING moment WHERE stage = :stage AND taken_at <= old RETURNING lease_id
 ), youngest AS MATERIALIZED (
@@ -114,9 +112,7 @@ WITH finished AS (
     INSERT INTO parked_leases (stage, slot, lease_id, taken_at)
     SELECT stage, slot, lease_id, clock_timestamp() - make_interval(secs => :age) FROM finished
     WHERE :age::float8 < :within AND (:on_spec OR EXISTS (
-        SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND NOT granted
-          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND classid::bigint = :space AND objid::bigint = :key))
+        SELECT FROM advisory_locks WHERE NOT granted AND space = :space AND key = :key))
     ON CONFLICT DO NOTHING RETURNING lease_id
 )
 SELECT duration, EXISTS (SELECT FROM parked) AS parked FROM finished;

@@ -27,7 +27,7 @@ INSERT INTO receipts (source_id, origin, duplicate) VALUES (:source_id, :origin,
 
 -- name: own_run^
 -- A parent run holds this lock while it lives; its batches are nobody else's until then.
-SELECT pg_try_advisory_lock(hashtextextended(:flow_run_id::text, 1)) AS owned;
+SELECT pg_try_advisory_lock(run_lock_key(:flow_run_id)) AS owned;
 
 -- name: frozen_batches
 SELECT batch_id FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
@@ -36,17 +36,15 @@ SELECT batch_id FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY posit
 -- Unfinished batches whose parent run is dead or never was, and that nobody works on. The runs are the last
 -- ones that listed the batch, or worked on it.
 WITH held AS (
-    SELECT classid::bigint << 32 | objid::bigint AS key FROM pg_locks
-    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT key FROM advisory_locks WHERE granted AND space IS NULL
 )
 SELECT b.batch_id, b.flow_run_id, (
     SELECT r.flow_run_id FROM run_batches r WHERE r.batch_id = b.batch_id ORDER BY r.listed_at DESC LIMIT 1
 ) AS parent_run_id
 FROM batch_processing b
 WHERE b.status NOT IN ('COMPLETED', 'FAILED')
-  AND NOT EXISTS (SELECT FROM held WHERE key = hashtextextended(b.batch_id, 0))
-  AND NOT EXISTS (SELECT FROM run_batches r JOIN held ON key = hashtextextended(r.flow_run_id::text, 1)
+  AND NOT EXISTS (SELECT FROM held WHERE key = batch_lock_key(b.batch_id))
+  AND NOT EXISTS (SELECT FROM run_batches r JOIN held ON key = run_lock_key(r.flow_run_id)
                   WHERE r.batch_id = b.batch_id)
 ORDER BY b.created_at, b.batch_id;
 

@@ -1,4 +1,4 @@
--- Chats that are one: flows/stages/joining.py runs these, in the transaction of a load.
+-- Chats that are one: flows/stages/store/joining.py runs these, in the transaction of a load.
 
 -- name: related(chat_keys, clues, ranks)
 -- The chats given, all that floating chats link them to, and everybody's clues.

@@ -3,14 +3,12 @@
 -- name: living_runs
 -- After a start of PostgreSQL everybody has a moment to take his locks again.
 WITH held AS (
-    SELECT classid::bigint << 32 | objid::bigint AS key FROM pg_locks
-    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT key FROM advisory_locks WHERE granted AND space IS NULL
 )
-SELECT flow_run_id FROM unnest(:flow_run_ids::text[], :lock_names::text[], :lock_seeds::int[])
-    AS asked (flow_run_id, lock_name, lock_seed)
+SELECT flow_run_id FROM unnest(:flow_run_ids::text[], :batch_ids::text[], :run_ids::uuid[])
+    AS asked (flow_run_id, batch_id, run_id)
 WHERE clock_timestamp() - pg_postmaster_start_time() < :patience * interval '1 second'
-   OR EXISTS (SELECT FROM held WHERE key = hashtextextended(lock_name, lock_seed));
+   OR EXISTS (SELECT FROM held WHERE key = coalesce(batch_lock_key(asked.batch_id), run_lock_key(asked.run_id)));
 
 -- name: stages_at_rest
 -- No run of theirs holds a slot, asks for one, or has ended a moment ago.

@@ -1,4 +1,4 @@
--- Parquet rows into chats and messages: flows/stages/loading.py runs these, all in one transaction.
+-- Parquet rows into chats and messages: flows/stages/store/loading.py runs these, all in one transaction.
 
 -- name: stored_before(sources)$
 -- The source files of the batch, if an earlier store of it may have left rows of theirs.

@@ -15,18 +15,14 @@ ORDER BY queued_at;
 -- name: unowned_runs(fence_space)
 -- Unfinished runs of batches whose owner is gone (nobody holds the batch's lock), or behind an open fence.
 WITH held AS (
-    SELECT objsubid, classid::bigint AS space, objid::bigint AS key FROM pg_locks
-    WHERE locktype = 'advisory' AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT space, key FROM advisory_locks WHERE granted
 )
 SELECT r.stage_run_id, r.batch_id, r.stage, r.host, r.pid, r.queued_at, r.started_at,
        CASE WHEN r.fenced_at IS NOT NULL THEN 'its fence is open' ELSE 'its batch has no owner' END AS reason
 FROM stage_runs r JOIN stages s USING (stage)
 WHERE r.finished_at IS NULL AND CASE WHEN r.fenced_at IS NOT NULL
-    THEN NOT EXISTS (SELECT FROM held WHERE objsubid = 2 AND space = :fence_space
-                     AND key = 1000 * s.position + r.slot)
-    ELSE NOT EXISTS (SELECT FROM held WHERE objsubid = 1
-                     AND (space << 32) | key = hashtextextended(r.batch_id, 0)) END
+    THEN NOT EXISTS (SELECT FROM held WHERE space = :fence_space AND key = 1000 * s.position + r.slot)
+    ELSE NOT EXISTS (SELECT FROM held WHERE space IS NULL AND key = batch_lock_key(r.batch_id)) END
 ORDER BY r.queued_at;
 
 -- name: unfinished_runs_of_host(host)

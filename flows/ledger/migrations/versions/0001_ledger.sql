@@ -145,7 +145,7 @@ SELECT * FROM (
 ) ordered
 WHERE started_at < earlier_finished_at;
 
--- The data: flows/exports/schema.py describes the columns. Keys and revisions are compared byte by byte, which
+-- The data: flows/exports/columns.py describes the columns. Keys and revisions are compared byte by byte, which
 -- is quick and the same on every server. source_id 0: no source file of the ledger.
 CREATE TABLE chats (
     chat_key  text COLLATE "C" PRIMARY KEY,

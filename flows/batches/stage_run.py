@@ -1,0 +1,127 @@
+"""One stage of one batch: through the gate, as a process, into the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from flows.batches.runtime import Runtime
+from flows.batches.workdir import discard
+from flows.domain import Log
+from flows.errors import StageCrashed, StageFailed, StageTimedOut
+from flows.gate import gate
+from flows.ledger.batches import OwnedBatch
+from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
+from flows.stages.runner.crash_history import begin, suspect
+
+
+async def run_stage(
+    stage: str,
+    batch: OwnedBatch,
+    runtime: Runtime,
+    log: Log,
+    flow_run_id: UUID | None = None,
+    task_run_id: UUID | None = None,
+) -> Result:
+    """Run ``stage`` for ``batch`` unless its output is there already, and record what became of each file.
+
+    Raises Retryable errors for what can go away, any other TdpError for what cannot.
+    """
+    await batch.ensure_owned()
+    output = runtime.directory(batch.batch_id, stage)
+    if stage == "extract":
+        await _fill_input(batch, runtime.input_of(stage, batch.batch_id))
+    # Of a run that died after its work was done. Nobody else writes here: its processes held the batch too.
+    result = read_result(output)
+    if result is None:
+        await asyncio.to_thread(discard, output)
+        begin(output)
+    async with (
+        batch.gate_session() as session,
+        gate(
+            stage,
+            batch.batch_id,
+            database_url=runtime.database_url,
+            log=log,
+            flow_run_id=flow_run_id,
+            task_run_id=task_run_id,
+            session=session,
+            yielding=runtime.yielding,
+            environment=runtime.environment(stage),
+            hold=[batch.socket],
+        ) as held,
+    ):
+        if result is None:
+            argv, timeout = runtime.argv(stage, batch.batch_id), runtime.timeout(stage)
+            try:
+                done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
+            except (StageCrashed, StageTimedOut) as error:
+                suspect(output, str(error))
+                raise
+            source = runtime.input_of(stage, batch.batch_id)
+            result = read_result(output) or _adopt(stage, source, output, done.stdout)
+        held.counts = result.counts
+    await batch.record(stage, result)
+    return result
+
+
+async def _fill_input(batch: OwnedBatch, directory: Path) -> None:
+    """Link the batch's source files into ``directory``; those gone from disk cost nobody but themselves."""
+    await batch.reset_files()
+    sources = await batch.sources()
+    missing = await asyncio.to_thread(_link, sources, directory)
+    if missing:
+        reason = "the stored file is gone from disk: drop it in the inbox again, then retry the batch"
+        gone = [FileOutcome(name, "quarantined", reason) for name in missing]
+        await batch.record("extract", Result("extract", gone))
+
+
+def _link(sources: list[tuple[str, Path]], directory: Path) -> list[str]:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, mode=0o700)
+    missing = []
+    for name, stored in sources:
+        try:
+            (directory / name).hardlink_to(stored)
+        except FileNotFoundError:
+            missing.append(name)
+        except OSError:  # another file system
+            (directory / name).symlink_to(stored)
+    return missing
+
+
+def _adopt(stage: str, source: Path, output: Path, stdout: str) -> Result:
+    """Give the output of an operator's program the manifest that says it is whole."""
+    if not output.is_dir():
+        raise StageFailed(f"the {stage} command ended with status 0 but left no output at {output}")
+    lines = stdout.strip().splitlines() or [""]
+    try:
+        result = msgspec.json.decode(lines[-1], type=Result)
+    except msgspec.DecodeError:
+        result = Result(stage)
+    if left_out := _left_out(stage, source, output, result):
+        raise StageFailed(
+            f"the {stage} command ended with status 0 but left out {', '.join(left_out)}: it must write"
+            " something for each file of its input, or name the file in its result line"
+        )
+    write_result(output, result)
+    return result
+
+
+def _left_out(stage: str, source: Path, output: Path, result: Result) -> list[str]:
+    """Return what is in neither output nor result, unless the program has names of its own for everything.
+
+    Store's rows go elsewhere: its output may be empty.
+    """
+    before = read_result(source)
+    refused = {file.name for file in before.files if file.status == "quarantined"} if before else set()
+    names = [*(entry.name for entry in output.iterdir()), *(file.name for file in result.files)]
+    told = {entry_id(name) for name in names} - {None}
+    if not told and (names or stage == "store"):
+        return []
+    entries = sorted(entry.name for entry in source.iterdir() if entry.name not in refused)
+    return [name for name in entries if entry_id(name) not in {None, *told}]

@@ -1,0 +1,31 @@
+"""Connections of psycopg2, for everything that neither holds a lock nor waits: reports, COPY, administration.
+
+Where a flow runs, the engine of the SqlAlchemyConnector block provides them
+(:meth:`flows.batches.runtime.Runtime.query`). Sessions that hold locks are psycopg 3: see
+:mod:`flows.ledger.session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+Connection = psycopg2.extensions.connection
+
+
+@contextmanager
+def connection(
+    url: str, *, autocommit: bool = False, readonly: bool | None = None, **parameters: Any
+) -> Iterator[Connection]:
+    """Yield a connection to the database at ``url`` (libpq's form) and close it.
+
+    ``parameters`` are libpq's (``connect_timeout`` in seconds, ``options``, ``dbname``). Raises
+    psycopg2.OperationalError if the server does not answer.
+    """
+    with closing(psycopg2.connect(url, **parameters)) as opened:
+        opened.set_session(readonly=readonly, autocommit=autocommit)
+        yield opened

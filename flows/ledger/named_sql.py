@@ -1,0 +1,44 @@
+"""The named statements of the ``.sql`` files: the one way from Python to SQL.
+
+Sessions of psycopg 3 (:mod:`flows.ledger.session`) take a statement's text by its name. Connections of
+psycopg2 (:mod:`flows.ledger.connection`) take all statements of one file as functions.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosql
+import msgspec
+
+_FOLDER = Path(__file__).parent / "sql"
+T = TypeVar("T")
+
+
+def sql(name: str) -> str:
+    """Return the statement of that name with ``%(name)s`` placeholders; AttributeError if no file has it."""
+    text: str = getattr(_all(), name).sql
+    return text
+
+
+@cache
+def load(file: str, *, as_dicts: bool = True) -> Any:
+    """Return the statements of ``file`` as functions of a psycopg2 connection; rows are dicts, or tuples."""
+    options: dict[str, Any] = {}
+    if as_dicts:
+        from psycopg2.extras import RealDictCursor
+
+        options["kwargs"] = {"cursor_factory": RealDictCursor}
+    return aiosql.from_path(_FOLDER / file, "psycopg2", **options)
+
+
+def records(rows: Any, kind: type[T]) -> list[T]:
+    """Return dict rows as a list of ``kind``."""
+    return msgspec.convert(list(rows), list[kind], strict=False)  # type: ignore[valid-type] # mypy wants a static type
+
+
+@cache
+def _all() -> Any:
+    return aiosql.from_path(_FOLDER, "psycopg2", mandatory_parameters=False)

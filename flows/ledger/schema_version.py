@@ -1,0 +1,87 @@
+"""Schema of the ledger and the data, by Alembic migrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from flows.errors import SchemaMismatch
+from flows.ledger.connection import Connection
+from flows.ledger.locks import MIGRATION
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def sqlalchemy_url(url: str) -> sa.URL:
+    """Return ``url`` for SQLAlchemy with psycopg2, whatever driver or none it names."""
+    return sa.make_url(url).set(drivername="postgresql+psycopg2")
+
+
+def migrate(url: str, revision: str = "head") -> tuple[str | None, str | None]:
+    """Bring the database at ``url`` to ``revision``; copies that start together wait for each other.
+
+    A ``revision`` below the current one downgrades; ``base`` removes everything. Return the revision before
+    and after, None where there is no schema. Raises SchemaMismatch for a revision this release does not know.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION})
+        connection.commit()
+        config.attributes["connection"] = connection
+        before = _current(connection)
+        _refuse_newer(before)
+        downgrade = revision == "base" or (revision.isdigit() and before is not None and revision < before)
+        try:
+            (command.downgrade if downgrade else command.upgrade)(config, revision)
+        except CommandError as error:
+            raise SchemaMismatch(str(error)) from error
+        connection.commit()
+        return before, _current(connection)
+
+
+def check_schema(connection: Connection) -> None:
+    """Raise SchemaMismatch unless the database has the schema of this release."""
+    with connection.cursor() as cursor:
+        # Not to_regclass alone: PostgreSQL parses a statement whole, so the table must be there to be read.
+        cursor.execute("SELECT to_regclass('tdp_schema_version')")
+        if cursor.fetchone() == (None,):
+            cursor.execute("SELECT NULL")
+        else:
+            cursor.execute("SELECT version_num FROM tdp_schema_version")
+        row = cursor.fetchone()
+    current = row[0] if row else None
+    _refuse_newer(current)
+    if current != (newest := _revisions()[0]):
+        has = f"has schema {current}" if current else "has none of our tables"
+        raise SchemaMismatch(
+            f"The database {has} and this release needs schema {newest}:"
+            " `tdp migrate` brings it there, and so does `tdp up`."
+        )
+
+
+def _refuse_newer(current: str | None) -> None:
+    if current is not None and current not in (known := _revisions()):
+        raise SchemaMismatch(
+            f"The database has schema {current}, which a newer release made; this one knows {known[0]} at"
+            " most. Install the newer one, or go back as deployments/UPGRADE.md says."
+        )
+
+
+def _revisions() -> list[str]:
+    """Return the revisions this release knows, the newest first."""
+    return [script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()]
+
+
+def _current(connection: sa.Connection) -> str | None:
+    current = None
+    if sa.inspect(connection).has_table("tdp_schema_version"):
+        current = connection.execute(sa.text("SELECT version_num FROM tdp_schema_version")).scalar()
+    connection.commit()
+    return current

@@ -1,0 +1,162 @@
+"""Proof of compliance: no two exclusive runs ever overlapped, nothing was lost, nobody holds what is not his.
+
+What is true only for a moment (who lives, who holds a slot) is looked at several times; a run that begins or
+ends between two readings is no finding.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import psutil
+
+from flows.domain import EXCLUSIVE_STAGES
+from flows.errors import ServiceFailed
+from flows.ledger.connection import Connection
+from flows.ledger.locks import FENCE
+from flows.ledger.named_sql import load
+from flows.operations.gate_log import disordered_task_runs
+from flows.reports.prefect_api import slots
+from flows.settings import Settings
+
+_sql = load("verify.sql")
+
+_LOOKS, _PAUSE_SECONDS = 3, 0.7
+
+Row = dict[str, Any]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """A rule, the rows that break it, and why it could not be checked if it could not."""
+
+    name: str
+    rule: str
+    offending: list[Row] = []
+    unchecked: str | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was checked and nothing breaks it."""
+        return not self.offending and self.unchecked is None
+
+
+def verify(connection: Connection, settings: Settings, *, since: datetime | None = None) -> list[Check]:
+    """Return every check, kept or not; ``since`` bounds what is read of the past (default: all of it).
+
+    ``connection`` has to be in autocommit: looks at different moments must not come from one snapshot.
+    """
+
+    def rows(name: str, **values: Any) -> list[Row]:
+        return [dict(row) for row in getattr(_sql, name)(connection, **values)]
+
+    work = [path.name for path in settings.work.iterdir()] if settings.work.is_dir() else []
+    return [
+        Check(
+            "overlaps",
+            "no two runs of an exclusive stage ever worked at the same time",
+            rows("overlapping_runs", since=since),
+        ),
+        Check(
+            "order",
+            "every run was queued, fenced, started and finished in this order",
+            rows("disordered_runs", since=since),
+        ),
+        Check(
+            "owners",
+            "every unfinished run holds its fence, or waits for a batch that somebody owns",
+            _lasting(lambda: rows("unowned_runs", fence_space=FENCE)),
+        ),
+        Check(
+            "processes",
+            "every unfinished run of this host has a living process",
+            _lasting(lambda: _dead(rows("unfinished_runs_of_host", host=socket.gethostname()))),
+        ),
+        Check(
+            "alone",
+            "no exclusive stage has two processes on this host",
+            _lasting(lambda: _crowds(settings)),
+        ),
+        _by_server(
+            "slots",
+            "the Prefect server counts as many slots as runs hold, and exclusive limits are 1",
+            lambda: _lasting(lambda: _miscounted(settings, rows("slots_in_use"))),
+        ),
+        _by_server(
+            "log",
+            "every task run logged its gate in order: waiting, acquired, released",
+            lambda: disordered_task_runs(connection, settings, since),
+        ),
+        Check(
+            "files",
+            "every file received is stored, quarantined or waiting, once",
+            rows("unaccounted_files"),
+        ),
+        Check(
+            "stages",
+            "every completed batch has completed every stage",
+            rows("half_done_batches", since=since),
+        ),
+        Check(
+            "work",
+            "every work directory belongs to a batch",
+            rows("unknown_batches", batch_ids=work),
+        ),
+    ]
+
+
+def _lasting(look: Callable[[], Iterable[Row]]) -> list[Row]:
+    found = list(look())
+    for _ in range(_LOOKS - 1):
+        if found:
+            time.sleep(_PAUSE_SECONDS)
+            found = [row for row in look() if row in found]
+    return found
+
+
+def _dead(runs: Iterable[Row]) -> list[Row]:
+    return [run for run in runs if not psutil.pid_exists(run["pid"])]
+
+
+def _crowds(settings: Settings) -> list[Row]:
+    """Return the processes of each built-in exclusive stage that has more than one for this home."""
+    work, crowds = str(settings.work), []
+    commands = [(process.pid, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    for stage in EXCLUSIVE_STAGES:
+        found = [
+            {"stage": stage, "pid": pid, "command": " ".join(words)}
+            for pid, words in commands
+            if f"flows.stages.{stage}" in words and any(word.startswith(work) for word in words)
+        ]
+        crowds += found if len(found) > 1 else []
+    return crowds
+
+
+def _by_server(name: str, rule: str, look: Callable[[], list[Row]]) -> Check:
+    """Return a check that needs the Prefect server's answers."""
+    try:
+        return Check(name, rule, look())
+    except ServiceFailed as error:
+        return Check(name, rule, unchecked=str(error))
+
+
+def _miscounted(settings: Settings, lanes: list[Row]) -> list[Row]:
+    found = slots(settings)
+    wrong = []
+    for lane in lanes:
+        limit = found.get(lane["stage"])
+        if limit is None or not limit.active:
+            wrong.append({"stage": lane["stage"], "reason": "no active limit: run `tdp apply`"})
+        elif lane["exclusive"] and limit.limit != 1:
+            wrong.append({"stage": lane["stage"], "reason": f"its limit is {limit.limit}: run `tdp apply`"})
+        elif (surplus := limit.active_slots - lane["running"] - lane["parked"]) > 0:
+            reason = f"{surplus} more of its slots are taken than runs hold a lease"
+            wrong.append({"stage": lane["stage"], "reason": reason})
+        elif (missing := lane["running"] - limit.active_slots) > 0:
+            reason = f"{missing} fewer of its slots are taken than runs hold a lease"
+            wrong.append({"stage": lane["stage"], "reason": reason})
+    return wrong

@@ -1,0 +1,95 @@
+"""Rows into the two Parquet files of convert's output, written beside the reading."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.exports.columns import CHATS, MESSAGES
+
+#: Bytes of Arrow data per row group: two of them are in memory at a time.
+_ROW_GROUP = 16 << 20
+#: Columns that repeat themselves; texts and documents would only fill a dictionary in vain.
+_REPEATING = ["chat_key", "type", "sender_id", "sender_name", "action", "reply_to_peer_id", "source"]
+
+
+class RowWriter:
+    """Writes ``chats.parquet`` and ``messages.parquet`` into a directory; a context manager.
+
+    Compressing goes on in a thread of its own (Arrow lets go of the GIL), one row group behind the reading.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Create both files, empty."""
+        self._messages = pq.ParquetWriter(
+            directory / "messages.parquet",
+            MESSAGES,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=_REPEATING,  # type: ignore[arg-type] # the stubs know no list of columns
+            write_statistics=["message_id"],
+        )
+        self._chats_path = directory / "chats.parquet"
+        self._chats: list[pa.RecordBatch] = []
+        self._held: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._thread = _thread()
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Complete both files, unless there was an error."""
+        try:
+            if kind is None:
+                self._flush()
+                self._settle()
+                pq.write_table(
+                    pa.Table.from_batches(self._chats, CHATS), self._chats_path, compression="zstd"
+                )
+        finally:
+            self._thread.shutdown()
+            self._messages.close()
+
+    def messages(self, batch: pa.RecordBatch) -> None:
+        """Add rows of the schema MESSAGES. Raises OSError."""
+        self._held.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= _ROW_GROUP:
+            self._flush()
+
+    def chats(self, batch: pa.RecordBatch) -> None:
+        """Add rows of the schema CHATS."""
+        self._chats.append(batch)
+
+    def quiet(self) -> None:
+        """Have no thread until there is something to write anew. Raises OSError."""
+        self._settle()
+        self._thread.shutdown()
+        self._thread = _thread()
+
+    def _flush(self) -> None:
+        self._settle()
+        if self._held:
+            table = pa.Table.from_batches(self._held, MESSAGES)
+            self._held, self._bytes = [], 0
+            self._writing = self._thread.submit(self._messages.write_table, table, table.num_rows)
+
+    def _settle(self) -> None:
+        """Wait for the row group being written, and raise what befell it."""
+        if self._writing:
+            self._writing.result()
+            self._writing = None
+
+
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "parquet")  # it begins with the first thing to do

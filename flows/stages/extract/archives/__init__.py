@@ -1,0 +1,101 @@
+"""Archives of any format behind one small interface, recognised by what is in them, never by their names.
+
+A reader lists the members of an archive and streams those that are wanted. Nothing an archive says of itself
+is trusted: what it unpacks to is counted while reading (:mod:`flows.stages.extract.limits`), names are made
+safe where files are written, in :mod:`flows.stages.extract.entry`. Whatever a library does on bytes made to
+break it ends as :class:`~flows.errors.BadInput`; only trouble that is not the archive's fault (a disk that is
+full or failing) leaves as OSError.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from flows.errors import BadInput
+from flows.stages.extract.archives.base import HEAD, Archive, Member, Readable
+from flows.stages.extract.archives.rars import Rar, open_rar
+from flows.stages.extract.archives.sevenzip import open_sevenzip
+from flows.stages.extract.archives.single import Bare, Compressed
+from flows.stages.extract.archives.streams import head_of, unpacked
+from flows.stages.extract.archives.tars import Tar, is_tar
+from flows.stages.extract.archives.zips import open_zip
+from flows.stages.extract.limits import Budget
+
+__all__ = ["ARCHIVES", "HEAD", "Archive", "Bare", "Member", "Rar", "format_of", "open_archive"]
+
+_MAGIC = {
+    "zip": rb"PK(\x03\x04|\x05\x06|\x07\x08|00PK)",
+    "7z": rb"7z\xbc\xaf\x27\x1c",
+    "rar": rb"Rar!\x1a\x07[\x00\x01]",
+    "gzip": rb"\x1f\x8b\x08",
+    "bzip2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
+    "xz": rb"\xfd7zXZ\x00",
+    "zstd": rb"\x28\xb5\x2f\xfd",
+    "json": rb"(\xef\xbb\xbf)?\s*\{",
+    "html": rb"(\xef\xbb\xbf)?\s*<",
+}
+#: What :func:`format_of` may call an archive.
+ARCHIVES = _MAGIC.keys() - {"json", "html"} | {"tar"}
+_OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] = {
+    "zip": open_zip,
+    "7z": open_sevenzip,
+    "rar": open_rar,
+}
+_NAMES = {"json": "result.json", "html": "messages.html"}
+_UNKNOWN = {
+    b"MZ": "a program, not an export: if it unpacks itself, do that and drop a ZIP of the export's folder",
+    b"\xff\xfe": "text in UTF-16, as no export is written: drop the export as Telegram Desktop wrote it",
+    b"": "neither an archive nor an export: drop an archive of the export's folder, a result.json or"
+    " messages.html",
+}
+
+
+def format_of(head: bytes) -> str:
+    """Tell from its first bytes (:data:`HEAD`) what a file is: ``zip``, ``json``, …; empty if unknown.
+
+    A ZIP archive with something before it is not told from them.
+    """
+    for name, magic in _MAGIC.items():
+        if re.match(magic, head):
+            return name
+    return "tar" if is_tar(head) else ""
+
+
+@contextmanager
+def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
+    """Open the archive, or the bare JSON or HTML file, at ``path``.
+
+    What it unpacks to is spent from ``budget``. Raises BadInput for anything else, TooLarge past the limits.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        if not head:
+            raise BadInput("the file is empty: copy it again")
+        kind = format_of(head) or ("zip" if zipfile.is_zipfile(file) else "")
+        if kind in _OPENERS:
+            with _OPENERS[kind](path, budget) as archive:
+                yield archive
+        elif kind in {"json", "html"}:
+            yield Bare(path, _NAMES[kind])
+        elif kind:
+            yield _in_stream(file, kind, budget)
+        else:
+            raise BadInput(next(reason for magic, reason in _UNKNOWN.items() if head.startswith(magic)))
+
+
+def _in_stream(file: BinaryIO, kind: str, budget: Budget) -> Archive:
+    """Return the tar or the single file that ``file`` holds, compressed unless its ``kind`` is tar."""
+
+    def new_stream() -> Readable:
+        file.seek(0)
+        return file if kind == "tar" else unpacked(file, kind)
+
+    packed = kind if kind == "tar" else format_of(head_of(new_stream(), HEAD))
+    if packed == "tar":
+        return Tar(new_stream, budget)
+    return Compressed(new_stream, _NAMES.get(packed, "contents"), budget)

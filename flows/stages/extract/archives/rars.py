@@ -1,0 +1,104 @@
+"""RAR by rarfile: what is compressed, unrar or unar unpack, where one is installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.errors import BadInput
+from flows.stages.extract.archives.base import (
+    ENCRYPTED,
+    PART_OF_SEVERAL,
+    Contents,
+    Member,
+    Readable,
+    chunks_of,
+    damaged,
+    reading,
+)
+from flows.stages.extract.limits import Budget, TooLarge
+
+_NO_TOOL = (
+    "it is a compressed RAR archive, and neither unrar nor unar is installed to unpack it:"
+    " install one and drop the file in again, or pack the export as a ZIP"
+)
+#: Flags of a member that goes on in another part, or comes from one.
+_SPLIT = 0x3
+#: Each member unpacked is a process of that tool, which looks for it from the archive's beginning.
+_MOST_WANTED = 5_000
+
+
+@contextmanager
+def open_rar(path: Path, budget: Budget) -> Iterator[Rar]:
+    """Open the RAR archive at ``path``."""
+    import rarfile
+
+    # The others cannot always read RAR, and do not say so.
+    rarfile.SEVENZIP_TOOL = rarfile.SEVENZIP2_TOOL = rarfile.BSDTAR_TOOL = os.devnull
+
+    def look(header: Any) -> None:
+        budget.enter()
+        if header.type == rarfile.RAR_BLOCK_FILE and header.flags & _SPLIT:
+            raise BadInput(PART_OF_SEVERAL)
+
+    with reading():
+        try:
+            # Other parts of a split archive are not looked for: they would be other source files.
+            archive = rarfile.RarFile(str(path), errors="strict", info_callback=look, part_only=True)
+        except rarfile.RarCannotExec:  # even a comment can be compressed
+            raise BadInput(_NO_TOOL) from None
+    with archive:
+        if archive.needs_password() and not archive.infolist():
+            raise BadInput(ENCRYPTED)
+        yield Rar(archive, budget)
+
+
+class Rar:
+    """An archive and its members."""
+
+    def __init__(self, archive: Any, budget: Budget) -> None:
+        """Read ``archive``, a rarfile.RarFile, which its maker closes."""
+        self._archive, self._budget = archive, budget
+
+    def members(self) -> Iterable[Member]:
+        """Return the members in the archive's order."""
+        for info in self._archive.infolist():
+            if not info.is_dir():
+                yield Member(info.filename, info.file_size, info.is_file(), info.needs_password(), info)
+
+    def read(self, wanted: Sequence[Member]) -> Contents:
+        """Yield the wanted members' chunks."""
+        if len(wanted) > _MOST_WANTED:
+            raise BadInput(f"over {_MOST_WANTED:,} files in it are wanted: pack it again as a ZIP")
+        for member in wanted:
+            yield member, self._chunks(member)
+
+    def _chunks(self, member: Member) -> Iterator[bytes]:
+        import rarfile
+
+        try:
+            with reading():
+                stream = self._archive.open(member.handle)
+            with stream:
+                yield from self._whole(stream, member)
+        except TooLarge:
+            raise
+        except BadInput as error:
+            if isinstance(error.__cause__, rarfile.RarCannotExec):
+                raise BadInput(_NO_TOOL) from None
+            if member.handle.compress_type == rarfile.RAR_M0:
+                raise
+            raise BadInput(
+                f"unrar or unar could not unpack it: {error}, or pack the export as a ZIP"
+            ) from error
+
+    def _whole(self, stream: Readable, member: Member) -> Iterator[bytes]:
+        size = 0
+        for chunk in chunks_of(stream, self._budget):
+            size += len(chunk)
+            yield chunk
+        if size != member.size:
+            raise damaged("it ends too early")

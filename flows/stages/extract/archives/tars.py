@@ -1,0 +1,77 @@
+"""Tar, plain or in a compressed stream: read from front to back, once to list it and once to take from it."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, cast
+
+from flows.stages.extract.archives.base import Contents, Member, Readable, chunks_of, damaged, reading
+from flows.stages.extract.archives.names import decode_name
+from flows.stages.extract.archives.streams import Forward
+from flows.stages.extract.limits import Budget, Meter
+
+_BLOCK = 512
+
+
+def is_tar(head: bytes) -> bool:
+    """Tell whether a file begins as tars do: with a header whose checksum is right."""
+    try:
+        tarfile.TarInfo.frombuf(head[:_BLOCK], "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return False
+    return True
+
+
+class Tar:
+    """An archive in what ``new_stream`` gives, from its start each time."""
+
+    def __init__(self, new_stream: Callable[[], Readable], budget: Budget) -> None:
+        """Read nothing yet."""
+        self._new_stream, self._budget = new_stream, budget
+        self._meter = Meter(budget)
+
+    def members(self) -> Iterable[Member]:
+        """Yield the members while the archive is read to its end."""
+        for number, (info, _) in enumerate(self._walk()):
+            self._budget.enter()
+            if not info.isdir():
+                yield Member(_name(info), info.size, regular=info.isfile(), handle=number)
+
+    def read(self, wanted: Sequence[Member]) -> Contents:
+        """Yield the wanted members' chunks."""
+        by_number = {member.handle: member for member in wanted}
+        last = max(by_number, default=-1)
+        for number, (info, tar) in enumerate(self._walk() if wanted else ()):
+            if member := by_number.get(number):
+                yield member, self._chunks(tar, info)
+            if number == last:
+                return
+
+    def _walk(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+        stream = Forward(self._new_stream(), self._meter)
+        with reading():
+            # tarfile asks for read, seek and tell, no more.
+            tar = tarfile.TarFile(fileobj=cast("IO[bytes]", stream), errorlevel=0)
+        while True:
+            with reading():
+                info = tar.next()
+            if info is None:
+                break
+            tar.members.clear()  # type: ignore[attr-defined]  # it keeps them all
+            yield info, tar
+        if stream.last.strip(b"\0"):  # tarfile takes a header it cannot read for the end
+            raise damaged("a header in the middle")
+
+    def _chunks(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
+        with reading():
+            stream = tar.extractfile(info)
+        if stream is not None:
+            # What holes of a sparse file unpack to comes from nowhere, so no meter has seen it.
+            yield from chunks_of(stream, self._budget if info.issparse() else None)
+
+
+def _name(info: tarfile.TarInfo) -> str:
+    if info.name.isprintable():
+        return info.name
+    return decode_name(info.name.encode("utf-8", "surrogateescape"))

@@ -1,0 +1,147 @@
+"""Extract: from each source file of a batch, the few members that convert reads.
+
+``python -m flows.stages.extract INPUT OUTPUT [--media]`` obeys :mod:`flows.stages.runner.contract`. Below
+OUTPUT each source file has a directory of its own name with ``result.json``, ``messages*.html`` and what
+finds them, at the paths they had in the archive. Media is not unpacked but listed: a JSON line ``{"entry",
+"path", "size"}`` each in ``media.jsonl`` (``size`` in bytes, as the archive claims).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NoReturn
+
+import msgspec
+
+from flows.errors import BadInput
+from flows.stages.extract.archives import Member
+from flows.stages.extract.entry import Entry
+from flows.stages.extract.limits import Budget, Limits
+from flows.stages.extract.unpacking import Unpacking
+from flows.stages.runner.contract import (
+    FileOutcome,
+    Result,
+    new_output,
+    print_result,
+    read_result,
+    write_result,
+)
+from flows.stages.runner.crash_history import guarded
+
+MEDIA_LIST = "media.jsonl"
+#: sysexits.h: wrong usage no retry can mend (contract.PERMANENT), a full disk may have room again.
+_USAGE, _TEMPORARY = 64, 75
+#: Bytes of address space. Readers are bounded far below it; a library's slip ends here.
+_MEMORY = 2 << 30
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage as a process; return its exit status."""
+    options = _parser().parse_args(argv)
+    os.umask(0o077)
+    _bound_memory()
+    limits = limits_of(options)
+    try:
+        result = read_result(options.output)
+        result = result or extract(options.input, options.output, limits, media=options.media)
+    except OSError as error:  # a full or failing disk is no fault of any source file
+        sys.stderr.write(f"cannot extract: {error}\n")
+        return _TEMPORARY
+    print_result(result)
+    return 0
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """Return the limits that the stage's options set."""
+    return Limits(
+        options.max_bytes, options.max_ratio, options.max_entries, options.max_depth, options.max_nesting
+    )
+
+
+def extract(source: Path, output: Path, limits: Limits, *, media: bool = False) -> Result:
+    """Extract every source file in ``source`` into the new directory ``output``; return the result.
+
+    Raises OSError if the machine fails (a full disk, for one), never for what is in a source file.
+    """
+    with new_output(output) as partial:
+        result = Result(stage="extract")
+        with (partial / MEDIA_LIST).open("wb") as media_list:
+            for entry in sorted(source.iterdir()):
+                target = partial / entry.name
+                work = functools.partial(_extract_file, entry, target, limits, media_list, media=media)
+                outcome = guarded(output, entry.name, work)
+                result.files.append(outcome)
+                for name, number in outcome.counts.items():
+                    result.counts[name] = result.counts.get(name, 0) + number
+        write_result(partial, result)
+    return result
+
+
+def _extract_file(
+    source: Path, target: Path, limits: Limits, media_list: IO[bytes], *, media: bool
+) -> FileOutcome:
+    if not source.is_file():
+        problem = "a folder: zip it and drop the ZIP" if source.is_dir() else "gone: drop the file in again"
+        return FileOutcome(source.name, "quarantined", problem)
+    size = source.stat().st_size
+    try:
+        unpacking = Unpacking(Entry(target), Budget(size, limits), media=media)
+        unpacking.run(source)
+    except BadInput as error:
+        shutil.rmtree(target, ignore_errors=True)
+        return FileOutcome(source.name, "quarantined", str(error), {"bytes_in": size})
+    if not media:
+        _list_media(media_list, source.name, unpacking.media)
+    counts = {
+        "bytes_in": size,
+        "bytes_out": unpacking.entry.bytes,
+        "members": len(unpacking.entry),
+        "media": len(unpacking.media),
+        "media_bytes": sum(member.size for member in unpacking.media),
+    }
+    reason = unpacking.reason()
+    return FileOutcome(source.name, "partial" if reason else "ok", reason, counts)
+
+
+def _list_media(media_list: IO[bytes], entry: str, media: list[Member]) -> None:
+    for member in media:
+        media_list.write(
+            msgspec.json.encode({"entry": entry, "path": member.path, "size": member.size}) + b"\n"
+        )
+
+
+def _bound_memory() -> None:
+    """Let whatever asks for more than is sane fail, so that it ends its source file and not the machine."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY or soft > _MEMORY:
+        with suppress(ValueError, OSError):  # macOS has the limit in name only
+            resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, hard))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE, f"{self.format_usage()}{message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m flows.stages.extract", description="Extract the source files of a batch."
+    )
+    default = Limits()
+    parser.add_argument("input", type=Path, help="directory with one entry per source file")
+    parser.add_argument("output", type=Path, help="directory to make")
+    parser.add_argument("--media", action="store_true", help="unpack media too, not only list it")
+    parser.add_argument("--max-bytes", type=int, default=default.bytes, help="unpacked bytes per source file")
+    parser.add_argument("--max-ratio", type=int, default=default.ratio, help="unpacked to packed bytes")
+    parser.add_argument("--max-entries", type=int, default=default.entries, help="members of its archives")
+    parser.add_argument("--max-depth", type=int, default=default.depth, help="folders within folders")
+    parser.add_argument("--max-nesting", type=int, default=default.nesting, help="archives within archives")
+    return parser
