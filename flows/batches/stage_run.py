@@ -13,7 +13,7 @@ from flows.batches.runtime import Runtime
 from flows.batches.workdir import discard
 from flows.domain import Log
 from flows.errors import StageCrashed, StageFailed, StageTimedOut
-from flows.gate import gate
+from flows.gate.gate import gate
 from flows.ledger.batches import OwnedBatch
 from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
 from flows.stages.runner.crash_history import begin, suspect

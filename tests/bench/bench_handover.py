@@ -53,7 +53,7 @@ HANGS = "sleep"
 
 
 async def handover(settings: Settings, held: str, waiting: str) -> float:
-    from flows.gate import gate
+    from flows.gate.gate import gate
 
     command = [sys.executable, str(CONTENDER), "gated", "extract", held, "--", "sleep", "600"]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: ASYNC220

@@ -12,7 +12,7 @@ from plant import Plant
 from proxy import Proxy, proxy
 
 from flows.errors import GateLost
-from flows.gate import gate
+from flows.gate.gate import gate
 
 matrix = pytest.mark.matrix
 LIMIT = "v2/concurrency_limits"

@@ -21,7 +21,7 @@ from prefect.context import AsyncClientContext
 from psycopg.rows import dict_row
 
 from flows.errors import GateLost, LimitMissing
-from flows.gate import gate
+from flows.gate.gate import gate
 from flows.gate.lease_keeper import leases_kept
 from flows.ledger.session import connect, fetch
 from flows.settings import Settings

@@ -13,7 +13,7 @@ import sys
 import time
 
 from flows.errors import StageFailed
-from flows.gate import gate
+from flows.gate.gate import gate
 from flows.stages.runner.process import run_command
 
 
