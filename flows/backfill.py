@@ -13,13 +13,14 @@ from prefect.runtime import flow_run
 from psycopg.rows import DictRow
 
 from flows.batches.backfill_plan import ensure_readable, plan_backfill, plan_markdown
+from flows.batches.decoration import decorate
 from flows.batches.fan_out import Outcomes, Run, run_all, runner
 from flows.batches.runtime import Runtime, yielding_runtime
 from flows.batches.workdir import discard_outputs, kept_stages
 from flows.domain import BACKFILL, BatchStatus, FanOut, Log, Stage
 from flows.errors import BatchesFailed
 from flows.ledger.batches import own_batch
-from flows.ledger.intake import own_run
+from flows.ledger.owner import own_run
 from flows.ledger.selection import (
     Filters,
     adopt_batches,
@@ -28,7 +29,7 @@ from flows.ledger.selection import (
     requeue_prepared,
     select_batches,
 )
-from flows.ledger.session import Session, connect
+from flows.ledger.session import Session
 from flows.reports import summary, summary_markdown
 from flows.reports.prefect_api import slots
 
@@ -64,13 +65,14 @@ async def backfill(
     )
     run_id = UUID(flow_run.get_id())
     log = get_run_logger()
-    async with yielding_runtime() as runtime, own_run(run_id, runtime.database_url) as session:
+    async with yielding_runtime() as runtime, own_run(run_id, runtime.database_url) as owner:
+        session = owner.session
         if dry_run:
             return await _report_plan(session, await select_batches(session, filters), from_stage, runtime)
         listed = await _plan(session, run_id, filters, from_stage, resume, runtime, log)
         async with runner(fan_out, runtime, log) as run:
             outcomes = await _run_all(listed, run_id, window or runtime.config.window, runtime, log, run)
-        await _report(run_id, runtime)
+        await decorate(_report(run_id, runtime), "this backfill", log)
     if outcomes.failed:
         named = [f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items()]
         more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
@@ -121,13 +123,14 @@ async def prepare(batch_id: str, from_stage: str, run_id: UUID, runtime: Runtime
     Raises BatchBusy, or SourceMissing if its source files would have to be read and are not there; then the
     batch stays as it is.
     """
-    folder, url = runtime.settings.work / batch_id, runtime.database_url
-    async with own_batch(batch_id, url), await connect(url, f"tdp backfill {batch_id}") as session:
+    folder = runtime.settings.work / batch_id
+    async with own_batch(batch_id, runtime.database_url) as batch:
         kept = await asyncio.to_thread(kept_stages, folder, from_stage)
-        if not kept:
-            await ensure_readable(session, batch_id)
-        await asyncio.to_thread(discard_outputs, folder, kept)
-        await requeue_prepared(session, run_id, batch_id, kept)
+        async with batch.owner.alone() as session:
+            if not kept:
+                await ensure_readable(session, batch_id)
+            await asyncio.to_thread(discard_outputs, folder, kept)
+            await requeue_prepared(session, run_id, batch_id, kept)
 
 
 async def _report_plan(

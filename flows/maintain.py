@@ -25,7 +25,8 @@ from flows.domain import FLOW_NAMES, MAINTAIN
 from flows.errors import BatchBusy, RulesBroken
 from flows.ledger.batches import own_batch
 from flows.ledger.connection import connection
-from flows.ledger.intake import own_run, planning
+from flows.ledger.intake import planning
+from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
 from flows.operations.audit import Check, verify
 from flows.reports import text
@@ -54,7 +55,8 @@ async def maintain() -> dict[str, int]:
     """
     runtime = await current_runtime()
     config = runtime.config
-    async with own_run(UUID(flow_run.get_id()), runtime.database_url) as session, get_client() as client:
+    async with own_run(UUID(flow_run.get_id()), runtime.database_url) as owner, get_client() as client:
+        session = owner.session
         removed = Removed(
             work_directories=await remove_work(session, runtime),
             unfinished_outputs=await remove_unfinished(session, runtime),

@@ -16,6 +16,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run, task_run
 from prefect.tasks import exponential_backoff
 
+from flows.batches.decoration import decorate
 from flows.batches.runtime import Runtime, current_runtime, yielding_runtime
 from flows.batches.stage_run import run_stage
 from flows.domain import PROCESS_BATCH, STAGES
@@ -110,12 +111,13 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
         stop = stopped_by(error)
         if stop is None:
             await batch.fail(f"{type(error).__name__}: {error}", UUID(flow_run.get_id()))
+            await _show_timings(batch, runtime)
             raise
         # Any other run may take it from here.
         await asyncio.shield(asyncio.ensure_future(batch.requeue()))
         raise stop from None
-    finally:
-        await _write_timings(batch, runtime)
+    else:
+        await _show_timings(batch, runtime)
 
 
 def stopped_by(error: BaseException) -> BaseException | None:
@@ -135,10 +137,12 @@ def stopped_by(error: BaseException) -> BaseException | None:
     return cause
 
 
-async def _write_timings(batch: OwnedBatch, runtime: Runtime) -> None:
-    markdown = await runtime.query(lambda connection: timings_markdown(connection, [batch.batch_id]))
-    await acreate_markdown_artifact(
-        markdown,
-        key=f"timings-{batch.batch_id.replace('_', '-')}",
-        description=f"Timings of {batch.batch_id}",
-    )
+async def _show_timings(batch: OwnedBatch, runtime: Runtime) -> None:
+    async def write() -> None:
+        markdown = await runtime.query(lambda connection: timings_markdown(connection, [batch.batch_id]))
+        # One key for all batches keeps the page of artifacts short; each version belongs to its run.
+        await acreate_markdown_artifact(
+            markdown, key="batch-timings", description=f"Timings of {batch.batch_id}"
+        )
+
+    await decorate(write(), f"the timings of {batch.batch_id}", get_run_logger())

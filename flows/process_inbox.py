@@ -10,12 +10,14 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
 
+from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
 from flows.batches.inbox import receive, settled_files
 from flows.batches.runtime import Runtime, current_runtime
 from flows.domain import PROCESS_INBOX, FanOut, Log
 from flows.errors import BatchesFailed
-from flows.ledger.intake import freeze_batches, frozen_batches, own_run, planning
+from flows.ledger.intake import freeze_batches, frozen_batches, planning
+from flows.ledger.owner import own_run
 from flows.ledger.session import Session
 from flows.reports import summary, summary_markdown
 
@@ -37,13 +39,14 @@ async def process_inbox(
     runtime = await current_runtime()
     log = get_run_logger()
     run_id = UUID(flow_run.get_id())
-    async with own_run(run_id, runtime.database_url) as session:
+    async with own_run(run_id, runtime.database_url) as owner:
         folder = Path(inbox) if inbox else runtime.settings.inbox
-        batches = await plan(session, run_id, folder, batch_size or runtime.config.batch_size, runtime, log)
+        size = batch_size or runtime.config.batch_size
+        batches = await plan(owner.session, run_id, folder, size, runtime, log)
         async with runner(fan_out, runtime, log) as run:
             outcomes = await run_all(batches, window or runtime.config.window, log, run)
         if batches:
-            await report(run_id, runtime)
+            await decorate(report(run_id, runtime), "this run", log)
     if outcomes.failed:
         named = "; ".join(f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items())
         raise BatchesFailed(f"{len(outcomes.failed)} of {len(batches)} batches failed: {named}")

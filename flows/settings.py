@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         return self.root / "work"
 
     @property
+    def work_locks(self) -> Path:
+        """Where a file is locked for each stage run, for as long as a process of its work is alive."""
+        return self.root / "locks"
+
+    @property
     def prefect_home(self) -> Path:
         """PREFECT_HOME of this installation, apart from everybody else's."""
         return self.root / "prefect"

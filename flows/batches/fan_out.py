@@ -37,8 +37,8 @@ from prefect.runtime import flow_run
 from flows.batches.runtime import Runtime
 from flows.domain import BATCH_DEPLOYMENT, FanOut, Log
 from flows.errors import BatchBusy, BatchesFailed, BatchFailed, DeploymentMissing
-from flows.gate.lease_keeper import leases_kept
-from flows.ledger.session import connect, fetch_one, sessions_kept
+from flows.gate.lanes import lanes
+from flows.ledger.owner import owner
 from flows.process_batch import process_batch, stopped_by
 
 #: Processes the batch of that id and returns its report.
@@ -102,7 +102,10 @@ async def _process(batch_id: str, outcomes: Outcomes, run: Run) -> None:
 async def runner(how: FanOut | None, runtime: Runtime, log: Log) -> AsyncIterator[Run]:
     """Yield what runs one batch of this parent run; ``how`` None is what the TDP pipeline block says."""
     if (how or runtime.config.fan_out) == "process":
-        async with leases_kept(runtime.database_url, log), sessions_kept():
+        async with (
+            owner(runtime.database_url, "tdp run") as owning,
+            lanes(owning, runtime.settings.work_locks, is_yielding=runtime.yielding),
+        ):
             yield _run_here
         return
     async with get_client() as client:
@@ -190,10 +193,10 @@ class _WorkPool:
 
         Raises BatchBusy or BatchFailed if ``child`` has ended and that is not for us to mend.
         """
-        async with await connect(self._runtime.database_url, f"tdp look {batch_id}") as session:
-            batch = await fetch_one(session, "batch_outcome", batch_id=batch_id)
+        async with owner(self._runtime.database_url, f"tdp look {batch_id}") as owning:
+            (batch,) = await owning.fetch("batch_outcome", batch_id=batch_id)
             if batch["status"] == "COMPLETED":
-                return dict(await fetch_one(session, "batch_report", batch_id=batch_id))
+                return dict(*await owning.fetch("batch_report", batch_id=batch_id))
         if child is None:
             return None
         if batch["owned"]:

@@ -14,6 +14,7 @@ from flows.batches.workdir import discard
 from flows.domain import Log
 from flows.errors import StageCrashed, StageFailed, StageTimedOut
 from flows.gate.gate import gate
+from flows.gate.lanes import lanes
 from flows.ledger.batches import OwnedBatch
 from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
 from flows.stages.runner.crash_history import begin, suspect
@@ -41,18 +42,15 @@ async def run_stage(
         await asyncio.to_thread(discard, output)
         begin(output)
     async with (
-        batch.gate_session() as session,
+        lanes(batch.owner, runtime.settings.work_locks, is_yielding=runtime.yielding) as own_lanes,
         gate(
             stage,
             batch.batch_id,
-            database_url=runtime.database_url,
+            lanes=own_lanes,
             log=log,
             flow_run_id=flow_run_id,
             task_run_id=task_run_id,
-            session=session,
-            yielding=runtime.yielding,
             environment=runtime.environment(stage),
-            hold=[batch.socket],
         ) as held,
     ):
         if result is None:

@@ -11,59 +11,36 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from flows.errors import BatchBusy, BatchUnknown, DatabaseUnavailable
-from flows.ledger.session import Session, fetch, fetch_one, give_back, take
+from flows.ledger.owner import Owner, owner
+from flows.ledger.session import fetch
 from flows.stages.runner.contract import Result, entry_id, entry_name
 
 
 class OwnedBatch:
-    """A batch whose lock this process holds: nobody else works on it while the session lives."""
+    """A batch whose lock this process holds: no other process works on it while the session lives."""
 
-    def __init__(self, batch_id: str, database_url: str, session: Session, status: str) -> None:
+    def __init__(self, batch_id: str, owning: Owner, status: str) -> None:
         """Made by :func:`own_batch` alone."""
         self.batch_id = batch_id
         self.status = status
-        self._url = database_url
-        self._session = session
-        self._for_gates: Session | None = None
+        self.owner = owning
+        self._generation = owning.generation
 
     async def ensure_owned(self) -> None:
-        """Take the lock again if PostgreSQL went away. Raises BatchBusy if another run has it, or is done."""
-        try:
-            await fetch(self._session, "alive")
-        except DatabaseUnavailable:
-            await self.close()
-            self._session, self.status = await _own(self.batch_id, self._url)
-            if self.status == "COMPLETED":
-                raise BatchBusy(f"another run has done {self.batch_id} meanwhile") from None
-
-    @asynccontextmanager
-    async def gate_session(self) -> AsyncIterator[Session]:
-        """A session for one gate, which the next one gets too if this one ends well."""
-        session, self._for_gates = self._for_gates, None
-        if session is None or session.closed:
-            session = await take(self._url, "tdp gate")
-        try:
-            yield session
-        except BaseException:
-            await session.close()
-            raise
-        self._for_gates = session
+        """Raise BatchBusy if another run has acquired or completed the batch while PostgreSQL was away."""
+        (row,) = await self.owner.fetch("batch_outcome", batch_id=self.batch_id)
+        if self.batch_id in self.owner.lost:
+            raise BatchBusy(f"another run is working on {self.batch_id}")
+        if self.owner.generation != self._generation and row["status"] == "COMPLETED":
+            raise BatchBusy(f"another run has completed {self.batch_id} meanwhile")
+        self._generation = self.owner.generation
 
     async def _fetch(self, statement: str, **values: object) -> list[DictRow]:
-        """Run a statement that may be run twice; where PostgreSQL went away meanwhile, when it is back.
-
-        Raises BatchBusy if another run has the batch then.
-        """
-        try:
-            return await fetch(self._session, statement, batch_id=self.batch_id, **values)
-        except DatabaseUnavailable:
-            await self.ensure_owned()
-            return await fetch(self._session, statement, batch_id=self.batch_id, **values)
-
-    @property
-    def socket(self) -> int:
-        """Descriptor of the lock's session, for the processes that must keep the batch owned."""
-        return self._session.fileno()
+        """Run a statement that may be run twice. Raises BatchBusy if another run has the batch by now."""
+        rows = await self.owner.fetch(statement, batch_id=self.batch_id, **values)
+        if self.batch_id in self.owner.lost:
+            raise BatchBusy(f"another run is working on {self.batch_id}")
+        return rows
 
     async def sources(self) -> list[tuple[str, Path]]:
         """Return entry name and stored path of every source file of the batch that is still wanted."""
@@ -87,12 +64,12 @@ class OwnedBatch:
         await self._fetch("record_files", stage=stage, files=Jsonb(files))
 
     async def has_completed(self, stage: str) -> bool:
-        """Tell whether a run of the stage was seen to its end, as the ledger knows."""
+        """Return whether the ledger knows of a run of the stage that was completed."""
         (row,) = await self._fetch("has_completed", stage=stage)
         return bool(row["completed"])
 
     async def reset_files(self) -> None:
-        """Forget what earlier runs recorded of the files: the first stage begins anew."""
+        """Remove what earlier runs recorded of the files: the first stage begins anew."""
         await self._fetch("reset_files")
 
     async def complete(self) -> None:
@@ -104,55 +81,27 @@ class OwnedBatch:
         await self._fetch("fail_batch", error=error, flow_run_id=flow_run_id)
 
     async def requeue(self) -> None:
-        """Mark the batch QUEUED: its run was cancelled and any other may take it.
+        """Mark the batch QUEUED: its run was cancelled and any other may claim it.
 
-        Where PostgreSQL is away nobody waits for it: a batch whose run has ended is taken all the same.
+        A PostgreSQL that is away is not waited for: a batch whose run has ended can be claimed all the same.
         """
         with suppress(DatabaseUnavailable):
-            await fetch(self._session, "requeue_batch", batch_id=self.batch_id)
+            await fetch(self.owner.session, "requeue_batch", batch_id=self.batch_id)
 
     async def report(self) -> DictRow:
         """Return batch_id, status, file_count, stored, partial, quarantined and messages."""
         (row,) = await self._fetch("batch_report")
         return row
 
-    async def close(self) -> None:
-        """Give the batch up."""
-        await self._session.close()
-        if self._for_gates:
-            await self._for_gates.close()
-            self._for_gates = None
-
-    async def give_back(self) -> None:
-        """Give the batch up, and its sessions back. If this raises, :meth:`close` is still to be called."""
-        if self._for_gates:
-            for_gates, self._for_gates = self._for_gates, None
-            await give_back(for_gates)
-        await give_back(self._session)
-
 
 @asynccontextmanager
-async def own_batch(batch_id: str, database_url: str) -> AsyncIterator[OwnedBatch]:
+async def own_batch(batch_id: str, url: str) -> AsyncIterator[OwnedBatch]:
     """Hold the batch for the body. Raises BatchBusy if a living run has it, BatchUnknown if there is none."""
-    session, status = await _own(batch_id, database_url)
-    batch = OwnedBatch(batch_id, database_url, session, status)
-    try:
-        yield batch
-        await batch.give_back()
-    except BaseException:
-        await batch.close()
-        raise
-
-
-async def _own(batch_id: str, database_url: str) -> tuple[Session, str]:
-    session = await take(database_url, f"tdp {batch_id}")
-    try:
-        row = await fetch_one(session, "own_batch", batch_id=batch_id)
-        if row["status"] is None:
-            raise BatchUnknown(f"no batch {batch_id!r} in the ledger; `tdp batches` lists them")
-        if not row["owned"]:
-            raise BatchBusy(f"another run is working on {batch_id}")
-    except BaseException:
-        await session.close()
-        raise
-    return session, row["status"]
+    async with owner(url, f"tdp {batch_id}") as owning:
+        status = await owning.own_batch(batch_id)
+        try:
+            if status is None:
+                raise BatchUnknown(f"no batch {batch_id!r} in the ledger; `tdp batches` lists them")
+            yield OwnedBatch(batch_id, owning, status)
+        finally:
+            await owning.release_batch(batch_id)

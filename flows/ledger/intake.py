@@ -2,52 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from uuid import UUID
 
-from flows.errors import BatchBusy, DatabaseUnavailable
 from flows.ledger.locks import INTAKE
-from flows.ledger.session import Session, connect, fetch, fetch_one
-
-#: Seconds between two looks whether a run's lock is still held.
-_LOOK_EVERY = 2.0
-
-
-@asynccontextmanager
-async def own_run(flow_run_id: UUID, database_url: str) -> AsyncIterator[Session]:
-    """Hold the lock that says this parent run lives, so that its batches are nobody else's.
-
-    Yields a session for the run's own use. The lock has another one, and is taken again when PostgreSQL is
-    back from being away. Raises BatchBusy if the run is alive in another process.
-    """
-    async with await connect(database_url, f"tdp run {flow_run_id}") as lock:
-        if not (await fetch_one(lock, "own_run", flow_run_id=flow_run_id))["owned"]:
-            raise BatchBusy(f"flow run {flow_run_id} is alive in another process")
-        keeper = asyncio.create_task(_keep_owned(lock, flow_run_id, database_url))
-        try:
-            async with await connect(database_url, f"tdp plan {flow_run_id}") as session:
-                yield session
-        finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
-
-
-async def _keep_owned(lock: Session, flow_run_id: UUID, database_url: str) -> None:
-    await _until_lost(lock)
-    while True:
-        async with await connect(database_url, f"tdp run {flow_run_id}") as again:
-            with suppress(DatabaseUnavailable):
-                await fetch(again, "own_run", flow_run_id=flow_run_id)
-                await _until_lost(again)
-
-
-async def _until_lost(session: Session) -> None:
-    with suppress(DatabaseUnavailable):
-        while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            await fetch(session, "alive")
+from flows.ledger.session import Session, fetch, fetch_one
 
 
 @asynccontextmanager

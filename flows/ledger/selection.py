@@ -11,7 +11,8 @@ from uuid import UUID
 from psycopg.rows import DictRow
 
 from flows.errors import NothingChosen
-from flows.ledger.intake import own_run, planning
+from flows.ledger.intake import planning
+from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")

@@ -6,7 +6,6 @@ ends between two readings is no finding.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -20,9 +19,9 @@ from flows.errors import ServiceFailed
 from flows.ledger.connection import Connection
 from flows.ledger.locks import FENCE
 from flows.ledger.named_sql import load
-from flows.operations.gate_log import disordered_task_runs
 from flows.reports.prefect_api import slots
 from flows.settings import Settings
+from flows.stages.runner.host_identity import place
 
 _sql = load("verify.sql")
 
@@ -74,7 +73,7 @@ def verify(connection: Connection, settings: Settings, *, since: datetime | None
         Check(
             "processes",
             "every unfinished run of this host has a living process",
-            _lasting(lambda: _dead(rows("unfinished_runs_of_host", host=socket.gethostname()))),
+            _lasting(lambda: _dead(rows("unfinished_runs_of_place", place=place()))),
         ),
         Check(
             "alone",
@@ -85,11 +84,6 @@ def verify(connection: Connection, settings: Settings, *, since: datetime | None
             "slots",
             "the Prefect server counts as many slots as runs hold, and exclusive limits are 1",
             lambda: _lasting(lambda: _miscounted(settings, rows("slots_in_use"))),
-        ),
-        _by_server(
-            "log",
-            "every task run logged its gate in order: waiting, acquired, released",
-            lambda: disordered_task_runs(connection, settings, since),
         ),
         Check(
             "files",
@@ -125,15 +119,21 @@ def _dead(runs: Iterable[Row]) -> list[Row]:
 def _crowds(settings: Settings) -> list[Row]:
     """Return the processes of each built-in exclusive stage that has more than one for this home."""
     work, crowds = str(settings.work), []
-    commands = [(process.pid, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    processes = [process.info for process in psutil.process_iter(["pid", "ppid", "cmdline"])]
     for stage in EXCLUSIVE_STAGES:
+        of_stage = {info["pid"]: info for info in processes if _is_of(stage, work, info["cmdline"] or [])}
+        # A reader that the stage has forked bears its command line: only heads of trees are counted.
         found = [
-            {"stage": stage, "pid": pid, "command": " ".join(words)}
-            for pid, words in commands
-            if f"flows.stages.{stage}" in words and any(word.startswith(work) for word in words)
+            {"stage": stage, "pid": pid, "command": " ".join(info["cmdline"])}
+            for pid, info in of_stage.items()
+            if info["ppid"] not in of_stage
         ]
         crowds += found if len(found) > 1 else []
     return crowds
+
+
+def _is_of(stage: str, work: str, words: list[str]) -> bool:
+    return f"flows.stages.{stage}" in words and any(word.startswith(work) for word in words)
 
 
 def _by_server(name: str, rule: str, look: Callable[[], list[Row]]) -> Check:
@@ -153,7 +153,7 @@ def _miscounted(settings: Settings, lanes: list[Row]) -> list[Row]:
             wrong.append({"stage": lane["stage"], "reason": "no active limit: run `tdp apply`"})
         elif lane["exclusive"] and limit.limit != 1:
             wrong.append({"stage": lane["stage"], "reason": f"its limit is {limit.limit}: run `tdp apply`"})
-        elif (surplus := limit.active_slots - lane["running"] - lane["parked"]) > 0:
+        elif (surplus := limit.active_slots - lane["running"]) > 0:
             reason = f"{surplus} more of its slots are taken than runs hold a lease"
             wrong.append({"stage": lane["stage"], "reason": reason})
         elif (missing := lane["running"] - limit.active_slots) > 0:

@@ -43,7 +43,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed, Scheduled
 
 from flows.domain import FLOW_NAMES, INBOX_DEPLOYMENT
-from flows.gate import slot
 from flows.ledger.session import Session, connect, fetch
 from flows.settings import Settings
 
@@ -201,12 +200,7 @@ async def _crash_tasks(client: PrefectClient) -> list[UUID]:
 
 
 async def _give_back_slots(client: PrefectClient, ledger: Session) -> dict[str, int]:
-    """Give back what limits count for stages at rest, and return how many slots of which.
-
-    And the leases that dead flows left for runs that never came.
-    """
-    for row in await fetch(ledger, "take_old_parked", seconds=_AT_REST):
-        await slot.release(client, row["lease_id"], _log)
+    """Release what limits count for stages at rest, and return how many slots of which."""
     limits = await client.read_global_concurrency_limits(limit=_PAGE, offset=0)
     # Looked at after the limits: who has taken a slot since is no longer at rest.
     rows = await fetch(ledger, "stages_at_rest", seconds=_AT_REST)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,17 @@ import psycopg
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
-from prefect.context import AsyncClientContext
 from psycopg.rows import dict_row
 
 from flows.errors import GateLost, LimitMissing
-from flows.gate.gate import gate
-from flows.gate.lease_keeper import leases_kept
-from flows.ledger.session import connect, fetch
+from flows.gate.gate import Held, gate
+from flows.gate.lanes import Lanes
+from flows.ledger.owner import owner
 from flows.settings import Settings
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 LOG = logging.getLogger("test")
+LOCKS = "SELECT * FROM advisory_locks"
 
 
 def query(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:
@@ -50,8 +52,26 @@ async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
         yield client
 
 
-def enter(settings: Settings, stage: str, batch_id: str) -> Any:
-    return gate(stage, batch_id, database_url=settings.database, log=LOG)
+@asynccontextmanager
+async def process(settings: Settings) -> AsyncIterator[Lanes]:
+    """The lanes of a process of its own."""
+    async with owner(settings.database, "test", shared=False) as own:
+        made = Lanes(own, settings.work_locks, is_yielding=False)
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+@asynccontextmanager
+async def enter(settings: Settings, stage: str, batch_id: str) -> AsyncIterator[Held]:
+    """Hold the gate as a process of its own does."""
+    async with process(settings) as lanes, enter_lane(lanes, stage, batch_id) as held:
+        yield held
+
+
+def enter_lane(lanes: Lanes, stage: str, batch_id: str) -> AbstractAsyncContextManager[Held]:
+    return gate(stage, batch_id, lanes=lanes, log=LOG, environment={"PATH": os.environ["PATH"]})
 
 
 async def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
@@ -165,55 +185,46 @@ async def test_a_revoked_lease_ends_the_work(
 ) -> None:
     monkeypatch.setattr("flows.gate.slot._RENEW_EVERY", 0.1)
     with pytest.raises(GateLost, match="lease"):
-        async with enter(installation, "extract", batches[0]):
+        async with enter(installation, "extract", batches[0]) as held:
             (row,) = query(installation, "SELECT lease_id FROM stage_runs")
             await client.release_concurrency_slots_with_lease(row["lease_id"])
-            await asyncio.sleep(60)
+            await held.run(["sleep", "600"], timeout=60)
     assert [row["outcome"] for row in query(installation, "SELECT outcome FROM stage_runs")] == ["FAILED"]
 
 
-async def test_a_lost_session_ends_the_work(installation: Settings, batches: list[str]) -> None:
+@pytest.mark.parametrize("whose", ["tdp extract {}", "test"])
+async def test_a_lost_session_ends_the_work(whose: str, installation: Settings, batches: list[str]) -> None:
+    """Of the fence, or of the process's owner."""
     with pytest.raises(GateLost, match="session"):
-        async with enter(installation, "extract", batches[0]):
-            terminate = (
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s"
-            )
-            query(installation, terminate, "tdp extract%")
-            await asyncio.sleep(60)
+        async with enter(installation, "extract", batches[0]) as held:
+            terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+            query(installation, terminate, whose.format(batches[0]))
+            await held.run(["sleep", "600"], timeout=60)
     assert [row["outcome"] for row in query(installation, "SELECT outcome FROM stage_runs")] == ["FAILED"]
 
 
 async def test_a_run_that_lost_its_session_has_ended_before_the_next_begins(
-    installation: Settings, batches: list[str], client: PrefectClient
+    installation: Settings, batches: list[str], client: PrefectClient, tmp_path: Path
 ) -> None:
-    """Restarted, PostgreSQL opens the fence at once; the run learns of it up to a second later."""
-    at: dict[str, float] = {}
+    """Restarted, PostgreSQL releases the fence at once; the run detects the loss up to a second later."""
 
-    async def first() -> None:
-        async with enter(installation, "extract", batches[0]):
-            at["begin"] = time.monotonic()
-            try:
-                await asyncio.sleep(60)
-            finally:
-                at["end"] = time.monotonic()
+    async def run(batch_id: str) -> None:
+        async with enter(installation, "extract", batch_id) as held:
+            await held.run(exclusive(tmp_path, batch_id, 3), timeout=60)
 
-    async def second() -> None:
-        async with enter(installation, "extract", batches[1]):
-            at["next"] = time.monotonic()
-
-    holder = asyncio.create_task(first())
-    await until(lambda: at)
-    waiting = asyncio.create_task(second())
+    holder = asyncio.create_task(run(batches[0]))
+    await until((tmp_path / "mark").exists)
+    waiting = asyncio.create_task(run(batches[1]))
     await until(lambda: query(installation, "SELECT 1 FROM pg_locks WHERE NOT granted"))
     terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
     query(installation, terminate, f"tdp extract {batches[0]}")
     with pytest.raises(GateLost, match="session"):
         await holder
-    await waiting
-    assert at["end"] < at["next"]
+    await waiting  # the program itself ends with an error if another copy of it runs
     assert await active(client, "extract") == 0
     outcomes = query(installation, "SELECT outcome FROM stage_runs ORDER BY stage_run_id")
     assert [row["outcome"] for row in outcomes] == ["FAILED", "COMPLETED"]
+    assert query(installation, "SELECT * FROM stage_overlaps") == []
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -244,89 +255,65 @@ async def test_a_slot_leaked_by_a_lost_answer_is_taken_back(
     assert await active(client, "extract") == 0
 
 
-async def test_a_lease_is_left_for_the_next_run_and_given_back_with_the_flow(
+async def test_runs_of_a_process_have_one_lease_after_the_other_and_release_it_with_the_last(
     installation: Settings, batches: list[str], client: PrefectClient
 ) -> None:
-    left = "SELECT stage FROM parked_leases"
-    async with leases_kept(installation.database, LOG):
-        for batch_id in batches[:3]:
-            await _pass(installation, batch_id)
-            assert query(installation, left) == [{"stage": "extract"}]
-            assert await active(client, "extract") == 1
-        await asyncio.gather(*(_pass(installation, batch_id, "store") for batch_id in batches[:3]))
+    async with process(installation) as lanes:
+
+        async def one(batch_id: str, stage: str) -> None:
+            async with enter_lane(lanes, stage, batch_id):
+                assert 1 <= await active(client, stage) <= 5
+
+        await asyncio.gather(*(one(batch_id, "extract") for batch_id in batches[:4]))
+        assert await active(client, "extract") == 0
+        await asyncio.gather(*(one(batch_id, "store") for batch_id in batches[:12]))
+        assert await active(client, "store") == 0
+        assert query(installation, LOCKS) == []
     leases = query(
         installation, "SELECT count(DISTINCT lease_id) AS n FROM stage_runs WHERE stage = 'extract'"
     )
     assert leases == [{"n": 1}]
-    assert query(installation, left) == []
-    assert (await active(client, "extract"), await active(client, "store")) == (0, 0)
 
 
-@pytest.mark.parametrize("change", [{}, {"limit": 2}, {"active": False}, {"active_slots": 0}])
-async def test_a_long_run_hands_its_lease_on_if_the_limit_is_as_it_was(
-    change: dict[str, Any],
-    installation: Settings,
-    batches: list[str],
-    client: PrefectClient,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("flows.gate.gate.HAND_ON_WITHIN", 1.0)
-    monkeypatch.setattr("flows.gate.gate._CONFIRMED_AFTER", 0.2)
-    async with leases_kept(installation.database, LOG):
-        async with enter(installation, "extract", batches[0]):
-            await client.update_global_concurrency_limit("extract", GlobalConcurrencyLimitUpdate(**change))
-            await asyncio.sleep(1.5)  # the time itself is what is tested
-        await client.update_global_concurrency_limit(
-            "extract", GlobalConcurrencyLimitUpdate(limit=1, active=True)
-        )
-        await _pass(installation, batches[1])
-    leases = query(installation, "SELECT count(DISTINCT lease_id) AS n FROM stage_runs")
-    assert leases == [{"n": 2 if change else 1}]
-    assert await active(client, "extract") == 0
+async def test_processes_take_turns(installation: Settings, batches: list[str]) -> None:
+    async with process(installation) as one, process(installation) as other:
+
+        async def run(lanes: Lanes, batch_id: str) -> None:
+            async with enter_lane(lanes, "extract", batch_id):
+                await asyncio.sleep(0.05)  # so that all others wait before the first has ended
+
+        firsts = [run(one, batch_id) for batch_id in batches[:4]]
+        seconds = [run(other, batch_id) for batch_id in batches[4:8]]
+        await asyncio.gather(*firsts, *seconds)
+    rows = query(installation, "SELECT batch_id FROM stage_runs ORDER BY started_at")
+    turns = [row["batch_id"] in batches[:4] for row in rows]
+    assert turns in ([True, False] * 4, [False, True] * 4)
 
 
-async def test_a_run_that_ends_while_its_lease_is_confirmed_costs_no_connection(
-    installation: Settings, batches: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flows.gate.gate._CONFIRMED_AFTER", 0.0)
-    async with AsyncClientContext.get_or_create() as context:  # as the runs of a flow share one client
-        async with leases_kept(installation.database, LOG):
-            for milliseconds, batch_id in enumerate(batches):  # so that every moment of a request is met
-                async with enter(installation, "extract", batch_id):
-                    await asyncio.sleep(milliseconds / 1000)
-        pool = context.client._client._transport._pool  # type: ignore[attr-defined]
-        await until(lambda: all(connection.is_idle() for connection in pool.connections))
-
-
-async def test_of_the_leases_left_a_run_takes_one_however_the_planner_reads_them(
+async def test_a_process_has_as_many_sessions_as_runs_at_work_and_one(
     installation: Settings, batches: list[str]
 ) -> None:
-    """The youngest come first in the table, so for a loop over its rows each is the youngest in turn."""
-    left = (
-        "INSERT INTO parked_leases SELECT 'store', n, gen_random_uuid(), now() - n * interval '1 s'"
-        " FROM generate_series(0, 4) AS n"
+    sessions = (
+        "SELECT count(*) AS n FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name ~ '^(tdp|test)'"
     )
-    values = {"space": 1, "key": 1, "flow_run_id": None, "within": 60.0, "stage": "store", "slot": 0}
-    async with await connect(installation.database, "test") as session:
-        await session.execute(left)
-        for choice in ("hashagg", "sort", "material", "hashjoin", "mergejoin"):
-            await session.execute(f"SET enable_{choice} = off")
-        for remaining in (4, 3, 2, 1, 0):
-            assert len(await fetch(session, "enter_gate", stage_run_id=0, **values)) == 1
-            assert query(installation, "SELECT count(*) AS n FROM parked_leases") == [{"n": remaining}]
+    all_at_work, most = asyncio.Event(), 0
 
+    async with process(installation) as lanes:
 
-async def test_a_lease_that_nobody_comes_for_is_given_back(
-    installation: Settings, batches: list[str], client: PrefectClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flows.gate.lease_keeper.HAND_ON_WITHIN", 0.1)
-    monkeypatch.setattr("flows.gate.lease_keeper._LOOK_EVERY", 0.05)
-    async with leases_kept(installation.database, LOG):
-        await _pass(installation, batches[0])
-        await until(lambda: query(installation, "SELECT 1 FROM parked_leases") == [])
-        async with asyncio.timeout(15):
-            while await active(client, "extract"):
-                await asyncio.sleep(0.01)
+        async def one(batch_id: str, stage: str) -> None:
+            nonlocal most
+            async with enter_lane(lanes, stage, batch_id):
+                at_work = query(installation, "SELECT 1 FROM stage_runs WHERE started_at IS NOT NULL")
+                if len(at_work) == 7:
+                    most = query(installation, sessions)[0]["n"]
+                    all_at_work.set()
+                await all_at_work.wait()
+
+        stages = ["extract"] * 10 + ["convert"] * 10 + ["store"] * 20
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(one(*pair) for pair in zip(batches, stages, strict=True)))
+    assert most <= 8 + 1  # seven at work, the owner, and the first waiter for a store
 
 
 async def test_stores_run_five_at_a_time(installation: Settings, batches: list[str]) -> None:
@@ -356,9 +343,7 @@ async def test_a_paused_limit_holds_everybody_until_it_is_back(
     installation: Settings,
     batches: list[str],
     client: PrefectClient,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.gate.gate._limits", {})
     await client.update_global_concurrency_limit(stage, GlobalConcurrencyLimitUpdate(limit=0))
     waiting = asyncio.create_task(_pass(installation, batches[0], stage))
     await until(lambda: query(installation, "SELECT 1 FROM stage_runs WHERE fenced_at IS NOT NULL"))

@@ -13,7 +13,8 @@ import pytest
 
 from flows.batches import inbox as module
 from flows.batches.inbox import receive, settled_files
-from flows.ledger.intake import freeze_batches, frozen_batches, own_run, planning
+from flows.ledger.intake import freeze_batches, frozen_batches, planning
+from flows.ledger.owner import own_run
 from flows.ledger.session import Session, connect
 
 

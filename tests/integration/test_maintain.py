@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 
 from blocks import PIPELINE, PipelineConfig
 from flows.ledger.batches import own_batch
-from flows.ledger.intake import own_run
+from flows.ledger.owner import own_run
 from flows.maintain import delete_runs, maintain
 from flows.process_inbox import process_inbox
 from flows.settings import Settings

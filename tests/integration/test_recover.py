@@ -28,7 +28,7 @@ from deployments.apply import apply
 from flows import services
 from flows.errors import BatchBusy
 from flows.ledger.batches import own_batch
-from flows.ledger.intake import own_run
+from flows.ledger.owner import own_run
 from flows.operations.recovery import _PATIENT, Recovered, recover
 from flows.process_batch import process_batch
 from flows.process_inbox import process_inbox

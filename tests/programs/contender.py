@@ -14,6 +14,9 @@ import time
 
 from flows.errors import StageFailed
 from flows.gate.gate import gate
+from flows.gate.lanes import lanes
+from flows.ledger.owner import owner
+from flows.settings import Settings
 from flows.stages.runner.process import run_command
 
 
@@ -21,16 +24,17 @@ async def main() -> None:
     how, stage, *rest = sys.argv[1:]
     split = rest.index("--")
     batches, command = rest[:split], rest[split + 1 :]
-    for batch_id in batches:
-        if how == "free":
+    if how == "free":
+        for _ in batches:
             await run_command(command, env=dict(os.environ), timeout=60)
-            continue
-        async with gate(
-            stage, batch_id, database_url=os.environ["TDP_DATABASE_URL"], log=logging.getLogger("contender")
-        ) as held:
-            sys.stdout.write(f"fenced {time.time()} {os.getpid()}\n")
-            sys.stdout.flush()
-            await run_command(command, env=dict(os.environ), timeout=60, hold=[held.socket])
+        return
+    log, locks = logging.getLogger("contender"), Settings().work_locks
+    async with owner(os.environ["TDP_DATABASE_URL"], "contender") as own, lanes(own, locks) as own_lanes:
+        for batch_id in batches:
+            async with gate(stage, batch_id, lanes=own_lanes, log=log, environment=dict(os.environ)) as held:
+                sys.stdout.write(f"fenced {time.time()} {os.getpid()}\n")
+                sys.stdout.flush()
+                await held.run(command, timeout=60)
 
 
 try:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.errors import StageFailed, StageMisconfigured, StageTimedOut
+from flows.errors import GateLost, StageFailed, StageMisconfigured, StageTimedOut
 from flows.stages.runner.process import _SUPERVISOR, TAIL_BYTES, run_command
+from flows.stages.runner.supervisor import CLOCK
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -33,7 +35,7 @@ async def test_environment_is_the_one_given_and_nothing_else() -> None:
     done = await run_command(
         python("import os; print(sorted(os.environ))"), env={"A_B": "1", "LC_CTYPE": "C.UTF-8"}, timeout=30
     )
-    assert done.stdout == "['A_B', 'LC_CTYPE']\n"
+    assert done.stdout == "['A_B', 'LC_CTYPE', 'TDP_WORK_LOCK']\n"
 
 
 async def test_a_program_ends_in_silence_when_nobody_reads_it() -> None:
@@ -133,8 +135,7 @@ async def test_a_killed_supervisor_takes_the_work_with_it(tmp_path: Path) -> Non
     supervisor.kill()
     with pytest.raises(StageFailed, match="SIGKILL"):
         await running
-    assert gone([work, child])
-    os.kill(escaped, signal.SIGKILL)  # it left for a session of its own, and nobody is left to know it
+    assert gone([work, child, escaped])
 
 
 #: A flow in miniature: runs STUBBORN until it is killed.
@@ -158,28 +159,71 @@ async def test_the_tree_dies_with_the_flow(tmp_path: Path) -> None:
 
 
 def test_the_tree_dies_with_a_flow_that_is_gone_before_the_work_has_begun() -> None:
-    """The supervisor has its command, and finds nobody to tell that it runs."""
-    lifeline_read, lifeline = os.pipe()
+    """The supervisor has its command, and no process is left to which it could report that it runs."""
+    theirs, lifeline = socket.socketpair()
     status_read, status = os.pipe()
-    held_read, held = os.pipe()
-    argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), str(lifeline_read), str(status)]
-    with subprocess.Popen(argv, pass_fds=(lifeline_read, status, held), stderr=subprocess.PIPE) as supervisor:
-        for fd in (lifeline_read, status, held, status_read):
+    held_read, held = os.pipe()  # inherited by the whole tree, as the lock is
+    inherited = (theirs.fileno(), status, held)
+    argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *map(str, inherited)]
+    with subprocess.Popen(argv, pass_fds=inherited, stderr=subprocess.PIPE) as supervisor:
+        theirs.close()
+        for fd in (status, held, status_read):
             os.close(fd)
-        os.write(lifeline, b'{"argv": ["sleep", "600"], "memory": null}\n')
-        os.close(lifeline)
+        lifeline.send(b"9 0 %d\nsleep\x00600" % (time.clock_gettime_ns(CLOCK) + 5_000_000_000))
+        lifeline.close()
         assert select.select([held_read], [], [], 10)[0], "the work outlived its flow"
-        assert os.read(held_read, 1) == b""
+        while os.read(held_read, 100):
+            pass  # the group, which it wrote into its lock
         assert supervisor.communicate(timeout=10)[1] == b""
     os.close(held_read)
 
 
-async def test_held_descriptors_stay_open_in_the_work() -> None:
+async def test_held_descriptors_stay_open_while_the_tree_lives_and_the_work_has_none_of_them() -> None:
     read, write = os.pipe()
-    try:
-        code = f"import os; os.write({write}, b'held')"
-        await run_command(python(code), env=ENV, timeout=30, hold=[write])
-        assert os.read(read, 10) == b"held"
-    finally:
-        os.close(read)
-        os.close(write)
+    code = "import os; print(sorted(os.listdir('/proc/self/fd'))); open(0).read()"
+    running = asyncio.create_task(run_command(python(code), env=ENV, timeout=30, hold=[write]))
+    await asyncio.sleep(0)
+    os.set_blocking(read, False)
+    done = await running
+    os.close(write)
+    # 0 to 2, the lock, and the folder that is being listed.
+    assert len(done.stdout.split()) == 5, done.stdout
+    assert os.read(read, 10) == b""
+    os.close(read)
+
+
+async def test_work_that_is_not_fed_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.stages.runner.process._FEED_EVERY", 60.0)
+    with pytest.raises(GateLost, match="did not run"):
+        await run_command(["sleep", "600"], env=ENV, timeout=60)
+
+
+async def test_a_command_that_reaches_the_supervisor_too_late_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.stages.runner.process.WATCHDOG", -1.0)
+    with pytest.raises(GateLost):
+        await run_command(["touch", str(tmp_path / "begun")], env=ENV, timeout=60)
+    assert not (tmp_path / "begun").exists()
+
+
+async def test_a_time_out_and_cancellations_wait_for_one_end_of_the_tree() -> None:
+    """The supervisor is stopped, so the tree cannot end: as with work that hangs in the kernel."""
+    running = asyncio.create_task(run_command(["sleep", "600"], env=ENV, timeout=1))
+    (supervisor,) = await children_of(psutil.Process())
+    await children_of(supervisor)
+    supervisor.suspend()
+    for _ in range(3):
+        done, _ = await asyncio.wait([running], timeout=0.7)
+        assert not done, "it ended beside its work"
+        running.cancel()
+    supervisor.resume()
+    with pytest.raises((asyncio.CancelledError, StageTimedOut)):
+        await running
+    assert not supervisor.is_running()
+
+
+async def children_of(process: psutil.Process) -> list[psutil.Process]:
+    while not (found := process.children()):
+        await asyncio.sleep(0.01)
+    return found

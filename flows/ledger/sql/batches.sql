@@ -1,8 +1,15 @@
+-- name: end_no_wait
+-- A time-out that the server, the role or the database sets for others must not end a wait for a lock, or a
+-- session that holds one. Not every server knows all five.
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout',
+               'idle_in_transaction_session_timeout');
+
 -- name: name_session
 SELECT set_config('application_name', :application, false);
 
--- name: open_all_locks
-SELECT pg_advisory_unlock_all(), set_config('application_name', 'tdp idle', false);
+-- name: release_batch
+SELECT pg_advisory_unlock(batch_lock_key(:batch_id));
 
 -- name: own_batch^
 -- Liveness without time-outs: a batch whose lock can be had has no living owner.

@@ -7,17 +7,12 @@ WITH held AS (
 )
 SELECT flow_run_id FROM unnest(:flow_run_ids::text[], :batch_ids::text[], :run_ids::uuid[])
     AS asked (flow_run_id, batch_id, run_id)
-WHERE clock_timestamp() - pg_postmaster_start_time() < :patience * interval '1 second'
+WHERE clock_timestamp() - pg_postmaster_start_time() BETWEEN interval '0' AND :patience * interval '1 second'
    OR EXISTS (SELECT FROM held WHERE key = coalesce(batch_lock_key(asked.batch_id), run_lock_key(asked.run_id)));
 
 -- name: stages_at_rest
 -- No run of theirs holds a slot, asks for one, or has ended a moment ago.
 SELECT stage FROM stages s
-WHERE NOT EXISTS (SELECT FROM parked_leases p WHERE p.stage = s.stage)
-  AND NOT EXISTS (SELECT FROM stage_runs r WHERE r.stage = s.stage AND r.fenced_at IS NOT NULL AND r.finished_at IS NULL)
+WHERE NOT EXISTS (SELECT FROM stage_runs r WHERE r.stage = s.stage AND r.fenced_at IS NOT NULL AND r.finished_at IS NULL)
   AND NOT EXISTS (SELECT FROM stage_runs r WHERE r.stage = s.stage
                   AND r.finished_at > statement_timestamp() - :seconds * interval '1 second');
-
--- name: take_old_parked
--- Leases that were left for the next run, and whoever was to look after them has died.
-DELETE FROM parked_leases WHERE taken_at < clock_timestamp() - :seconds * interval '1 second' RETURNING lease_id;

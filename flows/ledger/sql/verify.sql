@@ -25,16 +25,13 @@ WHERE r.finished_at IS NULL AND CASE WHEN r.fenced_at IS NOT NULL
     ELSE NOT EXISTS (SELECT FROM held WHERE space IS NULL AND key = batch_lock_key(r.batch_id)) END
 ORDER BY r.queued_at;
 
--- name: unfinished_runs_of_host(host)
+-- name: unfinished_runs_of_place(place)
+-- Runs whose processes can be seen from here, whatever the host is called.
 SELECT stage_run_id, batch_id, stage, host, pid, queued_at, started_at FROM stage_runs
-WHERE finished_at IS NULL AND host = :host ORDER BY queued_at;
+WHERE finished_at IS NULL AND place = :place ORDER BY queued_at;
 
 -- name: slots_in_use()
--- A parked lease holds a slot too; one that nobody has picked up for two minutes has expired.
-SELECT s.stage, s.exclusive,
-       count(r.stage_run_id) FILTER (WHERE r.lease_id IS NOT NULL) AS running,
-       (SELECT count(*) FROM parked_leases p WHERE p.stage = s.stage
-        AND p.taken_at > clock_timestamp() - interval '2 minutes') AS parked
+SELECT s.stage, s.exclusive, count(r.stage_run_id) FILTER (WHERE r.lease_id IS NOT NULL) AS running
 FROM stages s LEFT JOIN stage_runs r ON r.stage = s.stage AND r.finished_at IS NULL
 GROUP BY s.stage, s.exclusive, s.position ORDER BY s.position;
 
@@ -66,9 +63,3 @@ ORDER BY b.batch_id, s.position;
 -- name: unknown_batches(batch_ids)
 SELECT batch_id FROM unnest(:batch_ids::text[]) AS named (batch_id)
 WHERE NOT EXISTS (SELECT FROM batch_processing b WHERE b.batch_id = named.batch_id) ORDER BY batch_id;
-
--- name: lines_to_expect(task_run_ids)
--- What each task run logged of its gate, by its runs: w(aiting), and a(cquired) and r(eleased) once it got in.
-SELECT task_run_id::text AS task_run_id,
-       string_agg(CASE WHEN started_at IS NULL THEN 'w' ELSE 'war' END, '' ORDER BY queued_at) AS lines
-FROM stage_runs WHERE task_run_id = ANY (:task_run_ids::uuid[]) GROUP BY task_run_id;

@@ -1,29 +1,38 @@
-"""Run one stage's command as a process tree that cannot outlive us, and learn how it ended."""
+"""Run one stage's command as a process tree that cannot outlive the flow, and report how it ended."""
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from flows.errors import StageCrashed, StageFailed, StageMisconfigured, StageTimedOut
+from flows.errors import GateLost, StageCrashed, StageFailed, StageMisconfigured, StageTimedOut
+from flows.stages.runner import work_lock
+from flows.stages.runner.completion import to_the_end
 from flows.stages.runner.contract import PERMANENT
+from flows.stages.runner.supervisor import CLOCK, WATCHDOG
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 #: Of each stream only the end is kept: a flood costs no memory. Enough for the result line of 1,000 files.
 TAIL_BYTES = 1 << 20
 _ERROR_CHARS = 4_000
-#: What a program brings upon itself.
+#: Signals that a program brings upon itself.
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
-#: Seconds given to what SIGKILL has ended to be gone in fact.
-_GRACE = 1.0
+#: Seconds: given to streams that a killed process may still hold; between two looks at a tree without a head.
+_GRACE, _LOOK_AGAIN = 1.0, 0.05
+#: Seconds between two bytes that the supervisor gets while the flow can prove its sessions.
+_FEED_EVERY = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,98 +43,149 @@ class Finished:
     stderr: str
 
 
+async def _nothing_to_prove() -> None:
+    return
+
+
 async def run_command(
     argv: Sequence[str],
     *,
     env: Mapping[str, str],
     timeout: float,
-    hold: Sequence[int] = (),
     memory: int | None = None,
+    hold: Sequence[int] = (),
 ) -> Finished:
-    """Run ``argv`` under a supervisor made for it: :func:`standby` and :meth:`Supervisor.run` in one."""
-    async with standby(env=env, hold=hold) as supervisor:
-        return await supervisor.run(argv, timeout=timeout, memory=memory)
+    """Run ``argv`` apart from any gate: :func:`standby` and :meth:`Supervisor.run` in one."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with standby(env=env, lock=Path(folder) / "lock") as supervisor:
+            return await supervisor.run(argv, timeout=timeout, memory=memory, hold=hold)
 
 
 @contextlib.asynccontextmanager
-async def standby(*, env: Mapping[str, str], hold: Sequence[int] = ()) -> AsyncIterator[Supervisor]:
-    """Start a supervisor that waits to be told its command, so that its start costs the lane nothing.
+async def standby(*, env: Mapping[str, str], lock: Path) -> AsyncIterator[Supervisor]:
+    """Start a supervisor that waits for its command, so that its start costs the lane nothing.
 
-    ``env`` is the whole environment of the work. The descriptors in ``hold`` (a fence's socket) stay open in
-    every process of its tree.
+    ``env`` is the environment of the work, but for the mark that names ``lock``: the file that stays locked
+    until the last process of the tree is gone (:mod:`flows.stages.runner.work_lock`), and that the caller
+    removes. Raises OSError if it cannot be made.
     """
-    lifeline_read, lifeline = os.pipe()
+    theirs, lifeline = socket.socketpair()
     status_read, status_write = os.pipe()
+    locked = -1
     try:
+        locked = work_lock.acquire(lock)
+        inherited = (theirs.fileno(), status_write, locked)
         process = subprocess.Popen(  # noqa: ASYNC220  a vfork of a few ms; asyncio's own would reap behind us
-            [sys.executable, "-I", "-S", str(_SUPERVISOR), str(lifeline_read), str(status_write)],
+            [sys.executable, "-I", "-S", str(_SUPERVISOR), *map(str, inherited)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(env),
-            pass_fds=(lifeline_read, status_write, *hold),
+            env={**env, **work_lock.environment(lock)},
+            pass_fds=inherited,
             start_new_session=True,
         )
+        work_lock.name_supervisor(locked, process.pid)
     except BaseException:
-        os.close(lifeline)
+        lifeline.close()
         os.close(status_read)
         raise
     finally:
-        os.close(lifeline_read)
+        theirs.close()
         os.close(status_write)
-    supervisor = Supervisor(process, lifeline)
+        if locked >= 0:  # the tree's alone from now on: a flow that is frozen must not hold it
+            os.close(locked)
+    supervisor = Supervisor(process, lifeline, lock)
     try:
         await supervisor.listen(os.fdopen(status_read, "rb"))
         yield supervisor
     finally:
-        await asyncio.shield(asyncio.ensure_future(supervisor.end()))
+        await supervisor.end()
 
 
 class Supervisor:
-    """The head of one process tree: our ends of its pipes, and what they told. Made by :func:`standby`."""
+    """The head of one process tree, as the flow sees it. Made by :func:`standby`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], lifeline: int) -> None:
-        """``lifeline`` is the descriptor whose closing ends the tree."""
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: socket.socket, lock: Path) -> None:
+        """``lifeline`` is the socket whose closing ends the tree."""
         self._process = process
         self._lifeline = lifeline
-        self._group: int | None = None
+        self._lifeline.setblocking(False)
+        self._lock = lock
+        self._is_asked = False
         self._code: int | None = None
-        self._ended = False
+        self._unfed = False
+        self._end: asyncio.Task[None] | None = None
         self._transports: list[asyncio.BaseTransport] = []
         self._tails = (bytearray(), bytearray())
         self._readers: list[asyncio.Task[None]] = []
 
-    async def run(self, argv: Sequence[str], *, timeout: float, memory: int | None = None) -> Finished:
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        memory: int | None = None,
+        hold: Sequence[int] = (),
+        prove: Callable[[], Awaitable[None]] = _nothing_to_prove,
+    ) -> Finished:
         """Run ``argv`` and wait until the last process of its tree is gone.
 
-        ``timeout`` is in seconds, ``memory`` in bytes of address space per process (None: no limit). On
-        time-out, on cancellation and on our own death the whole tree is killed; when this returns or raises,
-        no process of it is left.
+        ``timeout`` is in seconds, ``memory`` in bytes of address space per process (None: no limit). The
+        supervisor, and it alone, keeps the descriptors in ``hold`` open until the tree is gone. ``prove`` is
+        awaited every second and raises GateLost when the work may not go on. When this returns or raises, no
+        process of the tree is left, however often the caller was cancelled meanwhile.
 
-        Raises StageTimedOut, StageFailed (any non-zero end, with the tail of stderr), of these StageCrashed
-        for a fault in the program, or StageMisconfigured (an exit status that no retry can mend).
+        Raises StageTimedOut, GateLost, StageFailed (any non-zero end, with the tail of stderr), of these
+        StageCrashed for a fault in the program, or StageMisconfigured (an exit status that no retry can
+        mend).
         """
-        arguments = b"\0".join(map(os.fsencode, argv))
-        with contextlib.suppress(BrokenPipeError):  # a supervisor killed already: _wait() tells
-            os.write(self._lifeline, b"%d %d\n%b" % (len(arguments), memory or 0, arguments))
+        deadline = _now() + int(WATCHDOG * 1e9)
+        await prove()
+        await self._request(argv, memory or 0, deadline, hold)
+        ended = asyncio.ensure_future(self._wait())
+        feeding = asyncio.ensure_future(self._feed(prove))
         try:
             async with asyncio.timeout(timeout):
-                code = await self._wait()
-            # Whole, unless something of a killed tree still holds them.
-            await asyncio.wait(self._readers, timeout=_GRACE)
+                await asyncio.wait({ended, feeding}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                feeding.result()
         except TimeoutError:
             raise StageTimedOut(f"ran longer than {timeout:g} s; its processes were ended") from None
         finally:
-            await asyncio.shield(asyncio.ensure_future(self.end()))
+            feeding.cancel()
+            await self.end(ended)
+            await asyncio.gather(feeding, return_exceptions=True)
+        return self._finished(argv)
+
+    def _finished(self, argv: Sequence[str]) -> Finished:
+        code = self._code
+        if self._unfed:
+            raise GateLost("the flow did not run for some seconds, so the stage's processes were ended")
         stdout, stderr = (tail.decode(errors="replace") for tail in self._tails)
         if code == 0:
             return Finished(stdout, stderr)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit status {code}"
         reason = stderr.strip()[-_ERROR_CHARS:] or "nothing on stderr"
-        kind = StageCrashed if -code in _CRASHES else StageFailed
+        kind = StageCrashed if code and -code in _CRASHES else StageFailed
         raise (StageMisconfigured if code in PERMANENT else kind)(
             f"{Path(argv[0]).name} failed ({how}): {reason}"
         )
+
+    async def _request(self, argv: Sequence[str], memory: int, deadline: int, hold: Sequence[int]) -> None:
+        arguments = b"\0".join(map(os.fsencode, argv))
+        data = b"%d %d %d\n%b" % (len(arguments), memory, deadline, arguments)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", hold))] if hold else []
+        self._is_asked = True
+        with contextlib.suppress(BrokenPipeError):  # a supervisor killed already: _wait() reports it
+            sent = self._lifeline.sendmsg([data], rights)
+            await asyncio.get_running_loop().sock_sendall(self._lifeline, data[sent:])
+
+    async def _feed(self, prove: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(_FEED_EVERY)
+            await prove()
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                self._lifeline.send(b".")
 
     async def listen(self, status: IO[bytes]) -> None:
         """Keep the ends of both streams from now on."""
@@ -134,33 +194,38 @@ class Supervisor:
             if stream is not None:  # opened as pipes above
                 self._readers.append(asyncio.create_task(_keep_tail(await self._reader(stream), tail)))
 
-    async def end(self) -> None:
-        """Kill what still runs and wait until it is gone."""
-        if self._ended:
-            return
-        self._ended = True
-        os.close(self._lifeline)
-        if self._code is None:
-            await self._wait()
+    async def end(self, ended: asyncio.Future[None] | None = None) -> None:
+        """Kill what still runs and return when it is gone; every caller waits for the same end."""
+        if self._end is None:
+            self._end = asyncio.ensure_future(self._end_tree(ended))
+        await to_the_end(self._end)
+
+    async def _end_tree(self, ended: asyncio.Future[None] | None) -> None:
+        if ended is None or not ended.done():
+            self._lifeline.close()
+            await (ended or self._wait())
+        self._lifeline.close()
         self._process.wait()
+        if self._code is None:
+            self._code = -signal.SIGKILL
+            if self._is_asked and not self._unfed:  # it was killed itself: now the flow has to end its work
+                await self._end_headless()
+        if self._readers:  # whole, unless a process of a killed tree still holds them
+            await asyncio.wait(self._readers, timeout=_GRACE)
         for reader in self._readers:
             reader.cancel()
         for transport in self._transports:
             transport.close()
         await asyncio.sleep(0)  # the loop closes the pipes at its next turn
 
-    async def _wait(self) -> int:
-        """Return the work's exit status (negative: a signal) once its tree is gone."""
+    async def _wait(self) -> None:
+        """Read what the supervisor reports until it has ended: the group, and the exit status of the work."""
         async for line in self._status:
-            word, _, number = line.partition(b" ")
-            if word == b"group":
-                self._group = int(number)
-            else:
+            word, _, number = line.strip().partition(b" ")
+            if word == b"unfed":
+                self._unfed = True
+            elif word == b"exit":
                 self._code = int(number)
-        if self._code is None:  # the supervisor was killed: nobody but us ends its work now
-            self._code = -signal.SIGKILL
-            await self._end_group()
-        return self._code
 
     async def _reader(self, pipe: IO[bytes]) -> asyncio.StreamReader:
         reader = asyncio.StreamReader()
@@ -169,14 +234,15 @@ class Supervisor:
         self._transports.append(transport)
         return reader
 
-    async def _end_group(self) -> None:
-        if self._group is None:
-            return
-        with contextlib.suppress(ProcessLookupError, TimeoutError):  # a zombie nobody reaps counts as gone
-            async with asyncio.timeout(_GRACE):
-                while True:
-                    os.killpg(self._group, signal.SIGKILL)
-                    await asyncio.sleep(0.01)
+    async def _end_headless(self) -> None:
+        """End a tree whose supervisor was killed, and return when the last of its processes is gone."""
+        while not await asyncio.to_thread(work_lock.is_free, self._lock):
+            await asyncio.to_thread(work_lock.end_survivors, self._lock)
+            await asyncio.sleep(_LOOK_AGAIN)
+
+
+def _now() -> int:
+    return time.clock_gettime_ns(CLOCK)
 
 
 async def _keep_tail(reader: asyncio.StreamReader, tail: bytearray) -> None:

@@ -1,0 +1,26 @@
+"""Artifacts: what a run shows in the Prefect UI besides doing its work, and what decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from flows.domain import Log
+
+#: Seconds for which a run waits for its artifacts; they may still be written after that.
+_WITHIN = 5.0
+
+
+async def decorate(writing: Awaitable[object], what: str, log: Log) -> None:
+    """Wait for ``writing`` for some seconds; an error, or a server that is away, is only logged.
+
+    A request that is cancelled while it is under way would cost httpx a connection permanently, so what takes
+    longer goes on by itself.
+    """
+    task = asyncio.ensure_future(writing)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    done, _ = await asyncio.wait([task], timeout=_WITHIN)
+    if not done:
+        log.warning("The artifact of %s is not written yet: the Prefect server does not answer", what)
+    elif error := task.exception():
+        log.warning("The artifact of %s could not be written: %r", what, error)

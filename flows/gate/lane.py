@@ -1,0 +1,246 @@
+"""A lane: all stage runs of one stage in this process, first come, first served, and the places they run on.
+
+A place is what the gate consists of: a ledger session that holds a fence, and a lease on a slot of Prefect's
+limit. An exclusive lane has one place; a lane of several slots has as many as it has runs at work. Between
+two of its runs a lane keeps a place if no other process waits for the stage and the lease is young; otherwise
+it releases the lease, then the fence, and queues again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.responses import MinimalConcurrencyLimitResponse as Limit
+
+from flows.domain import Log
+from flows.errors import DatabaseUnavailable
+from flows.gate import slot
+from flows.gate.predecessor import close_dead_runs
+from flows.ledger.locks import FENCE, QUEUE, YIELDING, fence_key
+from flows.ledger.session import Session, connect, fetch, fetch_one
+from flows.stages.runner.completion import to_the_end
+
+#: Seconds after its grant for which a lease goes on from run to run: an operator who changes the limit is
+#: obeyed by the first stage run after that.
+KEEP_WITHIN = 5.0
+#: Seconds between two tries for a free slot; only the first waiter of one process tries.
+_TRY_EVERY = 0.05
+
+
+@dataclass
+class Entrant:
+    """A stage run that is to enter: its row, and how it is shown in the ledger and in Prefect."""
+
+    stage_run_id: int
+    batch_id: str
+    flow_run_id: UUID | None
+    task_run_id: UUID | None
+    client: PrefectClient
+    log: Log
+
+
+@dataclass
+class Place:
+    """A fence that is held by ``session``, and the lease of its slot."""
+
+    session: Session
+    slot: int
+    lease: UUID | None = None
+    limit: Limit | None = None
+    granted_at: float = 0.0
+    #: Whether the next run of this process may have it as it is.
+    may_be_kept: bool = False
+
+
+@dataclass
+class Lane:
+    """The stage runs of one stage in this process. Made by :class:`flows.gate.lanes.Lanes`."""
+
+    stage: str
+    position: int
+    is_exclusive: bool
+    url: str
+    is_yielding: bool
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _wanted: int = 0
+    _slots: int = 0
+    _sessions: set[Session] = field(default_factory=set)
+    _idle: list[Session] = field(default_factory=list)
+    _kept: list[Place] = field(default_factory=list)
+    _is_kept: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def place(self, entrant: Entrant) -> AsyncIterator[Place]:
+        """Hold a place for ``entrant`` once all before it in this process have theirs, and start its row.
+
+        Raises LimitMissing, or DatabaseUnavailable if the session is lost.
+        """
+        with ExitStack() as turn:
+            self._wanted += 1
+            try:
+                await self._turn.acquire()
+                turn.callback(self._turn.release)
+                place = await self._enter(entrant)
+            finally:
+                self._wanted -= 1
+                if not self._wanted and self._kept:
+                    await to_the_end(self._release_kept(entrant))
+            try:
+                if not self.is_exclusive:
+                    turn.close()
+                yield place
+            finally:
+                await to_the_end(self._leave(place, entrant))
+
+    async def finish(self, place: Place, **values: object) -> float:
+        """Close the run's row as COMPLETED and return its duration in seconds.
+
+        Raises LookupError if a successor has closed it as LOST.
+        """
+        row = await fetch_one(place.session, "finish_stage_run", **values, **self._locks(place.slot))
+        is_young = asyncio.get_running_loop().time() - place.granted_at < KEEP_WITHIN
+        place.may_be_kept = is_young and not row["is_waited_for"]
+        return float(row["duration"] or 0.0)
+
+    async def close(self) -> None:
+        """Close the sessions; a fence that one of them holds is released."""
+        for session in self._sessions:
+            await session.close()
+
+    async def _enter(self, entrant: Entrant) -> Place:
+        place = self._kept.pop() if self._kept else await self._fenced(entrant)
+        try:
+            if not await self._started(place, entrant):
+                await self._acquire_lease(place, entrant)
+                await fetch_one(place.session, "start_stage_run", **self._values(place, entrant))
+        except BaseException:
+            await to_the_end(self._release(place, entrant))
+            raise
+        return place
+
+    async def _started(self, place: Place, entrant: Entrant) -> bool:
+        """Enter the gate; return whether the run has started, which takes a lease and no dead run."""
+        entered_at = asyncio.get_running_loop().time()
+        row = await fetch_one(place.session, "enter_gate", **self._values(place, entrant))
+        if row["dead"]:
+            await close_dead_runs(place.session, row["dead"], entered_at, entrant.client, entrant.log)
+        return bool(row["is_started"])
+
+    async def _acquire_lease(self, place: Place, entrant: Entrant) -> None:
+        if place.lease is None:
+            place.lease, place.limit = await slot.acquire(
+                entrant.client, self.stage, entrant.task_run_id, lambda: self._running(place), entrant.log
+            )
+            place.granted_at = asyncio.get_running_loop().time()
+            self._slots = place.limit.limit
+
+    async def _running(self, place: Place) -> int:
+        """Return how many stage runs have a lease by the ledger."""
+        return int((await fetch_one(place.session, "running_behind_gate", stage=self.stage))["running"])
+
+    async def _fenced(self, entrant: Entrant) -> Place:
+        """Wait for a fence of the stage and return a place without a lease."""
+        session = await self._session(entrant)
+        try:
+            if self.is_yielding:
+                await fetch(session, "acquire_lock", space=YIELDING, key=self._key())
+            if self.is_exclusive:
+                await fetch(session, "acquire_lock", space=FENCE, key=self._key())
+                return Place(session, 0)
+            return await self._first_free(session, entrant)
+        except BaseException:
+            await session.close()  # what it has locked so far is released
+            raise
+
+    async def _first_free(self, session: Session, entrant: Entrant) -> Place:
+        """Wait, as the only one of all processes, for one of several fences, or for a place that is kept."""
+        slots = self._slots or await slot.limit_of(entrant.client, self.stage) or 1
+        await fetch(session, "acquire_lock", space=QUEUE, key=self._key())
+        place = None
+        while place is None:
+            self._is_kept.clear()
+            rows = await fetch(session, "acquire_free_lock", space=FENCE, key=self._key(), slots=slots)
+            if rows:
+                place = Place(session, rows[0]["slot"])
+            elif self._kept:
+                self._idle.append(session)
+                place = self._kept.pop()
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_TRY_EVERY):  # wait_for loses cancellations before Python 3.12
+                        await self._is_kept.wait()
+        await fetch(session, "release_lock", space=QUEUE, key=self._key())
+        if self.is_yielding:
+            await fetch(session, "release_lock", space=YIELDING, key=self._key())
+        return place
+
+    async def _session(self, entrant: Entrant) -> Session:
+        name = f"tdp {self.stage} {entrant.batch_id}"
+        while self._idle:
+            session = self._idle.pop()
+            try:
+                await fetch(session, "name_session", application=name)
+                return session
+            except DatabaseUnavailable:
+                await session.close()
+        session = await connect(self.url, name)
+        self._sessions = {known for known in self._sessions if not known.closed} | {session}
+        return session
+
+    async def _leave(self, place: Place, entrant: Entrant) -> None:
+        if place.may_be_kept and self._wanted:
+            place.may_be_kept = False
+            self._kept.append(place)
+            self._is_kept.set()
+        else:
+            await self._release(place, entrant)
+
+    async def _release_kept(self, entrant: Entrant) -> None:
+        while self._kept:
+            await self._release(self._kept.pop(), entrant)
+
+    async def _release(self, place: Place, entrant: Entrant) -> None:
+        """Release the lease, then the fence; where that fails, closing the session releases the fence."""
+        try:
+            if place.lease and place.limit:
+                await slot.release(entrant.client, place.lease, entrant.log)
+                slot.emit("released", place.limit)
+            await fetch(place.session, "release_lock", space=FENCE, key=self._key(place.slot))
+            if self.is_yielding and self.is_exclusive:
+                await fetch(place.session, "release_lock", space=YIELDING, key=self._key())
+            self._idle.append(place.session)
+        except (DatabaseUnavailable, psycopg.Error):
+            await place.session.close()
+
+    def _key(self, slot_number: int = 0) -> int:
+        return fence_key(self.position, slot_number)
+
+    def _locks(self, slot_number: int) -> Mapping[str, Any]:
+        """Return what tells in SQL whether another process waits for the stage."""
+        return {
+            "fence": FENCE,
+            "queue": QUEUE,
+            "yielding": YIELDING,
+            "base": self._key(),
+            "key": self._key(slot_number),
+            "own_pids": [session.info.backend_pid for session in self._sessions if not session.closed],
+        }
+
+    def _values(self, place: Place, entrant: Entrant) -> Mapping[str, Any]:
+        return {
+            "stage": self.stage,
+            "slot": place.slot,
+            "space": FENCE,
+            "base": self._key(),
+            "stage_run_id": entrant.stage_run_id,
+            "flow_run_id": entrant.flow_run_id,
+            "lease_id": place.lease,
+            "application": f"tdp {self.stage} {entrant.batch_id}",
+        }
