@@ -5,7 +5,7 @@
 # make hosts   three hosts in network namespaces, one cut off in mid-extract (root, iproute2, redis-server)
 # make fuzz    hostile bytes for the readers, MINUTES=10 for each (atheris; Linux)
 # make bench   measure beside what one would otherwise use: one table at the end, .bench/results.json
-# make lint    ruff and mypy alone
+# make lint    ruff, mypy and the spelling alone
 # make lock    resolve requirements.lock anew
 .PHONY: demo test chaos soak hosts fuzz bench lint format lock install clean
 
@@ -56,6 +56,7 @@ lint: $(INSTALLED)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/codespell
 
 format: $(INSTALLED)
 	.venv/bin/ruff check --fix .

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import os
+import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
@@ -18,15 +21,8 @@ from flows.services.processes import Child, child
 from flows.settings import Settings
 
 WORK_POOL = "tdp"
-#: The same as [tool.prefect] in pyproject.toml, which only a server started in the checkout would read.
-SERVER_SETTINGS = {
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "0.5",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-}
+#: The only place of the Prefect server's settings; systemd and Compose read the file themselves.
+_SERVER_SETTINGS = Path(__file__).parents[2] / "deployments" / "prefect-server.env"
 _START_SECONDS = 180
 _ASYNCPG_NAMES = {"host": "host", "port": "port", "sslmode": "ssl"}
 
@@ -78,6 +74,12 @@ def client_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def server_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what ``deployments/prefect-server.env`` sets; a variable of ``environment`` has precedence."""
+    named = re.findall(r"^(PREFECT_\w+)=(\S+)$", _SERVER_SETTINGS.read_text(), re.MULTILINE)
+    return {name: environment.get(name, value) for name, value in named}
+
+
 @contextmanager
 def prefect_server(settings: Settings) -> Iterator[Child]:
     """Run a Prefect server on the ``prefect`` database; its address is :func:`server_url`.
@@ -88,7 +90,7 @@ def prefect_server(settings: Settings) -> Iterator[Child]:
     host, port = settings.server_host, settings.server_port
     if not is_free(host, port):
         raise ServiceFailed(f"Port {port} on {host} is taken. Set TDP_SERVER_PORT to a free one.")
-    env = client_environment(settings) | SERVER_SETTINGS
+    env = client_environment(settings) | server_settings(os.environ)
     if settings.auth_string:
         env["PREFECT_SERVER_API_AUTH_STRING"] = settings.auth_string.get_secret_value()
     env["PREFECT_API_DATABASE_CONNECTION_URL"] = _asyncpg_url(settings)

@@ -27,6 +27,7 @@ import yaml
 from psycopg.rows import dict_row
 
 from flows import services
+from flows.services.prefect import server_settings
 from flows.services.processes import stop
 from flows.settings import Settings
 
@@ -80,13 +81,14 @@ class Hosts:
             "TDP_BATCH_SIZE": "1",
             "PREFECT_API_URL": f"http://{HUB}:4200/api",
             "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_HOME": str(home / "prefect-hub"),
         }
         containers = yaml.safe_load((COMPOSE / "several.yaml").read_text())["services"]
         shared = {name: self._redis(value) for name, value in containers["server"]["environment"].items()}
-        self.server = shared | {
+        self.server = {
+            **server_settings({}),
+            **shared,
             "PREFECT_API_DATABASE_CONNECTION_URL": f"{database.replace('://', '+asyncpg://')}/prefect",
             "PREFECT_SERVER_API_HOST": HUB,
             "PREFECT_SERVER_LOGGING_LEVEL": "INFO",  # a line for each request

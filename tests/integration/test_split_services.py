@@ -43,7 +43,9 @@ def environment(postgres: str, tmp_path: Path) -> dict[str, str]:
         "postgresql+asyncpg://tdp:change-me@127.0.0.1/prefect": f"postgresql+asyncpg://postgres@/{name}_p?{socket}",
         "/var/lib/tdp": str(tmp_path / "home"),
     }
-    lines = [*common["Environment"].split(), *(UNITS / "tdp.env").read_text().splitlines()]
+    own = read(UNITS / "tdp-server.service")["Service"]["EnvironmentFile"].replace(CHECKOUT, str(ROOT))
+    files = [Path(own), UNITS / "tdp.env"]
+    lines = common["Environment"].split() + [line for file in files for line in file.read_text().splitlines()]
     lines += [f"TDP_PREFECT_DATABASE={name}_p", f"TDP_MONITOR_PORT={monitor}"]
     variables = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     for old, new in here.items():

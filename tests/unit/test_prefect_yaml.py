@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from prefect.cli.deploy._models import DeploymentConfig, RawScheduleConfig
 from prefect.workers.process import ProcessWorker
 
 from deployments.definitions import TAG, wanted_schedules
-from flows.services.prefect import SERVER_SETTINGS, WORK_POOL
+from flows.services.prefect import WORK_POOL
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "prefect.yaml"
@@ -78,15 +77,3 @@ def test_one_inbox_run_at_a_time() -> None:
     by_entrypoint = {entry["entrypoint"]: entry for entry in DEPLOYMENTS}
     inbox = by_entrypoint["flows.process_inbox.process_inbox"]
     assert inbox["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
-
-
-def test_server_settings_are_the_same_for_every_way_to_start_one() -> None:
-    def flat(table: dict[str, Any], prefix: str = "PREFECT") -> dict[str, str]:
-        entries: dict[str, str] = {}
-        for key, value in table.items():
-            name = f"{prefix}_{key.upper()}"
-            entries |= flat(value, name) if isinstance(value, dict) else {name: str(value).lower()}
-        return entries
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["prefect"]
-    assert flat(project) == SERVER_SETTINGS

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from typer.main import get_command
 
 from flows.cli.main import app
 from flows.services import WORK_POOL
+from flows.services.prefect import server_settings
 from flows.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,8 @@ COMPOSE = ROOT / "deployments" / "compose"
 CHECKOUT = "/opt/telegram-data-processor"
 UNITS = [SYSTEMD / "tdp.service", *sorted((SYSTEMD / "split").glob("*.service"))]
 COMMON = SYSTEMD / "split" / "tdp-.service.d" / "common.conf"
-ENV_FILES = [SYSTEMD / "tdp.env", SYSTEMD / "split" / "tdp.env"]
+SERVER_ENV = ROOT / "deployments" / "prefect-server.env"
+ENV_FILES = [SYSTEMD / "tdp.env", SYSTEMD / "split" / "tdp.env", SERVER_ENV]
 
 each_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 
@@ -116,13 +117,22 @@ def test_environment_files_set_what_is_read(file: Path) -> None:
     assert [variable for variable in variables if not is_read(variable)] == []
 
 
-def test_servers_start_where_their_settings_are() -> None:
-    # The server's settings are in pyproject.toml, which Prefect reads from the working directory alone.
-    assert "server" in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["prefect"]
-    assert read_unit(COMMON)["Service"]["WorkingDirectory"] == CHECKOUT
-    lines = (COMPOSE / "Dockerfile").read_text().splitlines()
-    assert f"WORKDIR {CHECKOUT}" in lines
-    assert any(line.startswith("COPY") and "pyproject.toml" in line for line in lines)
+def test_every_way_to_start_a_server_reads_the_same_settings() -> None:
+    unit = read_unit(SYSTEMD / "split" / "tdp-server.service")["Service"]
+    assert unit["EnvironmentFile"] == f"{CHECKOUT}/{SERVER_ENV.relative_to(ROOT)}"
+    one, more = compose("compose")["services"], compose("several")["services"]
+    for name in ("server", "background"):
+        assert (COMPOSE / one[name]["env_file"]).resolve() == SERVER_ENV
+        assert "env_file" not in more[name]
+    settings = SERVER_ENV.read_text()
+    assert server_settings({}) == dict(re.findall(r"^(PREFECT_\w+)=(\S+)$", settings, re.MULTILINE))
+
+
+def test_a_variable_of_the_environment_has_precedence_over_a_server_setting() -> None:
+    name = "PREFECT_SERVER_ANALYTICS_ENABLED"
+    assert server_settings({name: "true", "PREFECT_HOME": "/elsewhere"}) == server_settings({}) | {
+        name: "true"
+    }
 
 
 def test_containers_call_what_is_installed() -> None:
