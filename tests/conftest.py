@@ -61,6 +61,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups at the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes, say which tests stay together, and begin with the longest."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -80,13 +81,15 @@ def _place(item: pytest.Item) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def postgres(open_folder: Path) -> Iterator[str]:
     """URL (libpq) of the admin database of a PostgreSQL of our own."""
-    # Not below pytest's own folder: the next pytest of this user closes that to PostgreSQL's user.
-    with tempfile.TemporaryDirectory(prefix="tdp-test-", ignore_cleanup_errors=True) as home:
-        settings = Settings(home=Path(home))
-        with services.postgres(settings):
-            yield settings.embedded_url.replace("/tdp?", "/postgres?")
+    settings = Settings(home=open_folder / "postgres")
+    with services.postgres(settings):
+        url = settings.embedded_url.replace("/tdp?", "/postgres?")
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM SET fsync = off")  # nothing here outlives the tests
+            admin.execute("SELECT pg_reload_conf()")
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +109,13 @@ def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
     yield postgres.replace("/postgres?", f"/{name}?")
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def open_folder() -> Iterator[Path]:
+    """A folder for homes with a PostgreSQL; the next pytest of this user closes pytest's own to its user."""
+    with tempfile.TemporaryDirectory(prefix="tdp-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -224,10 +224,10 @@ class Installed:
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    folder = tmp_path_factory.mktemp("acceptance")
-    (folder / "flags").mkdir()
-    installed = Installed(folder / "home", folder / "flags")
+def installed(open_folder: Path) -> Iterator[Installed]:
+    flags = open_folder / "flags"
+    flags.mkdir()
+    installed = Installed(open_folder / "installed", flags)
     yield installed
     if not installed.terminal_ended():
         installed.stop(signal.SIGTERM)

@@ -13,7 +13,6 @@ import sys
 import time
 
 from flows.errors import StageFailed
-from flows.gate import gate
 from flows.stages.process import run_command
 
 
@@ -21,10 +20,13 @@ async def main() -> None:
     how, stage, *rest = sys.argv[1:]
     split = rest.index("--")
     batches, command = rest[:split], rest[split + 1 :]
-    for batch_id in batches:
-        if how == "free":
+    if how == "free":
+        for _ in batches:
             await run_command(command, env=dict(os.environ), timeout=60)
-            continue
+        return
+    from flows.gate import gate  # brings Prefect, which takes two seconds
+
+    for batch_id in batches:
         async with gate(
             stage, batch_id, database_url=os.environ["TDP_DATABASE_URL"], log=logging.getLogger("contender")
         ) as held:
