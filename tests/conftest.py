@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import tempfile
+import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from flows import services
 from flows.ledger.schema_version import migrate
 from flows.settings import Settings
 
-#: What the server says of each block when it is as new.
-_NEW: dict[str, dict[str, Any]] = {}
+#: Fixtures that start programs for several tests: with several processes (pytest -n), the tests of a module
+#: that use one of them run in the same process, in their order.
+_STARTED_ONCE = {"sturdy", "installed", "prefect_server", "guarded", "batch"}
+#: The groups that take longest. The processes begin with these, and end with what is short.
+_FIRST = (
+    "chaos/test_faults",
+    "acceptance",
+    "chaos",
+    "integration/test_backfill",
+    "integration/test_recover",
+    "integration/test_gate",
+    "integration/test_security",
+    "integration/test_flows",
+    "unit/test_corpus",
+    "integration/test_services",
+    "integration/test_apply",
+)
+#: Statements that make each document and each limit of the server what it was when it was new.
+_NEW: list[tuple[LiteralString, Sequence[Any]]] = []
+_DOCUMENTS: LiteralString = "SELECT block_schema_id, data::text, id FROM block_document"
+_CHANGE_DOCUMENT: LiteralString = "UPDATE block_document SET block_schema_id = %s, data = %s WHERE id = %s"
+_LIMITS: LiteralString = """
+SELECT active, "limit", 0, name FROM concurrency_limit_v2 WHERE name IN ('extract', 'convert', 'store')
+"""
+_CHANGE_LIMIT: LiteralString = """
+UPDATE concurrency_limit_v2 SET active = %s, "limit" = %s, active_slots = %s WHERE name = %s
+"""
 SAMPLES = Path(os.environ.get("TDP_SAMPLES", Path(__file__).parents[2] / "shared" / "samples"))
 
 
@@ -33,14 +61,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups at the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, say which tests stay together, and begin with the longest."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    place = {item: _place(item) for item in items}
+    for item, (_, group) in place.items():
+        if not _STARTED_ONCE.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: place[item][0])
+
+
+def _place(item: pytest.Item) -> tuple[int, str]:
+    """Return how many groups go before the test, and its own, should it be in one."""
+    module = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+    found = (place for place in enumerate(_FIRST) if module.startswith(place[1]))
+    return next(found, (len(_FIRST), module))
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def postgres(open_folder: Path) -> Iterator[str]:
     """URL (libpq) of the admin database of a PostgreSQL of our own."""
-    # Not below pytest's own folder: the next pytest of this user closes that to PostgreSQL's user.
-    with tempfile.TemporaryDirectory(prefix="tdp-test-", ignore_cleanup_errors=True) as home:
-        settings = Settings(home=Path(home))
-        with services.postgres(settings):
-            yield settings.embedded_url.replace("/tdp?", "/postgres?")
+    settings = Settings(home=open_folder / "postgres")
+    with services.postgres(settings):
+        url = settings.embedded_url.replace("/tdp?", "/postgres?")
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM SET fsync = off")  # nothing here outlives the tests
+            admin.execute("SELECT pg_reload_conf()")
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +109,13 @@ def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
     yield postgres.replace("/postgres?", f"/{name}?")
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def open_folder() -> Iterator[Path]:
+    """A folder for homes with a PostgreSQL; the next pytest of this user closes pytest's own to its user."""
+    with tempfile.TemporaryDirectory(prefix="tdp-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -101,30 +157,49 @@ def installation(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with temporary_settings({"api.url": environment["PREFECT_API_URL"], "home": prefect_server.prefect_home}):
-        asyncio.run(_as_new(settings))
+        _as_new(settings)
         yield settings
 
 
-async def _as_new(settings: Settings) -> None:
-    """Apply limits and blocks, and undo what tests before have done to them."""
+def _as_new(settings: Settings) -> None:
+    """Apply limits and blocks; from the second test on, undo what the tests before have done to them.
+
+    By SQL: the requests with which `tdp apply` looks at all of them would take half a second for each test.
+    """
+    url = make_conninfo(settings.database, dbname=settings.prefect_database)
+    with psycopg.connect(url, autocommit=True) as server:
+        if not (_NEW and all(server.execute(change, values).rowcount for change, values in _NEW)):
+            asyncio.run(_apply(settings))
+            _NEW[:] = [(_CHANGE_DOCUMENT, row) for row in server.execute(_DOCUMENTS)]
+            _NEW.extend((_CHANGE_LIMIT, row) for row in server.execute(_LIMITS))
+        (document,) = server.execute("SELECT id FROM block_document WHERE name = 'tdp-postgres'").fetchone()
+    _name_database(settings, document)
+
+
+async def _apply(settings: Settings) -> None:
+    """Create limits and blocks, and save each block as a new installation has it."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
     from blocks import PIPELINE, PipelineConfig, StageCommand
     from deployments.apply import apply_basics
 
-    stages = ("extract", "convert", "store")
     async with get_client() as client:
         await apply_basics(settings)
-        blocks = {PIPELINE: PipelineConfig.seed(settings), **{stage: StageCommand() for stage in stages}}
-        for name, block in blocks.items():
-            place = name, block.get_block_type_slug()
-            document = await client.read_block_document_by_name(*place)
-            if document.data != _NEW.get(name):  # to save one takes a quarter of a second
-                await block.asave(name, overwrite=True, client=client)
-                _NEW[name] = (await client.read_block_document_by_name(*place)).data
-        for stage in stages:
-            await client.update_global_concurrency_limit(stage, GlobalConcurrencyLimitUpdate(active_slots=0))
+        await PipelineConfig.seed(settings).asave(PIPELINE, overwrite=True, client=client)
+        for stage in ("extract", "convert", "store"):
+            await StageCommand().asave(stage, overwrite=True, client=client)
+
+
+def _name_database(settings: Settings, document: object) -> None:
+    """Let the document of the database name that of this test; the server encrypts it."""
+    from blocks import connector
+
+    data = connector(settings.database).model_dump(mode="json", include={"connection_info"})
+    body = json.dumps({"data": data, "merge_existing_data": True}).encode()
+    url = f"{services.server_url(settings)}/api/block_documents/{document}"
+    json_type = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, body, json_type, method="PATCH")  # noqa: S310 - loopback
+    urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
 
 
 def _send_what_is_queued() -> None:

@@ -38,6 +38,7 @@ class Installed:
             home=home, server_port=services.free_port(), monitor_port=services.free_port()
         )
         self.url = services.server_url(self.settings)
+        self.http = httpx.Client(timeout=30)  # to make one takes 20 ms of CPU
         self.flags = flags
         self.terminal: subprocess.Popen[bytes] | None = None
         self.environment = os.environ | {
@@ -161,7 +162,7 @@ class Installed:
         return found
 
     def send(self, method: str, path: str, **body: object) -> Any:
-        answer = httpx.request(method, f"{self.url}/api/{path}", json=body, timeout=30)
+        answer = self.http.request(method, f"{self.url}/api/{path}", json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -223,13 +224,14 @@ class Installed:
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    folder = tmp_path_factory.mktemp("acceptance")
-    (folder / "flags").mkdir()
-    installed = Installed(folder / "home", folder / "flags")
+def installed(open_folder: Path) -> Iterator[Installed]:
+    flags = open_folder / "flags"
+    flags.mkdir()
+    installed = Installed(open_folder / "installed", flags)
     yield installed
     if not installed.terminal_ended():
         installed.stop(signal.SIGTERM)
+    installed.http.close()
     services.remove(installed.settings)
 
 

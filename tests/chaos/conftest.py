@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,17 +14,15 @@ from flows.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def sturdy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+def sturdy(open_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """Services apart from those of the other tests, for these are killed and restarted."""
-    # Not below pytest's own folder: the next pytest of this user closes that to PostgreSQL's user.
-    with tempfile.TemporaryDirectory(prefix="tdp-chaos-", ignore_cleanup_errors=True) as home:
-        settings = Settings(home=Path(home), server_port=services.free_port())
-        plant = Plant(settings, tmp_path_factory.mktemp("plant"))
-        try:
-            plant.start()
-            yield plant
-        finally:
-            plant.stop()
+    settings = Settings(home=open_folder / "plant", server_port=services.free_port())
+    plant = Plant(settings, tmp_path_factory.mktemp("plant"))
+    try:
+        plant.start()
+        yield plant
+    finally:
+        plant.stop()
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ class Plant:
         self._server = ExitStack()
         self._others = ExitStack()
         self._leases: set[Path] = set()
+        self._http = httpx.Client(timeout=30)  # to make one takes 20 ms of CPU
         self._undisturbed: dict[int, list[dict[str, Any]]] = {}
         self.expected: Expected
 
@@ -144,6 +145,7 @@ class Plant:
 
     def stop(self) -> None:
         self.end_flows()
+        self._http.close()
         self._server.close()
         self._services.close()
 
@@ -213,7 +215,7 @@ class Plant:
     def api(self, method: str, path: str, **body: object) -> Any:
         """Ask the server as the Prefect UI does."""
         url = services.environment(self.settings)["PREFECT_API_URL"]
-        answer = httpx.request(method, f"{url}/{path}", json=body, timeout=30)
+        answer = self._http.request(method, f"{url}/{path}", json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -272,7 +274,7 @@ class Plant:
             except psycopg.OperationalError:
                 pass  # PostgreSQL is being restarted
             assert time.monotonic() < deadline, f"it did not happen in time\n{self.logs()}"
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def in_stage(self, stage: str, after: int = 0) -> dict[str, Any]:
         """Return the first run of ``stage``, of those after that one, that is at work; wait for one."""

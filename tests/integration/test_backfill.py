@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -49,15 +48,7 @@ def drop(settings: Settings, *names: str) -> None:
 
 
 @pytest.fixture
-async def built_in(installation: Settings) -> AsyncIterator[None]:
-    """The stages are the built-in ones, now and for the tests to come."""
-    await asyncio.gather(*(StageCommand().asave(stage, overwrite=True) for stage in STAGES))
-    yield
-    await asyncio.gather(*(StageCommand().asave(stage, overwrite=True) for stage in STAGES))
-
-
-@pytest.fixture
-async def programs(installation: Settings, built_in: None) -> Path:
+async def programs(installation: Settings) -> Path:
     """Stages that copy their input; files here steer them: ``seconds`` to sleep, ``broken`` convert."""
     here = installation.root
     (here / "seconds").write_text("0")
@@ -103,7 +94,6 @@ async def test_a_batch_runs_again_from_the_stage_named(
     assert set(column(installation, "SELECT status FROM batch_files")) == {"STORED"}
 
 
-@pytest.mark.usefixtures("built_in")
 @pytest.mark.parametrize(
     ("from_stage", "work_is_gone"), [("extract", False), ("convert", False), ("store", True)]
 )

@@ -30,10 +30,9 @@ TDP = [sys.executable, "-m", "flows.cli"]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        home=tmp_path / "home", server_port=services.free_port(), monitor_port=services.free_port()
-    )
+def settings(open_folder: Path, tmp_path: Path) -> Settings:
+    home = open_folder / tmp_path.name
+    return Settings(home=home, server_port=services.free_port(), monitor_port=services.free_port())
 
 
 @pytest.fixture

@@ -13,10 +13,6 @@ import sys
 import time
 
 from flows.errors import StageFailed
-from flows.gate.gate import gate
-from flows.gate.lanes import lanes
-from flows.ledger.owner import owner
-from flows.settings import Settings
 from flows.stages.runner.process import run_command
 
 
@@ -28,6 +24,12 @@ async def main() -> None:
         for _ in batches:
             await run_command(command, env=dict(os.environ), timeout=60)
         return
+    # These bring Prefect, which takes two seconds.
+    from flows.gate.gate import gate
+    from flows.gate.lanes import lanes
+    from flows.ledger.owner import owner
+    from flows.settings import Settings
+
     log, locks = logging.getLogger("contender"), Settings().work_locks
     async with owner(os.environ["TDP_DATABASE_URL"], "contender") as own, lanes(own, locks) as own_lanes:
         for batch_id in batches:
