@@ -16,7 +16,7 @@ from flows.errors import StageCrashed, StageFailed, StageTimedOut
 from flows.gate.gate import gate
 from flows.ledger.batches import OwnedBatch
 from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
-from flows.stages.runner.crash_history import begin, suspect
+from flows.stages.runner.crash_history import clear_current_file, record_crash
 
 
 async def run_stage(
@@ -39,7 +39,7 @@ async def run_stage(
     result = read_result(output)
     if result is None:
         await asyncio.to_thread(discard, output)
-        begin(output)
+        clear_current_file(output)
     async with (
         batch.gate_session() as session,
         gate(
@@ -60,7 +60,7 @@ async def run_stage(
             try:
                 done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
             except (StageCrashed, StageTimedOut) as error:
-                suspect(output, str(error))
+                record_crash(output, str(error))
                 raise
             source = runtime.input_of(stage, batch.batch_id)
             result = read_result(output) or _adopt(stage, source, output, done.stdout)
