@@ -17,7 +17,7 @@ from flows.gate.gate import gate
 from flows.gate.lanes import lanes
 from flows.ledger.batches import OwnedBatch
 from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
-from flows.stages.runner.crash_history import begin, suspect
+from flows.stages.runner.crash_history import clear_current_file, record_crash
 
 
 async def run_stage(
@@ -40,7 +40,7 @@ async def run_stage(
     result = read_result(output)
     if result is None:
         await asyncio.to_thread(discard, output)
-        begin(output)
+        clear_current_file(output)
     async with (
         lanes(batch.owner, runtime.settings.work_locks, is_yielding=runtime.yielding) as own_lanes,
         gate(
@@ -58,7 +58,7 @@ async def run_stage(
             try:
                 done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
             except (StageCrashed, StageTimedOut) as error:
-                suspect(output, str(error))
+                record_crash(output, str(error))
                 raise
             source = runtime.input_of(stage, batch.batch_id)
             result = read_result(output) or _adopt(stage, source, output, done.stdout)

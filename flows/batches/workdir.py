@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.domain import STAGES
 from flows.stages.runner.contract import MANIFEST, read_result
-from flows.stages.runner.crash_history import acquit
+from flows.stages.runner.crash_history import forget_crashes
 
 
 def kept_stages(batch: Path, from_stage: str) -> list[str]:
@@ -28,7 +28,7 @@ def discard_outputs(batch: Path, kept: list[str]) -> None:
     for stage in STAGES:
         if stage not in kept:
             discard(batch / stage)
-            acquit(batch / stage)
+            forget_crashes(batch / stage)
 
 
 def discard(output: Path) -> None:

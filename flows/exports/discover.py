@@ -1,4 +1,4 @@
-"""Which exports lie in a folder: results of Telegram Desktop at any depth, in either form."""
+"""Find Telegram Desktop's exports in a folder, at any depth and in either form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-#: Bytes at the start of a file that tell what it is.
+#: Bytes at the start of a file that are searched for signs of an export.
 _HEAD = 1 << 16
 _SUFFIXES = (".json", ".html", ".htm")
 _PART = re.compile(r"messages(\d*)\.html", re.IGNORECASE)
@@ -16,7 +16,7 @@ _HTML_HEAD = re.compile(rb"""class=["']?(?:page_body chat_page|history|message )
 
 
 class Export(NamedTuple):
-    """One export: a JSON file, or the parts of one chat in HTML, in their order."""
+    """One export: a JSON file, or the parts of one chat in HTML, in order."""
 
     form: str
     parts: tuple[Path, ...]
@@ -25,26 +25,26 @@ class Export(NamedTuple):
 def discover(entry: Path) -> list[Export]:
     """Return the exports in ``entry``, a folder or a single file, in the order of their paths.
 
-    A folder that holds both forms of an export counts once, as JSON. Of other names only files that look like
-    an export count; a file that is alone always does, so that whoever reads it can say what is wrong with it.
+    A folder that holds an export in both forms counts once, as JSON. Files of other names count only if they
+    look like an export. A single file always counts, so that reading it reports what is wrong with it.
     """
     if entry.is_file():
-        return [_alone(entry)]
+        return [_single(entry)]
     found: list[Export] = []
     files: list[Path] = []
-    both: list[Path] = []  # folders whose HTML says again what their JSON says
+    with_json: list[Path] = []  # folders whose HTML repeats their JSON
     for folder, subfolders, names in os.walk(entry):
         subfolders.sort()
         here = Path(folder)
         files += [here / name for name in names]
         exports = _in_folder(here, sorted(names))
         if any(export.form == "json" for export in exports):
-            both.append(here)
-        if any(here == told or told / "chats" in here.parents for told in both):
+            with_json.append(here)
+        if any(here == other or other / "chats" in here.parents for other in with_json):
             exports = [export for export in exports if export.form == "json"]
         found += exports
     if not found and len(files) == 1 and files[0].suffix.lower() in _SUFFIXES:
-        return [_alone(files[0])]
+        return [_single(files[0])]
     return found
 
 
@@ -74,6 +74,6 @@ def _looks(path: Path, pattern: re.Pattern[bytes]) -> bool:
         return bool(pattern.search(file.read(_HEAD)))
 
 
-def _alone(path: Path) -> Export:
+def _single(path: Path) -> Export:
     form = "html" if path.suffix.lower() in _SUFFIXES[1:] or _looks(path, _HTML_HEAD) else "json"
     return Export(form, (path,))

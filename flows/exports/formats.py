@@ -1,4 +1,4 @@
-"""The way into this package for whoever has an export to read (importing it takes Arrow's 0.1 s)."""
+"""Entry point of this package: read one export of either form (the import takes Arrow's 0.1 s)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def read_export(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the messages of ``export`` in batches of the schema MESSAGES.
 
-    Chats, and what went wrong, are told to ``reading``; what an export holds is never a reason to raise.
-    JSON is read on the ``processors`` that are spare. Raises OSError when its files cannot be read.
+    Chats and problems are added to ``reading``; the content of an export never raises an error. JSON is
+    read on the idle ``processors``. Raises OSError when its files cannot be read.
     """
     if export.form == "json":
         return read_json(export.parts[0], reading, processors)

@@ -1,4 +1,4 @@
-"""Telegram Desktop's HTML: one chat, in parts of 1,000 messages."""
+"""Read Telegram Desktop's HTML: one chat, in parts of 1,000 messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flows.exports.repair import parse
 from flows.exports.rows import BATCH, Rows
 from flows.exports.scan import LONGEST, Block
 
-#: Bytes parsed at once; a part is a little over 1 MB, other tools join all parts into one.
+#: Bytes parsed at once; a part has a little over 1 MB, but other programs join all parts into one.
 _CHUNK = 1 << 20
 _START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
@@ -30,9 +30,9 @@ _NEXT = re.compile(rb"""<a\b[^<>]*\bhref=["']?(messages\d+\.html)["']?[^<>]*>\s*
 
 
 def read_html(export: Export, reading: Reading) -> Iterator[pa.RecordBatch]:
-    """Yield the messages of one chat in batches of MESSAGES; tell ``reading`` the rest.
+    """Yield the messages of one chat in batches of MESSAGES; add the chat and problems to ``reading``.
 
-    Memory does not grow with the files. Parts that are missing or cut off are told.
+    Memory does not grow with the files. Parts that are missing or cut off are reported as problems.
     """
     try:
         yield from _HtmlReader(export, reading).batches()
@@ -49,7 +49,7 @@ class _HtmlReader:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         if missing := self._missing():
-            self._reading.problems.append(f"missing, with their messages: {', '.join(missing)}")
+            self._reading.problems.append(f"parts missing, with their messages: {', '.join(missing)}")
         for part in self._export.parts:
             for piece in self._pieces(part):
                 self._read(piece)
@@ -59,7 +59,7 @@ class _HtmlReader:
             yield self._rows.batch()
 
     def _missing(self) -> list[str]:
-        """Parts that should be there: gaps in the numbers, and what the last part goes on in."""
+        """Return the names of missing parts: gaps in the numbers, and the part that the last one links to."""
         parts = self._export.parts
         missing = []
         for before, number in pairwise([0, *map(part_number, parts)]):
@@ -72,7 +72,7 @@ class _HtmlReader:
         return [*missing, following[1].decode()] if following else missing
 
     def _pieces(self, part: Path) -> Iterator[bytes]:
-        """Whole messages of a part, about _CHUNK bytes at once; first also the page's head."""
+        """Yield complete messages of a part, about _CHUNK bytes at once; first with the head of the page."""
         held = b""
         with part.open("rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
@@ -89,10 +89,10 @@ class _HtmlReader:
         yield self._whole(part, held)
 
     def _whole(self, part: Path, tail: bytes) -> bytes:
-        """The end of a part, without a message that is cut off."""
+        """Return the end of a part, without a message that is cut off."""
         if b"</html" in tail[-4096:].lower():
             return tail
-        self._reading.problems.append(f"{part.name} is cut off; the messages before that were kept")
+        self._reading.problems.append(f"{part.name} is cut off: complete messages before that were kept")
         start = max((match.start() for match in _START.finditer(tail)), default=len(tail))
         depth = 0
         for tag in _DIV.finditer(tail, start):
@@ -102,7 +102,7 @@ class _HtmlReader:
         return tail[:start]
 
     def _read(self, piece: bytes) -> None:
-        # Line breaks of texts are <br>; those of the file itself are taken away where texts are.
+        # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
         html = _BREAK.sub("\n", piece.decode("utf-8", "replace")).replace("<pre>", "<pre>\n")
         tree = LexborHTMLParser(html)
         chat = self._chat = self._chat or self._begin(tree)
@@ -110,7 +110,7 @@ class _HtmlReader:
         raws = [msgspec.json.encode(one) for one in found if one is not None]
         if not raws:
             return
-        messages = parse(Block(b",".join(raws), counted=tuple(raws)))
+        messages = parse(Block(b",".join(raws), elements=tuple(raws)))
         if "~" not in chat.chat_key:
             chat.chat_key += ids.start_mark(messages.members)
         self._reading.lost += messages.lost

@@ -1,15 +1,15 @@
-"""Media of an HTML export, in the words of the JSON export as far as HTML tells."""
+"""Translate media of an HTML export into the members of the JSON export, as far as HTML shows them."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from selectolax.lexbor import LexborNode
 
 from flows.exports.html_text import attribute, inner_text, joined, local_path, text_parts
 
-#: Telegram Desktop's words for a file left out, in HTML and in JSON.
+#: Telegram Desktop's texts for a file that was not exported, in HTML and in JSON.
 _LEFT_OUT = {
     "Not included": "(File not included. Change data exporting settings to download.)",
     "Exceeds": "(File exceeds maximum size. Change data exporting settings to download.)",
@@ -29,7 +29,7 @@ _PLACE = re.compile(r"(-?\d+(?:\.\d+)?),\s*(-?\d+(?:\.\d+)?)")
 
 
 def media(wrap: LexborNode) -> dict[str, Any]:
-    """Return the members that a ``media_wrap`` stands for."""
+    """Return the members of a ``media_wrap`` block."""
     for node in wrap.iter():
         names = attribute(node, "class").split()
         if "media_poll" in names:
@@ -45,7 +45,7 @@ def media(wrap: LexborNode) -> dict[str, Any]:
 
 
 def call(body: LexborNode) -> dict[str, Any] | None:
-    """Return the members of a phone call, which HTML shows as media; None if it is none."""
+    """Return the members of a phone call, which HTML shows as media; None if the message is no call."""
     node = body.css_first("div.media_call")
     if node is None:
         return None
@@ -57,7 +57,7 @@ def call(body: LexborNode) -> dict[str, Any] | None:
 
 
 def reactions(node: LexborNode) -> list[dict[str, Any]]:
-    """Return what a ``reactions`` span shows."""
+    """Return the reactions in a ``reactions`` span."""
     return [_reaction(child) for child in node.iter() if "reaction" in attribute(child, "class").split()]
 
 
@@ -69,55 +69,82 @@ def buttons(table: LexborNode) -> list[list[dict[str, str]]]:
 def _generic(node: LexborNode, names: list[str]) -> dict[str, Any]:
     kind = next((name.removeprefix("media_") for name in names if name.startswith("media_")), "unknown")
     title, description, status = (_child_text(node, name) for name in ("title", "description", "status"))
-    link = attribute(node, "href")
-    path = next(
-        (told for words, told in _LEFT_OUT.items() if description.startswith(words)), local_path(link)
-    )
-    place = _PLACE.search(status) or _PLACE.search(link)
-    location = {"latitude": float(place[1]), "longitude": float(place[2])} if place else None
-    found: dict[str, Any]
+    shown = _Shown(kind, title, description, status, attribute(node, "href"))
+    if (found := _without_file(shown)) is not None:
+        return found
+    found = _with_file(shown)
+    if shown.title.startswith("Self-destructing"):
+        found["self_destructing"] = shown.title
+    thumb = node.css_first("img.thumb")
+    thumbnail = local_path(attribute(thumb, "src")) if thumb else ""
+    return _filled(**found, thumbnail=thumbnail, status=shown.status)
+
+
+class _Shown(NamedTuple):
+    """The texts of one block of media; ``kind`` is its class without ``media_``."""
+
+    kind: str
+    title: str
+    description: str
+    status: str
+    link: str
+
+    @property
+    def path(self) -> str:
+        """The path of the file, or JSON's text for a file that was not exported."""
+        left_out = (text for words, text in _LEFT_OUT.items() if self.description.startswith(words))
+        return next(left_out, local_path(self.link))
+
+    @property
+    def location(self) -> dict[str, float] | None:
+        place = _PLACE.search(self.status) or _PLACE.search(self.link)
+        return {"latitude": float(place[1]), "longitude": float(place[2])} if place else None
+
+
+def _without_file(shown: _Shown) -> dict[str, Any] | None:
+    kind, title, description, status, link = shown
     match kind:
-        case "photo" if title == "Sticker":
-            found = {"file": path, "media_type": "sticker", "sticker_emoji": status.partition(",")[0]}
-        case "photo":
-            found = {"photo": path, **_dimensions(status)}
-        case "video":
-            found = {"file": path, "media_type": _TITLES.get(title, "video_file"), **_duration(status)}
-        case "voice_message":
-            found = {"file": path, "media_type": "voice_message", **_duration(status)}
-        case "audio_file":
-            found = {"file": path, "media_type": "audio_file", **_song(title), **_duration(status)}
         case "call":
             return {}  # not media: see call()
-        case "file":
-            found = {"file": path, "file_name": "" if title == "File" else title}
         case "contact":
-            phone, _, _ = status.partition(" - vCard")
-            return {
-                "contact_information": {"name": title, "phone_number": phone},
-                **_told(contact_vcard=path),
-            }
+            contact = {"name": title, "phone_number": status.partition(" - vCard")[0]}
+            return {"contact_information": contact, **_filled(contact_vcard=shown.path)}
         case "location" | "live_location":
-            return {"location_information": location, **({"live_location": True} if "live" in kind else {})}
+            live = {"live_location": True} if "live" in kind else {}
+            return {"location_information": shown.location, **live}
         case "venue":
-            return {"place_name": title, "address": description, "location_information": location}
+            return {"place_name": title, "address": description, "location_information": shown.location}
         case "game":
-            return _told(game_title=title, game_description=description, game_link=link)
+            return _filled(game_title=title, game_description=description, game_link=link)
         case "invoice":
-            return {"invoice_information": _told(title=title, description=description, status=status)}
-        case _:
-            found = {"file": path, "media_type": kind, "title": title, "description": description}
-    if title.startswith("Self-destructing"):
-        found["self_destructing"] = title
-    thumb = node.css_first("img.thumb")
-    return _told(**found, thumbnail=local_path(attribute(thumb, "src")) if thumb else "", status=status)
+            return {"invoice_information": _filled(title=title, description=description, status=status)}
+    return None
+
+
+def _with_file(shown: _Shown) -> dict[str, Any]:
+    kind, title, description, status, _ = shown
+    path = shown.path
+    match kind:
+        case "photo" if title == "Sticker":
+            return {"file": path, "media_type": "sticker", "sticker_emoji": status.partition(",")[0]}
+        case "photo":
+            return {"photo": path, **_dimensions(status)}
+        case "video":
+            return {"file": path, "media_type": _TITLES.get(title, "video_file"), **_duration(status)}
+        case "voice_message":
+            return {"file": path, "media_type": "voice_message", **_duration(status)}
+        case "audio_file":
+            return {"file": path, "media_type": "audio_file", **_song(title), **_duration(status)}
+        case "file":
+            return {"file": path, "file_name": "" if title == "File" else title}
+    return {"file": path, "media_type": kind, "title": title, "description": description}
 
 
 def _shown(node: LexborNode, key: str, media_type: str = "") -> dict[str, Any]:
     image, length = node.css_first("img"), node.css_first("div.video_duration")
     thumb = local_path(attribute(image, "src")) if image and media_type in ("animation", "video_file") else ""
     return {
-        **_told(**{key: local_path(attribute(node, "href"))}, media_type=media_type, thumbnail=thumb),
+        **_filled(**{key: local_path(attribute(node, "href"))}, media_type=media_type, thumbnail=thumb),
         **(_duration(inner_text(length)) if length else {}),
     }
 
@@ -166,12 +193,12 @@ def _reaction(node: LexborNode) -> dict[str, Any]:
 
 
 def _button(link: LexborNode) -> dict[str, str]:
-    told = re.search(r"Type: (\w+)", attribute(link, "onclick"))
+    kind = re.search(r"Type: (\w+)", attribute(link, "onclick"))
     data = re.search(r"Data: (.*?) \| ", attribute(link, "onclick"))
     return {
-        "type": told[1] if told else "url",
+        "type": kind[1] if kind else "url",
         "text": (link.text() or "").strip(),
-        **_told(data=data[1] if data else attribute(link, "href")),
+        **_filled(data=data[1] if data else attribute(link, "href")),
     }
 
 
@@ -202,5 +229,5 @@ def _song(title: str) -> dict[str, str]:
     return {"performer": performer, "title": song} if dash else {"file_name": title}
 
 
-def _told(**members: Any) -> dict[str, Any]:
+def _filled(**members: Any) -> dict[str, Any]:
     return {key: value for key, value in members.items() if value}

@@ -1,4 +1,4 @@
-"""One message of an HTML export, as the JSON export would have written it."""
+"""Translate a message of an HTML export into the members that the JSON export has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VIA = re.compile(r"\s+via (@\w+)\s*$")
 _REPLY = re.compile(r"go_to_message(-?\d+)")
 _UNSUPPORTED = "This message is not supported by this version of Telegram Desktop."
 _DELETED = "Deleted Account"
-#: Sentences of export_output_html.cpp from which the action is certain.
+#: Sentences of export_output_html.cpp that identify an action.
 _ACTIONS = [
     (re.compile(pattern, re.DOTALL), action)
     for pattern, action in (
@@ -46,7 +46,7 @@ _ACTIONS = [
 
 @dataclass
 class Above:
-    """What a ``joined`` message inherits from the message above it, also across parts."""
+    """Members that a ``joined`` message inherits from the message above it, also across parts."""
 
     sender: dict[str, Any] = field(default_factory=dict)
     forward: dict[str, Any] = field(default_factory=dict)
@@ -73,7 +73,7 @@ def _service(body: LexborNode | None) -> dict[str, Any]:
     found: dict[str, Any] = {"type": "service", "text": text}
     for pattern, action in _ACTIONS:
         if match := pattern.fullmatch(text):
-            found |= {"action": action, **{key: told for key, told in match.groupdict().items() if told}}
+            found |= {"action": action, **{key: name for key, name in match.groupdict().items() if name}}
             break
     if body and (target := _target(body)):
         found["message_id"] = target
@@ -135,7 +135,7 @@ def _sender(name: str) -> dict[str, Any]:
 
 
 def _origin(node: LexborNode) -> dict[str, Any]:
-    """Who a forwarded message is from, and when it was first sent."""
+    """Return the origin of a forwarded message and the time at which it was first sent."""
     stamp = node.css_first("span.date")
     sender = _sender(inner_text(node).removesuffix(stamp.text() or "" if stamp else ""))
     found = {"forwarded_from": sender.pop("from"), **sender}
@@ -152,7 +152,7 @@ def _target(node: LexborNode) -> int | None:
 
 
 def _date(title: str) -> dict[str, str]:
-    """Local time, and Unix time if the title names an offset: ``18.07.2023 00:58:43 UTC+08:00``."""
+    """Return local time, and Unix time if the title has an offset: ``18.07.2023 00:58:43 UTC+08:00``."""
     match = _TIME.search(title)
     if not match:
         return {}

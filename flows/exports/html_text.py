@@ -1,4 +1,4 @@
-"""Text of an HTML export, and its entities: the tags of Telegram Desktop's FormatText read backwards."""
+"""Read texts of an HTML export and their entities: the reverse of Telegram Desktop's FormatText."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _INDENT = re.compile(r"\n *$")
 
 
 def attribute(node: LexborNode, name: str) -> str:
-    """Return an attribute's value, empty if there is none."""
+    """Return the value of an attribute, empty if there is none."""
     return node.attributes.get(name) or ""
 
 
 def inner_text(node: LexborNode) -> str:
-    """Return the text within a block, without the line break and indentation that are the file's own."""
+    """Return the text within a block, without the line break and indentation of the file's layout."""
     return _INDENT.sub("", (node.text() or "").removeprefix("\n"))
 
 
 def local_path(href: str) -> str:
-    """Return a path relative to the export's folder, as JSON has it."""
+    """Return a path relative to the export's folder, as in JSON."""
     while href.startswith("../"):
         href = href[3:]
     return href
@@ -87,6 +87,6 @@ def _link(text: str, attributes: dict[str, Any]) -> Entity:
         return {"type": "mention", "text": text}
     if href == text:
         return {"type": "link", "text": text}
-    if "://" not in href and ("/" in href or href.startswith("(")):  # a sticker's file, or why it is missing
+    if "://" not in href and ("/" in href or href.startswith("(")):  # the file, or why it was not exported
         return {"type": "custom_emoji", "text": text, "document_id": local_path(href)}
     return {"type": "text_link", "text": text, "href": href}

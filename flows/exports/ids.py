@@ -1,4 +1,4 @@
-"""Who is who: ids of peers in the forms of all releases, and the key of a chat."""
+"""Ids of peers in the forms of all releases of Telegram Desktop, and keys of chats."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import msgspec
 
 from flows.exports.repair import Message
 
-#: What an id must be to be kept as a number.
+#: The type of ids that are stored as numbers.
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 _PEER = re.compile(r"(?:user|channel|chat)\d{1,19}", re.ASCII)
 _USERS, _CHATS, _END = 1 << 32, 2 << 32, 3 << 32
 
-#: Chat types whose messages are numbered for all of Telegram, by the end of their names.
+#: Ends of the names of chat types whose ids are unique in all of Telegram.
 _GLOBAL = ("channel", "supergroup")
-#: Chat types that have no peer of their own.
-_NAMED = ("replies", "verification_codes")
+#: Chat types without a peer of their own.
+_WITHOUT_PEER = ("replies", "verification_codes")
 
 
 def peer_id(value: int | str | None) -> str | None:
-    """Return ``user1``, ``channel2`` or ``chat3`` for what an export writes as an id; None if it is none.
+    """Return ``user1``, ``channel2`` or ``chat3`` for an id as an export writes it; None if it is invalid.
 
-    Bare integers come from releases before 2021-05; from 2020-10 on users had 2**32 added, groups and
-    channels 2**33 (kUserPeerIdShift, kChatPeerIdShift in tdesktop's export_data_types.cpp). Which of the
-    latter two it was is not said; only channels and supergroups write messages, so it is a channel.
+    Releases before 2021-05 wrote integers; from 2020-10 on with 2**32 added for users and 2**33 for groups
+    and channels (kUserPeerIdShift, kChatPeerIdShift in tdesktop's export_data_types.cpp). The number does not
+    distinguish groups from channels; only channels and supergroups write messages, so it is a channel.
     """
     if isinstance(value, str):
         return value if _PEER.fullmatch(value) else None
@@ -40,10 +40,10 @@ def peer_id(value: int | str | None) -> str | None:
 
 
 class PeerIds(dict[int | str | None, str | None]):
-    """:func:`peer_id`, remembered: a chat has few senders and many messages."""
+    """A cache of :func:`peer_id`: a chat has few senders and many messages."""
 
     def __missing__(self, value: int | str | None) -> str | None:
-        """Work out one that is new."""
+        """Compute and cache the id for ``value``."""
         if len(self) > 100_000:
             self.clear()
         self[value] = found = peer_id(value)
@@ -51,7 +51,10 @@ class PeerIds(dict[int | str | None, str | None]):
 
 
 def bare_chat_id(chat_id: int, kind: str, shifted: bool) -> int:
-    """Return a chat's id without the shift of 2020-10 to 2021-05; ``shifted`` if its senders' ids had it."""
+    """Return a chat's id without the offset of 2020-10 to 2021-05.
+
+    ``shifted``: the ids of its senders have the offset.
+    """
     users = not kind.endswith(("channel", "group"))
     if users:
         return chat_id - _USERS if shifted and _USERS < chat_id < _CHATS else chat_id
@@ -61,10 +64,10 @@ def bare_chat_id(chat_id: int, kind: str, shifted: bool) -> int:
 def chat_key(kind: str, chat_id: int | None, name: str | None, account: str | None) -> str:
     """Return the key of a chat of an export's ``type``, as flows.exports.columns describes it.
 
-    A floating one lacks its :func:`start_mark`.
+    The key of a floating chat is returned without its :func:`start_mark`.
     """
     at = f"@{account}" if account else ""
-    if kind in _NAMED:
+    if kind in _WITHOUT_PEER:
         return kind + at
     if chat_id is None:
         return named_key(name or kind)
@@ -74,27 +77,27 @@ def chat_key(kind: str, chat_id: int | None, name: str | None, account: str | No
 
 
 def named_key(name: str) -> str:
-    """Return the key of a chat known by name only, without its :func:`start_mark`."""
+    """Return the key of a chat that is identified by its name only, without its :func:`start_mark`."""
     return f"html-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def is_floating(key: str) -> bool:
-    """Tell whether a key names neither a channel nor an account, and so may be that of several chats."""
+    """Return whether a key has neither a channel nor an account, so that several chats may share it."""
     return not key.startswith("channel") and "@" not in key
 
 
 def start_mark(messages: Sequence[Message]) -> str:
     """Return the end of a floating key for a chat that begins with ``messages``: ``~1a2b3c4d``.
 
-    It stands for the id and the time of the first message that tells its time, as HTML's service messages do
-    not: all channels begin with the same one. Where none does, all that the first message says has to do.
+    It is a hash of the id and time of the first message that has a time. (Service messages in HTML have none,
+    and all channels begin with the same one.) If no message has a time, all of the first message is hashed.
     """
     if not messages:
         return ""
     timed = ((message, time) for message in messages if (time := _time(message)))
     first, time = next(timed, (messages[0], None))
-    told = [bytes(first.get("id", b"")), time] if time else [bytes(raw) for raw in first.values()]
-    return f"~{hashlib.sha256(b' '.join(told)).hexdigest()[:8]}"
+    hashed = [bytes(first.get("id", b"")), time] if time else [bytes(raw) for raw in first.values()]
+    return f"~{hashlib.sha256(b' '.join(hashed)).hexdigest()[:8]}"
 
 
 def _time(message: Message) -> bytes | None:
@@ -103,9 +106,10 @@ def _time(message: Message) -> bytes | None:
 
 
 def account_of(kind: str, chat_id: int | None, senders: Iterable[str | None]) -> str | None:
-    """Return the account that exported one chat, if the chat itself gives it away.
+    """Return the account that exported one chat, if the chat reveals it.
 
-    Saved messages are one's own; in a personal chat it is whoever is not the peer.
+    Saved messages belong to the account itself; in a personal chat the account is the sender that is not the
+    peer.
     """
     if chat_id is None:
         return None

@@ -1,6 +1,7 @@
-"""Which column a member of a message belongs to; what is listed nowhere goes to ``extra``.
+"""Columns of the known members of a message; members that are not listed go to ``extra``.
 
-From Telegram Desktop's export_output_json.cpp, 2018 to 2025. The last line of each list is HTML's own.
+Source: Telegram Desktop's export_output_json.cpp, 2018 to 2025. The last line of each list has the members
+that only the HTML reader yields.
 """
 
 from __future__ import annotations

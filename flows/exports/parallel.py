@@ -1,9 +1,9 @@
-"""Blocks of messages read side by side, by this process and some that it forked.
+"""Read blocks of messages in parallel, in this process and in processes that it forks.
 
-To read a block takes twenty times as long as to scan over it, and needs nothing of the blocks before it once
-it is known whose messages they are. So each process scans all blocks and reads its share of them: nothing has
-to be handed out, and a pipe from each brings what it read. A forked process has Arrow loaded and shares our
-memory.
+Reading a block takes twenty times as long as scanning over it, and does not depend on the blocks before it
+once the chat is identified. So each process scans all blocks and reads its share of them: no work has to be
+distributed, and each forked process returns its results through a pipe. A forked process has Arrow loaded
+already and shares the memory of its parent.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 #: Each takes 60 MB of memory; with two, convert stays below 300 MB.
-_MOST = 2
-#: Seconds over which to see what the machine's processors do.
-_SPAN = 0.1
-#: Bytes a reader may be ahead with: about one block. More needs a privilege.
-_AHEAD = 1 << 20
+_MAX_READERS = 2
+#: Seconds over which the idle time of the processors is measured, at least.
+_SAMPLE_SECONDS = 0.1
+#: Bytes of results that a pipe holds: about one block. A larger pipe needs a privilege.
+_PIPE_BYTES = 1 << 20
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def _spare() -> tuple[float, float]:
-    """Return the time, and how long processors idled or worked for our readers since ever, in seconds."""
-    if sys.platform != "linux":  # elsewhere a fork is not safe, and there is no /proc
+def _idle_time() -> tuple[float, float]:
+    """Return the time, and the seconds that processors were idle or ran our own readers since the start."""
+    if sys.platform != "linux":  # on other systems forking is not safe, and there is no /proc
         return time.monotonic(), 0.0
     ticks = int(Path("/proc/stat").read_text().split(maxsplit=5)[4])
     readers = os.times()
@@ -40,36 +40,37 @@ def _spare() -> tuple[float, float]:
 
 
 class Processors:
-    """Processors that nobody else needs: beside busy lanes a reader would cost them more than it gains."""
+    """Counts idle processors: readers use only those, as busy lanes would lose more than a reader gains."""
 
-    def __init__(self, quiet: Callable[[], None]) -> None:
-        """``quiet`` ends all other threads of this process: a fork copies none, but any lock it holds."""
-        self.quiet = quiet
-        self._most = min(_MOST, len(os.sched_getaffinity(0)) - 1) if sys.platform == "linux" else 0
-        self._seen = _BEFORE
+    def __init__(self, stop_threads: Callable[[], None]) -> None:
+        """``stop_threads`` ends all other threads of this process: a fork copies the locks that they hold."""
+        self.stop_threads = stop_threads
+        self._most = min(_MAX_READERS, len(os.sched_getaffinity(0)) - 1) if sys.platform == "linux" else 0
+        self._sample = _AT_START
         self._count = 0
 
-    def spare(self) -> int:
-        """Return for how many readers there are processors, as of late."""
-        (then, spare), now = self._seen, _spare()
-        if (span := now[0] - then) >= _SPAN:
-            self._seen = now
-            self._count = min(self._most, round((now[1] - spare) / span))
+    def idle(self) -> int:
+        """Return the number of readers for which there were idle processors since the last sample."""
+        (then, idle), now = self._sample, _idle_time()
+        if (span := now[0] - then) >= _SAMPLE_SECONDS:
+            self._sample = now
+            self._count = min(self._most, round((now[1] - idle) / span))
         return self._count
 
 
-#: As it was at this process's start: by the time there is something to read, that is a while ago.
-_BEFORE = _spare()
+#: Sampled at the start of this process: long enough before the first read.
+_AT_START = _idle_time()
 
 
-def side_by_side(
+def parallel_map(
     readers: int, items: Iterator[T], work: Callable[[T], R], begin: Callable[[], None]
 ) -> Iterator[R]:
-    """Yield ``work`` of each item, in order; so many forked ``readers`` do their share of it.
+    """Yield ``work`` of each item, in order; each of the forked ``readers`` does its share of it.
 
-    Each reader goes through all ``items``, after ``begin`` has made them independent of ours. What one that
-    ended early left undone is done here: if the data ended it, this process ends in the same way, and whoever
-    looks after it learns of that. Raises what ``items`` and ``work`` raise, once all before it is done.
+    Each reader iterates over all ``items``, after ``begin`` has made them independent of the parent's. This
+    process does the share of a reader that has ended early: if an item ended the reader, it ends this process
+    in the same way, and the flow detects that. Raises what ``items`` and ``work`` raise, after the results of
+    all items before.
     """
     forked: list[_Reader] = []
 
@@ -92,37 +93,37 @@ def side_by_side(
 
 
 class _Reader:
-    """A process forked to yield its share of the results, and our end of its pipe."""
+    """A forked process that writes its share of the results to a pipe, and the reading end of that pipe."""
 
     def __init__(self, share: Iterator[Any], siblings: list[_Reader]) -> None:
         ours, its = os.pipe()
         self.results = os.fdopen(ours, "rb")
-        with suppress(OSError):  # a smaller pipe is slower, no more
-            fcntl.fcntl(its, fcntl.F_SETPIPE_SZ, _AHEAD)
+        with suppress(OSError):  # a smaller pipe is only slower
+            fcntl.fcntl(its, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._pid: int | None = None
-        with suppress(OSError):  # without room for one more process, it has ended before it began
+        with suppress(OSError):  # no further process is allowed: treated as a reader that has ended
             self._pid = os.fork()
         if self._pid == 0:
             try:
-                for reader in (self, *siblings):  # so that writing fails once the parent is gone
+                for reader in (self, *siblings):  # so that writing fails once the parent has ended
                     reader.results.close()
                 with os.fdopen(its, "wb") as pipe:
                     for result in share:
                         pickle.dump(result, pipe, pickle.HIGHEST_PROTOCOL)
                         pipe.flush()
             finally:
-                os._exit(0)  # whatever it met, the parent meets too; none of its files is ours to close
-        os.close(its)  # else its end would not be seen
+                os._exit(0)  # the parent meets the same error; the parent's files must not be closed here
+        os.close(its)  # else the end of file would never be seen
 
     def result(self) -> Any:
-        """Return the next result; None when the process has ended."""
+        """Return the next result; None if the process has ended."""
         try:
             return pickle.load(self.results)  # noqa: S301  from our own fork
         except (EOFError, pickle.UnpicklingError):
             return None
 
     def end(self) -> None:
-        """End the process, which may be at work for nobody."""
+        """End the process, even if it has results left."""
         self.results.close()
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What reading a source file brought to light besides its messages: chats, and what went wrong."""
+"""The result of reading a source file apart from its messages: its chats and the problems found."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pyarrow as pa
 
 from flows.exports.columns import CHATS
 
-#: Problems worth an operator's reading; an archive may hold thousands of exports with one each.
+#: Problems listed in the reason; an archive may hold thousands of exports with one problem each.
 _SHOWN = 5
 
 
 @dataclass
 class Chat:
-    """One chat of one export: a row of the schema CHATS but for the source."""
+    """One chat of one export: a row of the schema CHATS without its source."""
 
     chat_key: str
     chat_id: int | None
@@ -28,10 +28,10 @@ class Chat:
 
 @dataclass
 class Reading:
-    """Filled while the exports of one source file (entry name ``source``) are read.
+    """Collects results while the exports of one source file (entry name ``source``) are read.
 
-    ``lost`` counts messages past mending, ``without_id`` those that name no usable integer id, by which alone
-    a message can be kept. ``problems`` are sentences for an operator.
+    ``lost`` counts unreadable messages, ``without_id`` messages without an integer id, which cannot be
+    stored. ``problems`` are written for the operator.
     """
 
     source: str
@@ -42,26 +42,26 @@ class Reading:
 
     @property
     def messages(self) -> int:
-        """Messages kept."""
+        """The number of messages kept."""
         return sum(chat.messages for chat in self.chats)
 
     @property
     def reason(self) -> str | None:
-        """What went wrong, in a few sentences; None if nothing did."""
+        """The problems as one text for the operator; None if there are none."""
         parts = self.problems[:_SHOWN]
         if len(self.problems) > _SHOWN:
-            parts.append(f"and {len(self.problems) - _SHOWN} problems more")
+            parts.append(f"and {len(self.problems) - _SHOWN} more problems")
         if self.lost:
-            parts.append(f"{_messages(self.lost)} could not be read and left out")
+            parts.append(f"{self.lost} unreadable {_messages(self.lost)} left out")
         if self.without_id:
-            parts.append(f"{_messages(self.without_id)} without a usable id left out")
+            parts.append(f"{self.without_id} {_messages(self.without_id)} without a usable id left out")
         return "; ".join(parts) or None
 
     def chat_rows(self) -> pa.RecordBatch:
-        """The chats in the schema CHATS."""
+        """Return the chats in the schema CHATS."""
         rows = [{**vars(chat), "source": self.source} for chat in self.chats]
         return pa.RecordBatch.from_pylist(rows, schema=CHATS)
 
 
 def _messages(count: int) -> str:
-    return f"{count} message{'s'[: count != 1]}"
+    return "message" if count == 1 else "messages"

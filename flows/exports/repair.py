@@ -1,7 +1,7 @@
-"""From the bytes of some messages to their members, mending what Telegram Desktop is known to write wrongly.
+"""Split blocks of messages into members, and repair JSON that Telegram Desktop is known to write wrongly.
 
-Sound blocks take the short way: compacted, then split into raw members, both in C. Any other is read
-leniently, message by message, and what is written anew from that takes the same way.
+Valid blocks take the fast path: they are compacted, then split into raw members, both in C. Other blocks are
+decoded leniently, message by message, and encoded again; the result takes the fast path.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _MESSAGES = msgspec.json.Decoder(list[Message])
 
 #: Control characters as Telegram Desktop wrote them (tdesktop issue 27571).
 _BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
-#: Paths without quotes, of version 4.1.1 (tdesktop issue 24961).
+#: Paths without quotes, as version 4.1.1 wrote them (tdesktop issue 24961).
 _BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
-#: What PostgreSQL's text does not take: NUL, and halves of surrogate pairs.
+#: Characters that PostgreSQL's text does not accept: NUL and lone surrogates.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-#: Digits become 0, exponents e: bytes to search for numbers that PostgreSQL's numeric cannot hold.
+#: Maps digits to 0 and exponents to e, to search for numbers outside the range of PostgreSQL's numeric.
 _SHAPE = bytes(0x30 if 0x30 <= c < 0x3A else 0x65 if c in b"eE" else 0x20 for c in range(256))
 _GREAT = re.compile(rb"[\s:,\[-]\d[\d.]*+[eE][+-]?\d{5}")
 _LONG = b"0" * 10_000
 
 
 class Messages(NamedTuple):
-    """Messages: the members of each, the whole of each, and how many more were past mending.
+    """Messages: the members of each, each as a whole, and the number of unreadable messages (``lost``).
 
-    ``missing_commas`` is how often two of them stood side by side.
+    ``missing_commas`` counts the commas missing between messages.
     """
 
     members: list[Message]
@@ -49,31 +49,31 @@ class Messages(NamedTuple):
 def parse(block: Block) -> Messages:
     """Read the messages of ``block``.
 
-    Raises :class:`~flows.exports.scan.Malformed` when the block turns out to reach beyond its array.
+    Raises :class:`~flows.exports.scan.Malformed` if the block extends beyond its array.
     """
     try:
         return _members(_compact(b"[" + block.data + b"]"))
-    except _UNSOUND:
+    except _INVALID:
         return _one_by_one(block.pieces())
 
 
-def mended(raw: bytes) -> bytes | None:
-    """Return one JSON value compact and sound, mended if need be; None if it is past mending."""
+def repaired(raw: bytes) -> bytes | None:
+    """Return one JSON value, compact and repaired if it is invalid; None if it cannot be repaired."""
     try:
         return _compact(raw)
-    except _UNSOUND:
+    except _INVALID:
         try:
             return _encode(_lenient(raw))
-        except _PAST_MENDING:
+        except _UNREADABLE:
             return None
 
 
-_UNSOUND = (msgspec.DecodeError, pa.ArrowInvalid, RecursionError)
-_PAST_MENDING = (ValueError, RecursionError)
+_INVALID = (msgspec.DecodeError, pa.ArrowInvalid, RecursionError)
+_UNREADABLE = (ValueError, RecursionError)
 
 
 def _members(array: bytes) -> Messages:
-    """Split a compact, sound array into messages; raises msgspec.DecodeError for what is not an object."""
+    """Split a compact, valid array into messages. Raises msgspec.DecodeError if an element is no object."""
     return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
 
 
@@ -87,27 +87,27 @@ def _one_by_one(pieces: list[bytes]) -> Messages:
         try:
             values = _lenient(array)
             messages = [value for value in values if isinstance(value, dict)]
-            sound = _members(_encode(messages))
-        except _PAST_MENDING:
-            side_by_side = _side_by_side(piece)
-            commas += len(side_by_side) - 1
-            if side_by_side[1:]:
-                todo += reversed(side_by_side)
+            valid = _members(_encode(messages))
+        except _UNREADABLE:
+            elements = _split(piece)
+            commas += len(elements) - 1
+            if elements[1:]:
+                todo += reversed(elements)
             else:
                 lost += 1
             continue
         lost += len(values) - len(messages)
-        found.members.extend(sound.members)
-        found.raws.extend(sound.raws)
+        found.members.extend(valid.members)
+        found.raws.extend(valid.raws)
     return found._replace(lost=lost, missing_commas=commas)
 
 
 def _compact(raw: bytes) -> bytes:
-    """Return ``raw`` without white space if it is sound JSON that PostgreSQL's jsonb takes, else raise."""
-    compact = msgspec.json.format(raw, indent=-1)  # refuses bad syntax, NaN and lone surrogates
+    """Return ``raw`` without white space; raise one of _INVALID unless PostgreSQL's jsonb accepts it."""
+    compact = msgspec.json.format(raw, indent=-1)  # raises for bad syntax, NaN and lone surrogates
     if b"\\u0000" in compact:
         raise msgspec.DecodeError("NUL")
-    pa.array([compact], pa.binary()).cast(pa.string())  # the fastest check of UTF-8 at hand
+    pa.array([compact], pa.binary()).cast(pa.string())  # the fastest check of UTF-8 available
     shape = compact.translate(_SHAPE, delete=b"+-")
     if (b"0e00000" in shape and _GREAT.search(compact)) or _LONG in shape:
         raise msgspec.DecodeError("number too great")
@@ -115,7 +115,7 @@ def _compact(raw: bytes) -> bytes:
 
 
 def _lenient(raw: bytes) -> Any:
-    """Decode JSON whatever is wrong with its strings and numbers; raises one of _PAST_MENDING."""
+    """Decode JSON with invalid strings and numbers. Raises one of _UNREADABLE."""
     raw = _BAD_ESCAPE.sub(rb"\1\\u00\2", raw)
     raw = _BARE_PATH.sub(lambda match: match[1] + _encode(match[2].decode("utf-8", "replace").strip()), raw)
     text = raw.decode("utf-8", "replace")
@@ -146,13 +146,13 @@ def _float(digits: str) -> float | str:
 
 
 def _null(_: str) -> None:
-    """NaN and Infinity say nothing."""
+    """Decode NaN and Infinity as None."""
 
 
-def _side_by_side(piece: bytes) -> list[bytes]:
-    """Return the messages in what should be one: more than one where commas are missing between them.
+def _split(piece: bytes) -> list[bytes]:
+    """Split what should be one message into several where the commas between them are missing.
 
-    Raises Malformed when ``piece`` reaches beyond its array.
+    Raises Malformed if ``piece`` extends beyond its array.
     """
     scanner = Scanner(BytesIO(piece))
     found: list[bytes] = []

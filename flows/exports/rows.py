@@ -1,8 +1,8 @@
-"""Messages in, Arrow record batches out: the one place where columns are made.
+"""Build Arrow record batches from messages.
 
-A batch is made column by column from members that were decoded for a whole block at once
-(:mod:`flows.exports.known`), so that Python does little per message. A value that is not what its column
-holds ends in ``extra``, so nothing is lost and nothing fails.
+A batch is built column by column from members that were decoded for a whole block at once
+(:mod:`flows.exports.known`), so that Python does little per message. A value of the wrong type for its column
+goes to ``extra``, so no value is lost and none causes an error.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from msgspec import UNSET
 from flows.exports.columns import MESSAGES
 from flows.exports.ids import PeerIds
 from flows.exports.keys import MESSAGE_KEYS, SERVICE_KEYS
-from flows.exports.known import COLUMNS, NULL, Known, known
+from flows.exports.known import COLUMNS, NULL, Known, decode_known
 from flows.exports.reading import Chat
 from flows.exports.repair import Message, Messages
 
-#: Messages that make a batch; a block more may come with them.
+#: Messages in a batch, at least; the last block can exceed it.
 BATCH = 4096
-#: Version order of the forms: where nothing else decides, JSON knows more.
+#: Order of the forms in a revision: of two equally new versions the one from JSON is more complete.
 _RANK = {"html": "1", "json": "2"}
 
-#: Up to the year 9999, which Python, Arrow and PostgreSQL all hold.
+#: Up to the year 9999, which Python, Arrow and PostgreSQL all support.
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 _SECOND = 1_000_000  # microseconds
 _DAY = 86_400 * _SECOND
@@ -39,20 +39,20 @@ _UNIX = msgspec.json.Decoder(_Seconds | None, strict=False)  # a number in quote
 _UNIXES = msgspec.json.Decoder(list[_Seconds | None], strict=False)
 _ANY = msgspec.json.Decoder()
 _UTC, _LOCAL = pa.timestamp("us", tz="UTC"), pa.timestamp("us")
-#: Whoever acts stands for the sender, and what the message says of its sender is kept beside that.
-_INSTEAD = {"from": "actor", "from_id": "actor_id"}
-#: A message that has no other members leaves nothing over.
-_USUAL = COLUMNS - set(_INSTEAD.values())
+#: The actor of a service message is stored as its sender; its own ``from`` and ``from_id`` go to ``service``.
+_REPLACED_BY = {"from": "actor", "from_id": "actor_id"}
+#: A message that has only these members has no leftovers.
+_ORDINARY = COLUMNS - set(_REPLACED_BY.values())
 
 
 class Rows:
-    """The messages of one source file on their way to batches.
+    """Collects the messages of one source file and returns them in batches.
 
     ``form`` is ``json`` or ``html``, ``source`` the entry name of the source file.
     """
 
     def __init__(self, form: str, source: str) -> None:
-        """Start with nothing."""
+        """Start with an empty batch."""
         self._form, self._source = form, source
         self._peers = PeerIds()
         self._begin()
@@ -60,33 +60,33 @@ class Rows:
     def _begin(self) -> None:
         self._members: list[Message] = []
         self._known: list[Known] = []
-        #: By place in the batch: members that are not what their columns hold.
-        self._odd: defaultdict[int, set[str]] = defaultdict(set)
+        #: Names of mistyped members by the message's index in the batch.
+        self._mistyped: defaultdict[int, set[str]] = defaultdict(set)
         self._checksums: list[int] = []
         self._chats: list[tuple[Chat, int]] = []
 
     def add(self, chat: Chat, found: Messages) -> int:
-        """Take messages of one chat; return how many have no usable id and were left out.
+        """Add messages of one chat; return how many were left out because they have no usable id.
 
-        They count in ``chat.messages`` as soon as they are in a batch.
+        Messages are counted in ``chat.messages`` once :meth:`batch` returns them.
         """
-        decoded, odd = known(found)
-        kept = [place for place, one in enumerate(decoded) if one.id is not None]
-        for at, place in enumerate(kept, len(self._known)) if odd else ():
-            if place in odd:
-                self._odd[at] = odd[place]
-        self._known += [decoded[place] for place in kept]
-        self._members += [found.members[place] for place in kept]
-        self._checksums += [zlib.crc32(found.raws[place]) for place in kept]
+        decoded, mistyped = decode_known(found)
+        kept = [index for index, one in enumerate(decoded) if one.id is not None]
+        for at, index in enumerate(kept, len(self._known)) if mistyped else ():
+            if index in mistyped:
+                self._mistyped[at] = mistyped[index]
+        self._known += [decoded[index] for index in kept]
+        self._members += [found.members[index] for index in kept]
+        self._checksums += [zlib.crc32(found.raws[index]) for index in kept]
         self._chats.append((chat, len(kept)))
         return len(decoded) - len(kept)
 
     def __len__(self) -> int:
-        """Messages taken since the last batch."""
+        """Return the number of messages added since the last batch."""
         return len(self._known)
 
     def batch(self) -> pa.RecordBatch:
-        """Return what was added since the last batch, in the schema MESSAGES."""
+        """Return the messages added since the last batch, in the schema MESSAGES."""
         rows = self._known
         types = [one.type for one in rows]
         columns: dict[str, Any] = {
@@ -95,7 +95,7 @@ class Rows:
             "type": pa.array([kind or "unknown" for kind in types], pa.string()),
             "sent_at": self._instants("date_unixtime", [one.date_unixtime for one in rows]),
             "sent_local": self._clock("date", [one.date for one in rows]),
-            # Releases before 2021 wrote 1970-01-01 for what was never edited.
+            # Releases before 2021 wrote 1970-01-01 for messages that were never edited.
             "edited_at": _after_1970(
                 self._instants("edited_unixtime", [one.edited_unixtime for one in rows])
             ),
@@ -114,7 +114,7 @@ class Rows:
         }
         columns["text"], columns["entities"] = self._texts()
         columns["revision"] = _revisions(columns, self._form, self._checksums)
-        columns |= self._leftovers(types)  # last: what no column took
+        columns |= self._leftovers(types)  # last: the steps above find mistyped members
         batch = pa.record_batch([columns[name] for name in MESSAGES.names], schema=MESSAGES)
         for chat, count in self._chats:
             chat.messages += count
@@ -132,7 +132,7 @@ class Rows:
         try:
             seconds: int | None = _UNIX.decode(raw)
         except msgspec.DecodeError:
-            self._odd[at].add(key)
+            self._mistyped[at].add(key)
             return None
         return seconds
 
@@ -151,29 +151,29 @@ class Rows:
         try:
             return datetime.fromisoformat(text).replace(tzinfo=None)
         except ValueError:
-            self._odd[at].add(key)
+            self._mistyped[at].add(key)
             return None
 
     def _peer_ids(self, key: str, values: list[Any]) -> Any:
         peers = self._peers
         found = [peers[value] for value in values]
         if found.count(None) > values.count(None):
-            instead = _INSTEAD.get(key, key)
+            actor = _REPLACED_BY.get(key, key)
             for at, (value, peer) in enumerate(zip(values, found, strict=True)):
                 if peer is None and value is not None:
-                    self._odd[at].add(instead if instead in self._members[at] else key)
+                    self._mistyped[at].add(actor if actor in self._members[at] else key)
         return pa.array(found, pa.string())
 
     def _lists(self, key: str, raws: list[msgspec.Raw]) -> list[bytes | None]:
-        """Return JSON lists as they stand; an empty one says nothing."""
+        """Return JSON lists unchanged; None for an empty list."""
         texts = [None if raw is NULL else bytes(raw) for raw in raws]
         for at, text in enumerate(texts):
             if text and text[:1] not in b"[n":
-                self._odd[at].add(key)
+                self._mistyped[at].add(key)
         return [text if text and text[:2] == b"[{" else None for text in texts]
 
     def _texts(self) -> tuple[Any, Any]:
-        """Return text and entities: plain text, and its parts unless there is but one plain part."""
+        """Return the columns text (plain text) and entities (its parts; null if it is one plain part)."""
         entities = self._lists("text_entities", [one.text_entities for one in self._known])
         texts: list[str] = []
         for at, one in enumerate(self._known):
@@ -181,7 +181,8 @@ class Rows:
             if isinstance(value, str):
                 texts.append(value)
             elif value is None:
-                texts.append(_odd_text(self._members[at]["text"]) if "text" in self._odd.get(at, ()) else "")
+                mistyped = "text" in self._mistyped.get(at, ())
+                texts.append(_strings_of(self._members[at]["text"]) if mistyped else "")
             else:
                 texts.append("".join([part if isinstance(part, str) else part.text for part in value]))
                 entities[at] = entities[at] or _parts(self._members[at]["text"])
@@ -190,18 +191,18 @@ class Rows:
         )
 
     def _leftovers(self, types: list[str | None]) -> dict[str, Any]:
-        """Return what no column took of each message, as one JSON object per column it belongs to."""
+        """Return the members without a column of their own, as one JSON object per message and column."""
         columns: dict[str, list[bytes | None]] = {
             name: [None] * len(types) for name in ("media", "forward", "service", "extra")
         }
         for at, row in enumerate(self._members):
-            if row.keys() <= _USUAL and at not in self._odd:
+            if row.keys() <= _ORDINARY and at not in self._mistyped:
                 continue
-            odd = self._odd.get(at, ())
+            mistyped = self._mistyped.get(at, ())
             column_of = SERVICE_KEYS if types[at] == "service" else MESSAGE_KEYS
             members: dict[str, list[bytes]] = {}
             for key, raw in row.items():
-                if key not in COLUMNS or key in odd or _INSTEAD.get(key) in row:
+                if key not in COLUMNS or key in mistyped or _REPLACED_BY.get(key) in row:
                     members.setdefault(column_of.get(key, "extra"), []).append(_quoted(key) + raw)
             for name, found in members.items():
                 columns[name][at] = b"{" + b",".join(found) + b"}"
@@ -209,7 +210,7 @@ class Rows:
 
 
 def _json(documents: list[bytes | None]) -> Any:
-    return pa.array(documents, pa.binary()).view(pa.string())  # checked already when they were read
+    return pa.array(documents, pa.binary()).view(pa.string())  # UTF-8 was checked by parse()
 
 
 def _after_1970(times: Any) -> Any:
@@ -220,15 +221,15 @@ def _is_plain(parts: bytes | None) -> bool:
     return parts is not None and b'"type":"plain"' in parts and parts.count(b'"type":') == 1
 
 
-def _odd_text(raw: msgspec.Raw) -> str:
-    """The text in what is not formed as texts are: the strings of a list, whatever else is in it."""
+def _strings_of(raw: msgspec.Raw) -> str:
+    """Return the strings of a malformed list of text parts, joined; empty if it is no list."""
     found = _ANY.decode(raw) if bytes(raw).startswith(b"[") else []
     texts = [part.get("text") if isinstance(part, dict) else part for part in found]
     return "".join(text for text in texts if isinstance(text, str))
 
 
 def _parts(raw: msgspec.Raw) -> bytes:
-    """The entities of releases before text_entities, in its form."""
+    """Return the mixed list of releases before ``text_entities`` in the form of ``text_entities``."""
     parts = _ANY.decode(raw)
     found = [{"type": "plain", "text": part} if isinstance(part, str) else part for part in parts if part]
     return msgspec.json.encode(found)
@@ -240,9 +241,9 @@ def _quoted(key: str) -> bytes:
 
 
 def _revisions(columns: dict[str, Any], form: str, checksums: list[int]) -> Any:
-    """Versions of a message in order, as text of one width: seconds, rank of the form, checksum.
+    """Return the revisions as :mod:`flows.exports.columns` describes them.
 
-    Where no offset is known, the clock stands for the earliest instant it can mean (UTC+14).
+    If the UTC offset is unknown, the local time counts as the earliest instant it can mean (UTC+14).
     """
     exact = pc.max_element_wise(columns["sent_at"].cast(pa.int64()), columns["edited_at"].cast(pa.int64()))
     clock = pc.max_element_wise(

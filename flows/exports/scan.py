@@ -1,8 +1,8 @@
-"""A JSON file read from front to back in chunks: its structure, without ever holding all of it.
+"""Scan the structure of a JSON file from beginning to end in chunks, with bounded memory.
 
-Telegram Desktop streams its JSON out with one indentation throughout, and a string never contains a raw line
-break. So the end of a message can be found by searching for the bytes between two messages, at the speed of
-``bytes.find``; brackets are only counted where a file has another layout.
+Telegram Desktop writes JSON with the same indentation throughout, and a string never contains a raw line
+break. So the end of a message is found by searching for the bytes between two messages, at the speed of
+``bytes.find``; brackets are counted only in files of another layout.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import msgspec
 
 from flows.errors import BadInput
 
-#: Bytes read at once, and about the size of a block of messages.
+#: Bytes read at once, and the approximate size of a block of messages.
 CHUNK = 1 << 20
-_CUT_OFF = "cut off in the middle: what is whole before that was kept; export or copy it again"
-#: No value (a message, a section that is skipped) may be longer; keeps memory bounded.
+_CUT_OFF = "cut off in the middle: complete messages before that were kept; export or copy it again"
+#: Bytes that a value (a message, a skipped section) may have; keeps memory bounded.
 LONGEST = 64 << 20
 
 _BLANK = re.compile(rb"[ \t\r\n]*+")
@@ -28,24 +28,24 @@ _SCALAR = re.compile(rb"[^\s,:\[\]{}\"]++")
 
 
 class CutOff(BadInput):
-    """The file ends in the middle: the export was interrupted, or the copy. What is whole was kept."""
+    """The file ends too early: the export or the copy was interrupted. Complete messages were kept."""
 
 
 class Malformed(BadInput):
-    """The file stops being JSON at a place that cannot be stepped over; what stands before it was kept."""
+    """The file is not JSON from some byte on, and reading cannot go on. What precedes it was kept."""
 
 
 class Block(NamedTuple):
-    """Some elements of an array, comma separated, and how to tell them apart without understanding them."""
+    """Some elements of an array, separated by commas, and the means to split them without parsing."""
 
     data: bytes
-    separator: bytes = b""  # stands between any two, and in no JSON string
-    counted: tuple[bytes, ...] = ()  # the elements, where the layout shows no separator
+    separator: bytes = b""  # between any two elements, and within no JSON string
+    elements: tuple[bytes, ...] = ()  # set if the layout has no such separator
 
     def pieces(self) -> list[bytes]:
-        """The elements one by one."""
-        if self.counted:
-            return list(self.counted)
+        """Return the elements one by one."""
+        if self.elements:
+            return list(self.elements)
         # A separator holds the end of one object and the start of the next: "},\n  {".
         head, tail = self.separator[:1], self.separator[-1:]
         first, *rest = self.data.split(self.separator)
@@ -57,9 +57,9 @@ class Block(NamedTuple):
 
 
 class Scanner:
-    """The structure of one JSON file. Every method starts at the next token and ends behind what it took.
+    """Scans one JSON file. Every method starts at the next token and ends after the last one it consumed.
 
-    All raise :class:`CutOff` where the file ends too early and :class:`Malformed` where it is not JSON.
+    All raise :class:`CutOff` if the file ends too early and :class:`Malformed` if it is not JSON.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -68,49 +68,52 @@ class Scanner:
         self._data = b""
         self._at = 0
         self._base = 0  # offset in the file of the first byte of _data
-        # White space before the token at hand, and before the key given last: they tell the layout.
+        # White space before the current token and before the last key: together they show the layout.
         self._gap = self._key_gap = b""
-        self._seen = -1  # offset of the token that _gap is of
-        #: Members or elements that stood there without a comma before them.
+        self._gap_at = -1  # offset of the token that _gap precedes
+        #: Number of members and elements without the comma that should precede them.
         self.missing_commas = 0
         if self.peek() == b"\xef":
             self._at += 3  # a byte order mark, written by text editors
 
     @property
     def offset(self) -> int:
-        """Bytes of the file taken so far."""
+        """The number of bytes consumed so far."""
         return self._base + self._at
 
     def mark(self) -> tuple[int, bytes, int]:
-        """Where the scanner stands, for :meth:`go`."""
+        """Return the current position, for :meth:`return_to`."""
         return self.offset, self._key_gap, self.missing_commas
 
-    def go(self, mark: tuple[int, bytes, int]) -> None:
-        """Go back to a mark."""
+    def return_to(self, mark: tuple[int, bytes, int]) -> None:
+        """Return to a mark."""
         offset, self._key_gap, self.missing_commas = mark
         self._file.seek(offset)
         self._data, self._at, self._base = b"", 0, offset
 
-    def go_on(self, file: BinaryIO) -> None:
-        """Read on from another opening of the same file: after a fork two processes share one position."""
+    def continue_with(self, file: BinaryIO) -> None:
+        """Continue with another open file of the same path: two forked processes share one file position."""
         file.seek(self._base + len(self._data))
         self._file = file
 
     def peek(self) -> bytes:
-        """The first byte of the next token; empty at the end of the file."""
+        """Return the first byte of the next token; empty at the end of the file."""
         while True:
             match = _BLANK.match(self._data, self._at)
             end = match.end() if match else self._at
             if end < len(self._data):
-                if self._seen != (offset := self._base + end):
-                    self._gap, self._seen = self._data[self._at : end], offset
+                if self._gap_at != (offset := self._base + end):
+                    self._gap, self._gap_at = self._data[self._at : end], offset
                 self._at = end
                 return self._data[end : end + 1]
             if not self._fill():
                 return b""
 
     def members(self, *, inside: bool = False) -> Iterator[str]:
-        """Keys of the object that starts here (or, ``inside``, goes on here); the caller takes each value."""
+        """Yield the keys of the object that starts here; the caller consumes each value.
+
+        ``inside``: the scanner is within the object already, after a value.
+        """
         for _ in self._list(b"{", b"}", inside=inside, comma=not inside):
             if self.peek() != b'"':
                 raise self._malformed("a key in quotes")
@@ -120,12 +123,12 @@ class Scanner:
             yield _text(key)
 
     def elements(self) -> Iterator[bytes]:
-        """First bytes of the elements of the array that starts here; the caller takes each element."""
+        """Yield the first bytes of the elements of the array that starts here; the caller consumes each."""
         for _ in self._list(b"[", b"]", inside=False):
             yield self.peek()
 
     def value(self) -> bytes:
-        """The next value, raw."""
+        """Return the next value, raw."""
         if not self.peek():
             raise CutOff(_CUT_OFF)
         while (end := self._end()) < 0:
@@ -136,16 +139,16 @@ class Scanner:
         return taken
 
     def blocks(self) -> Iterator[Block]:
-        """The elements of the array that is the value of the last key, about :data:`CHUNK` bytes at once."""
+        """Yield the elements of the array that is the last key's value, in blocks of about CHUNK bytes."""
         outer = self._key_gap
         self._take(b"[")
         first, inner = self.peek(), self._gap
         if first == b"{" and b"\n" in outer and b"\n" in inner and len(inner) > len(outer):
-            yield from self._laid_out(b"}," + inner + b"{", b"}" + outer + b"]")
+            yield from self._by_separator(b"}," + inner + b"{", b"}" + outer + b"]")
         else:
-            yield from self._counted()
+            yield from self._by_brackets()
 
-    def _laid_out(self, separator: bytes, closer: bytes) -> Iterator[Block]:
+    def _by_separator(self, separator: bytes, closer: bytes) -> Iterator[Block]:
         while True:
             close = self._data.find(closer, self._at)
             if close >= 0:
@@ -160,9 +163,9 @@ class Scanner:
                 yield Block(block, separator)
             if not self._fill():
                 break
-        yield from self._counted()  # the last messages of a file that was cut off, or of another layout
+        yield from self._by_brackets()  # the last messages of a file that is cut off or of another layout
 
-    def _counted(self) -> Iterator[Block]:
+    def _by_brackets(self) -> Iterator[Block]:
         held: list[bytes] = []
         size = 0
         try:
@@ -170,19 +173,19 @@ class Scanner:
                 held.append(self.value())
                 size += len(held[-1])
                 if size >= CHUNK:
-                    yield Block(b",".join(held), counted=tuple(held))
+                    yield Block(b",".join(held), elements=tuple(held))
                     held, size = [], 0
-        except BadInput:  # what is whole stands before it
+        except BadInput:  # the elements before it are complete
             if held:
-                yield Block(b",".join(held), counted=tuple(held))
+                yield Block(b",".join(held), elements=tuple(held))
             raise
         if held:
-            yield Block(b",".join(held), counted=tuple(held))
+            yield Block(b",".join(held), elements=tuple(held))
 
     def _list(self, opener: bytes, closer: bytes, *, inside: bool, comma: bool = True) -> Iterator[None]:
-        """Stop before each item of an object or array; take its brackets and commas.
+        """Yield before each item of an object or array; consume its brackets and commas.
 
-        ``comma``: an item may stand here, as after a comma.
+        ``inside``: its opening bracket is consumed already. ``comma``: an item may follow, as after a comma.
         """
         if not inside:
             self._take(opener)
@@ -209,13 +212,13 @@ class Scanner:
         self._at += 1
 
     def _end(self) -> int:
-        """Where the value that starts here ends; -1 if that is not within what was read so far."""
+        """Return where the value that starts here ends; -1 if its end has not been read yet."""
         data, start = self._data, self._at
         if data[start] in b"{[":
             return self._end_of_container()
         pattern = _STRING if data[start] == 0x22 else _SCALAR
         if match := pattern.match(data, start):
-            # A number at the very end of the data may go on.
+            # A number at the end of the data may continue in the next chunk.
             return match.end() if pattern is _STRING or match.end() < len(data) else -1
         if pattern is _SCALAR or data.find(b"\n", start) >= 0:
             raise self._malformed("a value")
@@ -231,10 +234,10 @@ class Scanner:
                 depth -= 1
                 if not depth:
                     return token.end()
-            elif token.end() - token.start() == 1:  # a quote without its partner
+            elif token.end() - token.start() == 1:  # a quote without its closing quote
                 if self._data.find(b"\n", token.end()) >= 0:
                     where = self._base + token.start()
-                    raise Malformed(f"it stops being JSON at byte {where}: a string has no end")
+                    raise Malformed(f"invalid JSON at byte {where}: a string without its closing quote")
                 return -1
         return -1
 
@@ -242,14 +245,14 @@ class Scanner:
         held = self._data[self._at :]
         if len(held) > LONGEST:
             raise Malformed(f"a value at byte {self.offset} is longer than {LONGEST >> 20} MiB")
-        # Growing steps keep the copying of a very long value small.
+        # Larger steps for a long value: each step copies all that is held.
         chunk = self._file.read(max(CHUNK, min(len(held), 8 * CHUNK)))
         self._base += self._at
         self._data, self._at = held + chunk, 0
         return bool(chunk)
 
     def _malformed(self, expected: str) -> Malformed:
-        return Malformed(f"it stops being JSON at byte {self.offset}: expected {expected}")
+        return Malformed(f"invalid JSON at byte {self.offset}: expected {expected}")
 
 
 def _text(raw: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Sample exports for trying and testing: seeded, as varied as Telegram Desktop's, counted."""
+"""Generate sample exports for demos and tests: seeded, as varied as Telegram Desktop's, with counts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 
 from flows.samples.archives import BREAKAGES, PACKINGS, Packed, both, pages, updated
-from flows.samples.exports import Maker, Wish
+from flows.samples.exports import Maker, SampleSpec
 
-#: How a chat comes again: the same file, a later export, the same export in the other form.
+#: Repetitions of a chat: the same file, a later export, the same export in the other form.
 _REPEATS = [(both, "duplicate"), (updated, "ok"), (pages, "ok")]
 
 
 class ExpectedFile(msgspec.Struct):
-    """What a faithful pipeline makes of one sample: rows in it, and ok, partial, quarantined or duplicate."""
+    """The expected outcome of one sample (ok, partial, quarantined, duplicate) and its rows."""
 
     outcome: str
     chats: int
@@ -22,7 +22,7 @@ class ExpectedFile(msgspec.Struct):
 
 
 class Expected(msgspec.Struct):
-    """The generator's own counts: ``chats`` and ``messages`` are the distinct rows to be found in the end."""
+    """The generator's counts: ``chats`` and ``messages`` are the distinct rows expected in the tables."""
 
     files: int
     chats: int
@@ -40,37 +40,44 @@ def write_samples(
     media_bytes: int = 1024,
     page: int = 40,
 ) -> Expected:
-    """Write ``files`` good and ``broken`` bad source files into ``directory`` and return what is in them.
+    """Write ``files`` valid and ``broken`` invalid source files into ``directory``; return their counts.
 
-    Each good one holds exactly ``messages`` messages of chats of its own. ``again`` adds files, at most three
-    for every nine good ones, with a chat that is there already: by turns a copy, a later export with edits
-    and a quarter more messages, and the same export as HTML. ``media_bytes`` is the size of each media file
-    (0: all media left out); ``page`` the messages of an HTML page (1,000 in Telegram Desktop, fewer here so
-    that small samples have several). The same arguments write the same bytes.
+    Each valid file has exactly ``messages`` messages of its own chats. ``again`` adds files, at most three
+    per nine valid ones, that repeat a chat: in turn a copy, a later export with edits and a quarter more
+    messages, and the same export as HTML. ``media_bytes`` is the size of each media file (0: no media);
+    ``page`` the number of messages per HTML page (1,000 in Telegram Desktop; fewer by default, so that small
+    samples have several pages). The same arguments write the same bytes. Raises ValueError if ``again`` is
+    too large.
     """
     directory.mkdir(parents=True, exist_ok=True)
     expected = Expected(files + broken + again, 0, 0, {})
-    repeatable: list[Wish] = []
+    repeatable: list[SampleSpec] = []
     bad = 0
     for position in range(files + broken):
-        wish = Wish(seed, position, messages, media_bytes, page)
+        spec = SampleSpec(seed, position, messages, media_bytes, page)
         if (position + 1) * broken // (files + broken) > bad:
             (pack, outcome), bad = BREAKAGES[bad % len(BREAKAGES)], bad + 1
         else:
             pack, outcome = PACKINGS[(position - bad) % len(PACKINGS)], "ok"
         if pack is both:
-            repeatable.append(wish)
-        file = _write(directory, position, pack(Maker(wish)), outcome, expected)
+            repeatable.append(spec)
+        file = _write(directory, position, pack(Maker(spec)), outcome, expected)
         expected.chats += file.chats
         expected.messages += file.messages
     if again > len(_REPEATS) * len(repeatable):
-        raise ValueError(f"{files} files can come again at most {len(_REPEATS) * len(repeatable)} times")
+        raise ValueError(f"{files} files allow at most {len(_REPEATS) * len(repeatable)} repetitions")
+    _write_again(directory, repeatable, again, files + broken, expected)
+    return expected
+
+
+def _write_again(
+    directory: Path, repeatable: list[SampleSpec], again: int, position: int, expected: Expected
+) -> None:
     for number in range(again):
         pack, outcome = _REPEATS[number % len(_REPEATS)]
-        maker = Maker(repeatable[number // len(_REPEATS)])
-        file = _write(directory, files + broken + number, pack(maker), outcome, expected)
-        expected.messages += file.messages - messages
-    return expected
+        spec = repeatable[number // len(_REPEATS)]
+        file = _write(directory, position + number, pack(Maker(spec)), outcome, expected)
+        expected.messages += file.messages - spec.messages
 
 
 def _write(directory: Path, position: int, packed: Packed, outcome: str, expected: Expected) -> ExpectedFile:

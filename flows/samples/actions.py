@@ -1,7 +1,7 @@
-"""Service messages: what each type of chat can have happen to it.
+"""Service messages of each type of chat.
 
 ``members: "people"`` stands for the names of the chat's members, ``points_at_message`` for the id of an
-earlier message, ``nobody`` for an action that Telegram Desktop writes without an actor.
+earlier message, ``without_actor`` for an action that Telegram Desktop writes without an actor.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _CHANNEL: list[dict[str, Any]] = [
     {"action": "edit_group_photo", **_PHOTO, "width": 640, "height": 640},
     {"action": "delete_group_photo"},
     {"action": "pin_message", "points_at_message": True},
-    {"action": "giveaway_launch", "nobody": True},
-    {"action": "giveaway_results", "winners": 2, "unclaimed": 1, "stars": 1000, "nobody": True},
+    {"action": "giveaway_launch", "without_actor": True},
+    {"action": "giveaway_results", "winners": 2, "unclaimed": 1, "stars": 1000, "without_actor": True},
     {"action": "edit_chat_theme", "emoticon": "🎨"},
 ]
 _PERSONAL: list[dict[str, Any]] = [
@@ -57,18 +57,18 @@ _PERSONAL: list[dict[str, Any]] = [
     {"action": "send_premium_gift", "cost": "$9.99", "months": 3},
     {"action": "send_star_gift", "gift_id": 5_170_233_102_089_322_756, "stars": 15, "is_limited": False},
     {"action": "proximity_reached", "from": "Anna", "from_id": "user5", "to": None, "to_id": "user6",
-     "distance": 120, "nobody": True},
+     "distance": 120, "without_actor": True},
     {"information_text": "You have just successfully logged in."},
     {"action": "pin_message", "points_at_message": True},
 ]  # fmt: skip
 _BOT: list[dict[str, Any]] = [
-    {"action": "allow_sending_messages", "reason_domain": "example.org", "nobody": True},
-    {"action": "attach_menu_bot_allowed", "nobody": True},
-    {"action": "send_payment", "amount": 999, "currency": "USD", "recurring": "init", "nobody": True},
+    {"action": "allow_sending_messages", "reason_domain": "example.org", "without_actor": True},
+    {"action": "attach_menu_bot_allowed", "without_actor": True},
+    {"action": "send_payment", "amount": 999, "currency": "USD", "recurring": "init", "without_actor": True},
     {"action": "score_in_game", "score": 10_000, "points_at_message": True},
-    {"action": "send_webview_data", "nobody": True},
+    {"action": "send_webview_data", "without_actor": True},
     {"action": "requested_phone_number"},
-    {"action": "send_passport_values", "values": ["personal_details", "email"], "nobody": True},
+    {"action": "send_passport_values", "values": ["personal_details", "email"], "without_actor": True},
     {"action": "requested_peer", "button_id": 8, "peers": [10_001, 20_001]},
 ]
 

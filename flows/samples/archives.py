@@ -1,4 +1,4 @@
-"""Exports in archives, as people pack them: folder, parent, only the files; and archives gone wrong."""
+"""Exports in archives as people pack them (the folder, its parent, only the files), and broken archives."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Callable
 from flows.samples.chats import SINGLE_TYPES
 from flows.samples.exports import Export, Maker
 
-#: One date for all members: the same seed gives the same bytes.
+#: One date for all members, so that the same seed writes the same bytes.
 _DATE = (2024, 5, 1, 12, 0, 0)
 _ENCRYPTED = 0x1
-#: A cut at this share of result.json leaves whole messages and the beginning of one.
+#: A cut at this share of result.json leaves complete messages and the beginning of one.
 _CUT = 0.6
 
 
 class Packed:
-    """The bytes of one source file, and the name people would give it."""
+    """The bytes of one source file and a realistic name."""
 
     def __init__(self, name: str, data: bytes, *exports: Export) -> None:
-        """Count what the exports hold; archives that cannot be read hold none."""
+        """Count the chats and messages of ``exports``; there are none in an unreadable archive."""
         self.name = name
         self.data = data
         self.chats = sum(export.chats for export in exports)
@@ -47,7 +47,7 @@ def _below(export: Export, prefix: str | None = None) -> dict[str, bytes]:
 
 
 def _kind(maker: Maker) -> str:
-    return SINGLE_TYPES[maker.wish.index % len(SINGLE_TYPES)]
+    return SINGLE_TYPES[maker.spec.index % len(SINGLE_TYPES)]
 
 
 def _named(maker: Maker) -> str:
@@ -56,44 +56,44 @@ def _named(maker: Maker) -> str:
 
 
 def _folder(maker: Maker) -> Packed:
-    export = maker.json(_kind(maker), maker.wish.messages)
+    export = maker.json(_kind(maker), maker.spec.messages)
     return Packed(f"{export.folder}.zip", zipped(_below(export)), export)
 
 
 def _account(maker: Maker) -> Packed:
-    export = maker.account_json(maker.wish.messages)
+    export = maker.account_json(maker.spec.messages)
     return Packed(f"{export.folder}.zip", zipped(_below(export)), export)
 
 
 def pages(maker: Maker) -> Packed:
     """Pack a chat with a name, in HTML."""
-    export = maker.html(_named(maker), maker.wish.messages)
+    export = maker.html(_named(maker), maker.spec.messages)
     return Packed(f"{export.folder}.zip", zipped(_below(export)), export)
 
 
 def _only_files(maker: Maker) -> Packed:
-    export = maker.json(_kind(maker), maker.wish.messages)
+    export = maker.json(_kind(maker), maker.spec.messages)
     return Packed("Архив чата.zip", zipped(_below(export, "")), export)
 
 
 def both(maker: Maker) -> Packed:
-    """Pack a chat with a name, in JSON and HTML together."""
-    export = maker.both(_named(maker), maker.wish.messages)
+    """Pack a chat with a name, in both JSON and HTML."""
+    export = maker.both(_named(maker), maker.spec.messages)
     return Packed(f"{export.folder} both.zip", zipped(_below(export)), export)
 
 
 def updated(maker: Maker) -> Packed:
     """Pack a later export of the chat that :func:`both` packs."""
-    export = maker.updated(_named(maker), maker.wish.messages)
+    export = maker.updated(_named(maker), maker.spec.messages)
     return Packed(f"{export.folder}.zip", zipped(_below(export)), export)
 
 
 def _several(maker: Maker) -> Packed:
     counts = iter(
         [
-            maker.wish.messages // 3,
-            maker.wish.messages // 3,
-            maker.wish.messages - 2 * (maker.wish.messages // 3),
+            maker.spec.messages // 3,
+            maker.spec.messages // 3,
+            maker.spec.messages - 2 * (maker.spec.messages // 3),
         ]
     )
     exports = [
@@ -108,7 +108,7 @@ def _several(maker: Maker) -> Packed:
 
 
 def _parent(maker: Maker) -> Packed:
-    export = maker.json(_kind(maker), maker.wish.messages)
+    export = maker.json(_kind(maker), maker.spec.messages)
     beside = {"Downloads/read me.txt": b"old chats\n", "Downloads/photo.jpg": b"\xff\xd8\xff\xe0 not a photo"}
     return Packed(
         "Downloads.zip",
@@ -118,16 +118,16 @@ def _parent(maker: Maker) -> Packed:
 
 
 def _account_pages(maker: Maker) -> Packed:
-    export = maker.account_html(maker.wish.messages)
+    export = maker.account_html(maker.spec.messages)
     return Packed(f"{export.folder} html.zip", zipped(_below(export)), export)
 
 
 def _bare(maker: Maker) -> Packed:
-    export = maker.json(_kind(maker), maker.wish.messages)
+    export = maker.json(_kind(maker), maker.spec.messages)
     return Packed("result.json", export.files["result.json"], export)
 
 
-#: How people pack their exports, in the order in which the generator does.
+#: The ways to pack an export, in the order in which the generator uses them.
 PACKINGS: list[Callable[[Maker], Packed]] = [
     _folder, _account, pages, _only_files, both, _several, _parent, _account_pages, _bare,
 ]  # fmt: skip
@@ -162,12 +162,12 @@ def _not_an_archive(maker: Maker) -> Packed:
 
 
 def _cut_json(maker: Maker) -> Packed:
-    export = maker.json(_kind(maker), maker.wish.messages)
+    export = maker.json(_kind(maker), maker.spec.messages)
     text = export.files["result.json"]
     text = text[: int(len(text) * _CUT)]
     export.files["result.json"] = text
-    # The cut may be just behind a message, before its comma.
-    export.messages = len(re.findall(rb"\n  \}(?=,\n|,?\Z)", text)) if maker.wish.messages else 0
+    # The cut may directly follow a message, before its comma.
+    export.messages = len(re.findall(rb"\n  \}(?=,\n|,?\Z)", text)) if maker.spec.messages else 0
     return Packed("interrupted.zip", zipped(_below(export)), export)
 
 
@@ -175,7 +175,7 @@ def _empty(maker: Maker) -> Packed:
     return Packed("empty.zip", b"")
 
 
-#: What goes wrong with archives, and how the pipeline is expected to end with each.
+#: The ways to break an archive, with the expected outcome of each.
 BREAKAGES: list[tuple[Callable[[Maker], Packed], str]] = [
     (_cut_off, "quarantined"),
     (_cut_json, "partial"),

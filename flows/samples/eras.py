@@ -1,4 +1,4 @@
-"""How releases of Telegram Desktop differ: the same messages as an older one would have written them."""
+"""Rewrite messages as older releases of Telegram Desktop wrote them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from flows.samples.messages import Message
 
-#: Old exports wrote a peer as a number: bare, then (October 2020 to May 2021) with its kind above bit 32.
+#: Old releases wrote peers as numbers, from October 2020 to May 2021 with these added for the kind of peer.
 _SHIFTS = {"user": 1 << 32, "chat": 2 << 32, "channel": 2 << 32}
 _PEER = re.compile(r"(user|chat|channel)(\d+)")
 _NEWER = {
@@ -21,13 +21,13 @@ _NEWER = {
     "2022": {"reactions", "inline_bot_buttons", "todo_list", "file_name"},
 }  # fmt: skip
 _NEWER["2020"] = _NEWER["2019"]
-#: When a sender was a number.
+#: The releases in which a sender was a number.
 NUMERIC = frozenset({"2019", "2020"})
 ERAS = ["2025", "2019", "2025", "2020", "2021", "2025", "2022"]
 
 
 def written_in(era: str, messages: list[Message]) -> list[Message]:
-    """Return ``messages`` with the keys and ids that exports of ``era`` have."""
+    """Return ``messages`` with the keys and ids of exports of ``era``."""
     newer = _NEWER.get(era, set())
     kept = [{key: value for key, value in message.items() if key not in newer} for message in messages]
     if era in NUMERIC:
@@ -39,10 +39,10 @@ def written_in(era: str, messages: list[Message]) -> list[Message]:
 
 
 def dump(era: str, export: Any) -> bytes:
-    """Return the text of ``result.json``, indented as Telegram Desktop does.
+    """Return the text of ``result.json``, indented as by Telegram Desktop.
 
-    Release 4.1.1 (2022) forgot the quotes of ``document_id`` (tdesktop issue 24961), and every release writes
-    control characters as ``\\x01``, which is no JSON (issue 27571): exports of that era have both.
+    Release 4.1.1 (2022) omits the quotes of ``document_id`` (tdesktop issue 24961), and every release writes
+    control characters as ``\\x01``, which is invalid JSON (issue 27571): exports of that era have both.
     """
     text = msgspec.json.format(msgspec.json.encode(export), indent=1)
     if era == "2022":

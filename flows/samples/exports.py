@@ -1,4 +1,4 @@
-"""Whole exports: the files that Telegram Desktop leaves in its folder, with the counts of what is in them."""
+"""Whole exports: the files in Telegram Desktop's export folder, with their counts of chats and messages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from flows.samples import eras, html
 from flows.samples.chats import ACCOUNT_TYPES, NAMELESS, Chat, Numbers, Peer, make_chat, make_person
-from flows.samples.messages import Message, go_on, make_messages
+from flows.samples.messages import Message, continued, make_messages
 
 ABOUT = "Here is the data you requested."
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What one source file is to hold. ``page`` is the number of messages of an HTML page."""
+class SampleSpec:
+    """The parameters of one source file. ``page`` is the number of messages per HTML page."""
 
     seed: int
     index: int
@@ -26,7 +26,7 @@ class Wish:
 
 @dataclass
 class Export:
-    """Files by their path below the export's folder, and what a faithful reader finds in them."""
+    """Files by their path in the export's folder, and the chats and messages in them."""
 
     folder: str
     files: dict[str, bytes] = field(default_factory=dict)
@@ -35,20 +35,20 @@ class Export:
 
 
 class Maker:
-    """Makes the exports of one source file, from that file's own random numbers."""
+    """Makes the exports of one source file, from random numbers seeded for this file."""
 
-    def __init__(self, wish: Wish) -> None:
-        """Start from the wish: the same one makes the same exports."""
-        self.wish = wish
-        self.rng = Random(f"{wish.seed}/{wish.index}")  # noqa: S311 - reproducible samples, not secrets
-        self.era = eras.ERAS[wish.index % len(eras.ERAS)]
-        self.numbers = Numbers(wish.seed, wish.index, long=self.era not in eras.NUMERIC)
+    def __init__(self, spec: SampleSpec) -> None:
+        """Seed the random numbers: the same ``spec`` makes the same exports."""
+        self.spec = spec
+        self.rng = Random(f"{spec.seed}/{spec.index}")  # noqa: S311 - reproducible samples, not secrets
+        self.era = eras.ERAS[spec.index % len(eras.ERAS)]
+        self.numbers = Numbers(spec.seed, spec.index, long=self.era not in eras.NUMERIC)
         self.account = make_person(self.rng, self.numbers)
         self.day = f"20{self.rng.randint(19, 25)}-{self.rng.randint(1, 12):02d}-{self.rng.randint(1, 28):02d}"
 
     def chat(self, kind: str, count: int, *, named: bool = False) -> tuple[Chat, list[Message]]:
         """Return a new chat and ``count`` messages of it."""
-        chat = make_chat(self.rng, self.numbers, kind, self.account, self.wish.media_bytes, named=named)
+        chat = make_chat(self.rng, self.numbers, kind, self.account, self.spec.media_bytes, named=named)
         return chat, make_messages(self.rng, chat, count)
 
     def json(self, kind: str, count: int) -> Export:
@@ -59,14 +59,14 @@ class Maker:
         return self._with_media(export, [(chat, "")])
 
     def html(self, kind: str, count: int) -> Export:
-        """Return one chat as pages."""
+        """Return one chat as HTML pages."""
         chat, messages = self.chat(kind, count, named=True)
         export = Export(f"ChatExport_{self.day} (1)", chats=1, messages=count)
         self._put_html(export, chat, messages)
         return self._with_media(export, [(chat, "")])
 
     def both(self, kind: str, count: int) -> Export:
-        """Return one chat in both forms in one folder, as the newest releases offer it."""
+        """Return one chat in both forms in one folder, as the newest releases can write it."""
         chat, messages = self.chat(kind, count, named=True)
         export = Export(f"ChatExport_{self.day}", chats=1, messages=count)
         self._put_html(export, chat, messages)
@@ -74,15 +74,15 @@ class Maker:
         return self._with_media(export, [(chat, "")])
 
     def updated(self, kind: str, count: int) -> Export:
-        """Return, as ``result.json``, the chat of ``both`` exported later: edits, and more messages."""
+        """Return a later export of the chat of ``both`` as ``result.json``: with edits and more messages."""
         chat, messages = self.chat(kind, count, named=True)
         export = Export(f"ChatExport_{self.day} (2)", chats=1, messages=count + count // 4)
-        later = go_on(self.rng, chat, messages, count // 4)
+        later = continued(self.rng, chat, messages, count // 4)
         export.files["result.json"] = eras.dump("2025", _chat_json(chat, later))
         return self._with_media(export, [(chat, "")])
 
     def account_json(self, count: int) -> Export:
-        """Return a whole account as ``result.json``: every type of chat, the last one left."""
+        """Return a whole account as ``result.json``: every type of chat, the last among the left chats."""
         export = Export(f"DataExport_{self.day}", chats=len(ACCOUNT_TYPES), messages=count)
         made = [
             self.chat(kind, share)
@@ -96,7 +96,7 @@ class Maker:
         return self._with_media(export, [(chat, "") for chat, _ in made])
 
     def account_html(self, count: int) -> Export:
-        """Return a whole account as pages: ``export_results.html`` and a folder for each chat."""
+        """Return a whole account as HTML: ``export_results.html`` and a folder per chat."""
         kinds = [kind for kind in ACCOUNT_TYPES if kind not in NAMELESS]
         export = Export(f"DataExport_{self.day}", chats=len(kinds), messages=count)
         made = []
@@ -113,9 +113,9 @@ class Maker:
         export.files["result.json"] = eras.dump(self.era, written)
 
     def _put_html(self, export: Export, chat: Chat, messages: list[Message], folder: str = "") -> None:
-        zone = self.wish.index % 4 != 3
+        zone = self.spec.index % 4 != 3
         base = "../" * (folder.count("/") + 1) if folder else ""
-        for name, text in html.chat_pages(chat, messages, self.wish.page, zone=zone, base=base).items():
+        for name, text in html.chat_pages(chat, messages, self.spec.page, zone=zone, base=base).items():
             export.files[f"{folder}/{name}" if folder else name] = text.encode()
 
     def _with_media(self, export: Export, chats: list[tuple[Chat, str]]) -> Export:
@@ -126,7 +126,7 @@ class Maker:
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """Return ``parts`` numbers that add up to ``total``, as even as can be."""
+    """Return ``parts`` nearly equal numbers that add up to ``total``."""
     return [(total * (n + 1)) // parts - (total * n) // parts for n in range(parts)]
 
 
@@ -136,12 +136,12 @@ def _chat_json(chat: Chat, messages: list[Message]) -> dict[str, Any]:
 
 
 def _account_sections(account: Peer, rng: Random, numbers: Numbers) -> dict[str, Any]:
-    """Return the sections of an account that hold no messages; each of them is optional in a real export."""
+    """Return the sections of an account without messages; each of them is optional in a real export."""
     first, _, last = (account.name or "").partition(" ")
     number = int(account.key.removeprefix("user"))
     person = {"user_id": number, "first_name": first, "last_name": last, "phone_number": "+44 20 7946 0001"}
     contact = {
-        "user_id": numbers.take(),
+        "user_id": numbers.next(),
         "first_name": "Анна",
         "last_name": "",
         "phone_number": "",

@@ -1,4 +1,4 @@
-"""The same messages as Telegram Desktop's HTML: pages of a fixed number of messages, no ids but their own."""
+"""Write messages as Telegram Desktop's HTML: pages of a fixed number of messages, without ids of peers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flows.samples.chats import Chat
 from flows.samples.html_parts import buttons, div, element, escape, media, reactions, rich_text
 from flows.samples.messages import Message
 
-#: Messages of one sender within this many seconds are joined: the later ones name nobody.
+#: Messages of one sender within this many seconds are joined: only the first has the sender's name.
 _JOINED_SECONDS = 900
 _UNSUPPORTED = (
     "This message is not supported by this version of Telegram Desktop. Please update the application."
@@ -17,16 +17,16 @@ _UNSUPPORTED = (
 
 
 def page_name(index: int) -> str:
-    """Return the name of the page of that index, from 0: messages.html, messages2.html, …"""
+    """Return the name of the page with this index, counted from 0: messages.html, messages2.html, …"""
     return f"messages{index + 1 if index else ''}.html"
 
 
 def chat_pages(
     chat: Chat, messages: list[Message], size: int, *, zone: bool, base: str = ""
 ) -> dict[str, str]:
-    """Return name and text of each page of ``size`` messages (Telegram Desktop: 1,000).
+    """Return the texts of the pages, of ``size`` messages each (Telegram Desktop: 1,000), by their names.
 
-    ``zone`` is False for exports from before dates had one; ``base`` leads from a page to the export's root.
+    ``zone``: dates have a UTC offset, as in newer releases. ``base`` is the path from a page to the root.
     """
     page_of = {message["id"]: index // size for index, message in enumerate(messages)}
     days = iter(range(-1, -len(messages) - 2, -1))
@@ -49,7 +49,7 @@ def chat_pages(
 
 
 def account_pages(chats: list[tuple[Chat, int, str]]) -> dict[str, str]:
-    """Return the pages of a whole account around its chats: with its number of messages and its folder."""
+    """Return the pages of an account that list ``chats``, each with its number of messages and folder."""
     entries = [
         element(
             "a",
@@ -77,7 +77,7 @@ def account_pages(chats: list[tuple[Chat, int, str]]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Page:
-    """What a message needs to know of its page: links reach across pages by their names."""
+    """Writes the messages of one page; ``page_of`` has the page of each message id, for links."""
 
     chat: Chat
     page_of: dict[int, int]
@@ -197,7 +197,7 @@ def _from_name(name: str | None, suffix: str) -> str:
 
 
 def _joins(message: Message, previous: Message) -> bool:
-    """Whether the page shows ``message`` under the sender of the one before it."""
+    """Return whether the page shows ``message`` under the sender of the previous message."""
     if previous.get("type") != "message" or message["type"] != "message":
         return False
     alike = all(message.get(key) == previous.get(key) for key in ("from_id", "via_bot", "forwarded_from_id"))

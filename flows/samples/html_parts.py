@@ -1,4 +1,4 @@
-"""The pieces of a message in Telegram Desktop's HTML: elements, formatted text, media, buttons, reactions."""
+"""Write the parts of a message in Telegram Desktop's HTML: formatted text, media, buttons, reactions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def escape(text: str) -> str:
 
 
 def element(tag: str, attributes: dict[str, str], *inner: str) -> str:
-    """Return a block element: every tag on a line of its own, as Telegram Desktop writes them."""
+    """Return a block element with every tag on its own line, as Telegram Desktop writes it."""
     written = "".join(f' {name}="{value}"' for name, value in attributes.items())
     return f"\n<{tag}{written}>\n{''.join(inner)}\n</{tag}>\n"
 
@@ -131,7 +131,7 @@ def _poll(poll: dict[str, Any]) -> str:
 
 
 def _described(message: Message) -> tuple[str, str, str, str] | None:
-    """Return class, title, status and path (or the words in its place) of a message's media; None if none."""
+    """Return class, title, status and path (or the text in its place) of a message's media, or None."""
     if message.get("action") == "phone_call":
         seconds = message.get("duration_seconds")
         status = f"Outgoing ({seconds} seconds)" if seconds else "Missed"

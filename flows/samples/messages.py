@@ -1,4 +1,4 @@
-"""Messages as the newest Telegram Desktop writes them in JSON; :mod:`flows.samples.eras` makes them older."""
+"""Messages as the newest Telegram Desktop writes them in JSON (for older ones: flows.samples.eras)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LEFT_OUT = [
     "(File exceeds maximum size. Change data exporting settings to download.)",
     "(File unavailable, please try again later)",
 ]
-#: Added by Telegram Desktop to the ids of messages from before a group became a supergroup.
+#: Telegram Desktop adds this to the ids of messages that precede a group's migration to a supergroup.
 MIGRATED = -1_000_000_000
 
 
 def make_messages(rng: Random, chat: Chat, count: int) -> list[Message]:
-    """Return ``count`` messages with distinct ids in order of time; every kind of content takes its turn."""
+    """Return ``count`` messages with distinct ids, ordered by time; all kinds of content occur in turn."""
     migrated = count // 4 if chat.type == "private_supergroup" else 0
     number, now = rng.randint(1, 500), rng.randint(1_420_070_400, 1_740_000_000)
     messages: list[Message] = []
@@ -40,9 +40,9 @@ def make_messages(rng: Random, chat: Chat, count: int) -> list[Message]:
     return messages
 
 
-def go_on(rng: Random, chat: Chat, messages: list[Message], count: int) -> list[Message]:
-    """Return the chat as a later export has it: some messages edited, and ``count`` more at its end."""
-    edited = [_edited(chat, message) if place % 3 == 0 else message for place, message in enumerate(messages)]
+def continued(rng: Random, chat: Chat, messages: list[Message], count: int) -> list[Message]:
+    """Return the messages of a later export: some of ``messages`` edited, and ``count`` more at the end."""
+    edited = [_edited(chat, message) if index % 3 == 0 else message for index, message in enumerate(messages)]
     number = max([message["id"] for message in messages], default=0)
     now = max([int(message.get("date_unixtime", 0)) for message in messages], default=0)
     more = [_message(rng, chat, "text", number + n, now + 60 * n, messages) for n in range(1, count + 1)]
@@ -59,7 +59,7 @@ def _edited(chat: Chat, message: Message) -> Message:
 
 
 def iso(unix: int, offset: int) -> str:
-    """Return a date as JSON has it: the exporter's local time without a zone."""
+    """Return a date as in JSON: the exporter's local time without a UTC offset."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(unix + offset))
 
 
@@ -105,13 +105,13 @@ def _service(rng: Random, chat: Chat, sender: Peer, earlier: list[Message]) -> M
         action["message_id"] = rng.choice(earlier)["id"]
     if action.get("members") == "people":
         action["members"] = [peer.name for peer in chat.people if peer.key.startswith("user")]
-    nobody = action.pop("nobody", False)
-    actor = {} if nobody else {"actor": sender.name, "actor_id": sender.key}
+    without_actor = action.pop("without_actor", False)
+    actor = {} if without_actor else {"actor": sender.name, "actor_id": sender.key}
     return actor | action | {"text": "", "text_entities": []}
 
 
 def _links(rng: Random, chat: Chat, now: int, earlier: list[Message]) -> Message:
-    """Return what ties a message to others: a reply, a forward, a bot in between."""
+    """Return a message's relation to others: a reply, a forward, a bot as its sender."""
     dice = rng.random()
     if dice < 0.12 and earlier:
         reply: Message = {"reply_to_message_id": rng.choice(earlier)["id"]}
@@ -138,7 +138,7 @@ def _reactions(rng: Random, chat: Chat, now: int) -> list[Message]:
 
 
 def _file(rng: Random, chat: Chat, folder: str, name: str, key: str = "file") -> Message:
-    """Return the path of a media file of the chat, or the words that stand for one left out, and its size."""
+    """Return the size of a media file, and its path or the text for a file that was not exported."""
     if not chat.media_bytes or rng.random() < 0.3:
         return {
             key: rng.choice(LEFT_OUT),
@@ -287,7 +287,7 @@ def _buttons(rng: Random, chat: Chat, now: int) -> Message:
 
 
 def _unknown(rng: Random, chat: Chat, now: int) -> Message:
-    """A key from a release that nobody has seen yet."""
+    """Return a key that no release of Telegram Desktop writes."""
     return {"hologram_information": {"depth": 3, "layers": ["a", {"b": None}]}, "paid_stars_amount": 5}
 
 

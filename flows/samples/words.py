@@ -1,4 +1,4 @@
-"""What the people of the samples are called and what they write: many scripts, directions and emoji."""
+"""Names and texts of the samples, in many scripts, with both writing directions and emoji."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from flows.samples import html
-from flows.samples.exports import Maker, Wish
+from flows.samples.exports import Maker, SampleSpec
 
 #: Different messages; after so many (some 10 MB) they come again under new ids and times.
 _DIFFERENT = 20_000
@@ -45,7 +45,7 @@ def write_html(folder: Path, size: int) -> int:
 
 
 def _maker() -> Maker:
-    return Maker(Wish(seed=7, index=0, messages=0, media_bytes=1024, page=1_000))
+    return Maker(SampleSpec(seed=7, index=0, messages=0, media_bytes=1024, page=1_000))
 
 
 @functools.cache

@@ -79,7 +79,7 @@ def test_a_file_that_ends_the_program_twice_is_left_out(plant: Plant, how: str, 
         name: "QUARANTINED" if name == poison else "STORED" for name in plant.expected.by_file
     }
     (reason,) = [file["error"] for file in files if file["error"]]
-    assert f"it ended the {stage} program 2 times, the last time so: " in reason
+    assert f"the {stage} program crashed or timed out on it 2 times; last error: " in reason
     assert ("SIGSEGV" if how == "crash" else "ran longer than") in reason
     ends = plant.query("SELECT outcome FROM stage_runs WHERE stage = %s ORDER BY stage_run_id", stage)
     once = "FAILED" if how == "crash" else "TIMED_OUT"

@@ -1,4 +1,4 @@
-"""Archives of every format: as people pack them, gone wrong, and made to harm."""
+"""Archives of every format: ordinary, broken and hostile ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import py7zr
 from backports import zstd
-from cases import Case, Chat, partly, refused, stored
+from cases import Case, Chat, partly, quarantined, stored
 from packing import (
-    bent,
     encrypted,
     encrypted_rar,
+    patched_7z,
     plain_sevenzip,
     rar,
     sevenzipped,
@@ -25,14 +25,14 @@ from packing import (
     tarred,
     zipped,
 )
-from zip_cases import BIG, MB, NAMES, ZIPS, beside, damaged, folder, zeros
+from zip_cases import BIG, MB, NAMES, ZIPS, damaged, folder, with_export, zeros
 
 
 def tar(chat: Chat) -> bytes:
     return tarred(("Чат/result.json", chat.json), ("Чат/photos/a.jpg", b"a"))
 
 
-def tar_beside(*members: tuple[str, bytes] | tarfile.TarInfo) -> Callable[[Chat], bytes]:
+def tar_with_export(*members: tuple[str, bytes] | tarfile.TarInfo) -> Callable[[Chat], bytes]:
     return lambda chat: tarred(*members, ("ok/result.json", chat.json))
 
 
@@ -45,7 +45,7 @@ def broken_in_the_middle(chat: Chat) -> bytes:
 
 
 def vast_window(data: bytes) -> bytes:
-    """A zstd frame whose header asks for a window of 3.75 TB."""
+    """Return a zstd frame whose header needs a window of 3.75 TB."""
     return b"\x28\xb5\x2f\xfd\x00\xff" + data
 
 
@@ -57,36 +57,38 @@ TARS = [
     stored("tar.zst", lambda chat: zstd.compress(tar(chat))),
     stored("tar of 1990", lambda chat: tarred(("result.json", chat.json), format=tarfile.USTAR_FORMAT)),
     stored("tar with a long name", lambda chat: tarred(("n" * 300 + "/result.json", chat.json))),
-    partly("tar traversal", tar_beside(("../../evil/result.json", b"{}")), "leads out"),
-    partly("tar absolute", tar_beside(("/etc/evil/result.json", b"{}")), "leads out"),
+    partly("tar traversal", tar_with_export(("../../evil/result.json", b"{}")), "leads out"),
+    partly("tar absolute", tar_with_export(("/etc/evil/result.json", b"{}")), "leads out"),
     partly(
-        "tar symlink", tar_beside(tar_special("result.json", tarfile.SYMTYPE, "/etc/passwd")), "not followed"
+        "tar symlink",
+        tar_with_export(tar_special("result.json", tarfile.SYMTYPE, "/etc/passwd")),
+        "not followed",
     ),
     partly(
         "tar hard link",
-        tar_beside(tar_special("result.json", tarfile.LNKTYPE, "ok/result.json")),
+        tar_with_export(tar_special("result.json", tarfile.LNKTYPE, "ok/result.json")),
         "not followed",
     ),
-    partly("tar device", tar_beside(tar_special("result.json", tarfile.BLKTYPE)), "not followed"),
-    refused("tar bomb", lambda chat: gzip.compress(tarred(zeros(chat))), BIG),
-    refused("tar bomb of media", lambda _: gzip.compress(tarred(("a.jpg", bytes(60 * MB)))), BIG),
-    refused("tar bomb of bzip2", lambda chat: bz2.compress(tarred(zeros(chat))), BIG),
-    refused("tar bomb of zstd", lambda chat: zstd.compress(tarred(zeros(chat))), BIG),
-    refused("tar bomb of a hole", lambda _: sparse("messages.html", 1 << 40), BIG),
-    refused(
+    partly("tar device", tar_with_export(tar_special("result.json", tarfile.BLKTYPE)), "not followed"),
+    quarantined("tar bomb", lambda chat: gzip.compress(tarred(zeros(chat))), BIG),
+    quarantined("tar bomb of media", lambda _: gzip.compress(tarred(("a.jpg", bytes(60 * MB)))), BIG),
+    quarantined("tar bomb of bzip2", lambda chat: bz2.compress(tarred(zeros(chat))), BIG),
+    quarantined("tar bomb of zstd", lambda chat: zstd.compress(tarred(zeros(chat))), BIG),
+    quarantined("tar bomb of a hole", lambda _: sparse("messages.html", 1 << 40), BIG),
+    quarantined(
         "tar with a name of 1 GB",
         lambda _: tar_header("x", tarfile.GNUTYPE_LONGNAME, 1 << 30) + bytes(1024),
         "a header too long",
     ),
-    refused(
+    quarantined(
         "tar that claims too much",
         lambda _: tar_header("result.json", tarfile.REGTYPE, 1 << 40) + bytes(1024),
         "damaged",
     ),
-    refused("tar cut off", lambda chat: tar(chat)[:700], "damaged"),
-    refused("tar.gz cut off", lambda chat: gzip.compress(tar(chat))[:-30], "damaged"),
-    refused("tar broken in the middle", broken_in_the_middle, "a header in the middle"),
-    refused("tar of nothing", lambda _: tarred(("a/", b"")), "not a Telegram export"),
+    quarantined("tar cut off", lambda chat: tar(chat)[:700], "damaged"),
+    quarantined("tar.gz cut off", lambda chat: gzip.compress(tar(chat))[:-30], "damaged"),
+    quarantined("tar broken in the middle", broken_in_the_middle, "a header in the middle"),
+    quarantined("tar of nothing", lambda _: tarred(("a/", b"")), "not a Telegram export"),
 ]
 
 SINGLE = [
@@ -104,19 +106,23 @@ SINGLE = [
     stored("bare JSON in xz", lambda chat: lzma.compress(chat.json)),
     stored("bare JSON in zstd", lambda chat: zstd.compress(chat.json)),
     stored("bare HTML in gzip", lambda chat: gzip.compress(chat.html)),
-    refused("gzip of JSON cut off", lambda chat: gzip.compress(chat.json)[:-20], "damaged"),
-    refused("gzip with another checksum", lambda chat: gzip.compress(chat.json)[:-8] + bytes(8), "damaged"),
-    refused("gzip of a picture", lambda _: gzip.compress(b"\xff\xd8\xff\xe0" * 99), "not a Telegram export"),
-    refused(
+    quarantined("gzip of JSON cut off", lambda chat: gzip.compress(chat.json)[:-20], "damaged"),
+    quarantined(
+        "gzip with another checksum", lambda chat: gzip.compress(chat.json)[:-8] + bytes(8), "damaged"
+    ),
+    quarantined(
+        "gzip of a picture", lambda _: gzip.compress(b"\xff\xd8\xff\xe0" * 99), "not a Telegram export"
+    ),
+    quarantined(
         "xz with a vast dictionary",
         lambda chat: lzma.compress(chat.json, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]),
         "damaged (Memory usage limit",
     ),
-    refused("zstd with a vast window", lambda chat: vast_window(chat.json), "damaged"),
-    refused("empty file", lambda _: b"", "empty"),
-    refused("noise", lambda _: bytes(range(250, 0, -1)) * 40, "neither an archive nor an export"),
-    refused("only letters", lambda _: b"PK", "neither an archive nor an export"),
-    refused("a program", lambda _: b"MZ" + bytes(3000), "a program, not an export"),
+    quarantined("zstd with a vast window", lambda chat: vast_window(chat.json), "damaged"),
+    quarantined("empty file", lambda _: b"", "empty"),
+    quarantined("noise", lambda _: bytes(range(250, 0, -1)) * 40, "neither an archive nor an export"),
+    quarantined("only letters", lambda _: b"PK", "neither an archive nor an export"),
+    quarantined("a program", lambda _: b"MZ" + bytes(3000), "a program, not an export"),
 ]
 
 COPY, BZIP2, LZMA, PPMD = (
@@ -134,43 +140,47 @@ SEVENS = [
     stored("7z of LZMA", lambda chat: sevenzipped(*seven(chat), filters=LZMA)),
     stored("7z of bzip2", lambda chat: sevenzipped(*seven(chat), filters=BZIP2)),
     stored("7z stored", lambda chat: sevenzipped(*seven(chat), filters=COPY)),
-    refused(
+    quarantined(
         "7z of PPMd",
         lambda chat: sevenzipped(*seven(chat), filters=[{"id": py7zr.FILTER_PPMD, "order": 6, "mem": 24}]),
-        "(PPMd) is not read",
+        "(PPMd) is not supported",
     ),
-    refused("7z encrypted", lambda chat: sevenzipped(*seven(chat), password=chat.name), "without a password"),
-    refused(
+    quarantined(
+        "7z encrypted", lambda chat: sevenzipped(*seven(chat), password=chat.name), "without a password"
+    ),
+    quarantined(
         "7z encrypted whole",
         lambda chat: sevenzipped(*seven(chat), password=chat.name, header_encryption=True),
         "without a password",
     ),
     partly(
         "7z traversal",
-        lambda chat: bent(
+        lambda chat: patched_7z(
             plain_sevenzip(("a/result.json", chat.json), ("zz/evil.json", b"{}")),
             "zz/".encode("utf-16-le"),
             "../".encode("utf-16-le"),
         ),
         "leads out",
     ),
-    refused("7z bomb", lambda chat: sevenzipped(zeros(chat)), BIG),
-    refused(
+    quarantined("7z bomb", lambda chat: sevenzipped(zeros(chat)), BIG),
+    quarantined(
         "7z bomb before the export",
         lambda chat: sevenzipped(("a.jpg", bytes(60 * MB)), ("result.json", chat.json)),
         BIG,
     ),
-    refused(
+    quarantined(
         "7z with a vast dictionary",
-        lambda chat: bent(plain_sevenzip(("result.json", chat.json)), b"\x21\x21\1\x10", b"\x21\x21\1\x28"),
+        lambda chat: patched_7z(
+            plain_sevenzip(("result.json", chat.json)), b"\x21\x21\1\x10", b"\x21\x21\1\x28"
+        ),
         "dictionary of over 256 MB",
     ),
-    refused("7z cut off", lambda chat: sevenzipped(*seven(chat))[:-40], "damaged"),
-    refused(
+    quarantined("7z cut off", lambda chat: sevenzipped(*seven(chat))[:-40], "damaged"),
+    quarantined(
         "7z damaged", lambda chat: damaged(chat, sevenzipped(*seven(chat), filters=COPY)), "wrong checksum"
     ),
-    refused("7z signature alone", lambda _: b"7z\xbc\xaf\x27\x1c" + bytes(99), "damaged"),
-    refused(
+    quarantined("7z signature alone", lambda _: b"7z\xbc\xaf\x27\x1c" + bytes(99), "damaged"),
+    quarantined(
         "7z with a list of contents of 1 TB",
         lambda _: b"7z\xbc\xaf\x27\x1c\0\4" + bytes(12) + struct.pack("<Q", 1 << 40) + bytes(99),
         "list of contents is over",
@@ -179,13 +189,13 @@ SEVENS = [
 
 RARS = [
     stored("RAR", lambda chat: rar(*seven(chat))),
-    refused(
+    quarantined(
         "RAR compressed", lambda chat: rar(*seven(chat), method=3), "neither unrar nor unar is installed"
     ),
-    refused("RAR encrypted", lambda _: encrypted_rar(), "without a password"),
-    refused("RAR cut off", lambda chat: rar(*seven(chat))[:60], "damaged"),
-    refused("RAR damaged", lambda chat: damaged(chat, rar(*seven(chat))), "damaged"),
-    refused("RAR signature alone", lambda _: b"Rar!\x1a\x07\x01\0" + bytes(99), "damaged"),
+    quarantined("RAR encrypted", lambda _: encrypted_rar(), "without a password"),
+    quarantined("RAR cut off", lambda chat: rar(*seven(chat))[:60], "damaged"),
+    quarantined("RAR damaged", lambda chat: damaged(chat, rar(*seven(chat))), "damaged"),
+    quarantined("RAR signature alone", lambda _: b"Rar!\x1a\x07\x01\0" + bytes(99), "damaged"),
     partly(
         "RAR traversal",
         lambda chat: rar(("../result.json", b"{}"), ("ok/result.json", chat.json)),
@@ -206,7 +216,7 @@ def nested_bomb(_: Chat) -> bytes:
     return zipped(*((f"{n}.zip", zipped(("a.zip", level))) for n in range(3)))
 
 
-def source_beside(chat: Chat) -> bytes:
+def with_source_code(chat: Chat) -> bytes:
     link = tar_special("a/latest", tarfile.SYMTYPE, "../b")
     return zipped(("ok/result.json", chat.json), ("source.tgz", gzip.compress(tarred(link, ("a/b.c", b"")))))
 
@@ -214,7 +224,7 @@ def source_beside(chat: Chat) -> bytes:
 NESTED = [
     stored("ZIP in ZIP", lambda chat: nested(chat, 1)),
     stored("three deep", lambda chat: nested(chat, 3)),
-    refused(
+    quarantined(
         "four deep",
         lambda chat: nested(chat, 4),
         "'3.zip/2.zip/1.zip/0.zip' left out: archives within archives are opened 3 deep",
@@ -235,21 +245,23 @@ NESTED = [
             ("result.json", chat.json), ("files/a.zip", encrypted(folder(chat), "Чат".encode()))
         ),
     ),
-    stored("a program's source beside an export", source_beside),
-    stored("documents beside an export", beside(("letter.docx", zipped(("word/document.xml", b"<a/>"))))),
-    refused("bomb in bombs", nested_bomb, BIG),
-    refused("bomb in a tar.xz", lambda chat: lzma.compress(tarred(("a.zip", zipped(zeros(chat))))), BIG),
+    stored("a program's source beside an export", with_source_code),
+    stored(
+        "documents beside an export", with_export(("letter.docx", zipped(("word/document.xml", b"<a/>"))))
+    ),
+    quarantined("bomb in bombs", nested_bomb, BIG),
+    quarantined("bomb in a tar.xz", lambda chat: lzma.compress(tarred(("a.zip", zipped(zeros(chat))))), BIG),
     partly(
         "encrypted ZIP beside",
-        beside(("b.zip", encrypted(zipped(("b/result.json", b"{}")), b"b/r"))),
+        with_export(("b.zip", encrypted(zipped(("b/result.json", b"{}")), b"b/r"))),
         "'b.zip/b/result.json' left out: it is encrypted",
     ),
     partly(
         "damaged ZIP beside",
-        beside(("b.zip", zipped(("b/result.json", b"{}"))[:50])),
+        with_export(("b.zip", zipped(("b/result.json", b"{}"))[:50])),
         "'b.zip' left out: the ZIP archive is cut off",
     ),
-    refused(
+    quarantined(
         "path too deep together",
         lambda chat: zipped(("1/2/3/4/a.zip", zipped(("5/6/7/8/result.json", chat.json)))),
         "too deep",

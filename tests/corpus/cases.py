@@ -1,4 +1,4 @@
-"""What a case of the corpus is: one source file, and how it must end."""
+"""A case of the corpus: one source file and its expected outcome."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ STORED, PARTLY, QUARANTINED = "stored", "partly", "quarantined"
 
 
 class Chat:
-    """A channel of each case's own, with two messages, 1 and 2; ``json`` and ``html`` are its exports."""
+    """A channel for one case, with the messages 1 and 2; ``json`` and ``html`` are its exports."""
 
     def __init__(self, number: int) -> None:
         self.id = 1_000 + number
         self.name = f"Chat {number}"
 
     def time(self, number: int) -> datetime:
-        """When a message was sent: at another minute in each chat, or store would take them for one chat."""
+        """Return when a message was sent: every chat differs, so that store does not join them."""
         return datetime(2024, 5, 1, tzinfo=UTC) + timedelta(minutes=self.id, seconds=number)
 
     def message(self, number: int, **members: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Chat:
         return head | members | {"messages": list(messages)}
 
     def dump(self, *messages: Any, **members: Any) -> bytes:
-        """The export of these messages in Telegram Desktop's own layout."""
+        """Return the export of these messages in Telegram Desktop's layout."""
         return json.dumps(self.object(*messages, **members), indent=1, ensure_ascii=False).encode()
 
     @property
@@ -48,7 +48,7 @@ class Chat:
         return self.dump(self.message(1), self.message(2))
 
     def part(self, *numbers: int, following: str = "") -> bytes:
-        """A part of the chat in HTML; ``following`` is the part its last link names."""
+        """Return a part of the chat in HTML; ``following`` is the part to which its last link leads."""
         messages = "\n".join(
             f'<div class="message default clearfix" id="message{number}"><div class="body">'
             f'<div class="pull_right date details" title="{self.time(number):%d.%m.%Y %H:%M:%S} UTC+00:00">'
@@ -70,9 +70,9 @@ class Chat:
 
 @dataclass(frozen=True)
 class Case:
-    """``make`` gives the file's content. ``reason`` must be told; ``rows`` be stored.
+    """``make`` returns the file's content. The outcome's reason must contain ``reason``.
 
-    ``read`` is how many messages convert counts, where that differs from the rows.
+    ``rows`` is the number of rows stored, ``read`` the number of messages that convert counts if it differs.
     """
 
     name: str
@@ -91,5 +91,5 @@ def partly(name: str, make: Callable[[Chat], bytes], reason: str, rows: int = 2)
     return Case(name, make, PARTLY, reason, rows)
 
 
-def refused(name: str, make: Callable[[Chat], bytes], reason: str) -> Case:
+def quarantined(name: str, make: Callable[[Chat], bytes], reason: str) -> Case:
     return Case(name, make, QUARANTINED, reason, 0)

@@ -1,4 +1,4 @@
-"""Exports as Telegram Desktop and other programs have written them, and such as nobody should."""
+"""Exports as Telegram Desktop and other programs write them, and invalid ones."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from cases import Case, Chat, partly, refused, stored
+from cases import Case, Chat, partly, quarantined, stored
 from packing import zipped
 
 MB = 1 << 20
 
 
 def dumped(**options: Any) -> Callable[[Chat], bytes]:
-    """The export written again by a program with other habits."""
+    """Return the export in the layout of another program."""
     return lambda chat: json.dumps(json.loads(chat.json), **options).encode("utf-8", "surrogatepass")
 
 
 def with_member(raw: bytes) -> Callable[[Chat], bytes]:
-    """The export with one more member in its second message, as it stands."""
+    """Return the export with the unchanged bytes ``raw`` as a further member of its second message."""
     return lambda chat: chat.json.replace(b'"text": "2"', b'"text": "2",\n   ' + raw)
 
 
@@ -27,7 +27,7 @@ def with_third(**members: Any) -> Callable[[Chat], bytes]:
 
 
 def with_text(raw: bytes) -> Callable[[Chat], bytes]:
-    """The text of the second message, as it stands in the file."""
+    """Return the export with the unchanged bytes ``raw`` as the text of its second message."""
     return lambda chat: chat.json.replace(b'"text": "2"', b'"text": ' + raw)
 
 
@@ -114,13 +114,13 @@ JSON = [
     partly(
         "deep nesting",
         lambda chat: with_third(x="DEEP")(chat).replace(b'"DEEP"', DEEP),
-        "1 message could not be read",
+        "1 unreadable message left out",
     ),
     partly("an id beyond 64 bits", with_third(id=2**64), "1 message without a usable id"),
     partly(
-        "messages that are none",
+        "elements that are no messages",
         lambda chat: chat.dump(chat.message(1), None, 7, chat.message(2), "x", []),
-        "4 messages could not be read",
+        "4 unreadable messages left out",
     ),
     partly("cut off in the middle", lambda chat: with_third()(chat)[:-40], "cut off in the middle"),
     partly("commas missing", lambda chat: chat.json.replace(b"},", b"}"), "commas missing in its JSON: 1"),
@@ -129,17 +129,19 @@ JSON = [
         parts(("a/result.json", lambda chat: chat.json), ("b/result.json", lambda _: b'{"messages": [')),
         "b/result.json: cut off",
     ),
-    refused(
+    quarantined(
         "not JSON",
         parts(("result.json", lambda _: b'messages": are what I wanted')),
-        "'result.json' holds no chats",
+        "'result.json' has no chats",
     ),
-    refused("JSON of another shape", lambda _: b'{"dependencies": {}}', "not a Telegram export"),
-    refused("a list", parts(("result.json", lambda _: b'[{"messages": []}]')), "it is not JSON"),
-    refused("messages that are a number", lambda _: b'{"messages": 5}', "not a Telegram export"),
-    refused("cut off at once", lambda _: b'{"messages": [{"id": 1, "te', "cut off in the middle"),
-    refused("only brackets", lambda _: b'{"messages": [{"a":' + b"[" * 100_000, "cut off"),
-    refused("UTF-16", lambda chat: b"\xff\xfe" + chat.json.decode().encode("utf-16-le"), "text in UTF-16"),
+    quarantined("JSON of another shape", lambda _: b'{"dependencies": {}}', "not a Telegram export"),
+    quarantined("a list", parts(("result.json", lambda _: b'[{"messages": []}]')), "it is not JSON"),
+    quarantined("messages that are a number", lambda _: b'{"messages": 5}', "not a Telegram export"),
+    quarantined("cut off at once", lambda _: b'{"messages": [{"id": 1, "te', "cut off in the middle"),
+    quarantined("only brackets", lambda _: b'{"messages": [{"a":' + b"[" * 100_000, "cut off"),
+    quarantined(
+        "UTF-16", lambda chat: b"\xff\xfe" + chat.json.decode().encode("utf-16-le"), "text in UTF-16"
+    ),
 ]
 
 HTML = [
@@ -159,7 +161,7 @@ HTML = [
         lambda chat: chat.html.replace(b'"text">2', b'"text">\xff\xfe\0'),
     ),
     stored(
-        "HTML with a date that is none",
+        "HTML with an invalid date",
         lambda chat: chat.html.replace(f"{chat.time(2):%d.%m.%Y}".encode(), b"99.99.2024"),
     ),
     stored(
@@ -185,10 +187,10 @@ HTML = [
         lambda chat: chat.html.replace(b"</html>", b"") + b"<div>" * 50_000,
         "messages.html is cut off",
     ),
-    refused(
+    quarantined(
         "another page", lambda _: b"<!DOCTYPE html><html><body>Hello</body></html>", "no chat in its HTML"
     ),
-    refused(
+    quarantined(
         "another page in a ZIP",
         parts(("messages.html", lambda _: b"<html><body>Hello</body></html>")),
         "no chat in its HTML",

@@ -1,4 +1,4 @@
-"""Archives written by code, sound ones and such as no packer would write."""
+"""Functions that write archives: valid ones, and invalid ones that no packer writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Files = tuple[Name, bytes]
 def zipped(*members: Files, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile warns of a name given twice, which is what we want
+        warnings.simplefilter("ignore")  # zipfile warns of a duplicate name, which is intended
         for name, content in members:
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -39,7 +39,7 @@ def zip64(name: str, content: bytes) -> bytes:
 
 
 def special(name: str, kind: int) -> zipfile.ZipInfo:
-    """A link, a device: what Unix packers write into the attributes."""
+    """Return a link or a device, as Unix packers write them into the attributes."""
     info = zipfile.ZipInfo(name)
     info.external_attr = (kind | 0o777) << 16
     return info
@@ -67,13 +67,13 @@ def with_method(data: bytes, name: bytes, method: int) -> bytes:
 
 
 def renamed(data: bytes, new: bytes) -> bytes:
-    """Give the member whose name is as many x as ``new`` has bytes that name."""
+    """Rename the member whose name is ``x`` repeated to the length of ``new``."""
     assert b"x" * len(new) in data
     return data.replace(b"x" * len(new), new)
 
 
 def overlapping(content: bytes) -> bytes:
-    """Forty entries in the list of contents that all point at one deflated member of 2 MB."""
+    """Return a ZIP with forty entries in the list of contents that share one deflated member of 2 MB."""
     data = zipped(("0/result.json", content + b" " * (2 << 20)))
     start = data.index(b"PK\x01\x02")
     entry, end = data[start:-22], data[-22:]
@@ -83,7 +83,7 @@ def overlapping(content: bytes) -> bytes:
 
 
 def long_list() -> bytes:
-    """A list of contents that claims 400 MB. The file is as long when it is truncated to that, and sparse."""
+    """Return the end of a ZIP that states a list of contents of 400 MB; the test makes a sparse file."""
     return b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 400 << 20, 0, 0)
 
 
@@ -112,14 +112,14 @@ def tar_special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 
 
 def tar_header(name: str, kind: bytes, size: int) -> bytes:
-    """A header alone, of a member that claims ``size`` bytes."""
+    """Return only the header of a member of ``size`` bytes."""
     info = tar_special(name, kind)
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def sparse(name: str, size: int) -> bytes:
-    """A tar of one file that is one hole."""
+    """Return a tar with one sparse file that consists of a hole."""
     header = bytearray(tar_header(name, tarfile.GNUTYPE_SPARSE, 0))
     number = b"\x80" + size.to_bytes(11, "big")
     header[386:410] = b"\x80" + size.to_bytes(11, "big") + bytes(12)
@@ -140,8 +140,8 @@ def sevenzipped(*members: Files, filters: Sequence[dict[str, Any]] | None = None
     return buffer.getvalue()
 
 
-def bent(data: bytes, old: bytes, new: bytes) -> bytes:
-    """Exchange bytes in the (plain) list of contents of a 7z archive, and put its checksums right again."""
+def patched_7z(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Replace bytes in the uncompressed list of contents of a 7z archive and correct its checksums."""
     begin = 32 + struct.unpack("<Q", data[12:20])[0]
     assert data.count(old, begin) == 1
     contents = data[begin:].replace(old, new)
@@ -150,7 +150,7 @@ def bent(data: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def plain_sevenzip(*members: Files) -> bytes:
-    """A 7z archive in LZMA2 alone whose list of contents is not compressed."""
+    """Return a 7z archive in plain LZMA2 whose list of contents is not compressed."""
     buffer = io.BytesIO()
     with py7zr.SevenZipFile(buffer, "w", filters=[{"id": py7zr.FILTER_LZMA2, "preset": 1}]) as archive:
         archive.encoded_header_mode = False
@@ -177,7 +177,7 @@ def _block(kind: int, flags: int, rest: bytes) -> bytes:
 
 
 def rar(*members: Files, method: int = 0) -> bytes:
-    """A RAR archive of stored members; another ``method`` only claims to be compressed."""
+    """Return a RAR archive of stored members; with another ``method`` they only pretend to be compressed."""
     blocks = [b"Rar!\x1a\x07\x01\0", _block(1, 0, b"\0")]
     for name, content in members:
         raw = str(name).encode()
@@ -192,5 +192,5 @@ def rar(*members: Files, method: int = 0) -> bytes:
 
 
 def encrypted_rar() -> bytes:
-    """One whose list of contents is encrypted."""
+    """Return a RAR archive whose list of contents is encrypted."""
     return b"Rar!\x1a\x07\x01\0" + _block(4, 0, b"\0\0\x0f" + bytes(16)) + bytes(64)

@@ -1,4 +1,4 @@
-"""The corpus as files for a fuzzer to begin with: ``python seeds.py archives|json|html FOLDER``."""
+"""Write the corpus as seeds for a fuzzer: ``python seeds.py archives|json|html FOLDER``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from archive_cases import ARCHIVES
 from cases import Chat
 from export_cases import EXPORTS
 
-#: Bytes; larger ones only slow a fuzzer down.
+#: Bytes of the largest seed; larger ones slow a fuzzer down.
 LARGEST = 64 << 10
 
 
 def main(target: str, folder: Path) -> None:
-    """Write what is small, and for a reader of exports what is of its form."""
+    """Write the small files; for a reader of exports only those of its form."""
     for number, case in enumerate(ARCHIVES if target == "archives" else EXPORTS):
         data = case.make(Chat(number))
         is_html = data.lstrip().startswith(b"<")

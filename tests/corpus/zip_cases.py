@@ -1,4 +1,4 @@
-"""ZIP archives: as people pack them, gone wrong, and made to harm; and names as any packer writes them."""
+"""ZIP archives: ordinary, broken and hostile ones, and with names as various packers write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from functools import cache
 
-from cases import Chat, partly, refused, stored
+from cases import Chat, partly, quarantined, stored
 from packing import (
     encrypted,
     long_list,
@@ -24,19 +24,19 @@ from packing import (
 )
 
 MB = 1 << 20
-#: What the corpus is extracted with.
+#: Options of extract for the corpus.
 LIMITS = ["--max-bytes=50000000", "--max-entries=100000", "--max-depth=8", "--max-nesting=3"]
 STORE = zipfile.ZIP_STORED
 BIG = "over 50,000,000 bytes"
 
 
 def folder(chat: Chat) -> bytes:
-    """The ZIP that most people make."""
+    """Return the ZIP that most people make: of the export's folder."""
     return zipped(("Чат/result.json", chat.json), ("Чат/photos/a.jpg", b"a"))
 
 
-def beside(*members: tuple[str | zipfile.ZipInfo, bytes]) -> Callable[[Chat], bytes]:
-    """An export that can be read beside whatever else is in its archive."""
+def with_export(*members: tuple[str | zipfile.ZipInfo, bytes]) -> Callable[[Chat], bytes]:
+    """Return a ZIP of ``members`` and a valid export."""
     return lambda chat: zipped(*members, ("ok/result.json", chat.json))
 
 
@@ -45,7 +45,7 @@ def zeros(chat: Chat) -> tuple[str, bytes]:
 
 
 def named(raw: bytes) -> Callable[[Chat], bytes]:
-    """A folder whose name is these bytes, in no character set that the archive tells."""
+    """Return a ZIP with a folder whose name is ``raw``, without a statement of the character set."""
     return lambda chat: renamed(zipped(("x" * len(raw) + "/result.json", chat.json)), raw)
 
 
@@ -102,49 +102,51 @@ ZIPS = [
     stored("case", lambda chat: one_of(chat, "a/Result.json", "A/result.json", "a/RESULT.JSON"), read=6),
     stored("composition", lambda chat: one_of(chat, "\u00e9/result.json", "e\u0301/result.json"), read=4),
     stored("file and folder", lambda chat: one_of(chat, *CLASHES), read=12),
-    partly("traversal", beside(("../../evil/result.json", b"{}")), "'../../evil/result.json' left out"),
-    partly("traversal inside", beside(("a/../../result.json", b"{}")), "leads out"),
-    partly("backslash traversal", beside(("..\\..\\result.json", b"{}")), "leads out"),
-    partly("absolute", beside(("/etc/evil/result.json", b"{}")), "leads out"),
-    partly("drive", beside(("C:\\evil\\result.json", b"{}")), "leads out"),
-    refused("only traversal", lambda chat: one_of(chat, "../result.json"), "leads out"),
-    partly("symlink", beside((special("result.json", stat.S_IFLNK), b"/etc/passwd")), "not followed"),
-    partly("link folder", beside((special("a", stat.S_IFLNK), b"/etc"), ("a/b.jpg", b"")), "not followed"),
-    partly("device", beside((special("result.json", stat.S_IFBLK), b"")), "not followed"),
-    refused("fifo", lambda _: zipped((special("result.json", stat.S_IFIFO), b"")), "not followed"),
-    partly("too deep", beside(("x/" * 9 + "result.json", b"{}")), "too deep"),
+    partly("traversal", with_export(("../../evil/result.json", b"{}")), "'../../evil/result.json' left out"),
+    partly("traversal inside", with_export(("a/../../result.json", b"{}")), "leads out"),
+    partly("backslash traversal", with_export(("..\\..\\result.json", b"{}")), "leads out"),
+    partly("absolute", with_export(("/etc/evil/result.json", b"{}")), "leads out"),
+    partly("drive", with_export(("C:\\evil\\result.json", b"{}")), "leads out"),
+    quarantined("only traversal", lambda chat: one_of(chat, "../result.json"), "leads out"),
+    partly("symlink", with_export((special("result.json", stat.S_IFLNK), b"/etc/passwd")), "not followed"),
+    partly(
+        "link folder", with_export((special("a", stat.S_IFLNK), b"/etc"), ("a/b.jpg", b"")), "not followed"
+    ),
+    partly("device", with_export((special("result.json", stat.S_IFBLK), b"")), "not followed"),
+    quarantined("fifo", lambda _: zipped((special("result.json", stat.S_IFIFO), b"")), "not followed"),
+    partly("too deep", with_export(("x/" * 9 + "result.json", b"{}")), "too deep"),
     partly(
         "endless path",
-        beside(("y" * 230 + ("/" + "y" * 230) * 7 + "/" * 9 + "z" * 300 + "/result.json", b"{}")),
+        with_export(("y" * 230 + ("/" + "y" * 230) * 7 + "/" * 9 + "z" * 300 + "/result.json", b"{}")),
         "too deep",
     ),
-    refused("bomb", lambda chat: zipped(zeros(chat)), BIG),
-    refused(
+    quarantined("bomb", lambda chat: zipped(zeros(chat)), BIG),
+    quarantined(
         "bomb of many",
         lambda chat: zipped(*((f"{n}/result.json", zeros(chat)[1][:MB]) for n in range(60))),
         BIG,
     ),
-    refused("bomb of bzip2", lambda chat: zipped(zeros(chat), method=zipfile.ZIP_BZIP2), BIG),
-    refused("bomb of LZMA", lambda chat: zipped(zeros(chat), method=zipfile.ZIP_LZMA), BIG),
-    refused("bomb that overlaps", lambda chat: overlapping(chat.json), BIG),
-    refused(
+    quarantined("bomb of bzip2", lambda chat: zipped(zeros(chat), method=zipfile.ZIP_BZIP2), BIG),
+    quarantined("bomb of LZMA", lambda chat: zipped(zeros(chat), method=zipfile.ZIP_LZMA), BIG),
+    quarantined("bomb that overlaps", lambda chat: overlapping(chat.json), BIG),
+    quarantined(
         "bomb that claims little",
         lambda chat: patched(zipped(zeros(chat)), b"result.json", (22, b"\1\0\0\0"), (24, b"\1\0\0\0")),
         "damaged",
     ),
-    refused("100,001 entries", many(100_001), "over 100,000 files"),
-    refused("list of contents too long", lambda _: long_list(), "list of contents is over"),
-    refused("encrypted", lambda chat: encrypted(folder(chat), "Чат".encode()), "without a password"),
+    quarantined("100,001 entries", many(100_001), "over 100,000 files"),
+    quarantined("list of contents too long", lambda _: long_list(), "list of contents is over"),
+    quarantined("encrypted", lambda chat: encrypted(folder(chat), "Чат".encode()), "without a password"),
     partly(
         "encrypted in part",
-        lambda chat: encrypted(beside(("secret/result.json", b"{}"))(chat), b"secret"),
+        lambda chat: encrypted(with_export(("secret/result.json", b"{}"))(chat), b"secret"),
         "'secret/result.json' left out: it is encrypted",
     ),
-    refused("cut off", lambda chat: folder(chat)[:200], "cut off"),
-    refused("cut at the start", lambda chat: folder(chat)[20:], "damaged"),
-    refused("first of several disks", lambda chat: b"PK\x07\x08" + folder(chat)[:200], "join the parts"),
-    refused("last of several disks", last_disk, "join the parts"),
-    refused(
+    quarantined("cut off", lambda chat: folder(chat)[:200], "cut off"),
+    quarantined("cut at the start", lambda chat: folder(chat)[20:], "damaged"),
+    quarantined("first of several disks", lambda chat: b"PK\x07\x08" + folder(chat)[:200], "join the parts"),
+    quarantined("last of several disks", last_disk, "join the parts"),
+    quarantined(
         "damaged",
         lambda chat: damaged(chat, zipped(("a/result.json", chat.json), method=STORE)),
         "Bad CRC-32",
@@ -156,36 +158,40 @@ ZIPS = [
         ),
         "'a/result.json' left out: it is damaged",
     ),
-    refused("deflate64", lambda chat: with_method(folder(chat), "Чат/r".encode(), 9), "as an ordinary ZIP"),
-    refused(
+    quarantined(
+        "deflate64", lambda chat: with_method(folder(chat), "Чат/r".encode(), 9), "as an ordinary ZIP"
+    ),
+    quarantined(
         "zstd in ZIP", lambda chat: with_method(folder(chat), "Чат/r".encode(), 93), "as an ordinary ZIP"
     ),
-    refused(
+    quarantined(
         "LZMA in ZIP with a vast dictionary",
         lambda chat: zipped(("result.json", chat.json), method=zipfile.ZIP_LZMA).replace(
             b"\5\0\x5d\0\0\x80\0", b"\5\0\x5d\0\0\0\x7f"
         ),
         "dictionary of over 256 MB",
     ),
-    refused(
-        "UTF-8 name that is none",
+    quarantined(
+        "invalid UTF-8 name",
         lambda chat: folder(chat).replace("Чат".encode(), b"\xff\xfe\xff\xfe\xff\xfe"),
         "damaged",
     ),
-    refused("empty archive", lambda _: zipped(), "nor anything else"),
-    refused("zero-length export", lambda _: zipped(("result.json", b"")), "not a Telegram export"),
-    refused(
+    quarantined("empty archive", lambda _: zipped(), "it is empty"),
+    quarantined("zero-length export", lambda _: zipped(("result.json", b"")), "not a Telegram export"),
+    quarantined(
         "other JSON",
         lambda _: zipped(("a.json", b'{"dependencies": {}}'), ("b.json", b"")),
         "not a Telegram export",
     ),
-    refused(
-        "pictures", lambda _: zipped(("a.jpg", b"1"), ("b.jpg", b"2")), "among its 2 files, such as 'a.jpg'"
+    quarantined(
+        "pictures",
+        lambda _: zipped(("a.jpg", b"1"), ("b.jpg", b"2")),
+        "among its 2 files, for example 'a.jpg'",
     ),
 ]
 
 NAMES = [
-    stored("name in UTF-8 unsaid", named("Чат".encode())),
+    stored("name in unmarked UTF-8", named("Чат".encode())),
     stored("name in CP437", named("Über".encode("cp437"))),
     stored("name in CP866", named("Чат".encode("cp866"))),
     stored("name in CP1251", named("Чат".encode("cp1251"))),

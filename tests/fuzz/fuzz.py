@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the readers: ``fuzz.py archives|json|html [libFuzzer options]``.
 
-Whatever bytes come, a reader ends in an outcome. What breaks that is written to ``.fuzz/<target>/`` and
-becomes a case of tests/corpus. `make fuzz MINUTES=10` installs atheris and runs each target for that long.
+A reader must return an outcome for all inputs. Inputs that violate this are written to ``.fuzz/<target>/``
+and should be added to tests/corpus. `make fuzz MINUTES=10` installs atheris and runs each target that long.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-"))
 
 
 def archives(data: bytes) -> None:
-    """Unpack it; nothing may be left where nothing was found."""
+    """Unpack ``data``; no temporary files and no links may remain."""
     source, target = SCRATCH / "source", SCRATCH / "target"
     source.write_bytes(data)
     shutil.rmtree(target, ignore_errors=True)
@@ -56,12 +56,12 @@ def archives(data: bytes) -> None:
 
 
 def json(data: bytes) -> None:
-    """Read it as one JSON export."""
+    """Read ``data`` as one JSON export."""
     _read(data, "json")
 
 
 def html(data: bytes) -> None:
-    """Read it as one part of an HTML export."""
+    """Read ``data`` as one part of an HTML export."""
     _read(data, "html")
 
 
@@ -81,10 +81,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {"archives": archives, "json": jso
 
 
 def main(target: str, *options: str) -> None:
-    """Begin with the corpus; run until an option of libFuzzer says to stop."""
+    """Fuzz with the corpus as seeds until an option of libFuzzer ends it."""
     seeds = SCRATCH / "seeds"
     seeds.mkdir()
-    # A process of its own: instrumented, the standard library takes minutes to pack them.
+    # In another process: the instrumented standard library would take minutes to pack the seeds.
     subprocess.run([sys.executable, ROOT / "tests" / "corpus" / "seeds.py", target, seeds], check=True)
     found = ROOT / ".fuzz" / target
     found.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def main(target: str, *options: str) -> None:
         "-rss_limit_mb=1500",
         *options,
     ]
-    os.environ["PATH"] = "/nowhere"  # no unpacker of RAR: its own bugs are not ours
+    os.environ["PATH"] = "/nowhere"  # no unpacker of RAR: its bugs are out of scope
     atheris.Setup([sys.argv[0], *arguments, str(seeds)], TARGETS[target])
     atheris.Fuzz()
 

@@ -1,4 +1,4 @@
-"""The store stage against a real PostgreSQL: what it loads, in whatever order, and how it ends."""
+"""The store stage with a real PostgreSQL: the rows it loads, in any order, and its exit statuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from psycopg import sql
+from chat_tables import clear, tables
 
 from flows.exports.columns import CHATS, MESSAGES
 from flows.stages.runner.contract import FileOutcome, Result, entry_name, read_result, write_result
@@ -34,7 +34,7 @@ def chat(key: str, source: int, name: str | None = "Anna", **values: Any) -> dic
 
 
 def message(key: str, number: int, source: int, text: str = "hello", **values: Any) -> dict[str, Any]:
-    """A message sent ``number`` minutes after START, unless ``sent_at`` says else."""
+    """Return a message sent ``number`` minutes after START, unless ``sent_at`` is given."""
     row: dict[str, Any] = {
         "chat_key": key,
         "message_id": number,
@@ -54,7 +54,7 @@ def hash_of(row: dict[str, Any]) -> str:
 
 
 def write(folder: Path, chats: Sequence[dict[str, Any]], messages: Sequence[dict[str, Any]]) -> Path:
-    """Write what convert would have written."""
+    """Write an output of convert."""
     folder.mkdir(parents=True)
     rows = [
         {**c, "messages": sum((m["chat_key"], m["source"]) == (c["chat_key"], c["source"]) for m in messages)}
@@ -88,31 +88,12 @@ def spawn(url: str | None, *arguments: object) -> subprocess.CompletedProcess[st
     )
 
 
-def tables(url: str) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows of all tables that the stage writes."""
-    names = ["chats", "messages", "chat_aliases", "chat_clues", "joined_chats", "joined_messages"]
-    with psycopg.connect(url) as connection:
-        return {
-            name: connection.execute(
-                sql.SQL("SELECT t::text FROM {} t ORDER BY 1").format(sql.Identifier(name))
-            ).fetchall()
-            for name in names
-        }
-
-
-def clear(url: str) -> None:
-    with psycopg.connect(url) as connection:
-        connection.execute(
-            "TRUNCATE chats, messages, chat_aliases, chat_clues, joined_chats, joined_messages"
-        )
-
-
 def query(url: str, statement: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(url) as connection:
         return connection.execute(statement).fetchall()
 
 
-def test_every_column_arrives(database_url: str, tmp_path: Path) -> None:
+def test_every_column_is_stored(database_url: str, tmp_path: Path) -> None:
     row = message(
         "channel7",
         5,
@@ -195,7 +176,7 @@ def test_a_message_twice_in_one_batch_is_stored_in_its_greatest_revision(
     assert (counts["rows_new"], counts["rows_same"]) == (1, 2)
 
 
-def test_the_best_known_form_of_a_chat_wins_in_every_order(database_url: str, tmp_path: Path) -> None:
+def test_the_latest_named_export_of_a_chat_wins_in_every_order(database_url: str, tmp_path: Path) -> None:
     folders = [
         write(tmp_path / "1", [chat("user5@user9", 1, "Anna")], []),
         write(tmp_path / "2", [chat("user5@user9", 2, "Anna B.")], []),
@@ -213,7 +194,7 @@ def test_a_source_without_chats_or_messages_is_stored(database_url: str, tmp_pat
     assert store(database_url, folder).counts["messages"] == 0
 
 
-def test_an_output_that_exists_is_not_made_again(tmp_path: Path) -> None:
+def test_a_complete_output_is_not_stored_again(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", [], [])
     done = write(tmp_path / "out", [], [])
     write_result(done, Result("store", counts={"rows_new": 3}))
@@ -222,7 +203,7 @@ def test_an_output_that_exists_is_not_made_again(tmp_path: Path) -> None:
     assert msgspec.json.decode(process.stdout, type=Result).counts == {"rows_new": 3}
 
 
-def test_wrong_use_and_a_database_that_is_not_set_up_say_so(
+def test_exit_statuses_of_wrong_usage_and_of_a_database_that_is_not_set_up(
     database_url: str, postgres: str, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "in", [chat("channel1", 1)], [message("channel1", 1, 1)])
@@ -242,7 +223,7 @@ def test_wrong_use_and_a_database_that_is_not_set_up_say_so(
     assert not (tmp_path / "out").exists()
 
 
-def test_input_that_is_not_as_described_stores_nothing(database_url: str, tmp_path: Path) -> None:
+def test_invalid_input_stores_nothing(database_url: str, tmp_path: Path) -> None:
     good = message("channel1", 1, 1)
     folder = write(tmp_path / "json", [chat("channel1", 1)], [good, message("channel1", 2, 1, media="{oops")])
     process = spawn(database_url, folder, tmp_path / "out")
@@ -258,18 +239,16 @@ def test_input_that_is_not_as_described_stores_nothing(database_url: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_machine_cannot_read_now_may_be_tried_again(database_url: str, tmp_path: Path) -> None:
+def test_an_input_output_error_is_retried(database_url: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "in", [chat("channel1", 1)], [message("channel1", 1, 1)])
     (folder / "messages.parquet").unlink()
     (folder / "messages.parquet").symlink_to("messages.parquet")
     process = spawn(database_url, folder, tmp_path / "out")
     assert (process.returncode, process.stderr.count("\n")) == (75, 1)
-    assert "store: the machine could not do it: " in process.stderr
+    assert "store: input/output error: " in process.stderr
 
 
-def test_a_session_that_is_ended_stores_nothing_and_may_be_tried_again(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_a_terminated_session_stores_nothing_and_is_retried(database_url: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "in", [chat("channel1", 1)], [message("channel1", 1, 1)])
     with psycopg.connect(database_url) as blocker, ThreadPoolExecutor(1) as pool:
         blocker.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
@@ -283,13 +262,13 @@ def test_a_session_that_is_ended_stores_nothing_and_may_be_tried_again(
                 ).fetchall()
         process = running.result()
     assert process.returncode == 75
-    assert re.fullmatch(r"store: the database is away or gave up: .*\n", process.stderr)
+    assert re.fullmatch(r"store: the database is unavailable or ended the session: .*\n", process.stderr)
     assert query(database_url, "SELECT chat_key FROM chats") == []
     assert spawn(database_url, folder, tmp_path / "out").returncode == 0
     assert query(database_url, "SELECT chat_key FROM messages") == [("channel1",)]
 
 
-def test_five_processes_store_overlapping_batches_at_once(database_url: str, tmp_path: Path) -> None:
+def test_five_processes_store_overlapping_batches_concurrently(database_url: str, tmp_path: Path) -> None:
     keys = [f"channel{n}" for n in range(4)]
     batches = [
         write(

@@ -1,4 +1,4 @@
-"""Batches stored again, by a newer converter too: the tables are those of a first load, in every order."""
+"""Batches stored again, also by a newer converter: the tables equal those of a first load, in any order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flows.stages.store.stage import main
 START = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 SOURCES = range(1, 7)
 DATA = "messages", "chats", "chat_clues", "chat_aliases", "joined_messages", "joined_chats"
-#: One conversation in all its forms, and a channel.
+#: One personal chat under all its keys, and a channel.
 KEYS: dict[str, str | None] = {
     "user7": "Anna",
     "user7@user9": "Anna",
@@ -35,9 +35,9 @@ Export = dict[str, list[dict[str, Any]]]
 
 
 def export(source: int, converter: int) -> Export:
-    """What a converter of that version makes of a source file.
+    """Return the rows that this version of the converter makes from a source file.
 
-    The newer one says more of every message, drops some, and has another key for the channel.
+    The newer version changes every message, drops some, and has another key for the channel.
     """
     content = random.Random(source)
     name = entry_name(source, "a.zip")
@@ -74,7 +74,7 @@ def export(source: int, converter: int) -> Export:
 
 
 def store(url: str, folder: Path, source: int, made: Export) -> Result:
-    """Run the stage in this process for the batch of this one source file, and record it as the gate does."""
+    """Run the stage in this process for the batch of this source file, and record it as the gate does."""
     folder = folder / os.urandom(4).hex()
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(made["chats"], CHATS), folder / "chats.parquet")
@@ -108,7 +108,7 @@ def tables(url: str) -> dict[str, list[Any]]:
 
 @contextmanager
 def backfill(url: str) -> Iterator[UUID]:
-    """A living backfill of all batches."""
+    """Register a live backfill of all batches."""
     run_id = uuid4()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 1))", [str(run_id)])
@@ -122,7 +122,7 @@ def backfill(url: str) -> Iterator[UUID]:
 
 @pytest.fixture
 def ledger(database_url: str) -> str:
-    """A ledger of one batch per source."""
+    """Return the URL of a ledger with one batch per source file."""
     with psycopg.connect(database_url) as connection:
         for source in SOURCES:
             connection.execute(
@@ -144,7 +144,7 @@ def clear(url: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_newer_converter_over_all_batches_is_a_fresh_load(ledger: str, tmp_path: Path, seed: int) -> None:
+def test_a_backfill_with_a_newer_converter_is_a_fresh_load(ledger: str, tmp_path: Path, seed: int) -> None:
     order = random.Random(seed)
     for source in SOURCES:
         store(ledger, tmp_path, source, export(source, 2))
@@ -161,7 +161,7 @@ def test_a_newer_converter_over_all_batches_is_a_fresh_load(ledger: str, tmp_pat
     assert tables(ledger) == fresh
 
 
-def test_the_same_again_changes_nothing(ledger: str, tmp_path: Path) -> None:
+def test_storing_the_same_again_changes_nothing(ledger: str, tmp_path: Path) -> None:
     for source in SOURCES:
         store(ledger, tmp_path, source, export(source, 1))
     before = tables(ledger)
@@ -170,13 +170,13 @@ def test_the_same_again_changes_nothing(ledger: str, tmp_path: Path) -> None:
     assert result.counts["rows_replaced"] > 0
 
 
-def test_a_source_that_brings_nothing_any_more_leaves_nothing(ledger: str, tmp_path: Path) -> None:
+def test_a_source_that_has_become_empty_leaves_no_rows(ledger: str, tmp_path: Path) -> None:
     store(ledger, tmp_path, 1, export(1, 1))
     store(ledger, tmp_path, 1, {"chats": [], "messages": []})
     assert not any(tables(ledger).values())
 
 
-def test_what_a_killed_store_had_committed_is_no_harm(ledger: str, tmp_path: Path) -> None:
+def test_rows_that_a_killed_store_committed_are_replaced(ledger: str, tmp_path: Path) -> None:
     store(ledger, tmp_path, 1, export(1, 1))
     with psycopg.connect(ledger) as connection:
         connection.execute("UPDATE stage_runs SET outcome = 'LOST'")

@@ -1,4 +1,4 @@
-"""Chats that share a name or a peer, converted and stored: nothing is lost, and nothing is there twice."""
+"""Chats that share a name or a peer, converted and stored: no message is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from chat_tables import clear
 
 from flows.stages.convert.stage import convert
 from flows.stages.store.stage import main
@@ -30,7 +31,7 @@ def sent(minute: int) -> datetime:
 
 
 def pages(messages: Iterable[Message], before: str = "") -> dict[str, str]:
-    """One chat as HTML, which tells its name and nothing else."""
+    """Return one chat as HTML, which identifies the chat by its name only."""
     divs = [
         f'<div class="message default" id="message{number}"><div class="body"><div class="date details"'
         f' title="{sent(minute):%d.%m.%Y %T} UTC+00:00"></div><div class="text">{text}</div></div></div>'
@@ -45,7 +46,7 @@ def channel_pages(messages: Iterable[Message]) -> dict[str, str]:
 
 
 def personal(messages: Iterable[Message]) -> dict[str, str]:
-    """One chat as JSON in which only the other one writes, so that nothing tells whose account it is."""
+    """Return one chat as JSON in which only the peer writes, so that the account remains unknown."""
     written = [
         {"id": number, "type": "message", "date": f"{sent(minute):%FT%T}", "from_id": "user5", "text": text}
         for number, minute, text in messages
@@ -55,11 +56,8 @@ def personal(messages: Iterable[Message]) -> dict[str, str]:
 
 
 def stored(url: str, folder: Path, exports: Iterable[dict[str, str]]) -> list[list[Message]]:
-    """Convert and store each export as a batch of its own; return the messages of every chat then stored."""
-    with psycopg.connect(url) as connection:
-        connection.execute(
-            "TRUNCATE chats, messages, chat_aliases, chat_clues, joined_chats, joined_messages"
-        )
+    """Convert and store each export as a separate batch; return the stored messages of every chat."""
+    clear(url)
     for number, files in enumerate(exports, 1):
         batch = folder / os.urandom(6).hex()
         entry = batch / "extracted" / f"{number:06d}-export.zip"
@@ -79,7 +77,7 @@ def stored(url: str, folder: Path, exports: Iterable[dict[str, str]]) -> list[li
 
 
 @pytest.mark.parametrize("form", [pages, channel_pages, personal])
-def test_the_same_ids_in_two_peoples_chats_of_one_name(
+def test_chats_of_one_name_with_the_same_ids_stay_apart(
     database_url: str, tmp_path: Path, form: Write
 ) -> None:
     chats = [[(n, n + person, f"{n} of {person}") for n in range(5, 9)] for person in (1, 2, 3)]
@@ -88,7 +86,7 @@ def test_the_same_ids_in_two_peoples_chats_of_one_name(
 
 
 @pytest.mark.parametrize("form", [pages, channel_pages, personal])
-def test_a_chat_exported_again_and_again_is_one_chat(database_url: str, tmp_path: Path, form: Write) -> None:
+def test_a_chat_exported_several_times_is_one_chat(database_url: str, tmp_path: Path, form: Write) -> None:
     chat = [(n, n, f"day {n}") for n in range(5, 25)]
     first, later, rest, middle = chat[:6], chat[:10], chat[9:], chat[8:12]
     exports = [first, later, middle, rest]

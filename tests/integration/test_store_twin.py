@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
+from chat_tables import clear
 
 
 def run(stage: str, source: Path, output: Path, url: str = "") -> None:
@@ -32,17 +33,14 @@ def converted(folder: Path, *sources: tuple[int, Path]) -> Path:
 
 
 def store(url: str, *batches: Path, at_once: int = 1) -> None:
-    with psycopg.connect(url) as connection:
-        connection.execute(
-            "TRUNCATE chats, messages, chat_aliases, chat_clues, joined_chats, joined_messages"
-        )
+    clear(url)
     for batch in batches:
         shutil.rmtree(batch.with_name("stored"), ignore_errors=True)
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(lambda batch: run("store", batch, batch.with_name("stored"), url), batches))
 
 
-def test_a_channel_exported_both_ways_is_one_chat(database_url: str, samples: Path, tmp_path: Path) -> None:
+def test_a_channel_in_both_forms_is_one_chat(database_url: str, samples: Path, tmp_path: Path) -> None:
     sources = (
         (1, samples / "public_channel_twin" / "result.json"),
         (2, samples / "public_channel_twin" / "messages.html"),

@@ -1,8 +1,8 @@
-"""One of several processes that want the same exclusive program.
+"""One of several processes that compete for the same exclusive program.
 
 usage: contender.py gated|free STAGE BATCH_ID... -- COMMAND...
 
-Runs COMMAND once per batch, through the gate of STAGE or without it; ends with status 1 at the first crash.
+Runs COMMAND once per batch, with or without the gate of STAGE; ends with status 1 at the first crash.
 Prints "fenced SECONDS PID" on every entry. TDP_DATABASE_URL names the ledger.
 """
 
@@ -17,10 +17,10 @@ from flows.stages.runner.process import run_command
 
 
 async def main() -> None:
-    how, stage, *rest = sys.argv[1:]
+    mode, stage, *rest = sys.argv[1:]
     split = rest.index("--")
     batches, command = rest[:split], rest[split + 1 :]
-    if how == "free":
+    if mode == "free":
         for _ in batches:
             await run_command(command, env=dict(os.environ), timeout=60)
         return

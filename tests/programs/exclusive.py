@@ -2,7 +2,7 @@
 
 usage: exclusive.py MARK SECONDS INPUT OUTPUT
 
-MARK is a file that only a running copy holds locked. Copies OUTPUT from INPUT after SECONDS.
+MARK is a file that a running copy keeps locked. Copies INPUT to OUTPUT after SECONDS.
 """
 
 import fcntl

@@ -1,8 +1,9 @@
-"""The built-in stage behind a program that misbehaves the first time, and works from then on.
+"""A program that misbehaves in its first run and runs the built-in stage afterwards.
 
 usage: misbehaving.py HOW MARK STAGE INPUT OUTPUT
 
-The first run of all makes the directory MARK. It writes the ids of all its processes into MARK/pids.
+The first run creates the directory MARK. For hang and leave it writes the pids of all its processes into
+MARK/pids.
 """
 
 import os
@@ -19,7 +20,7 @@ NAP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 def fork() -> None:
-    """Have a child in this group, and one in a session of its own."""
+    """Start a child in this process group and one in its own session."""
     children = [subprocess.Popen(NAP), subprocess.Popen(NAP, start_new_session=True)]
     (folder / "pids.new").write_text(" ".join(str(pid) for pid in [os.getpid(), *(c.pid for c in children)]))
     (folder / "pids.new").rename(folder / "pids")

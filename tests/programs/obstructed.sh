@@ -1,8 +1,8 @@
 #!/bin/sh
-# A stage that can be stopped from outside: obstructed.sh FLAG COMMAND...
+# A stage that a test can hold or fail: obstructed.sh FLAG COMMAND...
 #
-# Waits while FLAG.hold exists. Fails while FLAG.fail exists, and as often as FLAG.once.* can be taken away.
-# Otherwise runs COMMAND in its place.
+# Waits while FLAG.hold exists. Fails while FLAG.fail exists, and once for each FLAG.once.*, which it removes.
+# Otherwise executes COMMAND.
 flag=$1
 shift
 while [ -e "$flag.hold" ]; do sleep 0.05; done

@@ -1,6 +1,6 @@
-"""The built-in stage, with a reader that one source file ends: it crashes, or never comes back.
+"""The built-in stage with a reader that crashes or hangs on one source file.
 
-usage: poisoned.py HOW STAGE NAME INPUT OUTPUT
+usage: poisoned.py crash|hang STAGE NAME INPUT OUTPUT
 
 NAME is part of the name of that source file.
 """

@@ -1,9 +1,9 @@
-"""The built-in stage behind a program that cannot stand a second copy of itself, and takes its time.
+"""A program that runs the built-in stage and crashes if another copy of itself is running.
 
 usage: witness.py MARK SECONDS STAGE INPUT OUTPUT
 
-Writes a line into MARK.crashed and fails if another copy for the same MARK is running. Sleeps SECONDS, and
-for as long as there is a file MARK.hold, before the stage's work, so that a fault can meet it.
+Writes a line to MARK.crashed and fails if another copy with the same MARK is running. Before the stage's work
+it sleeps SECONDS, and while the file MARK.hold exists, so that tests can inject faults.
 """
 
 import fcntl
@@ -23,6 +23,6 @@ with Path(mark).open("a") as file:
     time.sleep(float(seconds))
     while Path(mark + ".hold").exists():
         time.sleep(0.05)
-    # The work keeps the mark taken: it can outlive this program when that alone is killed.
+    # The work inherits the lock: it can outlive this program if only this program is killed.
     work = [sys.executable, "-I", "-m", f"flows.stages.{stage}", source, output]
     sys.exit(subprocess.call(work, pass_fds=[file.fileno()]))

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks' frame, and of the ideal they are measured against."""
+"""The arithmetic of the benchmarks' frame, and of the ideal with which they are compared."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _bench_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCH)
 
 
-def test_a_row_says_whether_it_reaches_its_target() -> None:
+def test_a_row_has_whether_it_reaches_its_target() -> None:
     from frame import row
 
     assert row("speed", 0.6, "×", least=0.6).met is True
     assert row("speed", 0.59, "×", least=0.6).met is False
     assert row("peak", 300, "MB", most=300).met is True
     assert row("peak", 301, "MB", most=300).target == "≤ 300"
-    assert row("told", 1, "s", cpu=2.0).met is None
+    assert row("no target", 1, "s", cpu=2.0).met is None
 
 
 def test_contenders_take_turns_and_their_medians_are_compared() -> None:
@@ -42,11 +42,11 @@ def test_contenders_take_turns_and_their_medians_are_compared() -> None:
     assert ratio(costs["ours"], costs["theirs"])["by_cpu"] == 3.0
 
 
-def test_the_cost_of_a_process_is_its_own() -> None:
+def test_the_cost_of_a_process_excludes_other_processes() -> None:
     from frame import process_cost
 
-    cost, told = process_cost([sys.executable, "-c", "held = bytearray(300_000_000); print('done')"])
-    assert told == "done\n"
+    cost, output = process_cost([sys.executable, "-c", "held = bytearray(300_000_000); print('done')"])
+    assert output == "done\n"
     assert cost.peak_mb > 290
     assert cost.cpu > 0
     with pytest.raises(subprocess.CalledProcessError):
@@ -60,7 +60,7 @@ def test_the_ideal_of_a_workload(name: str, seconds: float) -> None:
     assert ideal(*WORKLOADS[name]) == pytest.approx(seconds)
 
 
-def test_generated_exports_are_as_large_as_asked_and_are_read_whole(tmp_path: Path) -> None:
+def test_generated_exports_have_the_requested_size_and_are_valid(tmp_path: Path) -> None:
     import json
 
     from material import write_json

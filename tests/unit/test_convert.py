@@ -1,4 +1,4 @@
-"""The convert stage as a process: what becomes of each source file, and what its neighbours see of it."""
+"""The convert stage as a process: the outcome of each source file does not affect the others."""
 
 import json
 import subprocess
@@ -95,7 +95,7 @@ def test_each_file_has_an_outcome_of_its_own(tmp_path: Path) -> None:
     assert "not a Telegram export" in reasons["000005"]
 
 
-def test_the_output_of_any_extract_program_is_taken(tmp_path: Path) -> None:
+def test_the_output_of_any_extract_program_is_accepted(tmp_path: Path) -> None:
     put(
         tmp_path / "in",
         **{"000001-chat.json": chat(1), "some folder/result.json": chat(2), "media.jsonl": "{}"},
@@ -107,7 +107,7 @@ def test_the_output_of_any_extract_program_is_taken(tmp_path: Path) -> None:
     }
 
 
-def test_what_extract_refused_is_not_judged_again(tmp_path: Path) -> None:
+def test_files_that_extract_quarantined_are_ignored(tmp_path: Path) -> None:
     put(tmp_path / "in", **{"000001-a.zip/result.json": chat(1)})
     (tmp_path / "in" / "000002-b.zip").mkdir()
     extracted = Result(
@@ -117,7 +117,7 @@ def test_what_extract_refused_is_not_judged_again(tmp_path: Path) -> None:
     assert list(convert(tmp_path / "in", tmp_path / "out")) == ["000001-a.zip"]
 
 
-def test_a_complete_output_is_not_made_again(tmp_path: Path) -> None:
+def test_a_complete_output_is_not_converted_again(tmp_path: Path) -> None:
     put(tmp_path / "in", **{"000001-a.zip/result.json": chat(1)})
     first = stage(tmp_path / "in", tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
@@ -153,8 +153,8 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     put(tmp_path / "in", **{"000001-a.zip/result.json": chat(300_000)})
     program = (
         "import sys; from flows.stages.convert.stage import main;"
-        " from flows.stages.runner.lean_imports import spare_imports;"
-        " spare_imports(); main(sys.argv[1:]); print(open('/proc/self/status').read())"
+        " from flows.stages.runner.lean_imports import block_optional_imports;"
+        " block_optional_imports(); main(sys.argv[1:]); print(open('/proc/self/status').read())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "in", tmp_path / "out"],
@@ -164,7 +164,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     assert int(peak) < 300 * 1024  # KiB
 
 
-def test_samples_are_read_as_their_generator_counts_them(tmp_path: Path) -> None:
+def test_samples_have_the_outcomes_and_counts_of_their_generator(tmp_path: Path) -> None:
     expected = write_samples(tmp_path / "in", files=27, messages=60, seed=11, broken=6)
     extract = [sys.executable, "-m", "flows.stages.extract", tmp_path / "in", tmp_path / "extracted"]
     subprocess.run(extract, check=True, capture_output=True, timeout=60)
@@ -181,7 +181,7 @@ def test_samples_are_read_as_their_generator_counts_them(tmp_path: Path) -> None
         ), name
 
 
-def test_every_real_export_is_converted_or_refused_with_a_reason(samples: Path, tmp_path: Path) -> None:
+def test_every_real_export_is_converted_or_quarantined_with_a_reason(samples: Path, tmp_path: Path) -> None:
     files = sorted(path for path in samples.rglob("*") if path.is_file())
     for number, path in enumerate(files, 1):
         entry = tmp_path / "in" / f"{number:06d}-{path.parent.name}-{path.name}"

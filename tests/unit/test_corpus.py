@@ -1,4 +1,4 @@
-"""The corpus: hostile and messy files, all in one batch through the real stages; each ends for itself."""
+"""The corpus: hostile and broken files, all in one batch through the real stages; each has an outcome."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MB = 1 << 20
 
 
 class Batch(NamedTuple):
-    """What extract and convert made of the corpus: outcomes by entry name, and each stage's peak memory."""
+    """The result of extract and convert: outcomes by entry name, peak memory of each stage in bytes."""
 
     root: Path
     outcomes: dict[str, tuple[str, str, int]]
@@ -58,7 +58,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
 
 
 def run(stage: str, source: Path, output: Path, *options: str) -> tuple[dict[str, dict[str, Any]], int]:
-    """Run a stage where no unpacker of RAR is at hand; return its outcomes by name, and its peak memory."""
+    """Run a stage without an unpacker of RAR; return its outcomes by name and its peak memory in bytes."""
     code = (
         f"import pathlib, sys; from flows.stages.{stage}.stage import main; status = main(sys.argv[1:]);"
         "sys.stderr.write(pathlib.Path('/proc/self/status').read_text()); sys.exit(status)"
@@ -77,10 +77,10 @@ def run(stage: str, source: Path, output: Path, *options: str) -> tuple[dict[str
 
 
 def outcome(extracted: dict[str, Any], converted: dict[str, Any] | None) -> tuple[str, str, int]:
-    """How a file ends, why, and how many messages were read of it."""
-    told = [file for file in (extracted, converted) if file]
-    statuses = {file.get("status", "ok") for file in told}
-    reason = "; ".join(file["reason"] for file in told if "reason" in file)
+    """Return the outcome of a file, the reason, and the number of messages read from it."""
+    outcomes = [file for file in (extracted, converted) if file]
+    statuses = {file.get("status", "ok") for file in outcomes}
+    reason = "; ".join(file["reason"] for file in outcomes if "reason" in file)
     read = converted.get("counts", {}).get("messages", 0) if converted else 0
     if "quarantined" in statuses:
         return QUARANTINED, reason, read
@@ -88,7 +88,7 @@ def outcome(extracted: dict[str, Any], converted: dict[str, Any] | None) -> tupl
 
 
 @pytest.mark.parametrize(("number", "case"), list(enumerate(CASES)), ids=[case.name for case in CASES])
-def test_each_ends_as_it_should(batch: Batch, number: int, case: Case) -> None:
+def test_each_case_has_the_expected_outcome(batch: Batch, number: int, case: Case) -> None:
     how, reason, read = batch.outcomes[entry(number, case)]
     assert (how, read) == (case.outcome, case.rows if case.read is None else case.read), reason
     assert case.reason in reason
@@ -113,8 +113,8 @@ def test_memory_is_bounded(batch: Batch) -> None:
     assert batch.peaks["convert"] < 1000 * MB
 
 
-def test_every_row_is_in_the_database_whatever_lay_beside_it(batch: Batch, database_url: str) -> None:
-    """One batch of the whole corpus: what a file may cost is itself alone."""
+def test_every_row_of_every_readable_file_is_stored(batch: Batch, database_url: str) -> None:
+    """Invalid files of a batch do not affect the rows of the other files."""
     done = subprocess.run(
         [sys.executable, "-m", "flows.stages.store", batch.root / "converted", batch.root / "stored"],
         env={**os.environ, "TDP_DATABASE_URL": database_url},
@@ -151,7 +151,7 @@ def test_a_million_messages_take_no_more_memory_than_a_thousand(tmp_path: Path) 
     assert peaks[1] < peaks[0] + 200 * MB
 
 
-def test_names_are_read_as_they_were_meant(batch: Batch) -> None:
+def test_names_are_decoded_in_the_packers_character_set(batch: Batch) -> None:
     folders = {
         case.name: {
             path.parent.name for path in (batch.root / "extracted" / entry(number, case)).rglob("*.json")
@@ -159,13 +159,15 @@ def test_names_are_read_as_they_were_meant(batch: Batch) -> None:
         for number, case in enumerate(CASES)
         if case.name.startswith(("name", "tar name"))
     }
-    assert folders["name in UTF-8 unsaid"] == folders["name in CP866"] == folders["name in CP1251"] == {"Чат"}
+    assert (
+        folders["name in unmarked UTF-8"] == folders["name in CP866"] == folders["name in CP1251"] == {"Чат"}
+    )
     assert folders["tar name in CP1251"] == {"Чат"}
     assert folders["name in CP437"] == {"Über"}
     assert folders["name in GBK"] == {"聊天"}
     assert folders["name of control characters"] == {"a_b_[31m"}
 
 
-def test_rows_hold_nothing_that_postgresql_refuses(batch: Batch) -> None:
+def test_no_text_has_characters_that_postgresql_rejects(batch: Batch) -> None:
     texts = pq.read_table(batch.root / "converted" / "messages.parquet", columns=["text"])["text"]
     assert not any("\0" in text.as_py() for text in texts)

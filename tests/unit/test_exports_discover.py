@@ -1,4 +1,4 @@
-"""Which exports are found in a folder, whatever people packed."""
+"""The exports that are found in folders, as people pack them."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ OTHER_PAGE = b'<html><div class="page_body list_page"></div></html>'
         ({"result (1).json": JSON, "MyChat.json": JSON, "package.json": OTHER_JSON},
          ["json MyChat.json", "json result (1).json"]),
         ({"x/result.json": b"broken", "y.txt": b""}, ["json x/result.json"]),
-        ({"only.json": OTHER_JSON}, ["json only.json"]),  # alone: whoever reads it says what it is
+        ({"only.json": OTHER_JSON}, ["json only.json"]),  # a single file: reading it reports the problem
         ({"messages.html": PAGE, "messages2.html": PAGE, "messages10.html": PAGE, "css/style.css": b""},
          ["html messages.html messages2.html messages10.html"]),
         ({"a/messages.html": PAGE, "b/messages.html": PAGE},
          ["html a/messages.html", "html b/messages.html"]),
         ({"messages (1).html": PAGE, "Chat.htm": PAGE, "index.html": OTHER_PAGE},
          ["html Chat.htm", "html messages (1).html"]),
-        # Both forms: the folder's HTML says again what its JSON says.
+        # Both forms: the folder's HTML repeats its JSON.
         ({"E/result.json": JSON, "E/messages.html": PAGE, "F/messages.html": PAGE},
          ["json E/result.json", "html F/messages.html"]),
         ({"D/result.json": JSON, "D/export_results.html": OTHER_PAGE, "D/lists/chats.html": OTHER_PAGE,
@@ -60,7 +60,7 @@ def test_exports_in_a_folder(tmp_path: Path, files: dict[str, bytes], expected: 
     [("000001-any.json", OTHER_JSON, "json"), ("000001-Chat.HTML", b"", "html"),
      ("000001-chat", PAGE, "html"), ("000001-chat", JSON, "json")],
 )  # fmt: skip
-def test_a_single_file_is_an_export_by_itself(tmp_path: Path, name: str, content: bytes, form: str) -> None:
+def test_a_single_file_is_always_an_export(tmp_path: Path, name: str, content: bytes, form: str) -> None:
     (tmp_path / name).write_bytes(content)
     (export,) = discover(tmp_path / name)
     assert export == (form, (tmp_path / name,))

@@ -1,4 +1,4 @@
-"""Whatever bytes come in, a reader ends in an outcome: rows, or a reason, never an exception."""
+"""For any bytes a reader returns rows or a reason and never raises an exception."""
 
 import json
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ reply_to_message_id reply_to_peer_id photo title members x
 """
 KEYS = st.sampled_from(NAMES.split())
 OBJECTS = st.dictionaries(KEYS, VALUES, max_size=6)
-#: Messages of any members, half of them such that they can be kept.
+#: Messages with any members; about half of them have a valid id.
 MESSAGE = OBJECTS | OBJECTS.map(lambda members: {**members, "id": len(members)})
 CHAT = st.fixed_dictionaries(
     {"messages": st.lists(MESSAGE | VALUES, max_size=4)},
@@ -79,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def outcome(export: Export) -> Reading:
-    """Read to the end; what is told must agree with what came, and rows must be what PostgreSQL takes."""
+    """Read to the end; check that counts agree with the rows and that PostgreSQL accepts the rows."""
     reading = Reading("000001-x")
     rows = [row for batch in _checked(read_export(export, reading)) for row in batch.to_pylist()]
     assert len(rows) == reading.messages
@@ -129,7 +129,7 @@ def test_any_json(folder: Path, export: Any, indent: int | None) -> None:
     | st.sampled_from([b'"', b"{", b"}", b"]", b"\\", b"\n ]", b"\n  },\n  {", b","]),
     cut=st.integers(0, 9),
 )
-def test_json_with_something_put_in_or_taken_out(
+def test_json_with_bytes_inserted_or_removed(
     folder: Path, export: Any, indent: int | None, where: float, noise: bytes, cut: int
 ) -> None:
     content = json.dumps(export, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass")

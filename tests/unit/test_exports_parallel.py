@@ -1,6 +1,6 @@
-"""Blocks read side by side come to what they come to one by one, whatever becomes of a reader.
+"""Blocks read in parallel have the same result as blocks read one by one, even if readers are killed.
 
-Whoever forks is a process of its own here: the tests' process has threads.
+The tests fork in a separate process, because the test process has threads.
 """
 
 import json
@@ -19,7 +19,7 @@ forks = pytest.mark.skipif(sys.platform != "linux", reason="readers are forked o
 
 
 def program(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run ``code``; what it forks and who it is counts it for itself."""
+    """Run ``code`` in a process that knows its pid (``us``) and counts its forks."""
     begin = """
 import os, signal, sys
 from flows.exports import parallel
@@ -30,15 +30,15 @@ os.register_at_fork(after_in_parent=lambda: forks.append(1))
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
-def told(code: str, *arguments: object) -> Any:
-    """Return what ``code`` printed."""
+def output_of(code: str, *arguments: object) -> Any:
+    """Return the JSON that ``code`` printed."""
     done = program(code, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
 
 def message(number: int) -> dict[str, Any]:
-    """A message of 1 kB; now and then one of the many odd kinds."""
+    """Return a message of 1 kB; some have no id or an invalid time."""
     return {
         "id": None if number % 1000 == 999 else number,
         "type": "message",
@@ -51,7 +51,7 @@ def message(number: int) -> dict[str, Any]:
 
 
 def account(lengths: list[int]) -> dict[str, Any]:
-    """An account with a chat of each of the ``lengths``, in messages."""
+    """Return an account with one chat per element of ``lengths``, its number of messages."""
     chats = [
         {
             "name": f"Chat {chat}",
@@ -65,7 +65,7 @@ def account(lengths: list[int]) -> dict[str, Any]:
 
 
 def export(layout: str) -> bytes:
-    """Two chats of some blocks each."""
+    """Return two chats of several blocks each, in this layout or with this defect."""
     whole = json.dumps(account([7_000, 7_000]), indent=None if layout == "compact" else 1).encode()
     middle = whole.rindex(b'"id": 6600,')
     if layout == "cut off":
@@ -73,7 +73,7 @@ def export(layout: str) -> bytes:
     if layout == "a comma is missing":
         comma = whole.rindex(b"},", 0, middle) + 1
         return whole[:comma] + whole[comma + 1 :]
-    if layout == "no json from here on":
+    if layout == "invalid json":
         return whole[:middle] + b"}}]" + whole[middle:]
     return whole
 
@@ -83,59 +83,59 @@ import hashlib, json
 from pathlib import Path
 from flows.exports import json_export
 from flows.exports.reading import Reading
-readers, together = map(int, sys.argv[2:])
-parallel.Processors.spare = lambda self: readers
-json_export._TOGETHER = together
-reading, quiet = Reading("000001-x.zip"), []
-processors = parallel.Processors(lambda: quiet.append(1))
+readers, blocks = map(int, sys.argv[2:])
+parallel.Processors.idle = lambda self: readers
+json_export._BLOCKS_PER_FORK = blocks
+reading, stops = Reading("000001-x.zip"), []
+processors = parallel.Processors(lambda: stops.append(1))
 batches = json_export.read_json(Path(sys.argv[1]), reading, processors)
 rows = [row for batch in batches for row in batch.to_pylist()]
 of_rows = hashlib.sha256(repr(rows).encode()).hexdigest()
-print(json.dumps([len(forks), len(quiet), [repr(reading), reading.messages, reading.without_id, of_rows]]))
+print(json.dumps([len(forks), len(stops), [repr(reading), reading.messages, reading.without_id, of_rows]]))
 """
 
 
 @forks
 @pytest.mark.parametrize(
-    "layout", ["as exported", "compact", "cut off", "a comma is missing", "no json from here on"]
+    "layout", ["as exported", "compact", "cut off", "a comma is missing", "invalid json"]
 )
-def test_side_by_side_is_read_the_same(tmp_path: Path, layout: str) -> None:
+def test_parallel_reading_has_the_same_result(tmp_path: Path, layout: str) -> None:
     path = tmp_path / "result.json"
     path.write_bytes(export(layout))
-    forked, quiet, alone = told(READ, path, 0, 64)
-    assert (forked, quiet) == (0, 0)
+    forked, stops, alone = output_of(READ, path, 0, 64)
+    assert (forked, stops) == (0, 0)
     _, messages, without_id, _ = alone
     assert messages > 13_000
     assert without_id
-    for readers, together in [(1, 64), (2, 2)]:
-        forked, quiet, read = told(READ, path, readers, together)
+    for readers, blocks in [(1, 64), (2, 2)]:
+        forked, stops, read = output_of(READ, path, readers, blocks)
         assert read == alone
         assert forked >= 2 * readers
-        assert forked == quiet * readers  # no thread was left at any fork
+        assert forked == stops * readers  # threads were stopped before every fork
 
 
 @forks
 def test_short_chats_are_not_worth_a_fork(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps(account([500] * 20), indent=1))
-    forked, _, (_, messages, *_) = told(READ, path, 2, 64)
+    forked, _, (_, messages, *_) = output_of(READ, path, 2, 64)
     assert (forked, messages) == (0, 20 * 500)
 
 
-SIDE_BY_SIDE = """
+PARALLEL_MAP = """
 import json
 from flows.errors import BadInput
-def side_by_side(items, work, readers=2):
-    return parallel.side_by_side(readers, iter(items), work, lambda: None)
+def parallel_map(items, work, readers=2):
+    return parallel.parallel_map(readers, iter(items), work, lambda: None)
 """
 
 
 @forks
-def test_results_come_in_order() -> None:
-    powers = told(
-        SIDE_BY_SIDE
+def test_results_are_in_order() -> None:
+    powers = output_of(
+        PARALLEL_MAP
         + """
-done = list(side_by_side(range(50), lambda number: (number ** 2, os.getpid())))
+done = list(parallel_map(range(50), lambda number: (number ** 2, os.getpid())))
 try:
     os.wait()
 except ChildProcessError:
@@ -146,28 +146,28 @@ except ChildProcessError:
 
 
 @forks
-def test_errors_come_in_their_turn() -> None:
-    came = told(
-        SIDE_BY_SIDE
+def test_errors_are_raised_after_the_results_before_them() -> None:
+    results = output_of(
+        PARALLEL_MAP
         + """
 def up_to_a_bad_end():
     yield from "012"
     raise BadInput("cut off")
-came = []
+results = []
 for items in ["0", "1", "two", "3"], up_to_a_bad_end():
     try:
-        for result in side_by_side(items, int):
-            came.append(result)
+        for result in parallel_map(items, int):
+            results.append(result)
     except (ValueError, BadInput) as error:
-        came.append(str(error))
-print(json.dumps(came))
+        results.append(str(error))
+print(json.dumps(results))
 """
     )
-    assert came == [0, 1, "invalid literal for int() with base 10: 'two'", 0, 1, 2, "cut off"]
+    assert results == [0, 1, "invalid literal for int() with base 10: 'two'", 0, 1, 2, "cut off"]
 
 
-#: Ends a reader with half of a result in the pipe, which holds 1 MB.
-IN_ITS_RESULT = """
+#: Kills a reader while half of a result is in the pipe, which holds 1 MB.
+KILLED_WHILE_WRITING = """
 class Deadly:
     def __reduce__(self):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -176,15 +176,15 @@ def work(number):
         return bytes(5_000_000), Deadly()
     return number, None
 """
-#: Ends it between two.
-AT_WORK = """
+#: Kills a reader between two results.
+KILLED_AT_WORK = """
 def work(number):
     if number in (1, 9) and os.getpid() != us:
         os.kill(os.getpid(), signal.SIGKILL)
     return number, None
 """
-#: There is no room for one more process.
-FULL = """
+#: No further process can be forked.
+NO_FORK = """
 import errno
 def no_fork():
     raise OSError(errno.EAGAIN, "no")
@@ -195,14 +195,14 @@ def work(number):
 
 
 @forks
-@pytest.mark.parametrize("end", [IN_ITS_RESULT, AT_WORK, FULL])
+@pytest.mark.parametrize("end", [KILLED_WHILE_WRITING, KILLED_AT_WORK, NO_FORK])
 @pytest.mark.parametrize("readers", [1, 2])
-def test_what_a_killed_reader_had_is_read_here(end: str, readers: int) -> None:
-    numbers = told(
-        SIDE_BY_SIDE
+def test_the_share_of_a_killed_reader_is_read_by_the_parent(end: str, readers: int) -> None:
+    numbers = output_of(
+        PARALLEL_MAP
         + end
         + """
-print(json.dumps([number for number, _ in side_by_side(range(50), work, int(sys.argv[1]))]))
+print(json.dumps([number for number, _ in parallel_map(range(50), work, int(sys.argv[1]))]))
 """,
         readers,
     )
@@ -210,19 +210,19 @@ print(json.dumps([number for number, _ in side_by_side(range(50), work, int(sys.
 
 
 @forks
-def test_data_that_ends_a_reader_ends_the_stage_alike() -> None:
-    code = "list(side_by_side(range(9), lambda number: os.abort() if number == 4 else number))"
-    assert program(SIDE_BY_SIDE + code).returncode == -6  # SIGABRT
+def test_an_item_that_crashes_a_reader_crashes_the_parent() -> None:
+    code = "list(parallel_map(range(9), lambda number: os.abort() if number == 4 else number))"
+    assert program(PARALLEL_MAP + code).returncode == -6  # SIGABRT
 
 
 @forks
 @pytest.mark.parametrize("end", ["os.kill(us, signal.SIGKILL)", "results.close()"])
-def test_no_reader_outlives_its_reading(end: str) -> None:
+def test_no_reader_outlives_its_parent_or_its_results(end: str) -> None:
     code = """
-results = side_by_side(range(1_000_000), lambda number: (os.getpid(), bytes(1_000_000)))
+results = parallel_map(range(1_000_000), lambda number: (os.getpid(), bytes(1_000_000)))
 print(json.dumps([next(results)[0], next(results)[0], next(results)[0]]), flush=True)
 """
-    us, *readers = json.loads(program(SIDE_BY_SIDE + code + end).stdout)
+    us, *readers = json.loads(program(PARALLEL_MAP + code + end).stdout)
     assert len({us, *readers}) == 3
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in readers if psutil.pid_exists(pid)], 10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
@@ -232,41 +232,41 @@ print(json.dumps([next(results)[0], next(results)[0], next(results)[0]]), flush=
 @pytest.mark.parametrize(
     ("idle", "ours", "readers"), [(0.4, 0.0, 0), (1.0, 0.0, 1), (0.2, 0.9, 1), (1.7, 0.0, 2), (30.0, 0.0, 2)]
 )
-def test_readers_take_what_others_leave(
+def test_readers_use_only_idle_processors(
     monkeypatch: pytest.MonkeyPatch, idle: float, ours: float, readers: int
 ) -> None:
-    monkeypatch.setattr(parallel, "_BEFORE", (100.0, 5.0))
+    monkeypatch.setattr(parallel, "_AT_START", (100.0, 5.0))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(32)))
     processors = Processors(lambda: None)
-    looks = iter([(102.0, 5.0 + 2 * (idle + ours)), (102.01, 5.0 + 2 * (idle + ours))])
-    monkeypatch.setattr(parallel, "_spare", lambda: next(looks))
-    assert processors.spare() == readers
-    assert processors.spare() == readers  # too soon to tell anew
+    samples = iter([(102.0, 5.0 + 2 * (idle + ours)), (102.01, 5.0 + 2 * (idle + ours))])
+    monkeypatch.setattr(parallel, "_idle_time", lambda: next(samples))
+    assert processors.idle() == readers
+    assert processors.idle() == readers  # too soon for a new sample
 
 
 @forks
-def test_a_process_held_to_one_processor_reads_alone() -> None:
+def test_a_process_bound_to_one_processor_has_no_readers() -> None:
     code = """
 import json
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-parallel._BEFORE = parallel._BEFORE[0] - 1, parallel._BEFORE[1] - 9
-print(json.dumps(parallel.Processors(list).spare()))
+parallel._AT_START = parallel._AT_START[0] - 1, parallel._AT_START[1] - 9
+print(json.dumps(parallel.Processors(list).idle()))
 """
-    assert told(code) == 0
+    assert output_of(code) == 0
 
 
 @forks
-def test_time_of_our_readers_counts_as_spare() -> None:
+def test_the_time_of_own_readers_counts_as_idle() -> None:
     code = """
 import json
-before = os.times(), parallel._spare()
+before = os.times(), parallel._idle_time()
 if not (pid := os.fork()):
     sum(range(20_000_000))
     os._exit(0)
 os.waitpid(pid, 0)
-after = os.times(), parallel._spare()
+after = os.times(), parallel._idle_time()
 print(json.dumps([after[0].children_user - before[0].children_user, after[1][1] - before[1][1]]))
 """
-    ours, spare = told(code)
+    ours, idle = output_of(code)
     assert ours > 0.1
-    assert spare > ours - 0.02  # a tick of the clock's, at either end
+    assert idle > ours - 0.02  # one clock tick at each end

@@ -1,4 +1,4 @@
-"""The extract stage as a process: what it takes out of real archives, how it ends, what a kill leaves."""
+"""The extract stage as a process: the unpacked members of real archives, exit statuses, and after a kill."""
 
 import json
 import resource
@@ -69,7 +69,7 @@ def test_the_limits_of_the_block_are_those_of_extract() -> None:
     assert limits(changed) == Limits(bytes=500_000_000, ratio=9, entries=8, depth=7, nesting=0)
 
 
-def test_every_sample_ends_as_the_generator_says(tmp_path: Path) -> None:
+def test_every_sample_has_the_expected_outcome(tmp_path: Path) -> None:
     expected = write_samples(tmp_path / "in", files=27, messages=20, seed=5, broken=6)
     result = extract(tmp_path / "in", tmp_path / "out")
     outcomes = {file["name"]: file.get("status", "ok") for file in result["files"]}
@@ -131,7 +131,7 @@ def test_media_is_unpacked_on_request(tmp_path: Path) -> None:
     assert files_in(tmp_path / "out" / "000001-a.zip") == {"result.json": EXPORT, "photos/a.jpg": b"jpg"}
 
 
-def test_damaged_media_costs_no_messages(tmp_path: Path) -> None:
+def test_damaged_media_does_not_affect_messages(tmp_path: Path) -> None:
     archive = tmp_path / "in" / "000001-a.zip"
     pack(archive, **{"result.json": EXPORT})
     with zipfile.ZipFile(archive, "a") as more:
@@ -143,7 +143,7 @@ def test_damaged_media_costs_no_messages(tmp_path: Path) -> None:
     assert files_in(tmp_path / "out" / "000001-a.zip") == {"result.json": EXPORT}
 
 
-def test_bare_files_links_and_wrong_extensions_are_taken(tmp_path: Path) -> None:
+def test_bare_files_links_and_wrong_extensions_are_accepted(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     (source / "000001-result (2).json").write_bytes(EXPORT)
@@ -164,7 +164,7 @@ def test_bare_files_links_and_wrong_extensions_are_taken(tmp_path: Path) -> None
     assert not (tmp_path / "out" / "000006-linked.json" / "result.json").is_symlink()
 
 
-def test_nobody_else_may_read_what_is_extracted(tmp_path: Path) -> None:
+def test_other_users_cannot_read_what_is_extracted(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "000001-a.zip", **{"a/b/result.json": EXPORT, "a/p.jpg": b""})
     extract(tmp_path / "in", tmp_path / "out", "--media")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").rglob("*") if path.is_file()}
@@ -172,14 +172,14 @@ def test_nobody_else_may_read_what_is_extracted(tmp_path: Path) -> None:
     assert (modes, folders) == ({0o600}, {0o700})
 
 
-def test_a_finished_output_is_not_made_again(tmp_path: Path) -> None:
+def test_a_complete_output_is_not_extracted_again(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT})
     first = extract(tmp_path / "in", tmp_path / "out")
     shutil.rmtree(tmp_path / "in")
     assert extract(tmp_path / "in", tmp_path / "out") == first
 
 
-def test_an_output_without_its_manifest_is_made_again(tmp_path: Path) -> None:
+def test_an_output_without_its_manifest_is_extracted_again(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT})
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "stale").touch()
@@ -187,7 +187,7 @@ def test_an_output_without_its_manifest_is_made_again(tmp_path: Path) -> None:
     assert names_in(tmp_path / "out") == {"000001-a.zip", "manifest.json", "media.jsonl"}
 
 
-def test_a_kill_leaves_no_output_and_the_next_run_clears_up(tmp_path: Path) -> None:
+def test_a_kill_leaves_no_output_and_the_next_run_removes_the_temporary_one(tmp_path: Path) -> None:
     archive = pack(tmp_path / "a.zip", **{f"{n}/result.json": EXPORT for n in range(50)})
     (tmp_path / "in").mkdir()
     for number in range(400):
@@ -204,7 +204,7 @@ def test_a_kill_leaves_no_output_and_the_next_run_clears_up(tmp_path: Path) -> N
     assert names_in(tmp_path) == {"a.zip", "in", "out"}
 
 
-def test_a_disk_that_takes_no_more_fails_the_stage_and_no_file(tmp_path: Path) -> None:
+def test_a_full_disk_fails_the_stage_and_quarantines_no_file(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT + b" " * 100_000})
 
     def small_files_only() -> None:
@@ -227,7 +227,7 @@ def test_wrong_usage_is_permanent(arguments: list[str]) -> None:
     assert b"usage: " in done.stderr
 
 
-def test_an_input_that_is_not_there_may_come_back(tmp_path: Path) -> None:
+def test_a_missing_input_is_retried(tmp_path: Path) -> None:
     done = stage(tmp_path / "in", tmp_path / "out")
     assert done.returncode == 75
     assert not (tmp_path / "out").exists()
@@ -241,7 +241,7 @@ def test_the_stage_starts_without_the_heavy_libraries() -> None:
     assert not {"prefect", "pyarrow", "pandas", "pydantic", "sqlalchemy"} & set(loaded)
 
 
-def test_real_exports_come_out_as_they_went_in(samples: Path, tmp_path: Path) -> None:
+def test_real_exports_are_extracted_unchanged(samples: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     shutil.make_archive(str(tmp_path / "in" / "000001-all"), "zip", samples)
     for number, path in enumerate(sorted(samples.glob("*/*.json")), 2):

@@ -1,4 +1,4 @@
-"""Whatever bytes and names come, each file has an outcome and nothing is written outside its directory."""
+"""For any bytes and names each file has an outcome, and nothing is written outside of its directory."""
 
 import bz2
 import gzip
@@ -44,7 +44,7 @@ NAMES = st.text(
 
 
 def outcome(data: bytes, *, media: bool = False) -> str:
-    """Extract one file; what became of it must agree with what was written, and where."""
+    """Extract one file; check that its outcome agrees with the written files and their places."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "in").mkdir()
@@ -85,7 +85,7 @@ def test_any_bytes_have_an_outcome(magic: bytes, data: bytes) -> None:
 
 @given(st.lists(NAMES, max_size=12))
 @settings(max_examples=200, deadline=None)
-def test_any_names_are_written_apart_and_inside(names: list[str]) -> None:
+def test_any_names_are_written_to_distinct_paths_in_the_directory(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         entry = Entry(root / "entry")
@@ -99,7 +99,7 @@ def test_any_names_are_written_apart_and_inside(names: list[str]) -> None:
         assert len(set(folded)) == len(folded)
 
 
-def test_a_damaged_member_leaves_its_name_free() -> None:
+def test_a_damaged_member_does_not_occupy_its_name() -> None:
     def broken() -> Iterator[bytes]:
         yield b"half"
         raise BadInput("it is damaged")
@@ -115,12 +115,12 @@ def test_a_damaged_member_leaves_its_name_free() -> None:
 
 @given(st.binary(max_size=30))
 @settings(max_examples=300, deadline=None)
-def test_any_name_has_a_reading_and_always_the_same(raw: bytes) -> None:
+def test_any_name_is_decoded_deterministically(raw: bytes) -> None:
     assert decode_name(raw) == decode_name(raw)
     assert decode_name(b"a/" + raw.replace(b"/", b"") + b"/result.json").endswith("result.json")
 
 
-def test_a_small_file_may_unpack_to_much_and_a_large_one_to_a_multiple() -> None:
+def test_the_ratio_limits_large_files_only() -> None:
     limits = Limits(bytes=1 << 40, ratio=10)
     for source, most in ((1000, 256 << 20), (1 << 30, 10 << 30)):
         budget = Budget(source, limits)

@@ -1,4 +1,4 @@
-"""The direction of imports, and what a stage's process pays for them."""
+"""The direction of imports, and the imports that a stage's process must not make."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_inbox_imports_no_prefect() -> None:
     assert done.stdout == "False\n"
 
 
-#: What the modules of a room may import of the project, beside their own room.
+#: The modules of the project that a room may import, besides its own.
 FACTS = {"flows.domain", "flows.errors", "flows.settings"}
 MAY_IMPORT = {
     "flows.exports": FACTS,
@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "flows.reports": FACTS | {"flows.ledger", "flows.services"},
     "flows.batches": FACTS
     | {"flows.gate", "flows.ledger", "flows.stages", "flows.reports", "blocks"}
-    | {"flows.process_batch"},  # a subflow is what is fanned out to
+    | {"flows.process_batch"},  # fan_out runs it as a subflow
 }
 
 
@@ -60,7 +60,7 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_what_is_below_it(room: str) -> None:
+def test_a_room_imports_only_rooms_below_it(room: str) -> None:
     below = {room, *MAY_IMPORT[room]}
     files = list((ROOT / room.replace(".", "/")).rglob("*.py"))
     offenders = [
@@ -80,7 +80,7 @@ def test_stages_import_no_pandas(stage: str) -> None:
     assert done.stdout == "False\n"
 
 
-def test_nothing_imports_its_user() -> None:
+def test_no_package_imports_a_package_above_it() -> None:
     below = {"blocks": ["deployments", "flows.cli"], "flows": ["deployments"]}
     allowed = {"flows/cli", "flows/services"}
     offenders = [

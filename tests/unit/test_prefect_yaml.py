@@ -1,4 +1,4 @@
-"""prefect.yaml says what Prefect will really take: much of what it does not know it drops without a word."""
+"""prefect.yaml has only keys that Prefect reads: Prefect ignores many unknown keys silently."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
     return found
 
 
-def test_the_file_fetches_nothing_and_says_so() -> None:
+def test_the_file_has_an_empty_pull_section() -> None:
     assert DEFINITIONS["pull"] == []
     assert set(DEFINITIONS) <= {"name", "prefect-version", "pull", "definitions", "deployments"}
 
 
 @each_deployment
-def test_every_key_is_one_that_prefect_reads(deployment: dict[str, Any]) -> None:
+def test_prefect_reads_every_key(deployment: dict[str, Any]) -> None:
     assert set(deployment) <= set(DeploymentConfig.model_fields)
     assert set(deployment["work_pool"]) <= {"name", "work_queue_name", "job_variables"}
     variables = ProcessWorker.get_default_base_job_template()["variables"]["properties"]
@@ -45,14 +45,14 @@ def test_every_key_is_one_that_prefect_reads(deployment: dict[str, Any]) -> None
 
 
 @each_deployment
-def test_every_schedule_can_be_read_and_found_again(deployment: dict[str, Any]) -> None:
+def test_every_schedule_is_valid_and_has_a_distinct_slug(deployment: dict[str, Any]) -> None:
     schedules = [RawScheduleConfig(**schedule) for schedule in deployment.get("schedules", [])]
     assert all(schedule.slug and schedule.timezone for schedule in schedules)
     assert len({schedule.slug for schedule in schedules}) == len(schedules)
 
 
 @each_deployment
-def test_parameters_are_those_of_the_flow(deployment: dict[str, Any]) -> None:
+def test_parameters_exist_in_the_flow(deployment: dict[str, Any]) -> None:
     flow = flow_of(deployment)
     schedules = deployment.get("schedules", [])
     for given in (deployment, *schedules):
@@ -61,13 +61,13 @@ def test_parameters_are_those_of_the_flow(deployment: dict[str, Any]) -> None:
 
 
 @each_deployment
-def test_a_deployment_is_ours_and_goes_to_our_worker(deployment: dict[str, Any]) -> None:
+def test_every_deployment_has_our_tag_and_work_pool(deployment: dict[str, Any]) -> None:
     assert TAG in deployment["tags"]
     assert deployment["work_pool"]["name"] == WORK_POOL
     assert deployment["description"].strip()
 
 
-def test_names_are_what_the_server_will_call_them() -> None:
+def test_names_match_the_wanted_schedules() -> None:
     names = {f"{flow_of(deployment).name}/{deployment['name']}" for deployment in DEPLOYMENTS}
     assert names == set(wanted_schedules(FILE))
     assert {"process-inbox/scheduled", "process-batch/adhoc"} <= names

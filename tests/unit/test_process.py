@@ -1,4 +1,4 @@
-"""A stage's process tree: how it ends, and that nothing of it is left."""
+"""A stage's process tree: how it ends, and that no process of it remains."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def python(code: str, *args: str) -> list[str]:
     return [sys.executable, "-c", code, *args]
 
 
-async def test_returns_the_streams_of_a_command_that_worked() -> None:
+async def test_returns_the_streams_of_a_successful_command() -> None:
     done = await run_command(python("import sys; print('out'); sys.stderr.write('err')"), env=ENV, timeout=30)
     assert (done.stdout, done.stderr) == ("out\n", "err")
 
 
-async def test_environment_is_the_one_given_and_nothing_else() -> None:
+async def test_only_the_given_environment_is_passed() -> None:
     done = await run_command(
         python("import os; print(sorted(os.environ))"), env={"A_B": "1", "LC_CTYPE": "C.UTF-8"}, timeout=30
     )
     assert done.stdout == "['A_B', 'LC_CTYPE', 'TDP_WORK_LOCK']\n"
 
 
-async def test_a_program_ends_in_silence_when_nobody_reads_it() -> None:
+async def test_a_program_ends_silently_when_its_reader_has_ended() -> None:
     done = await run_command(["sh", "-c", "yes | head -n 1"], env=ENV, timeout=30)
     assert (done.stdout, done.stderr) == ("y\n", "")
 
 
-async def test_arguments_come_as_they_were_given() -> None:
+async def test_arguments_are_passed_unchanged() -> None:
     given = ["", "two words", "a\nline", "\n", "naïve", "x" * 100_000, ""]
     done = await run_command(python("import sys; print(sys.argv[1:])", *given), env=ENV, timeout=30)
     assert done.stdout == f"{given}\n"
@@ -62,12 +62,12 @@ async def test_a_signal_is_named() -> None:
 @pytest.mark.parametrize(
     "argv", [["/no/such/program"], *(python(f"raise SystemExit({n})") for n in (65, 78))]
 )
-async def test_what_no_retry_can_mend_is_not_retryable(argv: list[str]) -> None:
+async def test_permanent_failures_are_not_retryable(argv: list[str]) -> None:
     with pytest.raises(StageMisconfigured):
         await run_command(argv, env=ENV, timeout=30)
 
 
-async def test_floods_cost_no_memory() -> None:
+async def test_only_the_tail_of_long_streams_is_kept() -> None:
     code = "import sys\nfor s in (sys.stdout, sys.stderr):\n for _ in range(64): s.write('x' * 1_000_000)"
     done = await run_command(python(code), env=ENV, timeout=60)
     assert len(done.stdout) == len(done.stderr) == TAIL_BYTES
@@ -78,7 +78,7 @@ async def test_memory_limit_ends_a_greedy_stage() -> None:
         await run_command(python("x = bytearray(1 << 30)"), env=ENV, timeout=30, memory=512 << 20)
 
 
-#: Ignores SIGTERM and has two children: one in its group, one that left for a session of its own.
+#: Ignores SIGTERM and has two children: one in its process group, one in its own session.
 STUBBORN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -125,7 +125,7 @@ async def test_children_that_outlive_the_work_are_ended(tmp_path: Path) -> None:
     assert gone(await pids_in(path))
 
 
-async def test_a_killed_supervisor_takes_the_work_with_it(tmp_path: Path) -> None:
+async def test_when_the_supervisor_is_killed_the_work_is_ended(tmp_path: Path) -> None:
     path = tmp_path / "pids"
     running = asyncio.create_task(run_command(python(STUBBORN, str(path)), env=ENV, timeout=60))
     work, child, escaped = await pids_in(path)
@@ -138,7 +138,7 @@ async def test_a_killed_supervisor_takes_the_work_with_it(tmp_path: Path) -> Non
     assert gone([work, child, escaped])
 
 
-#: A flow in miniature: runs STUBBORN until it is killed.
+#: A minimal flow: runs STUBBORN until it is killed.
 FLOW = """
 import asyncio, os, sys
 from flows.stages.runner.process import run_command
@@ -148,7 +148,7 @@ asyncio.run(run_command(sys.argv[1:], env=dict(os.environ), timeout=600))
 
 async def test_the_tree_dies_with_the_flow(tmp_path: Path) -> None:
     path = tmp_path / "pids"
-    flow = subprocess.Popen(python(FLOW, *python(STUBBORN, str(path))))  # noqa: ASYNC220  the test's own child
+    flow = subprocess.Popen(python(FLOW, *python(STUBBORN, str(path))))  # noqa: ASYNC220  a child of the test
     pids = await pids_in(path)
     killed = time.monotonic()
     flow.send_signal(signal.SIGKILL)
@@ -158,7 +158,7 @@ async def test_the_tree_dies_with_the_flow(tmp_path: Path) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_the_tree_dies_with_a_flow_that_is_gone_before_the_work_has_begun() -> None:
+def test_the_tree_dies_with_a_flow_that_dies_before_the_work_has_begun() -> None:
     """The supervisor has its command, and no process is left to which it could report that it runs."""
     theirs, lifeline = socket.socketpair()
     status_read, status = os.pipe()

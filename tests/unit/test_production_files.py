@@ -1,4 +1,4 @@
-"""systemd units and compose files: what they call exists, and what they set is read by somebody."""
+"""systemd units and compose files: the commands exist, and the variables are read by a program."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def compose(name: str) -> dict[str, Any]:
 
 
 def prefect_variables() -> set[str]:
-    """Every environment variable that Prefect reads."""
+    """Return every environment variable that Prefect reads."""
     schema = json.dumps(PrefectSettings.model_json_schema())
     return set(re.findall(r"PREFECT_[A-Z0-9_]+", schema.upper()))
 
@@ -60,7 +60,7 @@ def is_read(variable: str) -> bool:
 
 
 def check_command(argv: list[str]) -> None:
-    """Fail unless the program is installed with us and knows the command."""
+    """Fail unless the program is installed in this environment and has the command."""
     program, *arguments = argv
     assert (Path(sys.prefix) / "bin" / program).exists()
     if program == "tdp":
@@ -78,7 +78,7 @@ def check_command(argv: list[str]) -> None:
 
 
 @each_unit
-def test_units_call_what_is_installed(unit: Path) -> None:
+def test_commands_of_units_are_installed(unit: Path) -> None:
     service = read_unit(unit)["Service"]
     for name in ("ExecStartPre", "ExecStart"):
         if command := service.get(name):
@@ -88,12 +88,12 @@ def test_units_call_what_is_installed(unit: Path) -> None:
 
 
 @each_unit
-def test_units_are_what_systemd_takes(unit: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(unit: Path, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze: Debian's systemd package has it")
     shutil.copytree(unit.parent, tmp_path / "units")
     for file in (tmp_path / "units").rglob("*.*"):
-        if file.is_file():  # programs are looked for where they are here
+        if file.is_file():  # programs are in this environment
             file.write_text(file.read_text().replace(f"{CHECKOUT}/.venv", sys.prefix))
     here = {"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:"}
     verify = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "units" / unit.name)]
@@ -104,14 +104,14 @@ def test_units_are_what_systemd_takes(unit: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout  # an exposure of 2.0 at most, of 10
 
 
-def test_all_units_are_confined_alike() -> None:
+def test_all_units_have_the_same_confinement() -> None:
     alone, common = read_unit(SYSTEMD / "tdp.service")["Service"], read_unit(COMMON)["Service"]
     names = list(alone)[list(alone).index("User") :]
     assert {name: alone[name].lstrip("-") for name in names} == {name: common[name] for name in names}
 
 
 @pytest.mark.parametrize("file", ENV_FILES, ids=lambda file: file.parent.name)
-def test_environment_files_set_what_is_read(file: Path) -> None:
+def test_variables_of_environment_files_are_read(file: Path) -> None:
     variables = re.findall(r"^#?([A-Z_]+)=\S+$", file.read_text(), re.MULTILINE)
     assert variables
     assert [variable for variable in variables if not is_read(variable)] == []
@@ -135,7 +135,7 @@ def test_a_variable_of_the_environment_has_precedence_over_a_server_setting() ->
     }
 
 
-def test_containers_call_what_is_installed() -> None:
+def test_commands_of_containers_are_installed() -> None:
     services = compose("compose")["services"]
     ours = {name: service for name, service in services.items() if name != "postgres"}
     several = {name for name, service in ours.items() if service.get("profiles") == ["several"]}
@@ -145,9 +145,9 @@ def test_containers_call_what_is_installed() -> None:
         check_command(service["command"])
 
 
-def test_the_api_and_its_services_are_two_that_share_everything() -> None:
+def test_the_api_and_its_services_are_two_containers_with_the_same_settings() -> None:
     one, more = compose("compose")["services"], compose("several")["services"]
-    # One of the two runs the services: without them nothing is scheduled, twice they get in their way.
+    # Only one of the two runs the services: without them nothing is scheduled, two of them conflict.
     check_command(more["server"]["command"])
     assert more["server"]["command"] == [*one["server"]["command"], "--no-services"]
     assert "command" not in more["background"]
@@ -158,7 +158,7 @@ def test_the_api_and_its_services_are_two_that_share_everything() -> None:
     assert one["server"]["environment"][database] == one["background"]["environment"][database]
 
 
-def test_several_hosts_begin_with_batches_that_any_of_them_takes() -> None:
+def test_several_hosts_start_with_fan_out_to_the_work_pool() -> None:
     seeds = compose("several")["services"]["apply"]["environment"]
     fan_out, window = seeds["TDP_FAN_OUT"], re.search(r"\d+", seeds["TDP_WINDOW"])
     assert window
@@ -166,15 +166,15 @@ def test_several_hosts_begin_with_batches_that_any_of_them_takes() -> None:
 
 
 @pytest.mark.parametrize("name", ["compose", "several"])
-def test_containers_get_variables_that_are_read(name: str) -> None:
+def test_variables_of_containers_are_read(name: str) -> None:
     for service in compose(name)["services"].values():
         variables = [variable for variable in service.get("environment", {}) if "POSTGRES" not in variable]
-        # prefect-redis reads its own, and is not installed here; so do Redis and its client.
+        # prefect-redis, which is not installed here, Redis and its client read their own variables.
         others = [name for name in variables if not name.startswith(("PREFECT_REDIS_", "REDIS"))]
         assert [variable for variable in others if not is_read(variable)] == []
 
 
-def test_containers_need_and_mount_what_is_defined() -> None:
+def test_dependencies_and_volumes_of_containers_are_defined() -> None:
     content, more = compose("compose"), compose("several")
     services = content["services"] | more["services"]
     volumes = content["volumes"] | more["volumes"]
@@ -185,7 +185,7 @@ def test_containers_need_and_mount_what_is_defined() -> None:
             assert re.match(r"(?:\$\{\w+:-)?(\w+)", volume)[1] in volumes
 
 
-def test_the_image_holds_what_it_needs() -> None:
+def test_the_image_copies_all_files_that_it_needs() -> None:
     allowed = {
         line[1:] for line in (COMPOSE / "Dockerfile.dockerignore").read_text().split() if line[0] == "!"
     }

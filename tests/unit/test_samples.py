@@ -1,4 +1,4 @@
-"""The generator of samples: reproducible, varied, and right about what it wrote."""
+"""The generator of samples: reproducible, varied, with correct counts."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 
 def chats_of(text: bytes) -> list[dict[str, Any]]:
-    """The chats of a result.json, with the quirks of 2022 mended the way a regular expression can."""
+    """Return the chats of a result.json, with the known defects of 2022 repaired by regular expressions."""
     text = re.sub(rb'"document_id": ([^"\n]+)$', rb'"document_id": "\1"', text, flags=re.MULTILINE)
     export = json.loads(text.replace(b"\\x01", b"\\u0001"))
     if "messages" in export:
@@ -96,7 +96,7 @@ def test_no_two_files_share_a_chat(samples_50: tuple[Path, Expected]) -> None:
         assert len({message["id"] for message in chat["messages"]}) == len(chat["messages"])
 
 
-def test_everything_that_telegram_writes_occurs(samples_50: tuple[Path, Expected]) -> None:
+def test_every_kind_of_content_occurs(samples_50: tuple[Path, Expected]) -> None:
     directory, _ = samples_50
     chats = list(all_chats(directory))
     messages = [message for chat in chats for message in chat["messages"]]
@@ -131,7 +131,7 @@ def test_everything_that_telegram_writes_occurs(samples_50: tuple[Path, Expected
     assert any(message["id"] < -900_000_000 for message in messages)
 
 
-def test_html_comes_in_parts_with_replies_across(samples_50: tuple[Path, Expected]) -> None:
+def test_html_has_several_parts_with_links_between_them(samples_50: tuple[Path, Expected]) -> None:
     directory, expected = samples_50
     pages = [
         (path, content)
@@ -154,7 +154,7 @@ def test_html_comes_in_parts_with_replies_across(samples_50: tuple[Path, Expecte
     assert re.search(rb'title="\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d"', text), "exports of before dates had a zone"
 
 
-def test_broken_files_break_as_told(tmp_path: Path) -> None:
+def test_broken_files_have_the_stated_defects(tmp_path: Path) -> None:
     expected = write_samples(tmp_path, files=6, messages=20, seed=1, broken=6)
     outcomes = Counter(file.outcome for file in expected.by_file.values())
     assert outcomes == {"ok": 6, "quarantined": 5, "partial": 1}
@@ -180,7 +180,7 @@ def test_media_can_be_left_out_or_made_large(tmp_path: Path) -> None:
     assert {len(content) for path, content in members(large).items() if "photos" in path} == {50_000}
 
 
-def test_a_chat_can_come_again(tmp_path: Path) -> None:
+def test_a_chat_can_be_repeated(tmp_path: Path) -> None:
     once = write_samples(tmp_path / "once", files=5, messages=40, seed=9)
     again = write_samples(tmp_path / "again", files=5, messages=40, seed=9, again=3)
     *_, copy, later, html = again.by_file
@@ -211,6 +211,6 @@ def test_a_chat_can_come_again(tmp_path: Path) -> None:
     assert rows[0].keys() <= in_html
 
 
-def test_too_much_of_the_same_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at most 3 times"):
+def test_too_many_repetitions_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at most 3 repetitions"):
         write_samples(tmp_path, files=5, messages=1, seed=1, again=4)

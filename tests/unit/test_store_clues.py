@@ -1,4 +1,4 @@
-"""By what a chat can be recognised, and where it floats."""
+"""The clues of chats and their ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures and tables as people read them."""
+"""Formatting of figures and tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_columns_of_figures_are_right_aligned(cells: list[str], rule: str) -> No
     assert lines[1] == f"| {rule} |"
 
 
-def test_figures_are_not_broken_and_texts_are() -> None:
+def test_figures_have_no_line_breaks_and_texts_may() -> None:
     assert markdown_table(["A", "B"], [["12 min 04 s", "took 12 s"]]).endswith(
         "| 12\xa0min\xa004\xa0s | took 12 s |"
     )

@@ -1,4 +1,4 @@
-"""The picture of the lanes, and the spans it is drawn from."""
+"""The picture of the lanes, and the spans from which it is drawn."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def words(picture: str) -> list[str]:
     return [text.text or "" for text in ET.fromstring(picture).iter(f"{SVG}text")]  # noqa: S314 - our own
 
 
-def test_a_lane_is_idle_only_while_somebody_waits_and_nobody_works() -> None:
+def test_a_lane_has_an_idle_gap_only_while_a_batch_waits_and_none_runs() -> None:
     lane = spans.runs([row(1, 0, 1, 10), row(2, 5, 12, 20), row(3, 30, 30, 40), row(4, 39, None, 45)])
     assert spans.idle(lane) == [(0, 1), (10, 12), (40, 45)]
 
 
-def test_no_idle_time_under_runs_that_overlap_or_lie_within_one_another() -> None:
+def test_overlapping_and_nested_runs_have_no_idle_gap() -> None:
     lane = spans.runs([row(1, 0, 0, 10), row(2, 0, 2, 4), row(3, 0, 9, 12), row(4, 0, 12, 13)])
     assert spans.idle(lane) == []
 
 
-def test_the_queue_grows_and_shrinks_with_those_who_wait() -> None:
+def test_the_queue_length_follows_the_waiters() -> None:
     lane = spans.runs([row(1, 0, 0, 10), row(2, 0, 10, 20), row(3, 4, 20, 30)])
     assert spans.depths(lane) == [(0, 0), (0, 1), (4, 2), (10, 1), (20, 0)]
 
@@ -68,7 +68,7 @@ def test_spans_are_cut_at_a_window() -> None:
     assert spans.clip([(0, 5), (5, 7), (8, 30)], (4, 10)) == [(4, 5), (5, 7), (8, 10)]
 
 
-def test_every_run_is_a_bar_in_its_lane_and_in_its_batch() -> None:
+def test_every_run_has_a_bar_in_its_lane_and_in_its_batch() -> None:
     picture = draw([row(1, 0, 0, 10), row(2, 0, 12, 20), row(1, 10, 10, 15, stage="convert")], STAGES)
     assert len(bars(picture, "extract")) == 1 + 2 + 2, "one in the legend"
     assert len(bars(picture, "convert")) == 1 + 1 + 1
@@ -84,7 +84,7 @@ def test_lengths_are_to_scale() -> None:
     assert widths["extract"] == pytest.approx(3 * widths["convert"], rel=0.01)
 
 
-def test_what_failed_is_seen_and_what_goes_on_says_so() -> None:
+def test_failed_and_running_runs_are_marked() -> None:
     picture = draw([row(1, 0, 0, 10, outcome="LOST"), row(1, 12, 12, 15, outcome=None)], STAGES)
     assert len(bars(picture, "failed")) == 1 + 2
     titles = [title.text or "" for title in ET.fromstring(picture).iter(f"{SVG}title")]  # noqa: S314 - our own
@@ -92,20 +92,20 @@ def test_what_failed_is_seen_and_what_goes_on_says_so() -> None:
     assert "batch_000001 extract: waited 0.00 s, worked 3.00 s, still at work" in titles
 
 
-def test_shared_slots_have_rows_of_their_own() -> None:
+def test_slots_of_a_lane_have_separate_rows() -> None:
     runs = [row(n, 0, 0, 10, stage="store", slot=n - 1) for n in (1, 2, 3)]
     tops = {bar.get("y") for bar in bars(draw(runs, STAGES), "store") if bar.get("height") != "16"}
     assert len(tops) == 1 + 3, "the legend's and three slots"
 
 
-def test_many_batches_are_drawn_in_windows_that_can_be_read() -> None:
+def test_many_batches_are_drawn_in_readable_windows() -> None:
     picture = draw([row(n, n * 10, n * 10, n * 10 + 9) for n in range(500)], STAGES)
     numbers = {text for text in words(picture) if text.isdigit()}
     assert {"123", "499"} <= numbers, "bars are wide enough for the batch's number"
     assert words(picture).count("extract") == 1 + 1 + 12, "legend, overview, windows"
 
 
-def test_a_run_that_was_let_go_first_is_drawn() -> None:
+def test_a_run_that_overtook_another_is_drawn() -> None:
     picture = draw([row(1, 0, 50, 60), row(2, 1, 1, 40)], STAGES)
     assert len(bars(picture, "extract")) == 1 + 2 + 2
 
@@ -128,11 +128,11 @@ def test_the_queue_is_drawn_to_its_last_length() -> None:
     ]
 
 
-def test_weeks_and_moments_both_fit_the_axis() -> None:
+def test_the_axis_fits_weeks_and_milliseconds() -> None:
     for span in (0.01, 0.5, 90, 86_400 * 30):
         ticks = [w for w in words(draw([row(1, 0, 0, span)], STAGES)) if ":" in w or w.endswith(".0 s")]
         assert 1 <= len(ticks) <= 2 * 13 + 2
 
 
-def test_nothing_run_is_said() -> None:
+def test_a_picture_without_runs_says_so() -> None:
     assert "Nothing was run." in words(draw([], STAGES))

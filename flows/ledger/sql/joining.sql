@@ -1,7 +1,7 @@
--- Chats that are one: flows/stages/store/joining.py runs these, in the transaction of a load.
+-- Join chats that are the same: flows/stages/store/joining.py runs these in the transaction of a load.
 
 -- name: related(chat_keys, clues, ranks)
--- The chats given, all that floating chats link them to, and everybody's clues.
+-- The given chats and all chats that floating chats connect with them, with their clues.
 WITH RECURSIVE related AS (
     SELECT chat_key COLLATE "C" AS chat_key, clue COLLATE "C" AS clue, rank
     FROM unnest(:chat_keys::text[], :clues::text[], :ranks::smallint[]) AS given (chat_key, clue, rank)
@@ -16,13 +16,13 @@ WITH RECURSIVE related AS (
 SELECT chat_key, clue, rank FROM related;
 
 -- name: lock(lock_class, buckets, exclusive)!
--- One after the other in the order given, so that loaders wait for each other and never deadlock.
+-- Locks are acquired in the given order, so that loads wait for each other and never deadlock.
 SELECT CASE WHEN b.exclusive THEN pg_advisory_xact_lock(:lock_class, b.bucket)
             ELSE pg_advisory_xact_lock_shared(:lock_class, b.bucket) END
 FROM unnest(:buckets::int[], :exclusive::bool[]) AS b (bucket, exclusive);
 
--- name: together(chat_keys)
--- The chats given and all that are joined with them.
+-- name: joined_with(chat_keys)
+-- The given chats and all chats that are joined with them.
 WITH best AS (
     SELECT unnest(:chat_keys::text[]) COLLATE "C" AS chat_key
     UNION SELECT chat_key FROM chat_aliases WHERE alias = ANY(:chat_keys)
@@ -30,27 +30,29 @@ WITH best AS (
 SELECT chat_key FROM best
 UNION SELECT a.alias FROM chat_aliases a JOIN best USING (chat_key);
 
--- name: part_joined(chat_keys)!
--- Parting undoes joining: first the joined rows go …
+-- name: delete_joined(chat_keys)!
+-- Joining is undone in four steps: delete the joined rows …
 DELETE FROM messages WHERE joined_from = ANY(:chat_keys);
 
--- name: part_messages(chat_keys)!
--- … then what joining took out comes back …
-WITH back AS (DELETE FROM joined_messages WHERE chat_key = ANY(:chat_keys) RETURNING *)
-INSERT INTO messages SELECT * FROM back;
+-- name: restore_messages(chat_keys)!
+-- … restore the messages that joining displaced …
+WITH displaced AS (DELETE FROM joined_messages WHERE chat_key = ANY(:chat_keys) RETURNING *)
+INSERT INTO messages SELECT * FROM displaced;
 
--- name: part_chats(chat_keys)!
-WITH back AS (DELETE FROM joined_chats WHERE chat_key = ANY(:chat_keys) RETURNING *)
-INSERT INTO chats SELECT * FROM back;
+-- name: restore_chats(chat_keys)!
+-- … and the chats …
+WITH displaced AS (DELETE FROM joined_chats WHERE chat_key = ANY(:chat_keys) RETURNING *)
+INSERT INTO chats SELECT * FROM displaced;
 
--- name: part_aliases(chat_keys)!
+-- name: delete_aliases(chat_keys)!
+-- … and delete the aliases.
 DELETE FROM chat_aliases WHERE alias = ANY(:chat_keys);
 
 -- name: compare(ones, others, most)
--- What pairs of chats have in common by the rows of their own exports, looking at no more than ``most`` ids (all,
--- if null): how many ids, whether one is the same message in both, and whether one stands for different times.
--- Pair by pair, and id by id (OFFSET 0): the planner knows nothing of rows that have just come, and message ids
--- alone would join every chat with every other.
+-- Compares pairs of chats by the rows of their own exports, at most ``most`` shared ids of each (null: all):
+-- the number of shared ids, whether one of them is the same message in both chats, and whether one has
+-- different times. Pair by pair and id by id (OFFSET 0): the planner has no statistics of new rows, and a join
+-- by message id alone would compare every chat with every other.
 WITH own AS NOT MATERIALIZED (
     SELECT chat_key, message_id, type, sent_at, sent_local, text FROM messages WHERE joined_from IS NULL
     UNION ALL

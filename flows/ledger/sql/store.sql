@@ -1,14 +1,14 @@
--- Parquet rows into chats and messages: flows/stages/store/loading.py runs these, all in one transaction.
+-- Load Parquet rows into chats and messages: flows/stages/store/loading.py runs these in one transaction.
 
 -- name: stored_before(sources)$
--- The source files of the batch, if an earlier store of it may have left rows of theirs.
+-- The source files of the batch, if an earlier store of the batch may have loaded rows from them.
 SELECT coalesce(array_agg(source_id ORDER BY source_id), '{}') FROM batch_files f
 WHERE batch_id IN (SELECT batch_id FROM batch_files WHERE source_id = ANY(:sources::bigint[]))
   AND EXISTS (SELECT FROM stage_runs r WHERE r.batch_id = f.batch_id AND r.stage = 'store'
               AND r.started_at IS NOT NULL AND r.finished_at IS NOT NULL);
 
 -- name: chats_of_sources(sources)
--- All chats that these sources have brought rows to, once per clue; null: it has none.
+-- All chats that have rows from these sources, once per clue; clue is null for a chat without clues.
 SELECT brought.chat_key, clue, rank FROM (
     SELECT coalesce(joined_from, chat_key) AS chat_key FROM messages WHERE source_id = ANY(:sources)
     UNION SELECT chat_key FROM joined_messages WHERE source_id = ANY(:sources)
@@ -23,13 +23,13 @@ SELECT FROM chats WHERE chat_key = ANY(:chat_keys) ORDER BY chat_key FOR UPDATE;
 DELETE FROM messages WHERE source_id = ANY(:sources);
 
 -- name: stale_sources()$
--- Sources that a running backfill is still to store again.
+-- Sources that a running backfill has yet to store again.
 SELECT coalesce(array_agg(f.source_id), '{}') FROM living_backfills l JOIN batch_files f USING (batch_id)
 WHERE NOT EXISTS (SELECT FROM stage_runs s WHERE s.batch_id = l.batch_id AND s.stage = 'store'
                   AND s.outcome = 'COMPLETED' AND s.queued_at >= l.listed_at);
 
 -- name: drop_chats(chat_keys)!
--- Those of which nothing is left.
+-- Deletes those of the chats that have no messages left.
 WITH gone AS (
     DELETE FROM chats c
     WHERE chat_key = ANY(:chat_keys) AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = c.chat_key)
@@ -38,7 +38,8 @@ WITH gone AS (
 DELETE FROM chat_clues USING gone WHERE chat_clues.chat_key = gone.chat_key;
 
 -- name: upsert_chats(chats, earlier)
--- Also locks the chats, in the order of their keys, until the end: two loads of one chat follow each other.
+-- Also locks the chats, in the order of their keys, until the end of the transaction: loads of one chat wait
+-- for each other.
 INSERT INTO chats AS c
 SELECT DISTINCT ON (chat_key) chat_key, chat_id, type, name, account, form, extra, revision, source_id
 FROM jsonb_to_recordset(:chats::jsonb) AS given (
@@ -73,21 +74,21 @@ COPY loaded (
 ) FROM STDIN (FORMAT binary);
 
 -- name: analyze_loaded#
--- Nobody else will, and without it the planner takes the table for a small one.
+-- Autovacuum never analyzes temporary tables, and without statistics the planner assumes a small table.
 ANALYZE loaded (chat_key, message_id);
 
 -- name: delete_older(stale)!
--- Of two versions of a message the greater revision stays, of two sources of one version the first received.
--- Where only the checksum says which is greater, a row whose source is about to be stored again makes way: its
--- new version is then compared with what is new here, and not this with what an older converter made.
+-- Of two versions of a message the greater revision is kept, of two sources of one version the first received.
+-- If the revisions differ only in the checksum and the source of the existing row is yet to be stored again,
+-- the row is deleted: it came from an older converter, and its successor will be compared with the new row.
 DELETE FROM messages m USING loaded l
 WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id
   AND ((l.revision, -l.source_id) > (m.revision, -m.source_id)
        OR (m.source_id = ANY(:stale::bigint[]) AND left(l.revision, 14) = left(m.revision, 14)));
 
 -- name: insert_newer()!
--- Of the same message twice in one batch the first comes in, the others conflict with it. Rows that are there
--- already are left out beforehand: DO UPDATE … WHERE would lock, and so write, every row that stays as it is.
+-- If a batch has a message several times, the first row is inserted and the others conflict with it. Messages
+-- that exist already are excluded: DO UPDATE … WHERE would lock, and so write, every row that does not change.
 INSERT INTO messages
 SELECT * FROM loaded l
 WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id)

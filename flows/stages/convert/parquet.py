@@ -1,4 +1,4 @@
-"""Rows into the two Parquet files of convert's output, written beside the reading."""
+"""Write rows to the two Parquet files of convert's output, concurrently with the reading."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flows.exports.columns import CHATS, MESSAGES
 
 #: Bytes of Arrow data per row group: two of them are in memory at a time.
 _ROW_GROUP = 16 << 20
-#: Columns that repeat themselves; texts and documents would only fill a dictionary in vain.
+#: Columns with repeating values; a dictionary of texts or documents would only cost memory.
 _REPEATING = ["chat_key", "type", "sender_id", "sender_name", "action", "reply_to_peer_id", "source"]
 
 
 class RowWriter:
     """Writes ``chats.parquet`` and ``messages.parquet`` into a directory; a context manager.
 
-    Compressing goes on in a thread of its own (Arrow lets go of the GIL), one row group behind the reading.
+    A separate thread compresses (Arrow releases the GIL), one row group behind the reading.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -31,7 +31,7 @@ class RowWriter:
             MESSAGES,
             compression="zstd",
             compression_level=1,
-            use_dictionary=_REPEATING,  # type: ignore[arg-type] # the stubs know no list of columns
+            use_dictionary=_REPEATING,  # type: ignore[arg-type] # a list is missing in the stubs
             write_statistics=["message_id"],
         )
         self._chats_path = directory / "chats.parquet"
@@ -71,8 +71,8 @@ class RowWriter:
         """Add rows of the schema CHATS."""
         self._chats.append(batch)
 
-    def quiet(self) -> None:
-        """Have no thread until there is something to write anew. Raises OSError."""
+    def stop_thread(self) -> None:
+        """End the writing thread; the next row group starts a new one. Raises OSError."""
         self._settle()
         self._thread.shutdown()
         self._thread = _thread()
@@ -85,11 +85,11 @@ class RowWriter:
             self._writing = self._thread.submit(self._messages.write_table, table, table.num_rows)
 
     def _settle(self) -> None:
-        """Wait for the row group being written, and raise what befell it."""
+        """Wait until the current row group is written. Raises OSError if that failed."""
         if self._writing:
             self._writing.result()
             self._writing = None
 
 
 def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "parquet")  # it begins with the first thing to do
+    return ThreadPoolExecutor(1, "parquet")  # starts with the first task

@@ -1,4 +1,4 @@
-"""Convert: the exports of a batch to rows, as Parquet.
+"""Convert: read the exports of a batch into rows, as Parquet.
 
 ``python -m flows.stages.convert INPUT OUTPUT`` obeys :mod:`flows.stages.runner.contract`. INPUT is extract's
 output: one directory per source file (or a bare JSON or HTML file; a manifest is not needed). OUTPUT has
@@ -27,7 +27,7 @@ from flows.stages.runner.contract import (
     read_result,
     write_result,
 )
-from flows.stages.runner.crash_history import guarded
+from flows.stages.runner.crash_history import process_or_quarantine
 
 if TYPE_CHECKING:
     from flows.exports.reading import Reading
@@ -48,11 +48,11 @@ def main(argv: Sequence[str]) -> int:
         return _USAGE
     source, output = map(Path, argv)
     os.umask(0o077)
-    # Messages come by the thousand and hold no cycles; looking for some among them takes a tenth of the time.
+    # Messages have no reference cycles; searching thousands of them for cycles takes a tenth of the time.
     gc.set_threshold(200_000)
     try:
         result = read_result(output) or convert(source, output)
-    except OSError as error:  # a full or failing disk is no fault of any source file
+    except OSError as error:  # a full or failing disk, not a source file
         sys.stderr.write(f"cannot convert: {error}\n")
         return _TEMPORARY
     print_result(result)
@@ -62,17 +62,17 @@ def main(argv: Sequence[str]) -> int:
 def convert(source: Path, output: Path) -> Result:
     """Convert every source file in ``source`` into the new directory ``output``; return the result.
 
-    Raises OSError if the machine fails (a full disk, for one), never for what is in a source file.
+    Raises OSError if the machine fails (a full disk, for example), never because of a source file's content.
     """
-    from flows.stages.convert.parquet import RowWriter  # Arrow takes longer to start than all the rest
+    from flows.stages.convert.parquet import RowWriter  # late: the import of Arrow dominates the start
 
     with new_output(output) as partial:
         result = Result(stage="convert")
         with RowWriter(partial) as writer:
-            processors = Processors(writer.quiet)
+            processors = Processors(writer.stop_thread)
             for entry in _entries(source):
                 work = functools.partial(_convert_file, entry, writer, processors)
-                outcome = guarded(output, entry.name, work)
+                outcome = process_or_quarantine(output, entry.name, work)
                 result.files.append(outcome)
                 for name, number in outcome.counts.items():
                     result.counts[name] = result.counts.get(name, 0) + number
@@ -81,11 +81,12 @@ def convert(source: Path, output: Path) -> Result:
 
 
 def _entries(source: Path) -> Iterator[Path]:
-    """What came out of extract, but for what it says itself never came."""
+    """Yield the entries of extract's output, except those of source files that extract quarantined."""
     extracted = read_result(source)
-    refused = {file.name for file in extracted.files if file.status == "quarantined"} if extracted else set()
+    files = extracted.files if extracted else []
+    ignored = {MANIFEST, *(file.name for file in files if file.status == "quarantined")}
     for entry in sorted(source.iterdir()):
-        if entry.name in refused or entry.name == MANIFEST or entry.name.startswith("."):
+        if entry.name in ignored or entry.name.startswith("."):
             continue
         if entry.is_dir() or entry.suffix.lower() in _BARE:
             yield entry
@@ -99,11 +100,11 @@ def _convert_file(entry: Path, writer: RowWriter, processors: Processors) -> Fil
     if not exports:
         return FileOutcome(entry.name, "quarantined", _NOTHING)
     for export in exports:
-        told = len(reading.problems)
+        known = len(reading.problems)
         _read(export, reading, writer, processors)
         if len(exports) > 1:
             name = export.parts[0].relative_to(entry)
-            reading.problems[told:] = [f"{name}: {problem}" for problem in reading.problems[told:]]
+            reading.problems[known:] = [f"{name}: {problem}" for problem in reading.problems[known:]]
     size = sum(part.stat().st_size for export in exports for part in export.parts)
     if reading.reason and not reading.messages:
         return FileOutcome(entry.name, "quarantined", reading.reason, {"bytes_in": size})
@@ -121,8 +122,8 @@ def _read(export: Export, reading: Reading, writer: RowWriter, processors: Proce
             batch = next(batches, None)
         except OSError:
             raise
-        except Exception as error:  # whatever a file provokes, its neighbours and its rows so far are kept
-            reading.problems.append(f"reading it failed, please report: {type(error).__name__}: {error}")
+        except Exception as error:  # an unexpected error costs neither other files nor the rows so far
+            reading.problems.append(f"reading failed, please report this: {type(error).__name__}: {error}")
             return
         if batch is None:
             return

@@ -1,4 +1,4 @@
-"""The directory that one source file is extracted into: safe and distinct names, counted bytes."""
+"""The directory into which one source file is extracted: safe and distinct names, counted bytes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from flows.errors import BadInput
 
-#: What Linux and macOS allow for one name; for a whole path, with room for what leads there.
+#: Limits of Linux and macOS for one name, and for a path, with room for the directories above.
 _NAME_BYTES = 255
 _PATH_BYTES = 2_000
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class Entry:
-    """The new ``directory`` for the members of one source file; ``bytes`` counts what is written into it."""
+    """The new ``directory`` for the members of one source file; ``bytes`` counts the bytes written."""
 
     def __init__(self, directory: Path) -> None:
-        """Make the directory."""
+        """Create the directory."""
         self.directory = directory
         self._files: set[str] = set()
         self._folders: set[str] = set()
@@ -35,19 +35,19 @@ class Entry:
         return len(self._files)
 
     def link(self, path: str, source: Path) -> None:
-        """Put ``source`` itself at ``path``: a gigabyte of JSON that came bare need not be copied."""
+        """Link ``source`` itself at ``path``, so that a large bare JSON file is not copied."""
         target = self.directory / self._distinct(path)
         try:
             target.hardlink_to(source.resolve())
-        except OSError:  # another file system, or one without links
+        except OSError:  # another file system, or one without hard links
             shutil.copyfile(source, target)
             target.chmod(0o600)
         self.bytes += target.stat().st_size
 
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
-        """Write ``chunks`` at ``path``, which :func:`safe_path` has made safe.
+        """Write ``chunks`` at ``path``, a result of :func:`safe_path`.
 
-        Nothing is left of a member whose chunks raise BadInput.
+        If the chunks raise BadInput, the incomplete file is removed.
         """
         target = self.directory / (name := self._distinct(path))
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class Entry:
             raise
 
     def _distinct(self, path: str) -> str:
-        """Return ``path``, or one below a numbered folder if another member has the name already."""
+        """Return ``path``, or a path in a numbered folder if another member has this one already."""
         for number in count(self._numbers.get(_key(path), 1)):
             candidate = f"({number})/{path}" if number > 1 else path
             key = _key(candidate)
@@ -77,12 +77,12 @@ class Entry:
 
 
 def safe_path(name: str, max_depth: int, below: str = "") -> str | None:
-    """Return the relative path that a member called ``name`` may be written to; None if there is none.
+    """Return the relative path to which a member called ``name`` is written; None if the name is not allowed.
 
-    ``below`` is the safe path of the archive that it is in, if that is within another.
+    ``below`` is the safe path of the member's archive if that is nested in another archive.
 
-    Refused are absolute paths, drives, ``..``, more than ``max_depth`` parts, and what is too long for a file
-    system. Control characters become ``_``; of a long part its end is kept.
+    Absolute paths, drives, ``..``, more than ``max_depth`` parts and paths too long for a file system are not
+    allowed. Control characters become ``_``; long parts are shortened at their start.
     """
     name = name.replace("\\", "/")
     parts = [_safe_part(part) for part in name.split("/") if part not in {"", "."}]
@@ -96,12 +96,12 @@ def safe_path(name: str, max_depth: int, below: str = "") -> str | None:
 
 
 def _safe_part(part: str) -> str:
-    if part.isprintable() and len(part) <= _NAME_BYTES // 4:  # no character is longer than 4 bytes
+    if part.isprintable() and len(part) <= _NAME_BYTES // 4:  # a character has 4 bytes at most
         return part
     printable = "".join("_" if unicodedata.category(char) in {"Cc", "Cs"} else char for char in part)
     return printable.encode()[-_NAME_BYTES:].decode("utf-8", "ignore")
 
 
 def _key(path: str) -> str:
-    """Names that differ in case or composition alone are one name on some file systems."""
+    """Return a key that is equal for names that some file systems treat as equal (case, composition)."""
     return unicodedata.normalize("NFC", path).casefold()

@@ -1,4 +1,4 @@
-"""What one source file may cost, counted over it and everything packed inside it."""
+"""Limits of what one source file may unpack to, including all archives nested in it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 from flows.errors import BadInput
 
-#: A ratio means nothing in small files: a list of equal messages shrinks a hundredfold.
+#: Unpacked bytes up to which the ratio is not checked: a small list of equal messages compresses 100:1.
 _RATIO_FROM = 256 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one source file may cost: against archives made to fill the disk or the memory.
+    """Limits for one source file, against archives made to fill the disk or the memory.
 
-    ``bytes`` unpacked, ``ratio`` of bytes unpacked to bytes of the source file, ``entries`` in all its
-    archives (1 KB of memory each), ``depth`` of folders, ``nesting`` of archives within archives. Texts of
-    real exports shrink about 10:1.
+    ``bytes``: unpacked bytes. ``ratio``: unpacked bytes to bytes of the source file (texts of real exports
+    compress about 10:1). ``entries``: members of all its archives (1 KB of memory each). ``depth``: of
+    folders. ``nesting``: of archives within archives.
     """
 
     bytes: int = 64_000_000_000
@@ -27,11 +27,11 @@ class Limits:
 
 
 class TooLarge(BadInput):
-    """A source file unpacks to more than its limits allow. If that is no mistake, raise them in the block."""
+    """A source file unpacks to more than the limits allow. If it is valid, raise the limits in the block."""
 
 
 def too_many(entries: int) -> str:
-    """Return the reason to refuse a source file with more than ``entries`` members."""
+    """Return the reason of quarantine for a source file with more than ``entries`` members."""
     return (
         f"it holds over {entries:,} files: pack fewer together,"
         " or raise max_entries of the TDP pipeline block"
@@ -39,10 +39,10 @@ def too_many(entries: int) -> str:
 
 
 class Budget:
-    """What is left of the limits of one source file of ``source_bytes`` bytes."""
+    """Counts what a source file of ``source_bytes`` bytes unpacks to against its limits."""
 
     def __init__(self, source_bytes: int, limits: Limits) -> None:
-        """Start with nothing spent."""
+        """Start at zero."""
         self.limits = limits
         self._most = min(limits.bytes, max(limits.ratio * source_bytes, _RATIO_FROM))
         self._bytes = 0
@@ -53,7 +53,7 @@ class Budget:
         self._bytes += size
         if self._bytes > self._most:
             raise TooLarge(
-                f"it unpacks to over {self._most:,} bytes: if that is no mistake, raise max_unpacked_gb or"
+                f"it unpacks to over {self._most:,} bytes: if the file is valid, raise max_unpacked_gb or"
                 " max_ratio of the TDP pipeline block"
             )
 
@@ -65,7 +65,7 @@ class Budget:
 
 
 class Meter:
-    """Counts what a stream unpacks to, once, however often it is read again from its start."""
+    """Counts the bytes that a stream unpacks to once, even if the stream is read several times."""
 
     def __init__(self, budget: Budget) -> None:
         """Start at the beginning of the stream."""
@@ -73,7 +73,7 @@ class Meter:
         self._furthest = 0
 
     def at(self, position: int) -> None:
-        """Note that the stream was unpacked up to ``position``. Raises TooLarge past the limits."""
+        """Count the bytes unpacked up to ``position``. Raises TooLarge past the limits."""
         if position > self._furthest:
             self._budget.spend(position - self._furthest)
             self._furthest = position

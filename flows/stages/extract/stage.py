@@ -1,9 +1,9 @@
-"""Extract: from each source file of a batch, the few members that convert reads.
+"""Extract: unpack the members that convert reads from each source file of a batch.
 
-``python -m flows.stages.extract INPUT OUTPUT [--media]`` obeys :mod:`flows.stages.runner.contract`. Below
-OUTPUT each source file has a directory of its own name with ``result.json``, ``messages*.html`` and what
-finds them, at the paths they had in the archive. Media is not unpacked but listed: a JSON line ``{"entry",
-"path", "size"}`` each in ``media.jsonl`` (``size`` in bytes, as the archive claims).
+``python -m flows.stages.extract INPUT OUTPUT [--media]`` obeys :mod:`flows.stages.runner.contract`. In OUTPUT
+each source file has a directory with ``result.json``, ``messages*.html`` and the pages that list chats, at
+their paths in the archive. Media is listed without unpacking it: one JSON line ``{"entry", "path", "size"}``
+per file in ``media.jsonl`` (``size`` in bytes as the archive states it).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from flows.stages.runner.contract import (
     read_result,
     write_result,
 )
-from flows.stages.runner.crash_history import guarded
+from flows.stages.runner.crash_history import process_or_quarantine
 
 MEDIA_LIST = "media.jsonl"
-#: sysexits.h: wrong usage no retry can mend (contract.PERMANENT), a full disk may have room again.
+#: sysexits.h: wrong usage is not retried (contract.PERMANENT), an error of the disk is.
 _USAGE, _TEMPORARY = 64, 75
-#: Bytes of address space. Readers are bounded far below it; a library's slip ends here.
+#: Bytes of address space. Readers stay far below it; it bounds errors of libraries.
 _MEMORY = 2 << 30
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = read_result(options.output)
         result = result or extract(options.input, options.output, limits, media=options.media)
-    except OSError as error:  # a full or failing disk is no fault of any source file
+    except OSError as error:  # a full or failing disk, not a source file
         sys.stderr.write(f"cannot extract: {error}\n")
         return _TEMPORARY
     print_result(result)
@@ -69,7 +69,7 @@ def limits_of(options: argparse.Namespace) -> Limits:
 def extract(source: Path, output: Path, limits: Limits, *, media: bool = False) -> Result:
     """Extract every source file in ``source`` into the new directory ``output``; return the result.
 
-    Raises OSError if the machine fails (a full disk, for one), never for what is in a source file.
+    Raises OSError if the machine fails (a full disk, for example), never because of a source file's content.
     """
     with new_output(output) as partial:
         result = Result(stage="extract")
@@ -77,7 +77,7 @@ def extract(source: Path, output: Path, limits: Limits, *, media: bool = False) 
             for entry in sorted(source.iterdir()):
                 target = partial / entry.name
                 work = functools.partial(_extract_file, entry, target, limits, media_list, media=media)
-                outcome = guarded(output, entry.name, work)
+                outcome = process_or_quarantine(output, entry.name, work)
                 result.files.append(outcome)
                 for name, number in outcome.counts.items():
                     result.counts[name] = result.counts.get(name, 0) + number
@@ -89,8 +89,8 @@ def _extract_file(
     source: Path, target: Path, limits: Limits, media_list: IO[bytes], *, media: bool
 ) -> FileOutcome:
     if not source.is_file():
-        problem = "a folder: zip it and drop the ZIP" if source.is_dir() else "gone: drop the file in again"
-        return FileOutcome(source.name, "quarantined", problem)
+        folder, missing = "it is a folder: submit a ZIP of it", "the file is missing: submit it again"
+        return FileOutcome(source.name, "quarantined", folder if source.is_dir() else missing)
     size = source.stat().st_size
     try:
         unpacking = Unpacking(Entry(target), Budget(size, limits), media=media)
@@ -119,10 +119,10 @@ def _list_media(media_list: IO[bytes], entry: str, media: list[Member]) -> None:
 
 
 def _bound_memory() -> None:
-    """Let whatever asks for more than is sane fail, so that it ends its source file and not the machine."""
+    """Limit the memory, so that an excessive allocation fails for its source file and not for the machine."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY or soft > _MEMORY:
-        with suppress(ValueError, OSError):  # macOS has the limit in name only
+        with suppress(ValueError, OSError):  # macOS does not enforce the limit
             resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, hard))
 
 

@@ -1,7 +1,7 @@
-"""What becomes of what is in one source file: exports are written, media is listed or written.
+"""Unpack one source file: write its exports, list or write its media.
 
-Archives within an archive are opened where they lie outside of the folders of exports; within these they are
-media, which people sent each other.
+Archives nested in an archive are opened if they are outside of the folders of exports; in those folders they
+are media that people sent each other.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from flows.stages.extract.limits import Budget, TooLarge
 _EXPORT = re.compile(
     r"(.*/)?([^/]+\.json|messages[^/]*\.html?|export_results\.html|lists/chats\.html)", re.IGNORECASE
 )
-#: What Telegram Desktop's pages are furnished with, and what macOS adds: neither export nor media.
-_FURNITURE = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
+#: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
+_IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
 _NESTED = re.compile(r".*\.(zip|7z|rar|tar|tgz|gz|bz2|xz|zst)", re.IGNORECASE)
-#: One of these keys stands near the beginning of every export; it tells one from any other JSON file.
+#: Every export has one of these keys near its beginning; other JSON files do not.
 _KEYS = re.compile(rb'"(messages|chats|left_chats|personal_information|about)"\s*:')
 _KEYS_WITHIN = 16 * 1024
-_OUTSIDE = "the path leads out of the archive or too deep"
+_OUTSIDE = "its path leads out of the archive or is too deep"
 _LINK = "links and devices are not followed"
-#: Characters of a name in a reason.
-_NAMED = 200
+#: Characters of a member's name in a reason.
+_NAME_CHARS = 200
 
 
 class Unpacking:
-    """One source file on its way into ``entry``. ``media`` are the members that are no exports."""
+    """Unpacks one source file into ``entry``. ``media`` are the members that are no exports."""
 
     def __init__(self, entry: Entry, budget: Budget, *, media: bool = False) -> None:
-        """``media``: write media too."""
+        """Write media too if ``media`` is set."""
         self.entry = entry
         self.media: list[Member] = []
         self._budget, self._limits = budget, budget.limits
@@ -48,18 +48,15 @@ class Unpacking:
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
 
     def run(self, source: Path) -> None:
-        """Write what is wanted of ``source``.
-
-        Raises BadInput if there is no export in it, TooLarge past the limits.
-        """
+        """Unpack ``source``. Raises BadInput if there is no export in it, TooLarge past the limits."""
         self._open(source)
         if not len(self.entry):
             raise BadInput(self.reason() or self._not_an_export())
 
     def reason(self) -> str | None:
-        """Return what was left out and why, for the operator; None if nothing was."""
+        """Return for the operator what was left out and why; None if nothing was."""
         parts = [
-            f"{names[0][:_NAMED]!r}{f' and {len(names) - 1} more' if names[1:] else ''} left out: {why}"
+            f"{names[0][:_NAME_CHARS]!r}{f' and {len(names) - 1} more' if names[1:] else ''} left out: {why}"
             for why, names in self._left_out.items()
         ]
         return "; ".join(parts) or None
@@ -76,11 +73,11 @@ class Unpacking:
             self.media += media
             if self._with_media and len(self.entry) > before:
                 for member, chunks in archive.read(media):
-                    with self._leaving_out(member):
+                    with self._skipping_if_damaged(member):
                         self.entry.write(member.path, chunks)
 
     def _sort(self, archive: Archive, below: str) -> tuple[list[Member], list[Member]]:
-        """Return what may be exports, and the rest, under safe paths."""
+        """Return the members that may be exports, and the others, with safe paths."""
         wanted: list[Member] = []
         others: list[Member] = []
         with reading():
@@ -88,10 +85,10 @@ class Unpacking:
         for member in members:
             path = safe_path(member.path, self._limits.depth, below)
             if path is None or not member.regular:
-                # Of an archive that may be no more than media, only what may be an export matters.
+                # A nested archive may be only media: report only members that may be exports.
                 if not below or _EXPORT.fullmatch(member.path):
                     self._left_out[_LINK if path else _OUTSIDE].append(path or member.path)
-            elif _FURNITURE.fullmatch(path):
+            elif _IGNORED.fullmatch(path):
                 continue
             elif member.encrypted:
                 self._left_out[ENCRYPTED].append(path)
@@ -101,10 +98,10 @@ class Unpacking:
         return wanted, others
 
     def _exports(self, archive: Archive, wanted: list[Member]) -> set[str]:
-        """Write the exports; return the folders they lie in."""
+        """Write the exports; return their folders."""
         folders = set()
         for member, chunks in archive.read(wanted):
-            with self._leaving_out(member):
+            with self._skipping_if_damaged(member):
                 content = _if_export(member.path, chunks)
                 if content is None:
                     self._other_json.append(member.path)
@@ -117,7 +114,7 @@ class Unpacking:
         return folders
 
     def _archives_among(self, archive: Archive, members: list[Member]) -> list[Member]:
-        if isinstance(archive, Rar):  # a look into each would be a process each
+        if isinstance(archive, Rar):  # each member would start a process
             members = [member for member in members if _NESTED.fullmatch(member.path)]
         found = []
         for member, chunks in archive.read(members):
@@ -126,11 +123,11 @@ class Unpacking:
         return found
 
     def _open_each(self, archive: Archive, members: list[Member], nesting: int) -> set[str]:
-        """Open archives within ``archive``; return the paths of those that held exports."""
+        """Open the archives nested in ``archive``; return the paths of those that have exports."""
         opened = set()
         for member, chunks in archive.read(members):
             exports, media = len(self.entry), len(self.media)
-            with self._leaving_out(member), self._spooled(chunks, nesting) as spool:
+            with self._skipping_if_damaged(member), self._spooled(chunks, nesting) as spool:
                 self._open(spool, member.path, nesting + 1)
             if len(self.entry) > exports:
                 opened.add(member.path)
@@ -143,7 +140,7 @@ class Unpacking:
         if nesting >= self._limits.nesting:
             raise BadInput(
                 f"archives within archives are opened {self._limits.nesting} deep:"
-                " unpack it, and drop it by itself"
+                " unpack it and submit the inner archive"
             )
         with tempfile.NamedTemporaryFile(dir=self.entry.directory.parent, prefix=".nested-") as file:
             file.writelines(chunks)
@@ -151,8 +148,8 @@ class Unpacking:
             yield Path(file.name)
 
     @contextmanager
-    def _leaving_out(self, member: Member) -> Iterator[None]:
-        """Go on without ``member`` if it is damaged."""
+    def _skipping_if_damaged(self, member: Member) -> Iterator[None]:
+        """Leave ``member`` out if it is damaged."""
         try:
             yield
         except TooLarge:
@@ -163,16 +160,16 @@ class Unpacking:
     def _not_an_export(self) -> str:
         if self._other_json:
             return (
-                f"not a Telegram export: {self._other_json[0]!r} holds no chats;"
+                f"not a Telegram export: {self._other_json[0]!r} has no chats;"
                 " export again from Telegram Desktop as machine-readable JSON"
             )
         names = [member.path for member in self.media]
-        such = f"among its {len(names)} files, such as {names[0]!r}" if names else "in it, nor anything else"
-        return f"not a Telegram export: no result.json or messages.html {such}"
+        found = f"among its {len(names)} files, for example {names[0]!r}" if names else "in it, it is empty"
+        return f"not a Telegram export: no result.json or messages.html {found}"
 
 
 def _if_export(path: str, chunks: Iterator[bytes]) -> Iterator[bytes] | None:
-    """Return the chunks whole again, or None if they are JSON of another kind."""
+    """Return all chunks, or None if they are JSON of another kind."""
     if not path.lower().endswith(".json"):
         return chunks
     head = b""
@@ -184,7 +181,7 @@ def _if_export(path: str, chunks: Iterator[bytes]) -> Iterator[bytes] | None:
 
 
 def _first(chunks: Iterator[bytes]) -> bytes:
-    """Return the beginning of a member; nothing of one that is damaged, which matters if it is wanted."""
+    """Return the beginning of a member; empty if it is damaged, which is reported if the member is read."""
     try:
         return next(chunks, b"")[:HEAD]
     except TooLarge:
@@ -198,7 +195,7 @@ def _is_below(path: str, folders: set[str]) -> bool:
 
 
 def _folders_of(path: str) -> Iterator[str]:
-    """Every folder above ``path``, the archive's own first."""
+    """Yield every folder above ``path``, beginning with the archive's root."""
     yield ""
     for slash in re.finditer("/", path):
         yield path[: slash.start()]

@@ -1,9 +1,10 @@
-"""What every stage process obeys, ours and the operator's own.
+"""The contract of every stage process, built-in or the operator's own.
 
-A stage is called with an input directory and the path of an output directory that does not exist yet.
-It writes into a temporary sibling and renames it when complete, so after a kill there is a whole output or
-none. Its last line on stdout is one JSON object, :class:`Result`, which also stands in ``manifest.json`` of
-the output. Exit status 0 means done, :data:`PERMANENT` ones are never tried again, all others may be.
+A stage is called with an input directory and the path of an output directory that does not exist yet. It
+writes into a temporary sibling of the output and renames it when complete, so after a kill the output is
+complete or absent. Its last line on stdout is one JSON object, :class:`Result`, which is also written to
+``manifest.json`` in the output. Exit status 0 means done; the statuses in :data:`PERMANENT` are not retried,
+all others are.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from pathlib import Path
 import msgspec
 
 MANIFEST = "manifest.json"
-#: Exit statuses that no retry can mend (sysexits.h: usage, bad data, configuration; sh: not executable, not
+#: Exit statuses that are not retried (sysexits.h: usage, bad data, configuration; sh: not executable, not
 #: found).
 PERMANENT = frozenset({64, 65, 78, 126, 127})
 
 
 class FileOutcome(msgspec.Struct, omit_defaults=True):
-    """What became of one source file in one stage.
+    """The outcome of one source file in one stage.
 
     ``name`` is the entry's name in the stage's input (``000042-chats.zip``). ``status`` is ``ok``,
-    ``partial`` (something was left out; ``reason`` says what) or ``quarantined`` (nothing could be used).
+    ``partial`` (``reason`` says what was left out) or ``quarantined`` (nothing could be used).
     """
 
     name: str
@@ -37,7 +38,10 @@ class FileOutcome(msgspec.Struct, omit_defaults=True):
 
 
 class Result(msgspec.Struct, omit_defaults=True):
-    """The result line of a stage: per-file outcomes and totals (``bytes_in``, ``messages``, …)."""
+    """The result line of a stage: outcomes of its source files and totals (``bytes_in``, ``messages``, …).
+
+    ``boot`` is the boot id of the machine at the time of writing; empty if the system has none.
+    """
 
     stage: str
     files: list[FileOutcome] = []
@@ -48,8 +52,8 @@ class Result(msgspec.Struct, omit_defaults=True):
 def read_result(output: Path) -> Result | None:
     """Return the result of the complete output at ``output``; None if there is none.
 
-    What was written before the machine's last start does not count: after a power cut a manifest can stand
-    beside files whose content never reached the disk. The stage is run again instead of syncing every file.
+    An output from before the machine's last boot counts as absent: after a power failure a manifest may exist
+    although other files never reached the disk. Running the stage again costs less than syncing every file.
     """
     try:
         result = msgspec.json.decode((output / MANIFEST).read_bytes(), type=Result)
@@ -59,20 +63,20 @@ def read_result(output: Path) -> Result | None:
 
 
 def entry_name(source_id: int, name: str) -> str:
-    """Return a source file's name inside a batch: its ledger id, a dash, the last 200 bytes of its name."""
+    """Return the name of a source file within a batch: ledger id, dash, last 200 bytes of the file's name."""
     safe = name.replace("/", "_").encode("utf-8", "replace")[-200:].decode("utf-8", "ignore")
     return f"{source_id:06d}-{safe}"
 
 
 def entry_id(entry: str) -> int | None:
-    """Return the ledger id of a source file from its entry name; None if the name is not one of ours."""
+    """Return the ledger id in an entry name; None if :func:`entry_name` did not make the name."""
     head = entry.partition("-")[0]
     return int(head) if head.isascii() and head.isdigit() else None
 
 
 @contextmanager
 def new_output(output: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of ``output``; on success rename it into place, else remove it."""
+    """Yield a temporary sibling of ``output``; rename it to ``output`` on success, remove it on an error."""
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, mode=0o700)
@@ -86,7 +90,7 @@ def new_output(output: Path) -> Iterator[Path]:
 
 
 def _boot_id() -> str:
-    """Return what names the time since the machine's last start; empty where the kernel does not tell."""
+    """Return the id of the machine's current boot; empty on systems other than Linux."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -94,16 +98,16 @@ def _boot_id() -> str:
 
 
 def write_result(directory: Path, result: Result) -> None:
-    """Write the manifest into the (still temporary) output directory."""
+    """Write the manifest into the output directory, which is still a temporary one."""
     result.boot = _boot_id()
     with (directory / MANIFEST).open("wb") as file:
         file.write(msgspec.json.encode(result))
-        if not result.boot:  # else a power cut ends its validity anyhow
+        if not result.boot:  # otherwise read_result() ignores it after a power failure
             file.flush()
             os.fsync(file.fileno())
 
 
 def print_result(result: Result) -> None:
-    """Print the result line that ends a stage's stdout."""
+    """Print the result line, the last line of a stage's stdout."""
     sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
     sys.stdout.flush()

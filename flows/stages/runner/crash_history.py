@@ -1,9 +1,9 @@
-"""Source files at which a stage's process ends: one that did so twice is left out, and its batch goes on.
+"""Quarantine of source files that crash or hang a stage's process twice, so that their batch goes on.
 
-What a reader can refuse, it refuses by itself. This is for what no reader can: a library that crashes on a
-file or never comes back from it. The process says which source file it is at; who sees it crash or run out of
-time notes that one, and the next process leaves out those noted twice. A process that was killed from
-outside, with its flow or for want of memory, notes nobody.
+A reader quarantines invalid files itself. This module is for files on which a library crashes or never
+returns. The process writes the name of its current source file next to its output. When the process crashes
+or times out, the flow records a crash of that file, and the next process quarantines files with two crashes.
+If the process is killed from outside, with its flow or by the OOM killer, no crash is recorded.
 """
 
 from __future__ import annotations
@@ -15,58 +15,59 @@ import msgspec
 
 from flows.stages.runner.contract import FileOutcome
 
-#: As often a file may end a process before it is left out.
-_TIMES = 2
+#: Crashes after which a source file is quarantined.
+_MAX_CRASHES = 2
 
 
-def guarded(output: Path, name: str, work: Callable[[], FileOutcome]) -> FileOutcome:
-    """Do the ``work`` on the source file ``name``, unless that has ended the process of this stage before."""
-    errors = _noted(output).get(name, [])
-    if len(errors) >= _TIMES:
+def process_or_quarantine(output: Path, name: str, work: Callable[[], FileOutcome]) -> FileOutcome:
+    """Return the outcome of ``work`` on the source file ``name``; quarantine the file after two crashes."""
+    errors = _crashes(output).get(name, [])
+    if len(errors) >= _MAX_CRASHES:
         reason = (
-            f"it ended the {output.name} program {len(errors)} times, the last time so: {errors[-1]}."
-            f" If it is only large, raise the stage's time-out; then `tdp backfill` its batch"
-            f" `--from {output.name}`"
+            f"the {output.name} program crashed or timed out on it {len(errors)} times;"
+            f" last error: {errors[-1]}. If the file is only large, raise the stage's time-out;"
+            f" then run its batch again with `tdp backfill BATCH --from {output.name}`"
         )
         return FileOutcome(name, "quarantined", reason)
     try:
-        _at(output).write_text(name)
+        _current_file(output).write_text(name)
         return work()
     finally:
-        _at(output).unlink(missing_ok=True)
+        _current_file(output).unlink(missing_ok=True)
 
 
-def begin(output: Path) -> None:
-    """Forget where the last process of this stage ended: another one is about to begin."""
-    _at(output).unlink(missing_ok=True)
+def clear_current_file(output: Path) -> None:
+    """Remove the name of the last process's source file: a new process of this stage is about to start."""
+    _current_file(output).unlink(missing_ok=True)
 
 
-def suspect(output: Path, error: str) -> None:
-    """Note the source file at which the process of this stage has just ended, if it said one."""
+def record_crash(output: Path, error: str) -> None:
+    """Record a crash of the source file on which the stage's process has just ended, if it named one."""
     try:
-        name = _at(output).read_text()
+        name = _current_file(output).read_text()
     except FileNotFoundError:
         return
-    noted = _noted(output)
-    noted.setdefault(name, []).append(" ".join(error.split())[:500])
-    _suspects(output).write_bytes(msgspec.json.encode(noted))
+    crashes = _crashes(output)
+    crashes.setdefault(name, []).append(" ".join(error.split())[:500])
+    _history(output).write_bytes(msgspec.json.encode(crashes))
 
 
-def acquit(output: Path) -> None:
-    """Forget all that was noted: somebody wants the stage to try again."""
-    _suspects(output).unlink(missing_ok=True)
+def forget_crashes(output: Path) -> None:
+    """Remove the crash history: an operator runs the stage again."""
+    _history(output).unlink(missing_ok=True)
 
 
-def _noted(output: Path) -> dict[str, list[str]]:
+def _crashes(output: Path) -> dict[str, list[str]]:
+    """Return the errors of all recorded crashes by source file."""
     try:
-        return msgspec.json.decode(_suspects(output).read_bytes(), type=dict[str, list[str]])
-    except (FileNotFoundError, msgspec.DecodeError):  # half-written in a power cut
+        return msgspec.json.decode(_history(output).read_bytes(), type=dict[str, list[str]])
+    except (FileNotFoundError, msgspec.DecodeError):  # truncated by a power failure
         return {}
 
 
-def _at(output: Path) -> Path:
+def _current_file(output: Path) -> Path:
     return output.with_name(f".{output.name}.at")
 
 
-def _suspects(output: Path) -> Path:
+def _history(output: Path) -> Path:
     return output.with_name(f".{output.name}.suspects")

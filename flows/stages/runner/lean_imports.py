@@ -1,4 +1,4 @@
-"""What keeps a stage's process small and quick to start."""
+"""Block imports of optional dependencies, so that a stage's process starts quickly and stays small."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-#: What Arrow imports where it is installed, and does without where it is not: pandas (0.5 s of CPU, 60 MB)
-#: only to ask whether the lists it is given are columns of pandas, numpy (0.07 s of the 0.2 s that convert
-#: took to start, 12 MB) for arrays we never ask for, the others for files in the clouds.
-_SPARED = {"pandas", "numpy", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._hdfs", "pyarrow._s3fs"}
+#: Modules that Arrow imports only if they are installed: pandas (0.5 s of CPU, 60 MB) to check whether a list
+#: is a pandas column, numpy (0.07 s of the 0.2 s that convert took to start, 12 MB) for arrays that are not
+#: used here, the others for files in cloud storage.
+_BLOCKED = {"pandas", "numpy", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._hdfs", "pyarrow._s3fs"}
 
 
-class _Sparing(MetaPathFinder):
+class _Blocker(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname in _SPARED:
+        if fullname in _BLOCKED:
             raise ModuleNotFoundError(fullname)
         return None
 
 
-def spare_imports() -> None:
-    """Keep this process from importing what Arrow can do without."""
-    sys.meta_path.insert(0, _Sparing())
+def block_optional_imports() -> None:
+    """Make imports of Arrow's optional dependencies fail in this process."""
+    sys.meta_path.insert(0, _Blocker())

@@ -3,10 +3,10 @@
 import os
 import sys
 
-from flows.stages.runner.lean_imports import spare_imports
+from flows.stages.runner.lean_imports import block_optional_imports
 
 if __name__ == "__main__":
-    spare_imports()
+    block_optional_imports()
     from flows.stages.store.stage import main
 
     sys.exit(main(sys.argv[1:], os.environ))

@@ -1,14 +1,15 @@
-"""Which chats are one: floating ones (see :mod:`flows.exports.columns`), each other's and of one known
-better.
+"""Join chats that are the same: floating chats (see :mod:`flows.exports.columns`) with each other and with
+chats that are identified better.
 
-Two chats that have a clue in common, by which one of them floats, are compared. They are the same when they
-share a message (one id, one second, one text), unless some id stands for messages of different times. What is
-the same is grouped, the best known first; but no group holds two chats that contradict each other, or two
-that do not float, however they hang together. So no message takes another one's place.
+Two chats are compared if they share a clue by which at least one of them floats. They are the same if they
+share a message (same id, second and text), unless an id has messages of different times in them. Chats that
+are the same form a group, starting from the best identified pairs; but a group never has two chats that
+contradict each other or two that do not float, even if other chats connect them. So no message is overwritten
+by a different one.
 
-The rows of a group stand under its best known chat; the others are its aliases. What that displaced is kept
-(``joined_chats``, ``joined_messages``), so that whatever a load touches is parted before and decided anew
-after, from the rows of each chat's own exports: the order in which they came has no say.
+The rows of a group are stored under its best identified chat; the other chats are its aliases. Displaced rows
+are kept (``joined_chats``, ``joined_messages``): each load separates the chats that it touches, then decides
+again from the rows of each chat's own exports. So the order of loading has no influence.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from flows.ledger.locks import LOADING
 from flows.ledger.named_sql import load as load_sql
 
 Chat = dict[str, Any]
-#: Keys of two chats, the better known first.
+#: Keys of two chats, the better identified first.
 Pair = tuple[str, str]
 
-#: However many chats come: five loads at once leave room in a lock table of the default size (some 15,000).
+#: Limits the locks of a load: five concurrent loads fit into a lock table of the default size (some 15,000).
 _LOCK_BUCKETS = 2_048
-#: Shared message ids that are looked at first: chats of different people mostly differ in one of them.
-_GLANCE = 20
-#: What HTML calls the chats that have no name in JSON.
+#: Shared message ids that are compared first: chats of different people mostly differ in one of them.
+_SAMPLE = 20
+#: Names in HTML of chats that have no name in JSON.
 _TITLES = {
     "saved_messages": "Saved Messages",
     "replies": "Replies",
@@ -43,7 +44,7 @@ sql = load_sql("joining.sql", as_dicts=False)
 
 
 class Clue(NamedTuple):
-    """What a chat can be recognised by; ``rank`` 2: it floats by this clue, 1: by another one, 0: by none."""
+    """A property by which chats are matched; ``rank`` 2: the chat floats by it, 1: by another, 0: by none."""
 
     chat_key: str
     clue: str
@@ -51,7 +52,7 @@ class Clue(NamedTuple):
 
 
 def clues(chat: Chat) -> Iterator[Clue]:
-    """Yield the clues to a chat: peer (in an account's own chats), start (of a floating one) and name."""
+    """Yield the clues of a chat: peer (personal chats and basic groups), start (floating chats) and name."""
     key: str = chat["chat_key"]
     named, floats = key.startswith("html-"), is_floating(key)
     known_as, _, start = key.partition("~")
@@ -65,10 +66,10 @@ def clues(chat: Chat) -> Iterator[Clue]:
 
 
 def lock(connection: Connection, own: set[Clue]) -> set[Clue]:
-    """Lock the clues of all chats that ours might be joined with; return those chats' clues, ours included.
+    """Lock the clues of all chats that may be joined with those of ``own``; return their clues and ``own``.
 
-    Where a floating chat is involved the clue is locked for us alone, otherwise together with others. Who
-    came before us may have brought more of them: then all are let go and locked again, in order.
+    A clue by which a chat floats is locked exclusively, any other in shared mode. The load that held a lock
+    before may have added further clues; then all locks are released and acquired again, in order.
     """
     held: dict[int, bool] = {}
     while True:
@@ -86,7 +87,7 @@ def lock(connection: Connection, own: set[Clue]) -> set[Clue]:
 
 
 def columns(found: Iterable[Clue]) -> dict[str, list[Any]]:
-    """Return the clues as the queries take them."""
+    """Return the clues as parameters of the queries."""
     ordered = sorted(found)
     return {
         "chat_keys": [clue.chat_key for clue in ordered],
@@ -95,41 +96,44 @@ def columns(found: Iterable[Clue]) -> dict[str, list[Any]]:
     }
 
 
-def part(connection: Connection, chats: set[str]) -> tuple[set[str], int]:
-    """Give these chats, and all that are joined with them, the rows of their own exports back.
+def separate(connection: Connection, chats: set[str]) -> tuple[set[str], int]:
+    """Undo the joining of these chats and of all chats joined with them.
 
-    Returns all of them, and what the table of messages grew by.
+    Returns the keys of all of them, and the number of rows by which the table of messages grew.
     """
-    together = {key for (key,) in sql.together(connection, chat_keys=sorted(chats))}
-    keys = sorted(together)
-    gone = sql.part_joined(connection, chat_keys=keys)
-    back = sql.part_messages(connection, chat_keys=keys)
-    sql.part_chats(connection, chat_keys=keys)
-    sql.part_aliases(connection, chat_keys=keys)
-    return together, int(back - gone)
+    separated = {key for (key,) in sql.joined_with(connection, chat_keys=sorted(chats))}
+    keys = sorted(separated)
+    deleted = sql.delete_joined(connection, chat_keys=keys)
+    restored = sql.restore_messages(connection, chat_keys=keys)
+    sql.restore_chats(connection, chat_keys=keys)
+    sql.delete_aliases(connection, chat_keys=keys)
+    return separated, int(restored - deleted)
 
 
-def join(connection: Connection, parted: set[str], found: set[Clue]) -> int:
-    """Join those parted chats, and those among the chats of ``found``, that are the same.
+def join(connection: Connection, separated: set[str], found: set[Clue]) -> int:
+    """Join the separated chats, and the chats of ``found``, that are the same.
 
-    Returns what the table of messages grew by, mostly less than nothing.
+    Returns the number of rows by which the table of messages grew, mostly a negative one.
     """
-    same, apart, grown = _reach(connection, parted, found)
+    same, apart, grown = _compare_related(connection, separated, found)
     aliases = _aliases(same, apart)
     if not aliases:
         return grown
     keys = list(aliases)
     sql.add_aliases(connection, aliases=keys, chat_keys=list(aliases.values()))
     sql.join_chats(connection, aliases=keys)
-    gone = sql.join_messages(connection, aliases=keys)
-    gone += sql.join_older(connection, aliases=keys)
-    return int(grown + sql.join_newer(connection, aliases=keys) - gone)
+    displaced = sql.join_messages(connection, aliases=keys)
+    displaced += sql.join_older(connection, aliases=keys)
+    return int(grown + sql.join_newer(connection, aliases=keys) - displaced)
 
 
-def _reach(connection: Connection, parted: set[str], found: set[Clue]) -> tuple[set[Pair], set[Pair], int]:
-    """Compare the parted chats with all they may be, then those they are, and so on; part these as well.
+def _compare_related(
+    connection: Connection, separated: set[str], found: set[Clue]
+) -> tuple[set[Pair], set[Pair], int]:
+    """Compare the separated chats with all that share a clue, then those that are the same, and so on.
 
-    Returns the pairs that are the same, those that must stay apart, and what the table of messages grew by.
+    The latter are separated as well. Returns the pairs that are the same, the pairs that must stay apart, and
+    the number of rows by which the table of messages grew.
     """
     by_chat, by_clue = defaultdict(list), defaultdict(list)
     for clue in found:
@@ -137,11 +141,11 @@ def _reach(connection: Connection, parted: set[str], found: set[Clue]) -> tuple[
         by_clue[clue.clue].append(clue)
     same, apart, compared = set[Pair](), set[Pair](), set[Pair]()
     members, grown = set[str](), 0
-    while parted:
-        members |= parted
+    while separated:
+        members |= separated
         pairs = {
             _pair(key, other.chat_key)
-            for key in parted
+            for key in separated
             for clue in by_chat[key]
             for other in by_clue[clue.clue]
             if 2 in (clue.rank, other.rank) and other.chat_key != key
@@ -151,18 +155,18 @@ def _reach(connection: Connection, parted: set[str], found: set[Clue]) -> tuple[
         same |= alike
         apart |= contrary
         reached = {key for pair in alike for key in pair} - members
-        parted, back = part(connection, reached) if reached else (reached, 0)
-        grown += back
-    # Those that hang together by others may contradict each other without a clue in common.
+        separated, restored = separate(connection, reached) if reached else (reached, 0)
+        grown += restored
+    # Chats that are connected by others may contradict each other without sharing a clue.
     rest = {_pair(*two) for group in _groups(same, set()) for two in combinations(group, 2)} - compared
     return same, apart | _compare(connection, rest)[1], grown
 
 
 def _compare(connection: Connection, pairs: set[Pair]) -> tuple[set[Pair], set[Pair]]:
-    """Return the pairs that are the same, and those that must stay apart; others have nothing in common."""
+    """Return the pairs that are the same and the pairs that must stay apart; the others share no message."""
     same, apart = set[Pair](), {pair for pair in pairs if not is_floating(pair[1])}
     pairs = pairs - apart
-    for most in _GLANCE, None:
+    for most in _SAMPLE, None:
         ones, others = [one for one, _ in pairs], [other for _, other in pairs]
         pairs = set()
         for one, other, shared, equal, differ in sql.compare(connection, ones=ones, others=others, most=most):
@@ -184,7 +188,7 @@ def _aliases(same: set[Pair], apart: set[Pair]) -> dict[str, str]:
 
 
 def _groups(same: set[Pair], apart: set[Pair]) -> list[set[str]]:
-    """Group what is the same, the best known pairs first, but nothing that must stay apart."""
+    """Group chats that are the same, the best identified pairs first, without pairs that must stay apart."""
     group_of = {key: {key} for pair in same for key in pair}
     for one, other in sorted(same, key=lambda pair: (_order(pair[0]), _order(pair[1]))):
         mine, theirs = group_of[one], group_of[other]
@@ -200,5 +204,5 @@ def _pair(one: str, other: str) -> Pair:
 
 
 def _order(key: str) -> tuple[bool, bool, str]:
-    """The better known first: with an account or a channel, then with a peer, then by the name alone."""
+    """Return a sort key, the best identified first: with an account or channel, with a peer, by name only."""
     return is_floating(key), key.startswith("html-"), key

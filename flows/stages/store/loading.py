@@ -1,13 +1,13 @@
 """Load one batch of Parquet rows into ``chats`` and ``messages``, in one transaction.
 
-What the tables hold depends only on which rows ever came, not on their order or on who loaded beside whom:
+The content of the tables depends only on the rows that were loaded, not on their order or on concurrency:
 
-- every chat keeps, of each message, the greatest revision its own exports brought;
-- chats that are found to be one are joined, and that is decided anew from all rows there are
+- a chat keeps the greatest revision of each message that its own exports contain;
+- chats that are found to be the same are joined; each load decides that again from all rows
   (:mod:`flows.stages.store.joining`);
-- what a batch brings takes the place of what its source files brought when it was stored before;
+- when a batch is stored again, its rows replace those that its source files brought before;
 - loads that might join each other's chats wait for each other (:func:`~flows.stages.store.joining.lock`);
-  others run side by side.
+  others run concurrently.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from flows.ledger.connection import Connection
 from flows.ledger.connection import connection as connect
 from flows.ledger.named_sql import load as load_sql
 from flows.stages.runner.contract import entry_id
-from flows.stages.store.joining import Chat, Clue, clues, columns, join, lock, part
+from flows.stages.store.joining import Chat, Clue, clues, columns, join, lock, separate
 
-#: Rows on their way at a time: some 10 MB of text, however long the file.
+#: Rows in memory at a time: some 10 MB of text, whatever the size of the file.
 _ROWS = 16_384
 _SOURCE_ID = pa.field("source_id", pa.int64())
-#: What COPY gets: MESSAGES, but the ledger id of the source file in place of its name.
+#: The columns of COPY: MESSAGES with the ledger id of the source file in place of its name.
 STORED = MESSAGES.remove(MESSAGES.get_field_index("source")).append(_SOURCE_ID)
 _JSON = {"entities", "media", "reactions", "forward", "service", "extra"}
 _ENCODERS = {
@@ -56,7 +56,7 @@ sql = load_sql("store.sql", as_dicts=False)
 def read_chats(directory: Path) -> list[Chat]:
     """Return the rows of ``chats.parquet`` (one per chat and export), each with its ``source_id``.
 
-    Raises BadInput if it lacks columns.
+    Raises BadInput if columns are missing.
     """
     with _parquet(directory / "chats.parquet", CHATS) as file:
         chats = file.read().to_pylist()
@@ -64,14 +64,14 @@ def read_chats(directory: Path) -> list[Chat]:
 
 
 def load(url: str, directory: Path, chats: list[Chat], sources: Sequence[int] = ()) -> dict[str, int]:
-    """Load the chats given and ``messages.parquet`` of ``directory``; say what became of the message rows.
+    """Load ``chats`` and ``messages.parquet`` of ``directory``; return counts of the message rows.
 
-    ``sources`` are the ledger ids of the batch's source files. If an earlier store of the batch may have
-    brought rows, they are taken out first, in the same transaction: ``rows_replaced`` are as many.
+    ``sources`` are the ledger ids of the batch's source files. Rows that an earlier store of the batch may
+    have loaded are deleted first, in the same transaction, and counted as ``rows_replaced``.
 
-    ``rows_new`` is what the table grew by, ``rows_changed`` counts messages in a greater revision than the
-    chat's exports had brought before, ``rows_same`` the others: they were there, so or better.
-    Raises psycopg2.Error or BadInput, with nothing loaded.
+    ``rows_new`` is the number by which the table grew, ``rows_changed`` the number of messages replaced by a
+    greater revision, ``rows_same`` the number of the others: the table has the same or a greater revision.
+    Raises psycopg2.Error or BadInput; nothing is loaded then.
     """
     exports = Counter(chat["chat_key"] for chat in chats)
     with connect(url, application_name="tdp store") as connection:
@@ -79,7 +79,7 @@ def load(url: str, directory: Path, chats: list[Chat], sources: Sequence[int] = 
             once = {key for key, n in exports.items() if n == 1}
             counts = _load(connection, directory, chats, once, sources)
         except psycopg2.errors.UniqueViolation:
-            # One export holds a message twice: the way through the temporary table sorts that out.
+            # An export has a message twice: loading through the temporary table resolves that.
             connection.rollback()
             counts = _load(connection, directory, chats, set(), sources)
         connection.commit()
@@ -89,7 +89,7 @@ def load(url: str, directory: Path, chats: list[Chat], sources: Sequence[int] = 
 def _load(
     connection: Connection, directory: Path, chats: list[Chat], once: set[str], sources: Sequence[int]
 ) -> dict[str, int]:
-    """Load into the open transaction. New chats among ``once`` go straight into the table."""
+    """Load in the open transaction. New chats among ``once`` are copied into the table directly."""
     path = directory / "messages.parquet"
     own = {clue for chat in chats for clue in clues(chat)}
     earlier: list[int] = sql.stored_before(connection, sources=list(sources))
@@ -99,8 +99,8 @@ def _load(
     keys = {chat["chat_key"] for chat in chats}
     gone = {clue.chat_key for clue in before} - keys
     may_join = any(clue.rank == 2 for clue in found)
-    parted, grown = part(connection, keys | gone) if may_join else (set(), 0)
-    replaced = _take_out(connection, earlier, keys | gone) if earlier else 0
+    separated, grown = separate(connection, keys | gone) if may_join else (set(), 0)
+    replaced = _delete_earlier(connection, earlier, keys | gone) if earlier else 0
     fresh = once & _upsert_chats(connection, chats, earlier)
     sql.add_clues(connection, **columns(own))
     known = keys - fresh
@@ -117,21 +117,21 @@ def _load(
     if gone:
         sql.drop_chats(connection, chat_keys=sorted(gone))
     if may_join:
-        grown += join(connection, parted, found)
+        grown += join(connection, separated, found)
     counts = {"rows_new": grown, "rows_changed": changed, "rows_same": rows - grown - changed}
     return counts | ({"rows_replaced": replaced} if earlier else {})
 
 
-def _take_out(connection: Connection, earlier: list[int], keys: set[str]) -> int:
-    """Remove the messages that these sources brought before; the chats are locked against other loads."""
+def _delete_earlier(connection: Connection, earlier: list[int], keys: set[str]) -> int:
+    """Delete the messages that the sources ``earlier`` brought before; lock their chats first."""
     sql.lock_chats(connection, chat_keys=sorted(keys))
     return int(sql.delete_of_sources(connection, sources=earlier))
 
 
 def _upsert_chats(connection: Connection, chats: list[Chat], earlier: list[int]) -> set[str]:
-    """Insert or improve the chats, lock them, and return the keys of those that were not there.
+    """Insert or update the chats, lock them, and return the keys of the inserted ones.
 
-    What the sources ``earlier`` said of them before counts for nothing.
+    Rows of chats that came from the sources ``earlier`` are always replaced.
     """
     rows = [
         {**chat, "extra": chat["extra"] and msgspec.Raw(chat["extra"].encode()), "revision": _revision(chat)}
@@ -142,14 +142,14 @@ def _upsert_chats(connection: Connection, chats: list[Chat], earlier: list[int])
 
 
 def _revision(chat: Chat) -> str:
-    """Return what orders the exports of one chat: JSON, then named, then received last, then the longest."""
+    """Return a key that orders the exports of one chat: JSON, then named, received last, the longest."""
     content = blake2b(repr(sorted(chat.items())).encode(), digest_size=8).hexdigest()
     known = f"{chat['form'] == 'json':d}{chat['name'] is not None:d}"
     return f"{known}-{chat['source_id']:012d}-{chat['messages']:012d}-{content}"
 
 
 def _rows(path: Path, keys: pa.StringArray | None, *, keep: bool = True) -> Iterator[pa.RecordBatch]:
-    """Yield, in pieces, the rows of the chats ``keys`` (of all others, if not ``keep``; of all, if None)."""
+    """Yield the rows of the chats ``keys`` in pieces; of all other chats if not ``keep``, of all if None."""
     with _parquet(path, MESSAGES) as file:
         for piece in file.iter_batches(_ROWS, columns=MESSAGES.names):
             rows = piece.select(MESSAGES.names).cast(MESSAGES)
@@ -168,28 +168,28 @@ def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetFile:
 
 
 def _copy(connection: Connection, statement: str, pieces: Iterator[pa.RecordBatch]) -> int:
-    """COPY the pieces, and return the number of rows."""
-    file = _Binary(pieces)
+    """COPY the pieces and return the number of rows."""
+    file = _CopyData(pieces)
     with connection.cursor() as cursor:
         try:
             cursor.copy_expert(statement, file)
         except psycopg2.errors.QueryCanceled as cancelled:
-            # What COPY makes of an error of ours as well.
+            # COPY raises this for errors of _CopyData, too.
             raise file.error or cancelled from None
         return cursor.rowcount
 
 
-class _Binary(io.RawIOBase):
-    """The file COPY reads: each read gives the next piece.
+class _CopyData(io.RawIOBase):
+    """The file that COPY reads: each read returns the next piece in COPY's binary format.
 
-    Binary, because PostgreSQL then has nothing to parse but JSON: a seventh of its CPU time less than with
-    CSV into the table with its indexes, and a third less here.
+    In binary format PostgreSQL parses nothing but JSON: compared with CSV into the table with its indexes, it
+    takes a seventh less of CPU time, and this process a third less.
     """
 
     error: Exception | None = None
 
     def __init__(self, pieces: Iterator[pa.RecordBatch]) -> None:
-        self._chunks = _ahead(_encoded(pieces))
+        self._chunks = _prefetched(_encoded(pieces))
 
     def read(self, _size: int = -1, /) -> bytes:
         try:
@@ -203,17 +203,17 @@ def _encoded(pieces: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
     encoder = ArrowToPostgresBinaryEncoder.new_with_encoders(STORED, _ENCODERS)
     yield encoder.write_header()
     for piece in pieces:
-        if chunk := encoder.write_batch(_as_stored(piece)):  # it keeps back what is small
+        if chunk := encoder.write_batch(_as_stored(piece)):  # small batches are buffered
             yield chunk
     yield encoder.finish()
 
 
-def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks, each made in a thread while PostgreSQL works on the one before it."""
+def _prefetched(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the chunks; a thread encodes each while PostgreSQL loads the one before it."""
     with ThreadPoolExecutor(1, "encode") as thread:
-        coming = thread.submit(next, chunks, b"")
-        while chunk := coming.result():
-            coming = thread.submit(next, chunks, b"")
+        following = thread.submit(next, chunks, b"")
+        while chunk := following.result():
+            following = thread.submit(next, chunks, b"")
             yield chunk
 
 

@@ -1,10 +1,10 @@
-"""Store: what convert wrote as Parquet into the tables ``chats`` and ``messages``.
+"""Store: load the Parquet files of convert into the tables ``chats`` and ``messages``.
 
     TDP_DATABASE_URL=postgresql://… python -m flows.stages.store INPUT OUTPUT
 
-INPUT is convert's output. OUTPUT gets the manifest: per source file its ``chats`` and ``messages``, in all
-``rows_new``, ``rows_changed`` and ``rows_same``. The URL comes by the environment, because everybody can read
-a command line.
+INPUT is convert's output. OUTPUT has only the manifest: ``chats`` and ``messages`` per source file, and the
+totals ``rows_new``, ``rows_changed`` and ``rows_same``. The URL is passed in the environment, because every
+user of the host can read a command line.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ USAGE, DATA, RETRY, CONFIG = 64, 65, 75, 78  # sysexits.h
 def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the stage and return its exit status.
 
-    0: done. 64: wrong usage. 65: INPUT is not what :mod:`flows.exports.columns` describes. 75: the database
-    is away or gave up, or the machine could not do it (a full disk, a share that is away): try again. 78: no
-    URL, or a database without the tables.
+    0: done. 64: wrong usage. 65: INPUT does not match :mod:`flows.exports.columns`. 75, to be retried: the
+    database is unavailable or ended the session, or an input/output error (a full disk, an unreachable
+    share). 78: no URL, or a database without the tables.
     """
     if len(argv) != 2:
         return _fail(USAGE, "usage: python -m flows.stages.store INPUT OUTPUT")
@@ -43,28 +43,28 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
         print_result(done)
         return 0
     if (converted := read_result(source)) is None:
-        return _fail(USAGE, f"{source} is not the complete output of convert: it has no manifest")
+        return _fail(USAGE, f"{source} is not a complete output of convert: it has no valid manifest")
     if "TDP_DATABASE_URL" not in env:
-        return _fail(CONFIG, "TDP_DATABASE_URL is not set: the URL of the database to store into")
+        return _fail(CONFIG, "TDP_DATABASE_URL is not set: set it to the URL of the database")
     return _store_into(output, env["TDP_DATABASE_URL"], source, converted)
 
 
 def _store_into(output: Path, url: str, source: Path, converted: Result) -> int:
-    # Only now, because psycopg2 and Arrow take longer to start than all the rest.
+    # Late, because the imports of psycopg2 and Arrow dominate the start.
     import psycopg2
     import pyarrow as pa
 
     try:
         result = store(url, source, converted)
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        return _fail(RETRY, f"the database is away or gave up: {_line(error, url)}")
+        return _fail(RETRY, f"the database is unavailable or ended the session: {_line(error, url)}")
     except psycopg2.ProgrammingError as error:
-        return _fail(CONFIG, f"the database is not set up (`tdp up` does it): {_line(error, url)}")
+        return _fail(CONFIG, f"the database is not set up, run `tdp up`: {_line(error, url)}")
     except (psycopg2.DataError, psycopg2.IntegrityError, pa.ArrowException, BadInput, OSError) as error:
-        # Arrow's OSErrors about content have no number.
+        # Arrow's OSErrors about invalid content have no errno.
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-            return _fail(RETRY, f"the machine could not do it: {_line(error, url)}")
-        return _fail(DATA, f"{source} does not hold what it should: {_line(error, url)}")
+            return _fail(RETRY, f"input/output error: {_line(error, url)}")
+        return _fail(DATA, f"{source} has invalid content: {_line(error, url)}")
     with new_output(output) as directory:
         write_result(directory, result)
     print_result(result)
@@ -91,7 +91,7 @@ def store(url: str, source: Path, converted: Result) -> Result:
 
 
 def _line(error: Exception, url: str) -> str:
-    """Return the error in one line that may be shown: libpq repeats a URL it does not understand."""
+    """Return the error in one line without the URL, which libpq repeats if it cannot parse it."""
     return " ".join(str(error).replace(url, "TDP_DATABASE_URL").split())
 
 

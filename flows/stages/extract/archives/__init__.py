@@ -1,10 +1,10 @@
-"""Archives of any format behind one small interface, recognised by what is in them, never by their names.
+"""One interface to archives of all formats, which are detected by their content, never by their names.
 
-A reader lists the members of an archive and streams those that are wanted. Nothing an archive says of itself
-is trusted: what it unpacks to is counted while reading (:mod:`flows.stages.extract.limits`), names are made
-safe where files are written, in :mod:`flows.stages.extract.entry`. Whatever a library does on bytes made to
-break it ends as :class:`~flows.errors.BadInput`; only trouble that is not the archive's fault (a disk that is
-full or failing) leaves as OSError.
+A reader lists the members of an archive and streams the requested ones. No statement of an archive about
+itself is trusted: unpacked bytes are counted while reading (:mod:`flows.stages.extract.limits`), names are
+made safe when files are written (:mod:`flows.stages.extract.entry`). Every error of a library on invalid
+bytes is raised as :class:`~flows.errors.BadInput`; only errors that the archive does not cause (a full or
+failing disk) are raised as OSError.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MAGIC = {
     "json": rb"(\xef\xbb\xbf)?\s*\{",
     "html": rb"(\xef\xbb\xbf)?\s*<",
 }
-#: What :func:`format_of` may call an archive.
+#: The results of :func:`format_of` that are archives.
 ARCHIVES = _MAGIC.keys() - {"json", "html"} | {"tar"}
 _OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] = {
     "zip": open_zip,
@@ -48,17 +48,17 @@ _OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] =
 }
 _NAMES = {"json": "result.json", "html": "messages.html"}
 _UNKNOWN = {
-    b"MZ": "a program, not an export: if it unpacks itself, do that and drop a ZIP of the export's folder",
-    b"\xff\xfe": "text in UTF-16, as no export is written: drop the export as Telegram Desktop wrote it",
-    b"": "neither an archive nor an export: drop an archive of the export's folder, a result.json or"
+    b"MZ": "a program, not an export: if it is self-extracting, run it and submit a ZIP of the folder",
+    b"\xff\xfe": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
+    b"": "neither an archive nor an export: submit an archive of the export's folder, a result.json or"
     " messages.html",
 }
 
 
 def format_of(head: bytes) -> str:
-    """Tell from its first bytes (:data:`HEAD`) what a file is: ``zip``, ``json``, …; empty if unknown.
+    """Return the format of a file from its first :data:`HEAD` bytes: ``zip``, ``json``, …; empty if unknown.
 
-    A ZIP archive with something before it is not told from them.
+    A ZIP archive with other data before it is not detected.
     """
     for name, magic in _MAGIC.items():
         if re.match(magic, head):
@@ -70,7 +70,7 @@ def format_of(head: bytes) -> str:
 def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
     """Open the archive, or the bare JSON or HTML file, at ``path``.
 
-    What it unpacks to is spent from ``budget``. Raises BadInput for anything else, TooLarge past the limits.
+    Unpacked bytes are counted in ``budget``. Raises BadInput for any other file, TooLarge past the limits.
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -89,7 +89,7 @@ def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
 
 
 def _in_stream(file: BinaryIO, kind: str, budget: Budget) -> Archive:
-    """Return the tar or the single file that ``file`` holds, compressed unless its ``kind`` is tar."""
+    """Return the tar or the single file in ``file``, which is compressed unless its ``kind`` is tar."""
 
     def new_stream() -> Readable:
         file.seek(0)

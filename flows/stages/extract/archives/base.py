@@ -1,4 +1,4 @@
-"""What all readers of archives share."""
+"""The interface and helpers that all readers of archives share."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from flows.stages.extract.limits import Budget
 
 #: Bytes read at once.
 CHUNK = 256 * 1024
-#: The largest dictionary a decompressor may ask for: no setting of 7-Zip, xz or zstd by name asks for more.
+#: Bytes of the largest dictionary of a decompressor: no preset of 7-Zip, xz or zstd needs more.
 DICTIONARY = 256 << 20
-#: Bytes at the start of a file that tell what it is.
+#: Bytes at the start of a file from which its format is detected.
 HEAD = 1024
 
 ENCRYPTED = "it is encrypted: pack the export again without a password"
-PART_OF_SEVERAL = "it is one part of a split archive: join the parts, unpack them, and pack the export anew"
+PART_OF_SEVERAL = "it is one part of a split archive: join the parts, unpack them and pack the export again"
 
 
 class Member(NamedTuple):
-    """One member as its archive names it; ``handle`` is its reader's own.
+    """One member of an archive, with its name in ``path``; ``handle`` is for its reader only.
 
-    ``size`` is what the archive claims, in bytes; 0 if it does not say.
+    ``size`` is in bytes as the archive states it; 0 if it is unknown.
     """
 
     path: str
@@ -35,39 +35,39 @@ class Member(NamedTuple):
 
 
 class Readable(Protocol):
-    """What gives bytes."""
+    """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to ``size`` bytes, none at the end."""
 
 
-#: Members that were asked for, each with the chunks of its bytes.
+#: Requested members, each with the chunks of its bytes.
 Contents = Iterator[tuple[Member, Iterator[bytes]]]
 
 
 class Archive(Protocol):
-    """What every reader offers."""
+    """The interface of every reader."""
 
     def members(self) -> Iterable[Member]:
         """Return all members except folders, in the archive's order."""
 
     def read(self, wanted: Sequence[Member]) -> Contents:
-        """Yield each wanted member with the chunks of its bytes, good until the next one is asked for.
+        """Yield each wanted member with the chunks of its bytes, which are valid until the next member.
 
-        They come in the archive's order. No chunk is larger than CHUNK, whatever is compressed in it. The
-        chunks raise BadInput where the member is damaged, and TooLarge past the limits.
+        Members come in the archive's order. No chunk is larger than CHUNK, whatever its compression. The
+        chunks raise BadInput if the member is damaged, and TooLarge past the limits.
         """
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turn whatever a library raises on damaged bytes into BadInput, but not the machine's own troubles."""
+    """Raise BadInput for every error of a library on damaged bytes, but not for errors of the machine."""
     try:
         yield
     except BadInput:
         raise
     except OSError as error:
-        if error.errno not in {None, errno.EINVAL}:  # decompressors set none; a seek to nowhere is EINVAL
+        if error.errno not in {None, errno.EINVAL}:  # decompressors set none; an invalid seek is EINVAL
             raise
         raise damaged(error) from error
     except NotImplementedError as error:
@@ -79,19 +79,19 @@ def reading() -> Iterator[None]:
 
 
 def damaged(error: object) -> BadInput:
-    """Return what to raise for an archive that does not hold together."""
+    """Return the error for a damaged archive."""
     return BadInput(f"it is damaged ({str(error) or type(error).__name__}): copy it again")
 
 
-def unread_method(name: str) -> BadInput:
-    """Return what to raise for a way of compression that is not read."""
-    return BadInput(f"its way of compression ({name}) is not read: pack it again as an ordinary ZIP")
+def unsupported_method(name: str) -> BadInput:
+    """Return the error for an unsupported compression method."""
+    return BadInput(f"its compression method ({name}) is not supported: pack it again as an ordinary ZIP")
 
 
 def chunks_of(stream: Readable, budget: Budget | None = None) -> Iterator[bytes]:
-    """Yield what is left in ``stream``; spend it from ``budget``, unless the stream itself does.
+    """Yield the rest of ``stream``; count it in ``budget`` unless the stream counts itself.
 
-    The first chunk is small: often no more is wanted than to see what a member is.
+    The first chunk is small: often only the format of a member is needed.
     """
     size = HEAD
     while True:

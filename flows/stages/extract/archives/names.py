@@ -1,4 +1,4 @@
-"""Names of members in the character sets of the packers that wrote them."""
+"""Decode names of members whose character set the archive does not state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import TypeGuard
 
-#: GB2312 with nothing but ASCII and the 3,755 most common characters.
+#: The part of GB2312 with ASCII and the 3,755 most common characters.
 _COMMON_CHINESE = re.compile(rb"(?:[\x00-\x7f]|[\xb0-\xd7][\xa1-\xfe])*")
 
 
@@ -14,12 +14,12 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def decode_name(raw: bytes) -> str:
-    """Return a member's name from the bytes of it, when the archive does not say in which character set.
+    """Return a member's name from its bytes if the archive does not state the character set.
 
-    The first that fits is taken: UTF-8, which many packers write without saying so; the Cyrillic of DOS;
-    common Chinese; the Cyrillic of Windows; the Latin of DOS; any Chinese; else CP437, the standard's own,
-    which fits anything. A script fits if every word is in it or in ASCII. Some bytes fit several; nothing but
-    the name hangs on it.
+    The first character set that fits is used: UTF-8, which many packers write without stating it; Cyrillic of
+    DOS; common Chinese; Cyrillic of Windows; Latin of DOS; any Chinese; else CP437, the default of ZIP, which
+    fits all bytes. A script fits if every word is in it or in ASCII. Some bytes fit several character sets;
+    only the name depends on the choice.
     """
     if (name := _in(raw, "utf-8")) is not None:
         return name

@@ -1,4 +1,4 @@
-"""RAR by rarfile: what is compressed, unrar or unar unpack, where one is installed."""
+"""RAR by rarfile; compressed members need an installed unrar or unar."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from flows.stages.extract.limits import Budget, TooLarge
 
 _NO_TOOL = (
     "it is a compressed RAR archive, and neither unrar nor unar is installed to unpack it:"
-    " install one and drop the file in again, or pack the export as a ZIP"
+    " install one and submit the file again, or pack the export as a ZIP"
 )
-#: Flags of a member that goes on in another part, or comes from one.
+#: Flags of a member that continues in another part of a split archive, or begins in one.
 _SPLIT = 0x3
-#: Each member unpacked is a process of that tool, which looks for it from the archive's beginning.
-_MOST_WANTED = 5_000
+#: Each unpacked member is a process of the tool, which searches the archive from its beginning.
+_MAX_WANTED = 5_000
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def open_rar(path: Path, budget: Budget) -> Iterator[Rar]:
     """Open the RAR archive at ``path``."""
     import rarfile
 
-    # The others cannot always read RAR, and do not say so.
+    # The other tools cannot read every RAR and do not report that.
     rarfile.SEVENZIP_TOOL = rarfile.SEVENZIP2_TOOL = rarfile.BSDTAR_TOOL = os.devnull
 
     def look(header: Any) -> None:
@@ -46,9 +46,9 @@ def open_rar(path: Path, budget: Budget) -> Iterator[Rar]:
 
     with reading():
         try:
-            # Other parts of a split archive are not looked for: they would be other source files.
+            # Other parts of a split archive are not read: they would be other source files.
             archive = rarfile.RarFile(str(path), errors="strict", info_callback=look, part_only=True)
-        except rarfile.RarCannotExec:  # even a comment can be compressed
+        except rarfile.RarCannotExec:  # for a compressed comment
             raise BadInput(_NO_TOOL) from None
     with archive:
         if archive.needs_password() and not archive.infolist():
@@ -60,7 +60,7 @@ class Rar:
     """An archive and its members."""
 
     def __init__(self, archive: Any, budget: Budget) -> None:
-        """Read ``archive``, a rarfile.RarFile, which its maker closes."""
+        """Read ``archive``, an open rarfile.RarFile."""
         self._archive, self._budget = archive, budget
 
     def members(self) -> Iterable[Member]:
@@ -71,8 +71,8 @@ class Rar:
 
     def read(self, wanted: Sequence[Member]) -> Contents:
         """Yield the wanted members' chunks."""
-        if len(wanted) > _MOST_WANTED:
-            raise BadInput(f"over {_MOST_WANTED:,} files in it are wanted: pack it again as a ZIP")
+        if len(wanted) > _MAX_WANTED:
+            raise BadInput(f"over {_MAX_WANTED:,} of its files have to be unpacked: pack it again as a ZIP")
         for member in wanted:
             yield member, self._chunks(member)
 

@@ -1,6 +1,6 @@
-"""7z: py7zr reads the list of contents; what is packed is unpacked here, piece by piece.
+"""7z: py7zr reads the list of contents; this module unpacks the members in small chunks.
 
-py7zr's own unpacking hands out blocks of up to 128 MB and, of some methods, whatever a block unpacks to.
+py7zr itself unpacks blocks of up to 128 MB, and with some methods blocks of unbounded size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flows.stages.extract.archives.base import (
     Readable,
     damaged,
     reading,
-    unread_method,
+    unsupported_method,
 )  # fmt: skip
 from flows.stages.extract.archives.streams import Decompressor, Forward, Unpacked, raw_lzma, raw_lzma2
 from flows.stages.extract.limits import Budget, Meter
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 _COPY, _LZMA, _LZMA2, _BZIP2 = b"\0", b"\3\1\1", b"!", b"\4\2\2"
 _BCJ, _AES = b"\3\3\1\3", b"\6\xf1\7\1"
-#: What is read, by the methods in use.
+#: Decompressors by the combination of methods.
 _NEW: dict[frozenset[bytes], Callable[[bytes], Decompressor]] = {
     frozenset({_LZMA}): raw_lzma,
     frozenset({_LZMA2}): raw_lzma2,
     frozenset({_LZMA2, _BCJ}): partial(raw_lzma2, bcj=True),
     frozenset({_BZIP2}): lambda _: bz2.BZ2Decompressor(),
 }
-#: What 7-Zip calls some that are not.
+#: Names in 7-Zip of some unsupported methods.
 _METHODS = {b"\3\3\1\x1b": "BCJ2", b"\3\4\1": "PPMd", b"\4\1\x08": "Deflate", b"\4\1\x09": "Deflate64"}
-#: Bytes of the list of contents, unpacked.
+#: Unpacked bytes of the list of contents, at most.
 _MAX_HEADER = 64 << 20
 
 
@@ -68,7 +68,7 @@ def open_sevenzip(path: Path, budget: Budget) -> Iterator[SevenZip]:
 
 
 class _Place(NamedTuple):
-    """Where a member stands: in which stream, from which unpacked byte on; ``checksum`` of it, if known."""
+    """The position of a member: its stream and first unpacked byte; ``checksum`` if known."""
 
     stream: int
     start: int
@@ -76,10 +76,10 @@ class _Place(NamedTuple):
 
 
 class SevenZip:
-    """An archive and its members, several of which are packed as one stream (py7zr calls it a folder)."""
+    """An archive whose members are packed in streams of one or more members (py7zr: folders)."""
 
     def __init__(self, archive: SevenZipFile, file: BinaryIO, budget: Budget) -> None:
-        """Read ``file``, whose list of contents ``archive`` holds."""
+        """Read ``file``; ``archive`` has its list of contents."""
         self._archive, self._file = archive, file
         budget.enter(len(archive.files))
         main = archive.header.main_streams
@@ -116,7 +116,7 @@ class SevenZip:
                 yield member, self._chunks(stream, number, member)
 
     def _chunks(self, opened: list[Forward], number: int, member: Member) -> Iterator[bytes]:
-        """Take a member out of its stream, which is in ``opened`` if an earlier one was taken out of it."""
+        """Read a member from its stream, which is in ``opened`` if an earlier member was read from it."""
         with reading():
             if not opened:
                 opened.append(Forward(self._unpacked(number), self._meters[number]))
@@ -139,14 +139,14 @@ class SevenZip:
         coders = {coder["method"]: coder["properties"] or b"" for coder in stream.coders}
         if coders.keys() == {_COPY}:
             return packed
-        properties = b"".join(coders.values())  # of those that are read, one alone has any
+        properties = b"".join(coders.values())  # only one of the supported methods has any
         if new := _NEW.get(frozenset(coders)):
             return Unpacked(packed, lambda: new(properties), stream.unpacksizes[-1])
-        raise unread_method(" and ".join(_METHODS.get(method, method.hex()) for method in coders))
+        raise unsupported_method(" and ".join(_METHODS.get(method, method.hex()) for method in coders))
 
 
 def _packed(archive: SevenZipFile) -> list[tuple[int, int]]:
-    """Return where in the file each stream lies: from which byte to which."""
+    """Return the first byte and the end of each stream in the file."""
     main = archive.header.main_streams
     begin = archive.afterheader + main.packinfo.packpos
     edges = [begin + position for position in main.packinfo.packpositions]

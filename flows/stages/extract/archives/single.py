@@ -1,4 +1,4 @@
-"""A file that came without an archive around it, as it is or compressed: an archive of one."""
+"""A single file without an archive, plain or compressed, as an archive with one member."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flows.stages.extract.limits import Budget, Meter
 
 
 class Bare:
-    """An export's own file, at ``path``."""
+    """A plain file of an export, at ``path``."""
 
     def __init__(self, path: Path, name: str) -> None:
         """Present the file at ``path`` as a member called ``name``."""
@@ -23,25 +23,25 @@ class Bare:
         return [Member(self._name, self.path.stat().st_size)]
 
     def read(self, wanted: Sequence[Member]) -> Contents:
-        """Yield the file, once for every time it is wanted."""
+        """Yield the file for each of the wanted members."""
         for member in wanted:
             with self.path.open("rb", buffering=0) as stream:
                 yield member, chunks_of(stream)
 
 
 class Compressed:
-    """One file in a compressed stream, which ``new_stream`` gives from its start each time."""
+    """One file in a compressed stream; ``new_stream`` returns the stream from its start."""
 
     def __init__(self, new_stream: Callable[[], Readable], name: str, budget: Budget) -> None:
-        """Present it as a member called ``name``."""
+        """Present the file as a member called ``name``."""
         self._new_stream, self._name = new_stream, name
         self._meter = Meter(budget)
 
     def members(self) -> Iterable[Member]:
-        """Return the file as the only member; its size is not known before it is read."""
+        """Return the file as the only member; its size is unknown until it is read."""
         return [Member(self._name, 0)]
 
     def read(self, wanted: Sequence[Member]) -> Contents:
-        """Yield the file, once for every time it is wanted."""
+        """Yield the file for each of the wanted members."""
         for member in wanted:
             yield member, chunks_of(Forward(self._new_stream(), self._meter))

@@ -1,4 +1,4 @@
-"""Compressed streams (gzip, bzip2, xz, zstd) unpacked piece by piece, whatever they claim."""
+"""Unpack compressed streams (gzip, bzip2, xz, zstd) in chunks of bounded size."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from flows.errors import BadInput
 from flows.stages.extract.archives.base import CHUNK, DICTIONARY, Readable, reading
 from flows.stages.extract.limits import Meter
 
-#: Compressed bytes taken at once; decompressors keep what they have no room for.
+#: Compressed bytes read at once; decompressors buffer the bytes that exceed the requested size.
 _STEP = 64 * 1024
 
 
-#: The kind that gives no more at once than it is asked for.
+#: Decompressors that return at most the requested number of bytes.
 Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
 
 
 class Unpacked:
-    """What ``source`` unpacks to, one compressed stream after the other.
+    """The unpacked bytes of ``source``, which holds one or more concatenated compressed streams.
 
-    Reads are bounded by what is asked for. ``size`` is where to stop in formats that do not mark their end;
-    with it, only one stream is read. ``read`` raises EOFError where the source ends too early.
+    ``size`` is the number of unpacked bytes in formats that do not mark their end; with it, only one stream
+    is read. ``read`` raises EOFError if the source ends too early.
     """
 
     def __init__(self, source: Readable, new: Callable[[], Decompressor], size: int | None = None) -> None:
-        """Start at the source's beginning; ``new`` makes a decompressor for each stream."""
+        """Start at the beginning of ``source``; ``new`` returns a decompressor for each stream."""
         self._source, self._new, self._size = source, new, size
         self._decompressor = new()
-        self._taken = b""  # from the source, and not yet given to a decompressor
+        self._unused = b""  # read from the source, but not passed to a decompressor yet
         self._at = 0
 
     def read(self, size: int, /) -> bytes:
@@ -42,34 +42,33 @@ class Unpacked:
             size = min(size, self._size - self._at)
         while size and not (self._decompressor.eof and not self._next()):
             data = b""
-            if self._decompressor.needs_input and not (data := self._take()):
+            if self._decompressor.needs_input and not (data := self._input()):
                 raise EOFError("it ends too early")
             if found := self._decompressor.decompress(data, size):
                 self._at += len(found)
                 return found
         return b""
 
-    def _take(self) -> bytes:
-        taken, self._taken = self._taken or self._source.read(_STEP), b""
-        return taken
+    def _input(self) -> bytes:
+        data, self._unused = self._unused or self._source.read(_STEP), b""
+        return data
 
     def _next(self) -> bool:
-        """Begin with the stream that follows, past padding; False if there is none."""
+        """Start the following stream, after padding; return False if there is none."""
         if self._size is not None:
             return False
-        self._taken = self._decompressor.unused_data.lstrip(b"\0")
-        while not self._taken and (more := self._source.read(_STEP)):
-            self._taken = more.lstrip(b"\0")
-        if self._taken:
+        self._unused = self._decompressor.unused_data.lstrip(b"\0")
+        while not self._unused and (more := self._source.read(_STEP)):
+            self._unused = more.lstrip(b"\0")
+        if self._unused:
             self._decompressor = self._new()
-        return bool(self._taken)
+        return bool(self._unused)
 
 
 class Forward:
-    """A stream that can be read on and skipped in, and tells where it stands.
+    """A stream that is read and seeked forwards only, with the methods that :mod:`tarfile` needs.
 
-    It has what :mod:`tarfile` needs and refuses large reads, as of a name that claims a gigabyte.
-    ``last`` is what was read last.
+    Large reads raise BadInput: they come from headers with false lengths. ``last`` has the bytes read last.
     """
 
     def __init__(self, stream: Readable, meter: Meter) -> None:
@@ -92,7 +91,7 @@ class Forward:
         return self.last
 
     def seek(self, position: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go on to ``position``, or to the end of the stream if that comes first."""
+        """Skip to ``position``, or to the end of the stream if that comes first."""
         if whence != os.SEEK_SET or position < self._at:
             raise OSError("it is only read forwards")
         if isinstance(self._stream, io.BufferedReader):  # a file, not a compressed stream
@@ -102,12 +101,12 @@ class Forward:
         return self._at
 
     def tell(self) -> int:
-        """Return how many bytes were taken."""
+        """Return the position in the stream."""
         return self._at
 
 
 def unpacked(file: BinaryIO, kind: str) -> Readable:
-    """Return what ``file``, of ``kind`` and at its start, unpacks to."""
+    """Return the unpacked bytes of ``file``, which has the format ``kind`` and is at its start."""
     if kind == "gzip":
         return cast("Readable", gzip.GzipFile(fileobj=file))
     if kind == "zstd":
@@ -135,9 +134,9 @@ def head_of(stream: Readable, size: int) -> bytes:
 
 
 def raw_lzma(properties: bytes) -> Decompressor:
-    """Return a decompressor of LZMA without a header of its own, as in ZIP and 7z.
+    """Return a decompressor of LZMA without a header, as in ZIP and 7z.
 
-    ``properties`` are lc, lp and pb in one byte, and the size of the dictionary in four.
+    ``properties`` are one byte with lc, lp and pb, and four with the size of the dictionary.
     """
     rest, lc = divmod(properties[0], 9)
     pb, lp = divmod(rest, 5)
@@ -147,9 +146,9 @@ def raw_lzma(properties: bytes) -> Decompressor:
 
 
 def raw_lzma2(properties: bytes, *, bcj: bool = False) -> Decompressor:
-    """Return a decompressor of LZMA2 as in 7z; ``properties`` tell its dictionary's bits in one byte.
+    """Return a decompressor of LZMA2 as in 7z; ``properties`` is one byte with the size of the dictionary.
 
-    ``bcj``: the jumps of x86 programs were made absolute before that.
+    ``bcj``: the x86 filter was applied before.
     """
     bits = properties[0]
     dictionary = _bounded((2 | bits & 1) << (bits // 2 + 11))

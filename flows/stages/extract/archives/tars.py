@@ -1,4 +1,4 @@
-"""Tar, plain or in a compressed stream: read from front to back, once to list it and once to take from it."""
+"""Tar, plain or compressed: read sequentially, once to list its members and once to unpack them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK = 512
 
 
 def is_tar(head: bytes) -> bool:
-    """Tell whether a file begins as tars do: with a header whose checksum is right."""
+    """Return whether a file begins with a tar header that has a valid checksum."""
     try:
         tarfile.TarInfo.frombuf(head[:_BLOCK], "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError):
@@ -24,15 +24,15 @@ def is_tar(head: bytes) -> bool:
 
 
 class Tar:
-    """An archive in what ``new_stream`` gives, from its start each time."""
+    """An archive in a stream; ``new_stream`` returns the stream from its start."""
 
     def __init__(self, new_stream: Callable[[], Readable], budget: Budget) -> None:
-        """Read nothing yet."""
+        """Store the arguments; nothing is read yet."""
         self._new_stream, self._budget = new_stream, budget
         self._meter = Meter(budget)
 
     def members(self) -> Iterable[Member]:
-        """Yield the members while the archive is read to its end."""
+        """Yield the members while reading the archive to its end."""
         for number, (info, _) in enumerate(self._walk()):
             self._budget.enter()
             if not info.isdir():
@@ -51,23 +51,23 @@ class Tar:
     def _walk(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         stream = Forward(self._new_stream(), self._meter)
         with reading():
-            # tarfile asks for read, seek and tell, no more.
+            # tarfile uses only read, seek and tell.
             tar = tarfile.TarFile(fileobj=cast("IO[bytes]", stream), errorlevel=0)
         while True:
             with reading():
                 info = tar.next()
             if info is None:
                 break
-            tar.members.clear()  # type: ignore[attr-defined]  # it keeps them all
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all members
             yield info, tar
-        if stream.last.strip(b"\0"):  # tarfile takes a header it cannot read for the end
+        if stream.last.strip(b"\0"):  # tarfile ends at an invalid header
             raise damaged("a header in the middle")
 
     def _chunks(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
         with reading():
             stream = tar.extractfile(info)
         if stream is not None:
-            # What holes of a sparse file unpack to comes from nowhere, so no meter has seen it.
+            # Holes of a sparse file are not in the stream, so its meter does not count them.
             yield from chunks_of(stream, self._budget if info.issparse() else None)
 
 

@@ -1,4 +1,4 @@
-"""ZIP by the standard library: ZIP64, with junk before and after, self-extracting."""
+"""ZIP by the standard library, including ZIP64, other data before and after, and self-extracting archives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flows.stages.extract.archives.base import (
     chunks_of,
     damaged,
     reading,
-    unread_method,
+    unsupported_method,
 )
 from flows.stages.extract.archives.names import decode_name
 from flows.stages.extract.archives.streams import Unpacked, raw_lzma
@@ -52,7 +52,7 @@ def open_zip(path: Path, budget: Budget) -> Iterator[Zip]:
 
 
 class _BoundedFile(io.FileIO):
-    """A file that refuses large reads: zipfile reads a list of contents whole, whatever length it claims."""
+    """A file that raises BadInput for large reads: zipfile reads a list of contents of any stated length."""
 
     def __init__(self, path: Path, max_entries: int) -> None:
         super().__init__(path)
@@ -70,7 +70,7 @@ class _BoundedFile(io.FileIO):
 
 
 def _check_end(file: IO[bytes]) -> None:
-    """Tell a split archive, and one that is cut off, from those that are otherwise damaged."""
+    """Raise BadInput with a specific reason for an archive that is split or cut off."""
     head = file.read(4)
     if not zipfile.is_zipfile(file):
         if head in _SPANNED:
@@ -78,7 +78,7 @@ def _check_end(file: IO[bytes]) -> None:
         raise BadInput("the ZIP archive is cut off, its list of contents is missing: copy it again in full")
     file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
     _, _, end = file.read().rpartition(_END)
-    if end[:2] not in {b"\0\0", b"\xff\xff"}:  # the number of the disk it is on; ZIP64 says it elsewhere
+    if end[:2] not in {b"\0\0", b"\xff\xff"}:  # the number of its disk; 0xffff: in the ZIP64 record
         raise BadInput(PART_OF_SEVERAL)
 
 
@@ -86,7 +86,7 @@ class Zip:
     """An archive and its members."""
 
     def __init__(self, archive: zipfile.ZipFile, budget: Budget) -> None:
-        """Read ``archive``, which its maker closes."""
+        """Read ``archive``, an open ZipFile."""
         self._archive, self._budget = archive, budget
 
     def members(self) -> Iterable[Member]:
@@ -109,10 +109,10 @@ class Zip:
             yield from self._other_chunks(info)
 
     def _other_chunks(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
-        """Unpack what zipfile only unpacks without bounds: a gigabyte of bzip2 from one kilobyte."""
+        """Unpack methods for which zipfile has no bound: a gigabyte of bzip2 from one kilobyte."""
         stored = copy.copy(info)
         stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
-        del stored.CRC  # it is of what is unpacked
+        del stored.CRC  # it is the checksum of the unpacked bytes
         size = checksum = 0
         with reading():
             stream = self._archive.open(stored)
@@ -130,11 +130,11 @@ def _unpacked(stream: Readable, info: zipfile.ZipInfo) -> Unpacked:
     if info.compress_type == zipfile.ZIP_BZIP2:
         return Unpacked(stream, bz2.BZ2Decompressor, info.file_size)
     if info.compress_type == zipfile.ZIP_LZMA:
-        head = stream.read(9)  # two bytes of version, two of length, the properties
+        head = stream.read(9)  # two bytes of version, two of length, then the properties
         if len(head) < 9 or head[2:4] != b"\5\0":
             raise damaged("its LZMA header")
         return Unpacked(stream, lambda: raw_lzma(head[4:]), info.file_size)
-    raise unread_method(f"number {info.compress_type}")
+    raise unsupported_method(f"number {info.compress_type}")
 
 
 def _member(info: zipfile.ZipInfo) -> Member:

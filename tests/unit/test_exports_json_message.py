@@ -1,0 +1,178 @@
+"""Messages in Telegram Desktop's JSON: columns, repairs, ids, revisions."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from json_chats import DOCUMENTS, Json, Read, chat, document, layouts, message, reader
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    return reader(tmp_path)
+
+
+CLOCK = datetime(2023, 1, 2, 3, 4, 5)  # noqa: DTZ001 -- the exporter's wall clock has no zone
+
+BOLD = {"type": "bold", "text": "b"}
+
+ODD_LIST = ["a", 5, {"type": "x"}, {"text": "b"}]
+
+QUESTION = {"poll": {"question": ["q", {"type": "bold", "text": "!"}]}}
+
+INVITATION = {
+    "type": "service", "actor": None, "actor_id": "user3", "action": "invite_members", "members": [None, "B"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("members", "columns"),
+    [
+        ({"text": "p", "text_entities": [{"type": "plain", "text": "p"}]}, {"text": "p", "entities": None}),
+        ({"text": ""}, {"text": "", "entities": None}),
+        ({"text": None}, {"text": "", "entities": None}),
+        # Releases before text_entities wrote only the mixed list.
+        ({"text": ["a ", BOLD, ""]}, {"text": "a b", "entities": [{"type": "plain", "text": "a "}, BOLD]}),
+        ({"text": "b", "text_entities": [BOLD]}, {"text": "b", "entities": [BOLD]}),
+        ({"text": ODD_LIST}, {"text": "ab", "extra": {"text": ODD_LIST}}),
+        ({"text": {"odd": 1}}, {"text": "", "extra": {"text": {"odd": 1}}}),
+        ({"text_entities": "odd"}, {"entities": None, "extra": {"text_entities": "odd"}}),
+        ({"date_unixtime": "1672628645"}, {"sent_at": datetime(2023, 1, 2, 3, 4, 5, tzinfo=UTC)}),
+        ({}, {"sent_at": None, "sent_local": CLOCK}),
+        ({"date": "2023-01-02T03:04:05+03:00"}, {"sent_at": None, "sent_local": CLOCK}),
+        ({"date_unixtime": "soon"}, {"sent_at": None, "extra": {"date_unixtime": "soon"}}),
+        ({"date_unixtime": "9" * 30}, {"sent_at": None, "extra": {"date_unixtime": "9" * 30}}),
+        ({"date": "2023-02-30T25:00:00"}, {"sent_local": None, "extra": {"date": "2023-02-30T25:00:00"}}),
+        ({"date": "0000-01-01T00:00:00"}, {"sent_local": None, "extra": {"date": "0000-01-01T00:00:00"}}),
+        ({"date": 5}, {"sent_local": None, "extra": {"date": 5}}),
+        ({"edited": "1970-01-01T03:00:00"}, {"edited_local": None, "extra": None}),
+        ({"edited_unixtime": "0"}, {"edited_at": None, "extra": None}),
+        ({"from": None}, {"sender_name": None, "sender_id": "user1"}),
+        ({"from_id": 5}, {"sender_id": "user5"}),
+        ({"from_id": 2**32 + 5}, {"sender_id": "user5"}),
+        ({"from_id": 2**33 + 5}, {"sender_id": "channel5"}),
+        ({"from_id": f"user{2**33 + 5}"}, {"sender_id": f"user{2**33 + 5}"}),  # recent ids are that large
+        ({"from_id": "channel5"}, {"sender_id": "channel5"}),
+        ({"from_id": "nobody"}, {"sender_id": None, "extra": {"from_id": "nobody"}}),
+        ({"from_id": 10**30}, {"sender_id": None, "extra": {"from_id": 10**30}}),
+        ({"from_id": None}, {"sender_id": None, "extra": None}),
+        ({"type": "unheard_of"}, {"type": "unheard_of"}),
+        ({"type": None}, {"type": "unknown"}),
+        ({"reply_to_peer_id": "channel9"}, {"reply_to_peer_id": "channel9"}),
+        ({"reply_to_message_id": 7}, {"reply_to_message_id": 7}),
+        ({"reply_to_message_id": 2**70}, {"extra": {"reply_to_message_id": 2**70}}),
+        ({"photo": "p.jpg", "width": 1}, {"media": {"photo": "p.jpg", "width": 1}, "extra": None}),
+        ({"forwarded_from": None}, {"forward": {"forwarded_from": None}}),
+        ({"via_bot": "@gif", "author": "me"}, {"extra": {"via_bot": "@gif", "author": "me"}}),
+        ({"location_information": None}, {"media": {"location_information": None}}),
+        (QUESTION, {"media": QUESTION}),
+        ({"reactions": [{"type": "paid", "count": 3}]}, {"reactions": [{"type": "paid", "count": 3}]}),
+        ({"reactions": []}, {"reactions": None, "extra": None}),
+        ({"reactions": "odd"}, {"reactions": None, "extra": {"reactions": "odd"}}),
+        (INVITATION, {"sender_id": "user3", "sender_name": None, "action": "invite_members"}),
+        (INVITATION, {"service": {"members": [None, "B"], "from": "A", "from_id": "user1"}, "extra": None}),
+        ({"new_in_2030": {"deep": [1]}, "ключ": 1}, {"extra": {"new_in_2030": {"deep": [1]}, "ключ": 1}}),
+        ({"big": 10**40, "small": -(2**63)}, {"extra": {"big": 10**40, "small": -(2**63)}}),
+        ({"text": "a\0b", "odd\0key": "\ud83d"}, {"text": "a\ufffdb", "extra": {"odd\ufffdkey": "\ufffd"}}),
+        ({"from": "\ude00"}, {"sender_name": "\ufffd"}),
+        ({"text": "😀"}, {"text": "😀"}),
+    ],
+)  # fmt: skip
+def test_a_message(read: Read, members: Json, columns: Json) -> None:
+    text = json.dumps(chat(message(id=1), message(id=2, **members)), indent=1)
+    (_, row), reading = read(text)
+    shown = {name: document(row[name]) if name in DOCUMENTS else row[name] for name in row}
+    assert {name: shown[name] for name in columns} == columns
+    assert reading.reason is None
+
+
+@pytest.mark.parametrize(
+    ("written", "extra"),
+    [
+        (r'"data": "1=412\x012=97\x0A\\x01"', {"data": "1=412\x012=97\n\\x01"}),  # tdesktop #27571
+        ('"data": "raw\x01control"', {"data": "raw\x01control"}),
+        (r'"data": "nul \x00 \u0000"', {"data": "nul \ufffd \ufffd"}),
+        ('"a": NaN, "b": -Infinity, "c": 1', {"a": None, "b": None, "c": 1}),
+        ('"a": 1e999999, "b": 1e10', {"a": "1e999999", "b": 1e10}),
+        (f'"a": {"7" * 20_000}', {"a": "7" * 20_000}),
+        ('"a": 1, "a": 2', {"a": 2}),
+        (
+            '"e": [{\n     "type": "custom_emoji",\n     "document_id": video_files/sticker (2).webm\n    },'
+            ' {\n     "document_id": stickers/it\'s.webp,\n     "text": "x"}]',  # tdesktop #24961
+            {"e": [{"type": "custom_emoji", "document_id": "video_files/sticker (2).webm"},
+                   {"document_id": "stickers/it's.webp", "text": "x"}]},
+        ),
+        ('"document_id": "5", "d": {"document_id": 5}', {"document_id": "5", "d": {"document_id": 5}}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("minified", [False, True])
+def test_known_defects_of_json_are_repaired(read: Read, written: str, extra: Json, minified: bool) -> None:
+    export = json.dumps(chat(message(id=1), message(id=2, mark="HERE"), message(id=3)), indent=1)
+    if minified:
+        export = json.dumps(chat(message(id=1), message(id=2, mark="HERE"), message(id=3)))
+    rows, reading = read(export.replace('"mark": "HERE"', written))
+    assert [row["message_id"] for row in rows] == [1, 2, 3]
+    assert document(rows[1]["extra"]) == extra
+    assert reading.reason is None
+
+
+def test_bytes_that_are_not_utf8_are_replaced(read: Read) -> None:
+    export = json.dumps(chat(message(text="HERE")), indent=1).encode()
+    (row,), reading = read(export.replace(b"HERE", b"a\xff\xed\xa0\x80b"))
+    assert row["text"].strip("ab") == "\ufffd" * len(row["text"].strip("ab"))
+    assert (row["text"][0], row["text"][-1], reading.reason) == ("a", "b", None)
+
+
+def test_an_unreadable_message_does_not_affect_others(read: Read) -> None:
+    export = json.dumps(chat(message(id=1), message(id=2, text="HERE"), message(id=3)), indent=1)
+    rows, reading = read(export.replace("HERE", '5" tall'))
+    assert [row["message_id"] for row in rows] == [1, 3]
+    assert reading.reason == "1 unreadable message left out"
+
+
+@pytest.mark.parametrize("odd", ["x", None, 1.5, 2**64, True])
+def test_a_message_without_a_usable_id_is_left_out_and_counted(read: Read, odd: Any) -> None:
+    rows, reading = read(chat(message(id=odd), message(id=5), {"type": "message"}))
+    assert [row["message_id"] for row in rows] == [5]
+    assert reading.reason == "2 messages without a usable id left out"
+    assert reading.chats[0].messages == reading.messages == 1
+
+
+def test_elements_that_are_no_messages_are_left_out_and_counted(read: Read) -> None:
+    for export in layouts(
+        chat(message(id=1)) | {"messages": [message(id=1), None, message(id=2), 7, "x", []]}
+    ):
+        rows, reading = read(export)
+        assert [row["message_id"] for row in rows] == [1, 2], export
+        assert reading.reason == "4 unreadable messages left out"
+
+
+def test_unsupported_messages_have_only_an_id(read: Read) -> None:
+    (row,), _ = read(chat({"id": 9, "type": "unsupported"}))
+    assert (row["message_id"], row["type"], row["text"]) == (9, "unsupported", "")
+    assert all(row[name] is None for name in ("sent_at", "sent_local", "sender_id", "extra"))
+
+
+def test_duplicate_ids_are_kept_for_store_to_resolve(read: Read) -> None:
+    rows, reading = read(chat(message(id=1, text="a"), message(id=1, text="b")))
+    assert [row["text"] for row in rows] == ["a", "b"]
+    assert reading.reason is None
+    assert rows[0]["revision"] != rows[1]["revision"]
+
+
+def test_the_greatest_revision_is_the_newest_version(read: Read) -> None:
+    sent = {"date": "2023-01-02T03:04:05", "date_unixtime": "1672628645"}
+    versions = [
+        message(),  # without an offset: the earliest instant its clock can mean
+        message(**sent),
+        message(**sent, edited="2023-01-02T03:05:05", edited_unixtime="1672628705"),
+        message(**sent, edited="2023-01-02T03:06:05", edited_unixtime="1672628765", new=1),
+    ]
+    revisions = [read(chat(version))[0][0]["revision"] for version in versions]
+    assert revisions == sorted(revisions)
+    assert len({len(revision) for revision in revisions}) == 1
+    assert revisions[1].startswith("001672628645.2.")
+    again = read(json.dumps(chat(versions[1]), indent=7))[0][0]["revision"]
+    assert again == revisions[1]  # independent of the layout
