@@ -184,7 +184,8 @@ def test_a_dump_brings_back_what_a_step_back_dropped(tmp_path: Path) -> None:
     assert back.stdout == f"schema: {NEWEST} -> none\n"
     for _ in range(2):
         restored = tdp(settings.root, "restore", str(tmp_path / "dump"))
-        assert "tdp: restored; the previous database is now tdp_before_restore" in restored.stdout, restored.stderr
+        line = "tdp: restored; the previous database is now tdp_before_restore"
+        assert line in restored.stdout, restored.stderr
     assert tdp(settings.root, "migrate").stdout == "Nothing to change.\n"
 
     with services.only_postgres(settings):
