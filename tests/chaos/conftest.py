@@ -1,4 +1,4 @@
-"""One plant for all tests of faults, and for each of them a ledger and a home of its own."""
+"""One plant for all tests of faults; each test has its own ledger and home."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from flows.settings import Settings
 
 @pytest.fixture(scope="session")
 def sturdy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """Services apart from those of the other tests, for these are killed and restarted."""
-    # Not below pytest's own folder: the next pytest of this user closes that to PostgreSQL's user.
+    """Services that only these tests use, because they are killed and restarted."""
+    # Not below pytest's own directory, which the next pytest of this user closes to PostgreSQL's user.
     with tempfile.TemporaryDirectory(prefix="tdp-chaos-", ignore_cleanup_errors=True) as home:
         settings = Settings(home=Path(home), server_port=services.free_port())
         plant = Plant(settings, tmp_path_factory.mktemp("plant"))
@@ -30,7 +30,7 @@ def sturdy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 
 @pytest.fixture
 def plant(sturdy: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
-    """The plant with nothing in it."""
+    """The plant with an empty ledger and an empty home."""
     for name in list(os.environ):
         if name.startswith(("PREFECT_", "TDP_")):
             monkeypatch.delenv(name)
