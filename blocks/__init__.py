@@ -1,4 +1,4 @@
-"""Prefect blocks: what operators change in the UI, and how our code reads it."""
+"""Prefect blocks: the settings that operators edit in the UI."""
 
 from blocks.database import DATABASE, connector
 from blocks.pipeline import PIPELINE, PipelineConfig

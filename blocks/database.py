@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector, SyncDriver
 from pydantic import SecretStr
 
-#: Name of the document.
+#: Name of the block document.
 DATABASE = "tdp-postgres"
 
 
@@ -15,13 +15,13 @@ def connector(url: str) -> SqlAlchemyConnector:
     parts = sa.make_url(url)
     return SqlAlchemyConnector(
         connection_info=ConnectionComponents(
-            driver=SyncDriver.POSTGRESQL_PSYCOPG2.value,  # as it is loaded: the two compare equal
+            driver=SyncDriver.POSTGRESQL_PSYCOPG2.value,  # in the form in which it is loaded
             database=parts.database,
             username=parts.username,
             password=SecretStr(parts.password) if parts.password else None,
             host=parts.host,
             port=parts.port,
-            # One value per key: libpq takes several hosts as one comma-separated value.
+            # One value per key: libpq expects several hosts as one comma-separated value.
             query={name: str(value) for name, value in parts.query.items()} or None,
         )
     )

@@ -1,4 +1,4 @@
-"""How the pipeline paces itself: one document, read at the start of each run."""
+"""The settings of the pipeline: one block document, read at the start of each run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pydantic import Field
 from flows.domain import FanOut
 from flows.settings import Settings
 
-#: Name of the document that every run reads.
+#: Name of the block document that every run reads.
 PIPELINE = "tdp"
 
 
 class PipelineConfig(Block):
-    """Sizes, time-outs, retries and retention of the pipeline. A change holds from the next run on."""
+    """Sizes, time-outs, retries and retention of the pipeline. A change takes effect with the next run."""
 
     _block_type_name = "TDP pipeline"
     _block_type_slug = "tdp-pipeline"
     _description = (
-        "Sizes, time-outs, retries and retention of the pipeline. A change holds from the next run on."
+        "Sizes, time-outs, retries and retention of the pipeline. A change takes effect with the next run."
     )
 
     batch_size: int = Field(
@@ -28,27 +28,28 @@ class PipelineConfig(Block):
         title="Batch size",
         ge=1,
         le=1000,
-        description="Source files per batch. A run's own parameter of that name goes before it.",
+        description="Source files per batch. The parameter batch_size of a run overrides it.",
     )
     window: int = Field(
         default=8,
         title="Batches in flight",
         ge=1,
         le=1000,
-        description="Batches one run works on at once: enough to keep every stage busy, few for the disk.",
+        description="Batches that one run processes at the same time. More batches need more disk space;"
+        " too few leave stages idle.",
     )
     fan_out: FanOut = Field(
         default="process",
         title="Where batches run",
-        description="process: in the process of the run, on one host. work-pool: each batch as a run of its"
-        " own, on any worker. That takes seconds to begin: allow more batches in flight.",
+        description="process: in the process of the run, on one host. work-pool: each batch as a flow run of"
+        " its own, on any worker. Such a run takes seconds to start, so allow more batches in flight.",
     )
     settle_seconds: float = Field(
         default=2.0,
         title="Settle time (s)",
         ge=0,
         le=3600,
-        description="A file that changed within this time may still be on its way in and is left for later.",
+        description="A file that changed more recently may still be being copied; the next run claims it.",
     )
     extract_timeout_minutes: float = Field(
         default=30,
@@ -73,8 +74,8 @@ class PipelineConfig(Block):
         title="Memory of a stage's process (MiB)",
         ge=64,
         description=(
-            "Address space each process of a stage may have; Arrow and Java reserve more than they use. "
-            "Empty: no limit; a machine that runs out of memory ends the stage before anything else."
+            "Maximum address space of each process of a stage; Arrow and Java reserve more than they use. "
+            "Empty: no limit; if the machine runs out of memory, the kernel kills the stage first."
         ),
     )
     task_retries: int = Field(
@@ -82,75 +83,76 @@ class PipelineConfig(Block):
         title="Retries",
         ge=0,
         le=20,
-        description="How often a stage is tried again after an error that can go away, with growing pauses.",
+        description="Retries of a stage after a retryable error, with increasing delays.",
     )
     unpack_media: bool = Field(
         default=False,
         title="Unpack media",
-        description="Also unpack photos, voice messages and files. Off: they are only listed.",
+        description="Unpack photos, voice messages and other files too. Off: they are only listed.",
     )
     max_unpacked_gb: float = Field(
         default=64,
-        title="Unpacked, at most (GB)",
+        title="Maximum unpacked size (GB)",
         gt=0,
-        description="What one source file may unpack to, archives within archives included; else quarantine.",
+        description="A source file that unpacks to more is quarantined. Archives within archives count.",
     )
     max_ratio: int = Field(
         default=200,
-        title="Unpacked to packed, at most",
+        title="Maximum unpacked-to-packed ratio",
         ge=1,
-        description="How many times its own size a source file may unpack to. It counts from 256 MB on.",
+        description="A source file that unpacks to more than this many times its own size is quarantined."
+        " Checked above 256 MB of unpacked data.",
     )
     max_entries: int = Field(
         default=300_000,
-        title="Files in one source file, at most",
+        title="Maximum files in a source file",
         ge=1,
         le=5_000_000,
-        description="In all archives within it. Each takes about 1 KB of memory in extract.",
+        description="Counted in all archives within it. Each file needs about 1 KB of memory in extract.",
     )
     max_folder_depth: int = Field(
         default=32,
-        title="Folders within folders, at most",
+        title="Maximum depth of folders",
         ge=1,
         le=500,
-        description="What lies deeper in an archive is left out and named.",
+        description="Deeper files of an archive are left out, and reported for the source file.",
     )
     max_nesting: int = Field(
         default=3,
-        title="Archives within archives, at most",
+        title="Maximum nesting of archives",
         ge=0,
         le=10,
-        description="An archive that lies deeper is left out and named. 0: none is opened.",
+        description="Deeper archives are left out, and reported for the source file. 0: none is opened.",
     )
 
     keep_work_hours: float = Field(
         default=1,
         title="Keep work of completed batches (h)",
         ge=0,
-        description="What the stages wrote is removed then; a backfill later than that begins with extract.",
+        description="Output of the stages is removed afterwards; a later backfill starts with extract.",
     )
     keep_failed_work_days: float = Field(
         default=7,
         title="Keep work of failed batches (days)",
         ge=0,
-        description="A retry later than that begins with extract.",
+        description="A later retry starts with extract.",
     )
     keep_sources_days: float = Field(
         default=30,
         title="Keep source files (days)",
         ge=0,
-        description="Received files of completed batches are removed then; no backfill can read them again.",
+        description="Source files of completed batches are removed afterwards; no backfill can read them.",
     )
     keep_runs_days: float = Field(
         default=30,
         title="Keep runs in Prefect (days)",
         gt=0,
-        description="Runs that ended before that are deleted in Prefect. The ledger keeps its own.",
+        description="Flow runs that ended earlier are deleted in Prefect. The ledger keeps its own records.",
     )
 
     @classmethod
     def seed(cls, settings: Settings) -> Self:
-        """Return the document that a new installation begins with."""
+        """Return the block document of a new installation."""
         return cls(
             batch_size=settings.batch_size,
             window=settings.window,
@@ -159,7 +161,7 @@ class PipelineConfig(Block):
         )
 
     def extract_options(self) -> list[str]:
-        """Return the options of the built-in extract."""
+        """Return the command-line options of the built-in extract."""
         return [
             *(["--media"] if self.unpack_media else []),
             f"--max-bytes={self.max_unpacked_gb * 10**9:.0f}",

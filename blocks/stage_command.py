@@ -1,4 +1,4 @@
-"""The operator's own program in place of a built-in stage: one document per stage, named after it."""
+"""The operator's own program in place of a built-in stage: one block document per stage, named after it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ PLACEHOLDERS = frozenset({"input", "output", "batch_id"})
 
 
 class StageCommand(Block):
-    """The program that runs as the stage this document is named after. Empty: the built-in one.
+    """The program that runs as the stage after which this document is named. Empty: the built-in stage.
 
-    It is given an input directory and the path of an output directory that does not exist yet. It writes to
-    a temporary name beside it and renames it when complete. Exit status 0 means done; 64, 78, 126 and 127
-    are not tried again, all others are. Its last line on stdout may be a JSON object of counts.
+    The program gets an input directory and the path of an output directory that does not exist yet. It writes
+    to a temporary directory next to that path and renames it when complete. Exit status 0 means success; 64,
+    65, 78, 126 and 127 are not retried, all others are. The last line on stdout may be a JSON object of
+    counts.
     """
 
     _block_type_name = "TDP stage command"
     _block_type_slug = "tdp-stage-command"
     _description = (
-        "The program that runs as the stage (extract, convert, store) this document is named after."
+        "The program that runs as the stage (extract, convert, store) after which this document is named."
     )
 
     command: list[str] = Field(
         default_factory=list,
         title="Command",
         description=(
-            "Program and arguments, one per line, without a shell: {input}, {output} and {batch_id} are "
-            "filled in, {{ and }} are braces. Empty: the built-in stage."
+            "Program and arguments, one per line; no shell is involved. {input}, {output} and {batch_id} are "
+            "replaced; {{ and }} stand for braces. Empty: the built-in stage."
         ),
         examples=[["/opt/telegram/extract", "--from", "{input}", "--to", "{output}"]],
     )
@@ -39,22 +40,22 @@ class StageCommand(Block):
         default=None,
         title="Time-out (min)",
         gt=0,
-        description="Empty: what the pipeline document says.",
+        description="Empty: the time-out of the pipeline document.",
     )
     memory_mb: int | None = Field(
         default=None,
         title="Memory (MiB)",
         ge=64,
         description=(
-            "Address space each process of the program may have; what asks for more is refused it. "
-            "Empty: what the pipeline document says."
+            "Maximum address space of each process of the program; larger allocations fail. "
+            "Empty: the limit of the pipeline document."
         ),
     )
-    # Of a dict of SecretStr the server hides nothing from whoever reads the document.
+    # In a dict of SecretStr the server would not mask the values.
     environment: SecretDict = Field(
         default_factory=lambda: SecretDict({}),
         title="Environment",
-        description="Variables beside PATH, HOME and the like. Values are stored encrypted, and not shown.",
+        description="Variables in addition to PATH, HOME and the like. Values are encrypted and not shown.",
     )
 
     @field_validator("command")
@@ -64,7 +65,7 @@ class StageCommand(Block):
             for _, name, spec, conversion in string.Formatter().parse(argument):
                 if name is not None and (name not in PLACEHOLDERS or spec or conversion):
                     known = ", ".join(f"{{{known}}}" for known in sorted(PLACEHOLDERS))
-                    raise ValueError(f"unknown placeholder {{{name}}} in {argument!r}; known are {known}")
+                    raise ValueError(f"unknown placeholder {{{name}}} in {argument!r}; known: {known}")
         if command and not command[0].strip():
             raise ValueError("the first argument is the program to run and cannot be empty")
         return command
@@ -74,5 +75,5 @@ class StageCommand(Block):
         return [argument.format(input=input, output=output, batch_id=batch_id) for argument in self.command]
 
     def variables(self) -> dict[str, str]:
-        """Return the environment's variables, revealed."""
+        """Return the environment variables in plain text."""
         return {name: str(value) for name, value in self.environment.get_secret_value().items()}

@@ -1,6 +1,6 @@
-"""Bring a Prefect server to what this project needs: limits, blocks, work pool, deployments, automations.
+"""Configure a Prefect server for this project: limits, blocks, work pool, deployments, automations.
 
-Idempotent: run again it changes nothing, and what operators have changed on purpose stays.
+Idempotent: a second run changes nothing, and values that operators may change are preserved.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from flows.settings import Settings
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 
-#: What a new installation begins with; operators may change it.
+#: The store limit of a new installation; operators may change it.
 STORE_LIMIT = 5
 
 
 async def apply(settings: Settings) -> list[str]:
-    """Bring the server of ``settings`` to everything this project needs; return one line per change."""
+    """Configure the server of ``settings`` completely; return one line per change."""
     changes = await apply_basics(settings)
     async with get_client() as client:
         parts = (apply_definitions(client, environment(settings)), apply_automations(client))
@@ -42,7 +42,7 @@ async def apply(settings: Settings) -> list[str]:
 
 
 async def apply_basics(settings: Settings) -> list[str]:
-    """Create or mend limits, blocks and the work pool; return one line per change."""
+    """Create or restore limits, blocks and the work pool; return one line per change."""
     async with get_client() as client:
         parts = (_limits(client), _blocks(client, settings), _work_pool(client))
         return [change for part in parts async for change in part]
@@ -58,10 +58,10 @@ async def _limits(client: PrefectClient) -> AsyncIterator[str]:
             continue
         if name in EXCLUSIVE_STAGES and found.limit != 1:
             await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=1))
-            yield f"limit {name}: put back from {found.limit} to 1, its program cannot run twice"
+            yield f"limit {name}: reset from {found.limit} to 1, its program cannot run twice"
         if not found.active:
             await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active=True))
-            yield f"limit {name}: made active again"
+            yield f"limit {name}: activated"
 
 
 async def _limit(client: PrefectClient, name: str) -> GlobalConcurrencyLimitResponse | None:
@@ -82,11 +82,11 @@ async def _blocks(client: PrefectClient, settings: Settings) -> AsyncIterator[st
             await block.asave(name, client=client)
             yield f"block {slug}/{name}: created"
         elif await _is_of_another_release(client, type(block), name):
-            # By its old form the server would not know what is secret in it, nor the UI what is new.
+            # With the old schema the server would not know the new secret fields, nor the UI any new field.
             kept: Block = await type(block).aload(name, client=client)
             await kept.asave(name, overwrite=True, client=client)
-            yield f"block {slug}/{name}: has the form of this release now"
-    # Where the database is, the settings alone say.
+            yield f"block {slug}/{name}: updated to the schema of this release"
+    # The settings, not the operators, determine the address of the database.
     wanted = connector(settings.database)
     slug = wanted.get_block_type_slug()
     if not await _exists(client, SqlAlchemyConnector, DATABASE):
@@ -94,7 +94,7 @@ async def _blocks(client: PrefectClient, settings: Settings) -> AsyncIterator[st
         yield f"block {slug}/{DATABASE}: created"
     elif (await SqlAlchemyConnector.aload(DATABASE, client=client)).connection_info != wanted.connection_info:
         await wanted.asave(DATABASE, overwrite=True, client=client)
-        yield f"block {slug}/{DATABASE}: points at this installation's database now"
+        yield f"block {slug}/{DATABASE}: updated to the database of this installation"
 
 
 async def _exists(client: PrefectClient, block_type: type[Block], name: str) -> bool:

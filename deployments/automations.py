@@ -1,7 +1,7 @@
-"""One Prefect automation for each condition that the monitor raises: it notifies, if anybody is to be told.
+"""One Prefect automation for each condition that the monitor raises; it sends a notification if configured.
 
-Who is told is the block document ``tdp-notify``, of any of Prefect's notification types. Without one the
-automations do nothing but stand in the UI with their history.
+The notification goes to the block document ``tdp-notify``, of any of Prefect's notification types. Without
+that document the automations only record in the UI when they were triggered.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 
 #: Name of the notification block document.
 NOTIFY = "tdp-notify"
-#: Marks the automations that are ours; others are left alone.
+#: Marks the automations of this project; `tdp apply` does not touch others.
 PREFIX = "tdp: "
-#: What the monitor raises, by name. Not here: postgres_down and prefect_server_down, of which Prefect cannot
-#: hear while they last; /health and the Prometheus alerts tell of those.
+#: The conditions of the monitor, with their meaning. postgres_down and prefect_server_down are missing:
+#: Prefect cannot receive events while they last; /health and the Prometheus alerts report them.
 CONDITIONS = {
-    "stage_waits_long": "A stage run waits for its gate for more than 10 minutes.",
-    "stage_past_timeout": "A stage run goes on past its time-out.",
-    "stage_idle_beside_queue": "Batches wait for a stage that has not run anything for 10 minutes.",
-    "extract_queue_long": "More than 50 batches wait for extract.",
+    "stage_waits_long": "A stage run has been waiting for its gate for more than 10 minutes.",
+    "stage_past_timeout": "A stage run is still active after its time-out.",
+    "stage_idle_beside_queue": "Batches are waiting for a stage that has not run anything for 10 minutes.",
+    "extract_queue_long": "More than 50 batches are waiting for extract.",
     "extract_slow": "The extracts of the last hour took more than 20 minutes on average.",
-    "memory_high": "The pipeline uses more than 20 % of the machine's memory.",
-    "cpu_high": "The pipeline uses more than 60 % of the machine's cores.",
+    "memory_high": "The pipeline uses more than 20 % of the memory of the machine.",
+    "cpu_high": "The pipeline uses more than 60 % of the cores of the machine.",
     "worker_down": "No worker is online.",
-    "disk_down": "The disk is nearly full.",
+    "disk_down": "Less than 2 GiB of disk space are free.",
 }
 _COMPARED = {"description", "tags", "trigger", "actions"}
 
 
 async def apply_automations(client: PrefectClient) -> AsyncIterator[str]:
-    """Make the server's automations ours; yield one line per change. One that operators disabled stays so."""
+    """Create, update and delete automations of this project; yield one line per change.
+
+    An automation that operators disabled stays disabled.
+    """
     wanted = _wanted(await _actions(client))
     for found in await client.read_automations():
         if not found.name.startswith(PREFIX):
@@ -64,11 +67,11 @@ def _wanted(actions: list[dict[str, Any]]) -> dict[str, AutomationCore]:
 
 
 def _automation(name: str, meaning: str, actions: list[dict[str, Any]]) -> AutomationCore:
-    # Everything is named: an update sends only what was set.
+    # Every field is set explicitly, because an update sends only the fields that were set.
     return AutomationCore.model_validate(
         {
             "name": PREFIX + name,
-            "description": f"{meaning} `tdp apply` keeps this as it is; disable it, or make one of your own.",
+            "description": f"{meaning} You can disable it; `tdp apply` overwrites other changes.",
             "enabled": True,
             "tags": ["tdp"],
             "trigger": {

@@ -1,4 +1,4 @@
-"""The deployments of prefect.yaml, brought to the server by Prefect's own `prefect deploy`."""
+"""Apply the deployments of prefect.yaml to the server with Prefect's own `prefect deploy`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from prefect.client.schemas.responses import DeploymentResponse
 
 from flows.errors import ServiceFailed, TdpError
 
-#: Marks on the server what this file governs; deployments without it are left alone.
+#: Marks the deployments of this project on the server; deployments without it are not touched.
 TAG = "tdp"
 _CHECKOUT = Path(__file__).parents[1]
-#: What differs after every deploy of the same file.
+#: Fields that differ after every deploy of the same file.
 _ALWAYS_NEW = {"updated", "version_id", "version_info", "status", "last_polled", "branch", "version"}
 
 
 class DefinitionsMissing(TdpError):
-    """There is no prefect.yaml here. Run `tdp apply` in the project's folder."""
+    """No prefect.yaml was found. Run `tdp apply` in the project's folder."""
 
 
 def definitions_file() -> Path:
@@ -34,12 +34,12 @@ def definitions_file() -> Path:
         if (folder / "prefect.yaml").exists():
             return folder / "prefect.yaml"
     raise DefinitionsMissing(
-        f"No prefect.yaml in {Path.cwd()} or {_CHECKOUT}: run this in the project's folder."
+        f"No prefect.yaml in {Path.cwd()} or {_CHECKOUT}: run the command in the project's folder."
     )
 
 
 async def apply_definitions(client: PrefectClient, environment: Mapping[str, str]) -> AsyncIterator[str]:
-    """Make the server's deployments those of the file; yield one line per change."""
+    """Create, update and delete the deployments of this project; yield one line per change."""
     file = definitions_file()
     before = {found.id: found for found in await _ours(client)}
     _prefect_deploy(file, environment)
@@ -51,7 +51,7 @@ async def apply_definitions(client: PrefectClient, environment: Mapping[str, str
             yield f"deployment {name}: removed, it is no longer in {file.name}"
             continue
         for schedule in found.schedules:
-            # Ours have slugs; one that an operator made in the UI has none and stays.
+            # Schedules of the file have slugs; one that an operator created in the UI has none and is kept.
             if schedule.slug and schedule.slug not in wanted[name]:
                 await client.delete_deployment_schedule(found.id, schedule.id)
                 yield f"deployment {name}: schedule {schedule.slug} removed"
@@ -70,7 +70,7 @@ def _prefect_deploy(file: Path, environment: Mapping[str, str]) -> None:
 
 
 def _version(folder: Path) -> str:
-    """Return what git says of the checkout, else the package's own version."""
+    """Return the output of `git describe` for the checkout, else the version of the package."""
     command = ["git", "describe", "--always", "--dirty", "--tags"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.strip()
@@ -82,7 +82,7 @@ def wanted_schedules(file: Path) -> dict[str, set[str]]:
     """Return the slugs of each deployment's schedules, by ``flow/deployment``."""
     wanted = {}
     for entry in yaml.safe_load(file.read_text())["deployments"]:
-        # By habit of this project and of Prefect: process_inbox is the flow process-inbox.
+        # By convention of this project and of Prefect, process_inbox is the flow process-inbox.
         flow = entry["entrypoint"].rpartition(".")[2].replace("_", "-")
         wanted[f"{flow}/{entry['name']}"] = {schedule["slug"] for schedule in entry.get("schedules", [])}
     return wanted
@@ -103,5 +103,5 @@ def _content(deployment: DeploymentResponse) -> dict[str, Any]:
     for schedule in content["schedules"]:
         del schedule["updated"]
     if limit := content["global_concurrency_limit"]:
-        del limit["active_slots"], limit["updated"]  # a run that is at work takes one
+        del limit["active_slots"], limit["updated"]  # they change with each active run
     return content

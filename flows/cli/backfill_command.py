@@ -1,4 +1,4 @@
-"""`tdp backfill`: what would run again, asked for, run."""
+"""`tdp backfill`: plan, confirm and run batches again."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from flows.reports.prefect_api import slots
 from flows.services import running
 from flows.settings import Settings
 
-#: A backfill of more batches than this is asked for again.
-_ASK_ABOVE = 100
-#: Batches listed by a dry run for people; scripts get all.
+#: A backfill of more batches than this must be confirmed.
+_CONFIRM_ABOVE = 100
+#: Batches that a dry run prints as text; JSON has all of them.
 _SHOWN = 50
 
 
@@ -36,7 +36,7 @@ def _day(value: str) -> date:
     try:
         return date.fromisoformat(value)
     except ValueError:
-        raise typer.BadParameter(f"{value!r}: write a day like 2026-03-01") from None
+        raise typer.BadParameter(f"{value!r}: use a date such as 2026-03-01") from None
 
 
 _DAY: dict[str, Any] = {"parser": _day, "metavar": "DAY"}
@@ -45,41 +45,49 @@ _DAY: dict[str, Any] = {"parser": _day, "metavar": "DAY"}
 def backfill(
     batches: Annotated[list[str] | None, typer.Argument(help="Batch ids.", show_default=False)] = None,
     status: Annotated[
-        BatchStatus | None, typer.Option(case_sensitive=False, help="Only batches of this status.")
+        BatchStatus | None, typer.Option(case_sensitive=False, help="Only batches with this status.")
     ] = None,
     received_from: Annotated[
-        date | None, typer.Option(**_DAY, help="With files received on that day or later.")
+        date | None, typer.Option(**_DAY, help="Only with files received on this day or later (UTC).")
     ] = None,
-    received_to: Annotated[date | None, typer.Option(**_DAY, help="… on that day or before (UTC).")] = None,
-    processed_from: Annotated[date | None, typer.Option(**_DAY, help="Ended on that day or later.")] = None,
-    processed_to: Annotated[date | None, typer.Option(**_DAY, help="… on that day or before (UTC).")] = None,
+    received_to: Annotated[
+        date | None, typer.Option(**_DAY, help="Only with files received on this day or earlier (UTC).")
+    ] = None,
+    processed_from: Annotated[
+        date | None, typer.Option(**_DAY, help="Only batches that ended on this day or later (UTC).")
+    ] = None,
+    processed_to: Annotated[
+        date | None, typer.Option(**_DAY, help="Only batches that ended on this day or earlier (UTC).")
+    ] = None,
     source: Annotated[
-        str | None, typer.Option(help="With a source file of this name (*, ?) or SHA-256.")
+        str | None, typer.Option(help="Only with a source file of this name (wildcards *, ?) or SHA-256.")
     ] = None,
     error: Annotated[
-        str | None, typer.Option(help="With this text in the error of the batch or of a file.")
+        str | None, typer.Option(help="Only with this text in the error of the batch or of a file.")
     ] = None,
     from_stage: Annotated[Stage, typer.Option("--from", help="The first stage to run again.")] = "extract",
     window: Annotated[int | None, typer.Option(min=1, help="Batches in flight.")] = None,
     resume: Annotated[
-        UUID | None, typer.Option(help="Do what this earlier backfill (its flow run) left undone.")
+        UUID | None, typer.Option(help="Continue the earlier backfill with this flow run id.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would run, and for how long.")
+        bool, typer.Option("--dry-run", help="Show what would run and the expected duration; run nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, however many batches.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask for confirmation, whatever the number of batches.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text.")] = False,
 ) -> None:
-    """Run batches again: all for which everything given is true. Scheduled work goes first.
+    """Run batches again: those that match all given conditions. Scheduled runs take precedence.
 
-    A backfill that was interrupted goes on with --resume, or with Retry in the Prefect UI if it ran there.
+    Continue an interrupted backfill with --resume, or with Retry in the Prefect UI if it was started there.
     """
     filters = Filters(
         batches or None, status, received_from, received_to, processed_from, processed_to, source, error
     )
     if resume and (dry_run or filters != Filters()):
         raise typer.BadParameter(
-            "--resume takes up a list that is there: it goes with no filter or --dry-run"
+            "--resume continues an existing list of batches: it cannot be combined with filters or --dry-run"
         )
     if dry_run:
         found = running(Settings())
@@ -88,9 +96,9 @@ def backfill(
     console = Console(stderr=as_json)
     with stop_on_signals(), installed(Settings()) as settings:
         if not resume and not yes:
-            _ask(asyncio.run(_plan(settings, filters, from_stage)))
-        given = {**asdict(filters), "from_stage": from_stage, "window": window, "resume": resume}
-        finished = _run(settings, given, console)
+            _confirm(asyncio.run(_plan(settings, filters, from_stage)))
+        parameters = {**asdict(filters), "from_stage": from_stage, "window": window, "resume": resume}
+        finished = _run(settings, parameters, console)
     if as_json:
         typer.echo(msgspec.json.encode(finished))
     else:
@@ -98,19 +106,19 @@ def backfill(
     raise typer.Exit(finished.status)
 
 
-def _ask(plan: Plan) -> None:
-    if len(plan.batches) > _ASK_ABOVE:
-        span = text.seconds(plan.seconds)
-        typer.confirm(f"Run {len(plan.batches)} batches again, about {span}?", abort=True, err=True)
+def _confirm(plan: Plan) -> None:
+    if len(plan.batches) > _CONFIRM_ABOVE:
+        duration = text.seconds(plan.seconds)
+        typer.confirm(f"Run {len(plan.batches)} batches again (about {duration})?", abort=True, err=True)
 
 
-def _run(settings: Settings, given: dict[str, Any], console: Console) -> Finished:
+def _run(settings: Settings, parameters: dict[str, Any], console: Console) -> Finished:
     began = datetime.now(UTC)
     try:
-        return run_backfill(settings, given, console)
+        return run_backfill(settings, parameters, console)
     except KeyboardInterrupt:
         if listed := asyncio.run(_listed_since(settings, began)):
-            console.print(f"Interrupted. Go on with: tdp backfill --resume {listed}", soft_wrap=True)
+            console.print(f"Interrupted. To continue: tdp backfill --resume {listed}", soft_wrap=True)
         raise
 
 
@@ -131,10 +139,10 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(plan))
         return
-    lanes = pages.plain_table(["Stage", "Runs", "Slots", "Average", "In all"], right=range(1, 5))
+    lanes = pages.plain_table(["Stage", "Runs", "Slots", "Average", "Total"], right=range(1, 5))
     for lane in plan.lanes:
-        spans = text.seconds(lane.average_sec), text.seconds(lane.seconds)
-        lanes.add_row(lane.stage, str(lane.runs), str(lane.slots), *spans)
+        durations = text.seconds(lane.average_sec), text.seconds(lane.seconds)
+        lanes.add_row(lane.stage, str(lane.runs), str(lane.slots), *durations)
     batches = pages.plain_table(["Batch", "Would run", "Refused"])
     for batch in plan.batches[:_SHOWN]:
         batches.add_row(batch.batch_id, ", ".join(batch.stages) or text.NOTHING, Text(batch.refused or ""))
@@ -144,4 +152,4 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         console.print(f"… and {len(plan.batches) - _SHOWN} more")
     console.print()
     console.print(lanes)
-    console.print(f"\n{len(plan.batches)} batches, about {text.seconds(plan.seconds)} by past averages")
+    console.print(f"\n{len(plan.batches)} batches, about {text.seconds(plan.seconds)} based on past averages")

@@ -1,4 +1,4 @@
-"""Commands on the databases themselves: psql, migrate, dump, restore."""
+"""Commands that operate on the databases: psql, migrate, dump, restore."""
 
 from __future__ import annotations
 
@@ -27,22 +27,30 @@ app = typer.Typer()
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )
 def psql(context: typer.Context) -> None:
-    """Open psql on the database, or pass it arguments: tdp psql -c 'SELECT …'."""
+    """Open psql on the database. Arguments are passed to psql: tdp psql -c 'SELECT …'."""
     settings = Settings()
     if settings.is_embedded and services.running(settings) is None:
-        raise ServiceFailed(f"Nothing runs in {settings.root}. Start it with `tdp up`.")
-    argv, env = _client("psql", settings.database)
+        raise ServiceFailed(f"No services are running in {settings.root}. Start them with `tdp up`.")
+    argv, env = _client_command("psql", settings.database)
     os.execve(argv[0], [*argv, *context.args], env)  # noqa: S606 - no shell wanted
 
 
 @app.command()
 def migrate(
-    revision: Annotated[str, typer.Argument(help="Where to: the newest, or an older one.")] = "head",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before going back.")] = False,
+    revision: Annotated[
+        str, typer.Argument(help="Target revision: head (the newest) or an older one.")
+    ] = "head",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation of a downgrade.")] = False,
 ) -> None:
-    """Bring the schema to this release, as `tdp up` does, or back before an older release is installed."""
+    """Migrate the schema to this release, as `tdp up` does, or down to an older revision.
+
+    Downgrade the schema before you install the older release.
+    """
     if revision != "head" and not yes:
-        typer.confirm("What newer releases added is dropped; `tdp dump` keeps it. Go on?", abort=True)
+        typer.confirm(
+            "This drops the columns and tables that newer releases added. `tdp dump` saves them. Continue?",
+            abort=True,
+        )
     settings = Settings()
     with _postgres(settings):
         before, after = migrate_schema(settings.database, revision)
@@ -54,38 +62,40 @@ def migrate(
 def dump(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Folder to write into.")],
 ) -> None:
-    """Write our database and Prefect's into two files, while work goes on or not."""
+    """Dump the ledger's database and Prefect's into two files. Services may run meanwhile."""
     settings = Settings()
     folder.mkdir(parents=True, exist_ok=True)
     with _postgres(settings):
         for file, url in _databases(settings, folder).items():
-            _call("pg_dump", url, "--format=custom", "--file", str(file))
+            _run_client("pg_dump", url, "--format=custom", "--file", str(file))
             typer.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 
 @app.command()
 def restore(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What `tdp dump` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder that `tdp dump` wrote.")
+    ],
 ) -> None:
-    """Put both databases back to a dump; nothing may use them. What they held is kept beside them."""
+    """Restore both databases from a dump. Stop all services first. The old databases are renamed."""
     settings = Settings()
     with services.only_postgres(settings):
         admin = make_dsn(settings.database, dbname="postgres")
         names = {}
         for file, url in _databases(settings, folder).items():
             if not file.exists():
-                raise ServiceFailed(f"There is no {file}: name a folder that `tdp dump` wrote.")
+                raise ServiceFailed(f"{file} does not exist. Specify a folder that `tdp dump` wrote.")
             name = str(parse_dsn(url)["dbname"])
             names[name] = f"{name}_restored"
             _create(admin, names[name])
             options = ["--no-owner", "--no-privileges", "--exit-on-error", str(file)]
-            _call("pg_restore", make_dsn(url, dbname=names[name]), *options)
-        for line in _swap(admin, names):
+            _run_client("pg_restore", make_dsn(url, dbname=names[name]), *options)
+        for line in _rename(admin, names):
             typer.echo(line)
 
 
 def _databases(settings: Settings, folder: Path) -> dict[Path, str]:
-    """Return file and URL of each database."""
+    """Return the dump file and the URL of each database."""
     return {
         folder / "tdp.dump": settings.database,
         folder / "prefect.dump": make_dsn(settings.database, dbname=settings.prefect_database),
@@ -94,7 +104,7 @@ def _databases(settings: Settings, folder: Path) -> dict[Path, str]:
 
 @contextmanager
 def _postgres(settings: Settings) -> Iterator[None]:
-    """Have PostgreSQL answer: as it runs, or for the duration."""
+    """Use the running PostgreSQL, or run it until the block ends."""
     if services.running(settings):
         yield
     else:
@@ -103,14 +113,14 @@ def _postgres(settings: Settings) -> Iterator[None]:
 
 
 def _create(admin: str, name: str) -> None:
-    """Create an empty database; one that an interrupted restore left is dropped."""
+    """Create an empty database; drop one that an interrupted restore left behind."""
     with connection(admin, autocommit=True) as opened, opened.cursor() as cursor:
         cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
         cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
 
-def _swap(admin: str, names: dict[str, str]) -> Iterator[str]:
-    """Give each database its new name, all or none, and keep the old ones until the next restore."""
+def _rename(admin: str, names: dict[str, str]) -> Iterator[str]:
+    """Rename all databases in one transaction; the old ones are kept until the next restore."""
     kept = {name: f"{name}_before_restore" for name in names}
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
     try:
@@ -123,21 +133,23 @@ def _swap(admin: str, names: dict[str, str]) -> Iterator[str]:
                 cursor.execute(rename.format(*map(sql.Identifier, (restored, name))))
             opened.commit()
     except psycopg2.errors.ObjectInUse as error:
-        raise ServiceFailed(f"Stop every service that uses the databases first: {error}") from error
-    yield from (f"{name}: restored; what it held is in {old}" for name, old in kept.items())
+        raise ServiceFailed(
+            f"The databases are in use. Stop every service that uses them and try again: {error}"
+        ) from error
+    yield from (f"{name}: restored; the previous database is now {old}" for name, old in kept.items())
 
 
-def _call(program: str, url: str, *arguments: str) -> None:
-    argv, env = _client(program, url)
+def _run_client(program: str, url: str, *arguments: str) -> None:
+    argv, env = _client_command(program, url)
     done = subprocess.run([*argv, *arguments], env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServiceFailed(f"{program} failed: {done.stderr.strip()}")
 
 
-def _client(program: str, url: str) -> tuple[list[str], dict[str, str]]:
-    """Return the command of a client of PostgreSQL, and its environment."""
+def _client_command(program: str, url: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of a PostgreSQL client, and its environment."""
     connection = parse_dsn(url)
-    # Arguments can be read by every user of the machine.
+    # Every user of the machine can read the arguments of a process, so the password is not among them.
     password = connection.pop("password", None)
     env = {**os.environ, "PGPASSWORD": str(password)} if password else dict(os.environ)
     return [str(services.binary(program)), "--dbname", make_dsn("", **connection)], env

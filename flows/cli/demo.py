@@ -1,4 +1,4 @@
-"""`tdp demo`: the whole job on sample exports, in a home of its own, checked against the samples' counts."""
+"""`tdp demo`: process sample exports in a separate home, and compare the rows with the expected counts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEED = 7
 
 
 class Rows(msgspec.Struct):
-    """What is in the database, or should be."""
+    """Counts of rows in the database: expected or found."""
 
     files: int
     chats: int
@@ -31,7 +31,7 @@ class Rows(msgspec.Struct):
 
 
 class Demo(msgspec.Struct):
-    """A demo's run, and whether the database holds what the samples' generator counted."""
+    """The run of a demo, with the expected counts of rows and those found."""
 
     run: Finished
     expected: Rows
@@ -40,21 +40,21 @@ class Demo(msgspec.Struct):
 
     @property
     def status(self) -> int:
-        """Exit status: 0 if the run completed and every row is there."""
+        """Exit status: 0 if the run completed and every row was found."""
         return self.run.status if self.found == self.expected else 1
 
 
 def demo(
-    files: Annotated[int, typer.Option(min=1, help="Source files.")] = 50,
-    messages: Annotated[int, typer.Option(min=1, help="Messages in each.")] = 100,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave it all up to look at, until Ctrl-C.")] = False,
+    files: Annotated[int, typer.Option(min=1, help="Number of source files.")] = 50,
+    messages: Annotated[int, typer.Option(min=1, help="Messages in each source file.")] = 100,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the services running until Ctrl-C.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")
     ] = False,
 ) -> None:
-    """Do the whole job on sample exports and check every row; status 0 only if all is there.
+    """Process sample exports and verify every row. Exit status 0 if all rows were found.
 
-    Everything lives in the folder demo of the home, made anew each time.
+    All state is in the folder demo of the home, which is created anew each time.
     """
     console = Console(stderr=as_json, highlight=False)
     settings, began = _demo_settings(), time.monotonic()
@@ -64,7 +64,7 @@ def demo(
         expected = Rows(written.files, written.chats, written.messages)
         console.print(f"{expected.files} sample exports, {expected.messages:,} messages, in {settings.inbox}")
         with services.installation(settings) as started:
-            console.print(f"PostgreSQL and Prefect are up: {started.url}")
+            console.print(f"PostgreSQL and the Prefect server are running: {started.url}")
             apply(settings)
             run = run_inbox(settings, {}, console)
             done = Demo(run, expected, _rows(settings), time.monotonic() - began)
@@ -74,14 +74,14 @@ def demo(
                 _print(done, settings, console)
             if keep:
                 started.start(services.worker)
-                console.print("Everything stays up until Ctrl-C.")
+                console.print("The services keep running until Ctrl-C.")
                 with suppress(KeyboardInterrupt):
                     started.wait(console.print)
     raise typer.Exit(done.status)
 
 
 def _demo_settings() -> Settings:
-    """Return a home within the home, its own embedded PostgreSQL, and a port that is free."""
+    """Return settings with a home below the home, its own embedded PostgreSQL, and a free port."""
     settings = Settings()
     host, port = settings.server_host, settings.server_port
     port = port if services.is_free(host, port) else services.free_port(host)
@@ -102,7 +102,9 @@ def _rows(settings: Settings) -> Rows:
 def _print(done: Demo, settings: Settings, console: Console) -> None:
     print_finished(done.run, console)
     if done.found == done.expected:
-        console.print("[green]Every row is in PostgreSQL[/], by the samples' own counts.")
+        console.print("[green]All expected rows are in PostgreSQL.[/]")
     else:
-        console.print(f"[red]Rows differ[/]: expected {done.expected}, found {done.found}.")
-    console.print(f"{text.seconds(done.seconds)} in all. To look around: TDP_HOME={settings.root} tdp up")
+        console.print(f"[red]The rows differ[/]: expected {done.expected}, found {done.found}.")
+    console.print(
+        f"Total: {text.seconds(done.seconds)}. To inspect the result: TDP_HOME={settings.root} tdp up"
+    )

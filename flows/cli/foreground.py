@@ -1,4 +1,4 @@
-"""A parent flow run in the foreground: a child process, and the ledger's own account of how it goes."""
+"""Run a parent flow in the foreground: in a child process, with its progress read from the ledger."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from flows.services.processes import stop
 from flows.settings import Settings
 
 _REFRESH_SECONDS = 0.25
-#: Where no terminal redraws, a line for what is new, at most as often as this.
+#: Without a terminal, a progress line is printed at most this often.
 _LINE_SECONDS = 5.0
 
 
 class Finished(msgspec.Struct):
-    """A finished run of the parent flow: how it ended, where to see it, what it did."""
+    """A finished run of a parent flow: its final state, its address in the UI, and its summary."""
 
     flow_run_id: str
     state: str
@@ -44,20 +44,20 @@ class Finished(msgspec.Struct):
 
     @property
     def status(self) -> int:
-        """Exit status: 0 if every batch is done."""
+        """Exit status: 0 if every batch was completed."""
         return 0 if self.state == "Completed" else 1
 
 
 def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
-    """Run process_inbox to its end on the running installation of ``settings``, showing progress.
+    """Run process_inbox on the running installation of ``settings`` until it ends, showing progress.
 
-    Raises :class:`ServiceFailed` with the end of the log if its process ends without an outcome.
+    Raises :class:`ServiceFailed` with the end of the log if the process ends without an outcome.
     """
     return _run("flows.process_inbox:process_inbox", settings, parameters, console)
 
 
 def run_backfill(settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
-    """Run backfill as :func:`run_inbox` runs the inbox."""
+    """Run backfill as :func:`run_inbox` runs process_inbox."""
     return _run("flows.backfill:backfill", settings, parameters, console)
 
 
@@ -73,7 +73,7 @@ def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: 
 
 
 def print_finished(finished: Finished, console: Console) -> None:
-    """Print what a run did."""
+    """Print the summary and the final state of a run."""
     console.print(summary_page(finished.summary))
     colour = "green" if finished.status == 0 else "red"
     console.print(f"\n[{colour}]{finished.state}[/]", Text(finished.message or ""))
@@ -83,7 +83,7 @@ def print_finished(finished: Finished, console: Console) -> None:
 def summary_page(summary: reports.Summary) -> RenderableType:
     """Return the totals and the lanes of a run."""
     totals = summary.totals
-    # Stages side by side: eighty columns hold that, and not a row of eleven figures.
+    # One column per stage fits into 80 columns; a row of eleven figures does not.
     stages = [timing_cells(timing) for timing in summary.stages]
     table = pages.plain_table(["", *(cells[0] for cells in stages)], right=range(1, len(stages) + 1))
     for label, *figures in zip(TIMING_HEADERS[1:], *(cells[1:] for cells in stages), strict=True):
@@ -93,7 +93,7 @@ def summary_page(summary: reports.Summary) -> RenderableType:
         f"{totals.files:,} files in {totals.batches:,} batches: {totals.stored:,} stored, "
         f"{totals.partial:,} in part, {totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
         f"{totals.messages:,} messages in {text.seconds(summary.elapsed_sec)}, "
-        f"{text.number(rate, 0)} a second",
+        f"{text.number(rate, 0)} per second",
     ]
     return Group(*map(Text, lines), *((Text(), table) if stages else ()))
 
@@ -101,20 +101,20 @@ def summary_page(summary: reports.Summary) -> RenderableType:
 def _run_process(
     flow: str, settings: Settings, parameters: Mapping[str, Any], follow: Callable[[psutil.Popen], None]
 ) -> dict[str, Any]:
-    """Return the outcome that the run's process wrote; ``follow`` returns when that has ended."""
+    """Return the outcome that the process of the run wrote; ``follow`` returns when the process has ended."""
     with TemporaryDirectory(prefix="tdp-run-") as folder:
         log, outcome = Path(folder, "log"), Path(folder, "outcome.json")
-        given = {name: value for name, value in parameters.items() if value is not None}
-        given["fan_out"] = "process"  # there may be no worker, and who waits here waits for this process
-        given_json = msgspec.json.encode(given).decode()
+        arguments = {name: value for name, value in parameters.items() if value is not None}
+        arguments["fan_out"] = "process"  # there may be no worker, and Ctrl-C here must end the batches
+        arguments_json = msgspec.json.encode(arguments).decode()
         with log.open("wb") as out:
             process = psutil.Popen(
-                [sys.executable, "-m", "flows.cli.inbox_process", flow, given_json, str(outcome)],
+                [sys.executable, "-m", "flows.cli.inbox_process", flow, arguments_json, str(outcome)],
                 env={**os.environ, **services.environment(settings)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C comes to us alone, and we end it in order
+                start_new_session=True,  # only this process receives Ctrl-C; it then stops the child in order
             )
         try:
             follow(process)
@@ -138,13 +138,13 @@ def _follow(process: psutil.Popen, ledger: Any, limits: Mapping[str, int], conso
 
 
 def _follow_in_lines(process: psutil.Popen, ledger: Any, console: Console) -> None:
-    told, told_at = "", 0.0
+    printed, printed_at = "", 0.0
     while process.poll() is None:
         batches = reports.status(ledger).batches
         line = "batches: " + (", ".join(f"{count} {name}" for name, count in batches.items()) or "none yet")
-        if line != told and time.monotonic() - told_at > _LINE_SECONDS:
+        if line != printed and time.monotonic() - printed_at > _LINE_SECONDS:
             console.print(line)
-            told, told_at = line, time.monotonic()
+            printed, printed_at = line, time.monotonic()
         time.sleep(_REFRESH_SECONDS)
 
 

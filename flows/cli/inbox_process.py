@@ -1,4 +1,4 @@
-"""The process in which commands run a flow in the foreground: its log is apart from their progress.
+"""The process in which commands run a flow in the foreground; its log is separate from their progress.
 
 Arguments: the flow as ``module:function``, its parameters as JSON, and the file to write the outcome to.
 """
@@ -14,7 +14,7 @@ import msgspec
 
 
 class Outcome(msgspec.Struct):
-    """How a flow run ended: its id, the name of its state (Completed, Failed, …) and what that says."""
+    """How a flow run ended: its id, and the name (Completed, Failed, …) and message of its final state."""
 
     flow_run_id: str
     state: str

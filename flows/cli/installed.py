@@ -1,4 +1,4 @@
-"""A running installation for a command, and what Prefect must know of it."""
+"""A running installation for a command, with its Prefect configuration applied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.settings import Settings
 
 @contextmanager
 def installed(settings: Settings) -> Iterator[Settings]:
-    """Yield the settings of the running installation; if there is none, run one for the duration."""
+    """Yield the settings of the running installation; if there is none, run one until the block ends."""
     found = services.running(settings)
     if found:
         yield found.settings
@@ -27,7 +27,7 @@ def apply(settings: Settings) -> list[str]:
     """Apply limits, blocks, work pool and deployments; return one line per change."""
     settings.inbox.mkdir(parents=True, exist_ok=True)
     os.environ.update(services.environment(settings))
-    # Prefect takes its settings from the environment when it is imported.
+    # Prefect reads its settings from the environment when it is imported.
     from deployments.apply import apply as apply_all
 
     return asyncio.run(apply_all(settings))

@@ -1,4 +1,4 @@
-"""`tdp`: start everything, run the pipeline, look at it."""
+"""`tdp`: start the services, run the pipeline, show its state."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help=(
         "Telegram Desktop exports in, PostgreSQL tables out.\n\n"
-        "Begin with `tdp demo`; then `tdp up` in one terminal and `tdp run FOLDER` in another. State is "
-        "kept in .tdp of this folder, or where TDP_HOME says.\n\n"
-        "Exit status: 0 done, 1 failed (the message says why), 2 wrong usage, 130 interrupted."
+        "Start with `tdp demo`; then run `tdp up` in one terminal and `tdp run FOLDER` in another. State is "
+        "kept in .tdp below the current directory, or in the directory that TDP_HOME names.\n\n"
+        "Exit status: 0 success, 1 failure (with a message), 2 wrong usage, 130 interrupted."
     ),
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text.")]
 
 
 def main() -> None:
-    """Run the command line; an error of ours is a message and status 1, not a traceback."""
-    os.umask(0o077)  # people's letters: nobody else on this machine may read what we write
+    """Run the command line; print a TdpError as a message without a traceback, with exit status 1."""
+    os.umask(0o077)  # private messages: only the user of this process may read the files it writes
     try:
         app()
     except TdpError as error:
@@ -60,7 +60,7 @@ app.command()(demo.demo)
 
 @app.command()
 def up() -> None:
-    """Start everything: PostgreSQL, Prefect, a worker, recovery, the monitor; keep it up until Ctrl-C."""
+    """Start PostgreSQL, the Prefect server, a worker, recovery and the monitor; run until Ctrl-C."""
     settings, console = Settings(), Console(soft_wrap=True, highlight=False)
     adopt_orphans()
     with stop_on_signals():
@@ -76,12 +76,12 @@ def up() -> None:
                 console.print(f"Database    {make_url(settings.database)}")
                 console.print(f"Inbox       {settings.inbox}")
                 console.print(f"Logs        {settings.logs}")
-                console.print("Ready. Ctrl-C stops everything.")
+                console.print("Ready. Press Ctrl-C to stop all services.")
                 started.wait(console.print)
         except KeyboardInterrupt:
             console.print("Stopped.")
         finally:
-            for orphan in psutil.Process().children(recursive=True):  # of a worker that was killed
+            for orphan in psutil.Process().children(recursive=True):  # left by a worker that was killed
                 with suppress(psutil.NoSuchProcess):
                     orphan.kill()
 
@@ -90,15 +90,15 @@ def up() -> None:
 def run(
     inbox: Annotated[
         Path | None,
-        typer.Argument(exists=True, file_okay=False, help="Folder of source files; else the home's inbox."),
+        typer.Argument(exists=True, file_okay=False, help="Folder of source files (default: the inbox)."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Source files per batch.")] = None,
     window: Annotated[int | None, typer.Option(min=1, help="Batches in flight.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Work off an inbox and show how it goes.
+    """Process the files of a folder and show the progress.
 
-    Uses what `tdp up` has started, or starts it all for as long as the run takes.
+    Uses the services that `tdp up` started; otherwise starts them for the duration of the run.
     """
     console = Console(stderr=as_json)
     parameters = {
@@ -121,13 +121,15 @@ app.command()(backfill.backfill)
 @app.command()
 def sample(
     directory: Annotated[Path, typer.Argument(file_okay=False, help="Folder to write into.")],
-    files: Annotated[int, typer.Option(min=0, help="Good source files.")] = 50,
-    messages: Annotated[int, typer.Option(min=1, help="Messages in each.")] = 100,
+    files: Annotated[int, typer.Option(min=0, help="Number of valid source files.")] = 50,
+    messages: Annotated[int, typer.Option(min=1, help="Messages in each source file.")] = 100,
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 7,
-    broken: Annotated[int, typer.Option(min=0, help="Bad ones too: cut off, encrypted, no export.")] = 0,
+    broken: Annotated[
+        int, typer.Option(min=0, help="Number of invalid source files: truncated, encrypted, not an export.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Write sample exports, as varied as Telegram Desktop's own."""
+    """Write sample exports that resemble those of Telegram Desktop."""
     expected = write_samples(directory, files, messages, seed, broken)
     if as_json:
         typer.echo(msgspec.json.encode(expected))
@@ -139,17 +141,17 @@ def sample(
 
 @app.command()
 def apply(as_json: Json = False) -> None:
-    """Bring the running server to what the project needs: limits, blocks, deployments, automations.
+    """Apply limits, blocks, deployments and automations to the running server.
 
-    Safe to repeat. What operators changed on purpose (the store limit, block documents) stays.
+    Safe to repeat: the store limit and the values of block documents are preserved.
     """
-    changes = apply_all(_reached())
+    changes = apply_all(_reachable_settings())
     typer.echo(json.dumps(changes) if as_json else "\n".join(changes or ["Nothing to change."]))
 
 
 @app.command()
 def env(as_json: Json = False) -> None:
-    """Print what makes `prefect` and other clients talk to this installation.
+    """Print the environment variables with which `prefect` and other clients connect to this installation.
 
     Use it as: eval "$(tdp env)"
     """
@@ -161,13 +163,14 @@ def env(as_json: Json = False) -> None:
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-def _reached() -> Settings:
+def _reachable_settings() -> Settings:
+    """Return the settings of a server that responds. Raises ServiceFailed."""
     settings = Settings()
     if found := services.running(settings):
         settings = found.settings
     elif settings.is_embedded:
-        raise ServiceFailed(f"Nothing runs in {settings.root}. Start it with `tdp up`.")
-    ask(settings, "GET", "/api/admin/version")  # also a server that was started in another way
+        raise ServiceFailed(f"No services are running in {settings.root}. Start them with `tdp up`.")
+    ask(settings, "GET", "/api/admin/version")  # the server may not have been started by `tdp up`
     return settings
 
 

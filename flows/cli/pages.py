@@ -1,4 +1,4 @@
-"""What the ledger says, as tables in a terminal."""
+"""Reports of the ledger as tables in a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLOURS = {
 
 
 def plain_table(headers: Sequence[str], right: Iterable[int] = ()) -> Table:
-    """Return a table without lines; the columns ``right`` hold figures."""
+    """Return a table without lines; the columns ``right`` are aligned to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     numeric = set(right)
     for index, header in enumerate(headers):
@@ -40,12 +40,12 @@ def coloured(status: str) -> Text:
 
 
 def when(moment: datetime | None) -> str:
-    """Return a time as this machine's clock shows it."""
+    """Return a time in the time zone of this machine."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else text.NOTHING
 
 
 def status_page(now: Status) -> RenderableType:
-    """Return lanes, batches and files at one moment."""
+    """Return lanes, batches and files at one point in time."""
     files = now.files
     counts = ", ".join(f"{count:,} {name}" for name, count in now.batches.items()) or "none"
     return Group(
@@ -62,7 +62,7 @@ def status_page(now: Status) -> RenderableType:
 
 
 def stages_table(timings: Sequence[Timing]) -> Table:
-    """Return one column per stage: eighty characters hold that, and not a row of eleven figures."""
+    """Return one column per stage, which fits into 80 columns; a row of eleven figures does not."""
     columns = [timing_cells(timing) for timing in timings]
     table = plain_table(["", *(stage for stage, *_ in columns)], right=range(1, len(columns) + 1))
     for label, *figures in zip(TIMING_HEADERS[1:], *(cells[1:] for cells in columns), strict=True):
@@ -71,7 +71,7 @@ def stages_table(timings: Sequence[Timing]) -> Table:
 
 
 def groups_table(timings: Sequence[Timing], group: str) -> Table:
-    """Return one row per group and stage, medians only."""
+    """Return one row per group and stage, with medians only."""
     headers = (group, "Stage", "Runs", "Failed", "Wait", "Duration", "Files/s", "MB/s", "Used")
     table = plain_table(headers, right=range(2, len(headers)))
     for timing in timings:
@@ -90,7 +90,7 @@ def groups_table(timings: Sequence[Timing], group: str) -> Table:
 
 
 def verify_page(checks: Sequence[Check]) -> RenderableType:
-    """Return every rule, kept or not, and the rows that break it."""
+    """Return every rule with its result, and the rows that break it."""
     table = Table.grid(padding=(0, 1))
     for check in checks:
         mark, style = ("kept", "green") if check.is_kept else ("BROKEN", "red")
@@ -106,7 +106,7 @@ def verify_page(checks: Sequence[Check]) -> RenderableType:
 
 
 def _lanes_table(lanes: Sequence[Lane]) -> Table:
-    headers = ("Lane", "Slots", "Waiting", "Oldest", "At work", "For", "Where")
+    headers = ("Lane", "Slots", "Waiting", "Longest", "Holder", "For", "Where")
     table = plain_table(headers, right=(2, 3, 5))
     for lane in lanes:
         first = lane.holders[0] if lane.holders else None
@@ -121,7 +121,7 @@ def _lanes_table(lanes: Sequence[Lane]) -> Table:
 def _queues(lanes: Sequence[Lane]) -> Iterator[Text]:
     for lane in lanes:
         if lane.queue:
-            names = [_tried(run) for run in lane.queue[:_QUEUE_SHOWN]]
+            names = [_batch_and_attempt(run) for run in lane.queue[:_QUEUE_SHOWN]]
             more = len(lane.queue) - len(names)
             rest = f" and {more} more" if more else ""
             yield Text.assemble((f"Next for {lane.stage}: ", "bold"), ", ".join(names), rest)
@@ -130,15 +130,15 @@ def _queues(lanes: Sequence[Lane]) -> Iterator[Text]:
 def _holder_cells(run: OpenRun | None) -> tuple[str, str, str]:
     if run is None:
         return text.NOTHING, "", ""
-    return (_tried(run), text.seconds(run.duration_sec), f"{run.host} pid {run.pid}")
+    return (_batch_and_attempt(run), text.seconds(run.duration_sec), f"{run.host} pid {run.pid}")
 
 
-def _tried(run: OpenRun) -> str:
+def _batch_and_attempt(run: OpenRun) -> str:
     return run.batch_id if run.attempt == 1 else f"{run.batch_id} (attempt {run.attempt})"
 
 
 def batches_page(batches: Sequence[BatchLine]) -> RenderableType:
-    """Return one row per batch, and below them the errors of those that failed."""
+    """Return one row per batch, and below the table the errors of failed batches."""
     headers = ("Batch", "Status", "Created", "Files", "Messages", "Extract", "Convert", "Store")
     table = plain_table(headers, right=range(3, 8))
     for batch in batches:
@@ -157,7 +157,7 @@ def batches_page(batches: Sequence[BatchLine]) -> RenderableType:
 
 
 def batch_page(found: BatchDetail) -> RenderableType:
-    """Return one batch with its files and stage runs, and below each table the reasons and errors."""
+    """Return one batch with its files and stage runs, and below each table their errors."""
     head = Text.assemble((found.batch_id, "bold"), "  ", coloured(found.status))
     if found.resumes_at:
         head.append(f"  resumes at {found.resumes_at}")
@@ -210,7 +210,7 @@ def _runs_table(found: BatchDetail) -> Table:
 
 
 def _reasons(named: Iterable[tuple[str, str | None]], length: int) -> Iterator[Text]:
-    """Yield a line for each that has a reason: a cell would be too narrow for one."""
+    """Yield one line per reason that is not empty; a table cell would be too narrow."""
     for name, reason in named:
         if reason:
             yield Text.assemble((name, "bold"), ": ", text.short(reason, length))

@@ -39,7 +39,7 @@ _AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"
 
 
 class By(StrEnum):
-    """What timings are grouped by."""
+    """How timings are grouped."""
 
     stage = "stage"
     batch = "batch"
@@ -47,21 +47,21 @@ class By(StrEnum):
 
 
 def _since(value: str) -> datetime:
-    """Read ``90m``, ``6h``, ``7d`` or an ISO date or time (without an offset: this machine's)."""
+    """Parse ``90m``, ``6h``, ``7d`` or an ISO date or time (without an offset: in the local time zone)."""
     age = re.fullmatch(r"(\d+)([smhdw])", value)
     if age:
         return datetime.now().astimezone() - timedelta(**{_AGES[age[2]]: int(age[1])})
     try:
         return datetime.fromisoformat(value).astimezone()
     except ValueError:
-        raise typer.BadParameter(f"{value!r}: write 90m, 6h, 7d or a date like 2026-03-01") from None
+        raise typer.BadParameter(f"{value!r}: use 90m, 6h, 7d or a date such as 2026-03-01") from None
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
 Since = Annotated[
     datetime | None,
     typer.Option(
-        parser=_since, metavar="WHEN", help="Only what began since then: 90m, 6h, 7d or 2026-03-01."
+        parser=_since, metavar="WHEN", help="Only what started since then: 90m, 6h, 7d or 2026-03-01."
     ),
 ]
 
@@ -71,7 +71,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Who is in each lane, who waits, and how many batches and files are in which state."""
+    """Show the holders and waiters of each lane, and the number of batches and files in each state."""
     settings = _installation()
     with _ledger(settings) as ledger:
         now = reports.status(ledger, _limits(settings))
@@ -85,12 +85,14 @@ def status(
 
 @app.command()
 def batches(
-    status: Annotated[BatchStatus | None, typer.Option(case_sensitive=False, help="Only these.")] = None,
+    status: Annotated[
+        BatchStatus | None, typer.Option(case_sensitive=False, help="Only batches with this status.")
+    ] = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of batches.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List batches, the newest first."""
+    """List batches, newest first."""
     with _ledger(_installation()) as ledger:
         found = reports.batches(ledger, status=status, since=since, limit=limit)
     if as_json:
@@ -101,10 +103,10 @@ def batches(
 
 @app.command()
 def show(
-    batch: Annotated[str, typer.Argument(help="A batch id, as `tdp batches` lists them.")],
+    batch: Annotated[str, typer.Argument(help="A batch id, as listed by `tdp batches`.")],
     as_json: Json = False,
 ) -> None:
-    """Show one batch: its files with what became of them and why, every stage run, where it resumes."""
+    """Show one batch: its files with outcome and reason, its stage runs, and where it resumes."""
     with _ledger(_installation()) as ledger:
         found = reports.batch(ledger, batch)
     if as_json:
@@ -116,12 +118,12 @@ def show(
 @app.command()
 def timings(
     by: Annotated[
-        By, typer.Option(help="One row per stage for all, each batch or each day (UTC).")
+        By, typer.Option(help="One row per stage: in total, for each batch, or for each day (UTC).")
     ] = By.stage,
     since: Since = None,
     as_json: Json = False,
 ) -> None:
-    """Waits, durations, throughput and use of the slots."""
+    """Show waits, durations, throughput and use of the slots."""
     settings = _installation()
     with _ledger(settings) as ledger:
         found = reports.timings(ledger, by.value, since=since, limits=_limits(settings))
@@ -129,7 +131,7 @@ def timings(
         _print_json(found)
         return
     if not found:
-        Console().print("Nothing has run.")
+        Console().print("No stage has run.")
         return
     Console().print(
         pages.stages_table(found) if by is By.stage else pages.groups_table(found, by.value.capitalize())
@@ -138,13 +140,13 @@ def timings(
 
 @app.command()
 def timeline(
-    out: Annotated[Path, typer.Argument(help="The file to write, an .svg; `-` for stdout.", dir_okay=False)],
+    out: Annotated[Path, typer.Argument(help="The .svg file to write; `-` for stdout.", dir_okay=False)],
     run: Annotated[UUID | None, typer.Option(help="Only the batches of this flow run.")] = None,
     since: Since = None,
 ) -> None:
-    """Draw the lanes: who worked and who waited when, and where a lane stood idle beside a queue."""
+    """Draw the lanes over time: running and waiting stage runs, and idle gaps."""
     if str(out) != "-" and out.suffix != ".svg":
-        raise typer.BadParameter(f"{out}: pictures are SVG; a browser or rsvg-convert makes a PNG of one")
+        raise typer.BadParameter(f"{out}: the output is SVG; rsvg-convert or a browser converts it to PNG")
     with _ledger(_installation()) as ledger:
         picture = timeline_svg(ledger, flow_run_id=run, since=since)
     if str(out) == "-":
@@ -155,9 +157,9 @@ def timeline(
 
 @app.command()
 def verify(since: Since = None, as_json: Json = False) -> None:
-    """Prove that the rules were kept: no overlaps, nothing lost, no slot held by the dead.
+    """Verify the rules: no overlaps, nothing lost, no slot held by a dead run.
 
-    Status 1, with the offending rows, if one was broken or could not be checked.
+    If a rule is broken or cannot be checked, print the offending rows and exit with status 1.
     """
     settings = _installation()
     with _ledger(settings) as ledger:
@@ -172,13 +174,13 @@ def verify(since: Since = None, as_json: Json = False) -> None:
 
 @app.command()
 def monitor() -> None:
-    """Serve /health, /metrics and /timeline.svg on 127.0.0.1 until Ctrl-C, and log what needs a person.
+    """Serve /health, /metrics and /timeline.svg on 127.0.0.1 until Ctrl-C, and log conditions.
 
-    `tdp up` does this too; alone it is for a host where the services are started in another way.
+    `tdp up` includes the monitor. Run it separately on hosts where the services are started in another way.
 
-    They show counts, times, batch ids, host names and errors of services; nothing of what was received. Where
-    TDP_MONITOR_HOST lets others in, they need the user and password of TDP_AUTH_STRING (HTTP Basic); without
-    it they learn from /health whether all is well, and no more.
+    The pages show counts, times, batch ids, host names and errors of services, but no received data. If
+    TDP_MONITOR_HOST is not a loopback address, they require the user and password of TDP_AUTH_STRING (HTTP
+    Basic). Without them /health returns only the overall status.
     """
     serve(_installation())
 
@@ -191,7 +193,7 @@ def _installation() -> Settings:
 
 @contextmanager
 def _ledger(settings: Settings) -> Iterator[Connection]:
-    """Yield a connection to the ledger for reading; raises DatabaseUnavailable."""
+    """Yield a read-only connection to the ledger. Raises DatabaseUnavailable."""
     try:
         with connection(settings.database, readonly=True, autocommit=True, connect_timeout=5) as ledger:
             check_schema(ledger)
@@ -201,7 +203,7 @@ def _ledger(settings: Settings) -> Iterator[Connection]:
 
 
 def _limits(settings: Settings) -> dict[str, int]:
-    """Return the server's limits; none if it does not answer: the ledger can be read without it."""
+    """Return the limits of the server, or nothing if it does not respond: the ledger needs none of them."""
     try:
         return {name: slot.limit for name, slot in slots(settings).items()}
     except ServiceFailed:

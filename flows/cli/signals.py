@@ -1,4 +1,4 @@
-"""Being stopped: once, in order, whichever way it is asked for."""
+"""Stop a command once and in order, whichever signal requests it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Turn the first Ctrl-C, SIGTERM or hang-up into KeyboardInterrupt; later ones change nothing."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into KeyboardInterrupt; ignore later ones."""
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
         for each in _SIGNALS:

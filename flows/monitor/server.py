@@ -24,7 +24,7 @@ from flows.monitor.metrics import Metrics
 from flows.monitor.usage import Sampler
 from flows.reports.prefect_api import ask
 from flows.reports.timeline import timeline_svg
-from flows.services.prefect import ensure_guarded, is_loopback, local_url
+from flows.services.prefect import ensure_authentication, is_loopback, local_url
 from flows.settings import Settings
 
 WATCH_SECONDS = 15.0
@@ -38,7 +38,7 @@ class MonitorServer(ThreadingHTTPServer):
 
     def __init__(self, settings: Settings, port: int) -> None:
         """Bind; raise ServiceFailed if the port is taken, or if nothing guards what others can reach."""
-        ensure_guarded(settings, settings.monitor_host)
+        ensure_authentication(settings, settings.monitor_host)
         self.monitor = Monitor(settings)
         self.metrics = Metrics(self.monitor)
         try:

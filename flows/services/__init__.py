@@ -1,4 +1,4 @@
-"""Everything that must run on one machine: PostgreSQL, the Prefect server, a worker."""
+"""The services of one machine: PostgreSQL, the Prefect server, a worker, recovery and the monitor."""
 
 from flows.services.background import monitor_url, monitoring, recovery
 from flows.services.installation import (

@@ -17,15 +17,15 @@ _READY_SECONDS = 60
 
 
 def monitor_url(settings: Settings) -> str:
-    """Address of the monitor."""
+    """Return the address of the monitor."""
     return local_url(settings.monitor_host, settings.monitor_port)
 
 
 @contextmanager
 def monitoring(settings: Settings) -> Iterator[Child]:
-    """Run :mod:`flows.monitor` until the block ends, ready when this yields. Raises ServiceFailed."""
+    """Run :mod:`flows.monitor` until the block ends; yield once it is ready. Raises ServiceFailed."""
     if not is_free(settings.monitor_host, settings.monitor_port):
-        raise ServiceFailed(f"Port {settings.monitor_port} is taken: set TDP_MONITOR_PORT to a free one.")
+        raise ServiceFailed(f"Port {settings.monitor_port} is in use. Set TDP_MONITOR_PORT to a free port.")
     command = [sys.executable, "-m", "flows.monitor"]
     env = client_environment(settings)
     with child(settings, "monitor", command, env=env, cwd=settings.root, grace=5) as started:
@@ -44,10 +44,10 @@ def recovery(settings: Settings) -> Iterator[Child]:
 
 def _answers(settings: Settings) -> bool:
     try:
-        # http to our own loopback port
+        # plain http, to the loopback address
         with urllib.request.urlopen(f"{monitor_url(settings)}/metrics", timeout=5):  # noqa: S310
             return True
     except urllib.error.HTTPError:
-        return True  # it asks who we are, and so it answers
+        return True  # it requires authentication, so it responds
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""One installation: its services in order, and the record by which other commands find them."""
+"""One installation: its services in order, and the record with which other commands find them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from flows.errors import ServiceFailed
 from flows.ledger.schema_version import migrate
 from flows.services import record
 from flows.services.postgres import postgres
-from flows.services.prefect import client_environment, ensure_guarded, prefect_server, server_url
+from flows.services.prefect import client_environment, ensure_authentication, prefect_server, server_url
 from flows.services.processes import Child, stop
 from flows.settings import Settings
 
 _POLL_SECONDS = 0.5
-#: So many ends of services within so many seconds are not an accident any more.
-_RESTARTS, _RESTARTS_WITHIN = 5, 60.0
+#: More restarts of services than this within so many seconds are treated as a permanent failure.
+_MAX_RESTARTS, _RESTART_WINDOW = 5, 60.0
 
-#: Runs a service, ready when it yields, until the block ends; None where there is nothing to run.
+#: Runs a service until the block ends and yields once it is ready; yields None if there is no process to run.
 Service = Callable[[Settings], AbstractContextManager[Child | None]]
 
 
 class AlreadyRunning(ServiceFailed):
-    """Another process keeps the services of this home up: use them, or stop it first."""
+    """Another process runs the services of this home: use them, or stop that process first."""
 
 
 class Installation:
-    """Services that run now; ``settings`` name the port they really use."""
+    """The running services of one home; ``settings`` have the ports that they actually use."""
 
     def __init__(self, settings: Settings, stack: ExitStack | None = None) -> None:
-        """Describe running services; with a ``stack``, own those that are started."""
+        """Describe running services; with a ``stack``, services can be started and end with it."""
         self.settings = settings
         self.children: dict[Service, Child] = {}
         self._stack = stack
@@ -42,13 +42,16 @@ class Installation:
 
     @property
     def url(self) -> str:
-        """Address of the Prefect UI."""
+        """The address of the Prefect UI."""
         return server_url(self.settings)
 
     def start(self, service: Service) -> None:
-        """Start one more service, stopped before those already running; started anew, it keeps its place."""
+        """Start one more service, or restart it. It is stopped before the services that were started earlier.
+
+        A restarted service keeps its position in that order. Raises :class:`AlreadyRunning`.
+        """
         if self._stack is None:
-            raise AlreadyRunning("These services belong to another process.")
+            raise AlreadyRunning("Another process runs these services.")
         if service not in self._stacks:
             self._stacks[service] = self._stack.enter_context(ExitStack())
         self._stacks[service].close()
@@ -56,37 +59,37 @@ class Installation:
         if child is not None:
             self.children[service] = child
 
-    def wait(self, say: Callable[[str], None]) -> None:
-        """Block for ever, starting anew what ends by itself, and ``say`` so.
+    def wait(self, report: Callable[[str], None]) -> None:
+        """Block until interrupted; restart services that exit, and ``report`` each restart.
 
-        Raises :class:`ServiceFailed` when that was in vain ``_RESTARTS`` times within ``_RESTARTS_WITHIN`` s.
+        Raises :class:`ServiceFailed` after ``_MAX_RESTARTS`` restarts within ``_RESTART_WINDOW`` seconds.
         """
-        ends: deque[float] = deque(maxlen=_RESTARTS)
+        ends: deque[float] = deque(maxlen=_MAX_RESTARTS)
         while True:
             for service, child in list(self.children.items()):
                 if child.process.poll() is None:
                     continue
-                if len(ends) == _RESTARTS and time.monotonic() - ends[0] < _RESTARTS_WITHIN:
+                if len(ends) == _MAX_RESTARTS and time.monotonic() - ends[0] < _RESTART_WINDOW:
                     child.check()
                 ends.append(time.monotonic())
-                say(f"{child.name} ended (status {child.process.returncode}): starting it anew.")
+                report(f"{child.name} exited with status {child.process.returncode}; restarting it.")
                 try:
                     self.start(service)
-                except ServiceFailed as error:  # perhaps what it left behind is not gone yet
-                    say(str(error))
+                except ServiceFailed as error:  # for example, its orphaned child still uses the port
+                    report(str(error))
             time.sleep(_POLL_SECONDS)
 
 
 @contextmanager
 def installation(settings: Settings) -> Iterator[Installation]:
-    """Run PostgreSQL, migrated, and the Prefect server until the block ends; more by ``start``.
+    """Run PostgreSQL, migrated, and the Prefect server until the block ends; ``start`` adds services.
 
-    Raises :class:`AlreadyRunning` if another process does so for this home, :class:`ServiceFailed` if a
-    service does not come up. What a killed owner left running is stopped first.
+    Services that a killed owner left running are stopped first. Raises :class:`AlreadyRunning` if another
+    process runs the services of this home, :class:`ServiceFailed` if a service does not start.
     """
-    ensure_guarded(settings, settings.server_host)
+    ensure_authentication(settings, settings.server_host)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
-    with _only_one(settings), ExitStack() as stack:
+    with _home_lock(settings), ExitStack() as stack:
         _stop_leftovers(settings)
         stack.callback(record.path(settings).unlink, missing_ok=True)
         started = Installation(settings, stack)
@@ -94,33 +97,33 @@ def installation(settings: Settings) -> Iterator[Installation]:
         migrate(settings.database)
         started.start(prefect_server)
         ports = {"server_host": settings.server_host, "server_port": settings.server_port}
-        record.write(settings, {"url": started.url, "settings": ports})  # from now on others may use it
+        record.write(settings, {"url": started.url, "settings": ports})  # now other commands may use it
         yield started
 
 
 @contextmanager
 def only_postgres(settings: Settings) -> Iterator[None]:
-    """Run PostgreSQL alone until the block ends. Raises :class:`AlreadyRunning` if the services are up."""
+    """Run only PostgreSQL until the block ends. Raises :class:`AlreadyRunning` if all services run."""
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
-    with _only_one(settings):
+    with _home_lock(settings):
         _stop_leftovers(settings)
         with postgres(settings):
             yield
 
 
 def remove(settings: Settings) -> None:
-    """Remove a home with everything in it; what a killed owner left running is stopped first.
+    """Remove a home with all its contents; services that a killed owner left running are stopped first.
 
-    Raises :class:`AlreadyRunning` if its services are up.
+    Raises :class:`AlreadyRunning` if its services are running.
     """
     if settings.root.exists():
-        with _only_one(settings):
+        with _home_lock(settings):
             _stop_leftovers(settings)
             shutil.rmtree(settings.root)
 
 
 def running(settings: Settings) -> Installation | None:
-    """Return the installation that runs in this home, whoever started it; None if there is none."""
+    """Return the running installation of this home, started by any process; None if there is none."""
     found = record.read(settings)
     needed = ["prefect-server", *(["postgres"] if settings.is_embedded else [])]
     services = [found["services"].get(name) for name in needed]
@@ -130,14 +133,14 @@ def running(settings: Settings) -> Installation | None:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Variables with which ``prefect …`` and any client talk to the installation of this home."""
+    """Return the environment variables with which clients connect to the installation of this home."""
     found = running(settings)
     return client_environment(found.settings if found else settings)
 
 
 @contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
-    # A lock, not a pid file: it goes with its holder however that ends.
+def _home_lock(settings: Settings) -> Iterator[None]:
+    # A lock, not a pid file: the kernel releases it however its holder ends.
     with (settings.root / "services.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,10 +151,10 @@ def _only_one(settings: Settings) -> Iterator[None]:
 
 def _stop_leftovers(settings: Settings) -> None:
     services = record.read(settings)["services"]
-    # PostgreSQL is what the others stand on, also when it was started anew after them.
+    # PostgreSQL is stopped last, even if it was restarted after the services that depend on it.
     for name in sorted(services, key="postgres".__eq__):
         process = record.find(services[name])
         if process is not None:
-            grace = 30 if name == "postgres" else 10  # a request that waits for it can hold the server up
+            grace = 30 if name == "postgres" else 10  # a pending request can delay its shutdown
             stop(process, signal.Signals(services[name]["stop_signal"]), grace)
     record.path(settings).unlink(missing_ok=True)

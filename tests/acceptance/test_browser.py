@@ -1,4 +1,4 @@
-"""What operators do in the Prefect UI, in a real browser: retry, cancel, and see who waits for what."""
+"""Operators in the Prefect UI, in a real browser: retry, cancel, and see the holder of a slot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from conftest import Installed
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-#: A container's root has no sandbox; nothing is to be fetched from, or told to, anybody outside.
+#: Root in a container has no sandbox. The other flags prevent connections to other hosts.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -25,10 +25,10 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-#: Milliseconds. The pages ask the server anew every few seconds.
+#: Milliseconds. The pages poll the server every few seconds.
 PATIENCE = 30_000
 expect.set_options(timeout=PATIENCE)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def open_run(page: Page, up: Installed, run_id: str, kind: str = "flow-run", tab
 
 
 def choose(page: Page, action: str, confirm: str) -> None:
-    """Choose from the run's menu, and confirm."""
+    """Choose an action from the menu of the run, and confirm it."""
     page.get_by_role("button", name="Open menu").click()
     page.get_by_role("menuitem", name=action).click()
     page.get_by_role("dialog").or_(page.get_by_role("alertdialog")).get_by_role(
@@ -56,7 +56,7 @@ def choose(page: Page, action: str, confirm: str) -> None:
     ).click()
 
 
-def test_retry_runs_what_is_left_under_the_same_run(page: Page, up: Installed) -> None:
+def test_retry_of_a_flow_run_processes_its_unfinished_batches(page: Page, up: Installed) -> None:
     up.edit_block("tdp-pipeline", "tdp", task_retries=0)
     up.obstruct("convert")
     done, left, mended = up.next_batches(3)
@@ -72,7 +72,7 @@ def test_retry_runs_what_is_left_under_the_same_run(page: Page, up: Installed) -
     assert "broken on purpose" in failed["state"]["message"]
     assert up.statuses(done, left, mended) == ["COMPLETED", "FAILED", "FAILED"]
 
-    # One of the two is tried on its own first, in vain, and again when its cause is gone.
+    # One of the two runs on its own first and fails; after the cause is removed, it is retried.
     alone = up.run_deployment("process-batch/adhoc", batch_id=mended)
     assert up.ended(alone)["state_name"] == "Failed"
     flags[mended].unlink()
@@ -89,7 +89,7 @@ def test_retry_runs_what_is_left_under_the_same_run(page: Page, up: Installed) -
     ]
     ran = {batch: up.stage_runs(batch) for batch in (done, mended)}
 
-    # New files must not get into the retried run: Prefect knows its children by their place in the list.
+    # The retried run must not claim new files: Prefect identifies its children by their position in the list.
     later = up.drop(1, seed=12)
     flags[left].unlink()
     open_run(page, up, parent)
@@ -99,7 +99,7 @@ def test_retry_runs_what_is_left_under_the_same_run(page: Page, up: Installed) -
     assert retried["state_name"] == "Completed", retried["state"]["message"]
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
 
-    assert {batch: up.stage_runs(batch) for batch in ran} == ran  # nothing ran again
+    assert {batch: up.stage_runs(batch) for batch in ran} == ran  # completed batches did not run again
     assert up.stage_runs(left) == [
         ("extract", 1, "COMPLETED"),
         ("convert", 1, "FAILED"),
@@ -120,7 +120,7 @@ def test_retry_runs_what_is_left_under_the_same_run(page: Page, up: Installed) -
         file.unlink()
 
 
-def test_a_task_that_waits_says_for_whom_and_cancel_ends_both(page: Page, up: Installed) -> None:
+def test_waiting_task_run_names_the_holder_and_cancel_ends_both(page: Page, up: Installed) -> None:
     up.obstruct("extract")
     batches = up.next_batches(2)
     for batch in batches:
@@ -137,7 +137,7 @@ def test_a_task_that_waits_says_for_whom_and_cancel_ends_both(page: Page, up: In
     assert waiting["state"]["message"] == f"{held} ({holder['host']} pid {holder['pid']})"
     assert working
     assert working["state_name"] == "Running"
-    up.until(lambda: up.has_logged(waiting["id"], held))  # the page looks only once
+    up.until(lambda: up.has_logged(waiting["id"], held))  # the page loads the log only once
     open_run(page, up, waiting["id"], "task-run")
     expect(page.get_by_text("Waiting for extract", exact=True).first).to_be_visible()
     expect(page.get_by_text(held)).to_be_visible()
@@ -153,7 +153,7 @@ def test_a_task_that_waits_says_for_whom_and_cancel_ends_both(page: Page, up: In
     assert up.get("v2/concurrency_limits/extract")["active_slots"] == 0
     assert up.ended(parent)["state_name"] == "Cancelled"
     expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
-    # A child whose process was ended before it could tell is told of by Prefect's own clean-up.
+    # A child run whose process ended before it could report this is cancelled by Prefect's own clean-up.
     wanted = {"parent_flow_run_id": {"any_": [parent]}}
     up.until(
         lambda: [run["state_name"] for run in up.filter("flow_runs", flow_runs=wanted)] == ["Cancelled"] * 2
@@ -170,7 +170,7 @@ def test_a_task_that_waits_says_for_whom_and_cancel_ends_both(page: Page, up: In
     assert up.query("SELECT count(*) AS n FROM messages")[0]["n"] - before == expected.messages
 
 
-def test_task_retries_show_with_their_reason(page: Page, up: Installed) -> None:
+def test_task_retries_are_shown_with_their_reason(page: Page, up: Installed) -> None:
     up.obstruct("extract")
     batches = up.next_batches(2)
     once = {batch: up.flag(batch, "once.a") for batch in batches}
@@ -210,7 +210,7 @@ def test_task_retries_show_with_their_reason(page: Page, up: Installed) -> None:
 
 
 def _history(up: Installed, task_run: str) -> list[dict[str, Any]]:
-    """Return the states of a task run in their order, once it has ended."""
+    """Return the states of a task run in order; empty until it has ended."""
     found = up.task_run(task_run)
     assert found
     if found["state_type"] not in ("COMPLETED", "FAILED"):

@@ -1,4 +1,4 @@
-"""What users type: up, run, demo, Prefect's own commands, and Ctrl-C."""
+"""Commands in a terminal: up, run, Prefect's own commands, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 ROWS = "SELECT (SELECT count(*) FROM chats) AS chats, (SELECT count(*) FROM messages) AS messages"
 
 
-def test_a_run_from_another_terminal_does_the_job(up: Installed) -> None:
+def test_run_started_from_another_terminal_completes(up: Installed) -> None:
     (before,) = up.query(ROWS)
     expected = up.drop(12, seed=41)
     batches = up.next_batches(2)
 
-    told = up.type("prefect", "deployment", "run", "process-inbox/scheduled", "--watch")
+    output = up.type("prefect", "deployment", "run", "process-inbox/scheduled", "--watch")
 
-    assert "Flow run finished successfully in 'Completed'." in told
+    assert "Flow run finished successfully in 'Completed'." in output
     (after,) = up.query(ROWS)
     assert after["chats"] - before["chats"] == expected.chats
     assert after["messages"] - before["messages"] == expected.messages
@@ -35,17 +35,17 @@ def test_a_run_from_another_terminal_does_the_job(up: Installed) -> None:
     up.type("tdp", "verify")
 
 
-def test_real_exports_by_tdp_run(up: Installed, samples: Path, tmp_path: Path) -> None:
+def test_tdp_run_processes_real_exports(up: Installed, samples: Path, tmp_path: Path) -> None:
     folders = [folder for folder in samples.iterdir() if folder.is_dir()]
     for folder in folders:
         shutil.make_archive(str(tmp_path / folder.name), "zip", folder)
     (batch,) = up.next_batches(1)
 
-    told = up.type("tdp", "run", str(tmp_path))
+    output = up.type("tdp", "run", str(tmp_path))
 
-    assert re.search(r"^Runs +1 +1 +1$", told, re.MULTILINE), told
-    assert re.search(r"^Completed *$", told, re.MULTILINE)
-    assert up.url in told
+    assert re.search(r"^Runs +1 +1 +1$", output, re.MULTILINE), output
+    assert re.search(r"^Completed *$", output, re.MULTILINE)
+    assert up.url in output
     files = up.query("SELECT * FROM batch_files WHERE batch_id = %s", batch)
     assert len(files) == len(folders)
     assert all(file["status"] == "STORED" or file["error"] for file in files)
@@ -56,7 +56,7 @@ def test_real_exports_by_tdp_run(up: Installed, samples: Path, tmp_path: Path) -
     assert twin == [{"n": 213}]
 
 
-def test_ctrl_c_and_sigterm_leave_nothing_behind_and_the_next_run_goes_on(up: Installed) -> None:
+def test_ctrl_c_and_sigterm_end_every_process_and_the_next_run_resumes(up: Installed) -> None:
     up.obstruct("extract")
     (batch,) = up.next_batches(1)
     up.flag(batch, "hold")
@@ -85,8 +85,8 @@ def test_ctrl_c_and_sigterm_leave_nothing_behind_and_the_next_run_goes_on(up: In
 
 
 def _end(up: Installed, how: signal.Signals) -> None:
-    """End `tdp up` in the middle of an extract; whatever is left would fool the next one."""
-    up.until(lambda: len(up.works()) == 1)  # started in the ledger, it is on its way
+    """End `tdp up` in the middle of an extract, and check that no process and no port is left."""
+    up.until(lambda: len(up.works()) == 1)  # the ledger records the start before the program runs
     assert up.stop(how) == 0
     assert [process.cmdline() for process in up.processes()] == []
     for port in (up.settings.server_port, up.settings.monitor_port):

@@ -1,8 +1,8 @@
-"""All benchmarks, and one table at the end: python tests/bench/bench.py [--quick] [PART ...]
+"""All benchmarks, with one table at the end: python tests/bench/bench.py [--quick] [PART ...]
 
-Each part runs as a process of its own. The rows go to .bench/results.json as well, one object each; what a
-part says beside them, to .bench/PART.log. Ratios are of medians from one run, so other load on the machine
-harms them less than the figures themselves; how much there was stands below the table.
+Each part runs as a process of its own. The rows are also written to .bench/results.json, one object each, and
+the stderr of a part to .bench/PART.log. Ratios are those of medians of one run, so other load on the machine
+affects them less than the absolute figures; the amount of other load is printed below the table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARTS = [
 
 
 class Done(NamedTuple):
-    """One part's rows, its exit status, and the CPU cores that others kept busy meanwhile."""
+    """The rows of one part, its exit status, and the CPU cores that other processes kept busy meanwhile."""
 
     rows: list[Row]
     status: int
@@ -53,7 +53,7 @@ def run_part(name: str, quick: bool, console: Console) -> Done:
                 rows.append(msgspec.json.decode(line, type=Row))
                 console.print(f"{name}: {rows[-1].name}  {shown(rows[-1])}{by_cpu(rows[-1])}")
         except BaseException:
-            process.terminate()  # it takes its services down; leaving this block waits for that
+            process.terminate()  # it stops its services; leaving this block waits for that
             raise
     seconds = time.monotonic() - began
     return Done(rows, process.returncode, max(0.0, (_busy() - busy - (_ours() - ours)) / seconds))
@@ -65,7 +65,7 @@ def shown(row: Row) -> str:
 
 
 def by_cpu(row: Row) -> str:
-    """The ratio by CPU time, which other load disturbs less; ours counts all its threads and processes."""
+    """Return the ratio by CPU time of all threads and processes, which other load affects less."""
     return f" ({row.raw['by_cpu']:.2f})" if "by_cpu" in row.raw else ""
 
 
@@ -76,7 +76,7 @@ def print_table(parts: dict[str, Done], console: Console) -> None:
             met = {None: "", True: "[green]yes[/]", False: "[red]NO[/]"}[row.met]
             table.add_row(name, row.name, shown(row) + by_cpu(row), row.target or "", met)
         if done.status:
-            table.add_row(name, f"[red]ended with status {done.status}: see {OUTPUT}/{name}.log[/]")
+            table.add_row(name, f"[red]exited with status {done.status}: see {OUTPUT}/{name}.log[/]")
     console.print(table)
 
 
@@ -102,13 +102,13 @@ def _busy() -> float:
 
 
 def _ours() -> float:
-    """CPU seconds of our children that have ended, and of theirs: a part waits for all it started."""
+    """Return the CPU seconds of this process and of all ended descendants; a part waits for its own."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="All benchmarks, and one table at the end.")
+    parser = argparse.ArgumentParser(description="All benchmarks, with one table at the end.")
     parser.add_argument("--quick", action="store_true", help="small inputs, a few minutes in all")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)} (default: all)")
     options = parser.parse_args()
@@ -123,7 +123,7 @@ def main() -> int:
     others = ", ".join(f"{name} {done.others:.1f}" for name, done in parts.items())
     console.print(machine())
     console.print(
-        f"load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}; cores busy with others: {others}"
+        f"load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}; cores busy with other work: {others}"
     )
     rows = [row for done in parts.values() for row in done.rows]
     (OUTPUT / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")

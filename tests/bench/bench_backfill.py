@@ -1,9 +1,9 @@
-"""How long fresh batches take beside a long backfill, and what they waited for.
+"""The time that new batches take while a long backfill runs, and how long they wait for each gate.
 
 usage: python tests/bench/bench_backfill.py [--quick] [BATCHES [FRESH]]
 
-Loads BATCHES (200) batches, runs them all again in a process of their own, and drops FRESH (10) files, one
-after the other, while that goes on. The stages sleep 0.3, 0.2 and 0.6 s.
+Loads BATCHES (200) batches, runs them all again in a separate process, and meanwhile writes FRESH (10) files
+into the inbox, one after the other. The stages sleep 0.3, 0.2 and 0.6 s.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def drop(settings: Settings, name: str) -> None:
     settings.inbox.mkdir(parents=True, exist_ok=True)
     file = settings.inbox / name
     file.write_text(name)
-    os.utime(file, (1, 1))  # long settled
+    os.utime(file, (1, 1))  # old enough to be claimed
 
 
 def query(settings: Settings, statement: str) -> list[Any]:
@@ -50,7 +50,7 @@ def query(settings: Settings, statement: str) -> list[Any]:
 
 
 async def use_stages(seconds: Path) -> None:
-    """Stages that sleep for as long as the file of their name in ``seconds`` says."""
+    """Use stages that sleep for the number of seconds in the file of their name in ``seconds``."""
     from blocks import StageCommand
 
     for stage in SLEEPS:
@@ -59,7 +59,7 @@ async def use_stages(seconds: Path) -> None:
 
 
 async def fresh_batch(settings: Settings, name: str) -> float:
-    """Return the seconds from a file's arrival to its batch's end."""
+    """Return the seconds from the arrival of a file to the end of its batch."""
     from flows.process_inbox import process_inbox
 
     drop(settings, name)
@@ -109,9 +109,9 @@ def rows(quick: bool, batches: str = "", fresh: str = "") -> Iterator[Row]:
         counts = int(batches or (30 if quick else 200)), int(fresh or (3 if quick else 10))
         found = asyncio.run(measure(settings, *counts, Path(seconds)))
     beside = found["fresh_beside_seconds"]
-    yield row("a fresh batch alone", found["fresh_alone_seconds"], "s", **found)
-    yield row("a fresh batch beside a backfill, median", beside["median"], "s")
-    yield row("a fresh batch beside a backfill, worst", beside["worst"], "s")
+    yield row("a new batch alone", found["fresh_alone_seconds"], "s", **found)
+    yield row("a new batch during a backfill, median", beside["median"], "s")
+    yield row("a new batch during a backfill, worst", beside["worst"], "s")
     yield row("overlaps", found["overlaps"], "", most=0)
 
 

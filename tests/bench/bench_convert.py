@@ -1,9 +1,10 @@
-"""Convert: speed and memory beside bare parsers, the pandas way, a public converter and BeautifulSoup.
+"""Convert: speed and memory, compared with JSON parsers, pandas, a public converter and BeautifulSoup.
 
 usage: python tests/bench/bench_convert.py [--quick]
 
-Ours is the whole stage process, from its start to Parquet files that are complete; the others' start and
-imports are not counted. The bare parser is orjson: like ours it reads every member of every message.
+Ours is the whole process of the stage, from its start to complete Parquet files; for the others, start and
+imports are not counted. The main comparison is with orjson, which like ours reads every field of every
+message.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def ours(folder: Path) -> Cost:
 
 
 def with_peak(folder: Path, cost: Cost) -> Cost:
-    """Return the cost with the peak of all its processes together, of a run more: to look slows it."""
+    """Return the cost with the peak memory of all processes, from an extra run: sampling slows it down."""
     with frame.Peak(0.02, below=True) as peak:
         alone = ours(folder).peak_mb
     return cost._replace(peak_mb=max(peak.mb, alone))
@@ -39,11 +40,11 @@ def with_peak(folder: Path, cost: Cost) -> Cost:
 
 def theirs(reader: str, source: Path) -> Callable[[], Cost]:
     output = source.parents[1] / f"{reader}.out"
-    return lambda: frame.told_cost([sys.executable, str(READERS), reader, str(source), str(output)])
+    return lambda: frame.reported_cost([sys.executable, str(READERS), reader, str(source), str(output)])
 
 
 def write(folder: Path, writer: str, size: int) -> Path:
-    """Write the material in a process of its own: ours must stay small, for the peaks' sake."""
+    """Write the material in a separate process, because children of this one inherit its peak memory."""
     entry = folder / "000001-chat"
     entry.mkdir(parents=True)
     target = entry / "result.json" if writer == "write_json" else entry
@@ -75,7 +76,7 @@ def measure_json(folder: Path, size: int, rounds: int) -> Iterator[Row]:
     least = {"orjson": 0.6, "pandas": 5.0}
     for name, cost in costs.items():
         times = cost.seconds / own.seconds
-        yield row(f"{label}: of {name}", times, "×", least=least.get(name), **frame.ratio(own, cost))
+        yield row(f"{label}: speed over {name}", times, "×", least=least.get(name), **frame.ratio(own, cost))
     yield row(f"{label}: peak memory", own.peak_mb, "MB", most=300, pandas=costs["pandas"].peak_mb)
 
 
@@ -97,7 +98,7 @@ def measure_html(folder: Path, size: int) -> Iterator[Row]:
     label = f"HTML, {size // MB} MB"
     yield row(f"{label}: speed", speed(size, own), "MB/s", **own._asdict())
     times = soup.seconds / own.seconds
-    yield row(f"{label}: of BeautifulSoup", times, "×", least=3, **frame.ratio(own, soup))
+    yield row(f"{label}: speed over BeautifulSoup", times, "×", least=3, **frame.ratio(own, soup))
     yield row(f"{label}: peak memory", own.peak_mb, "MB", most=300)
 
 

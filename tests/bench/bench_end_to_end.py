@@ -1,11 +1,11 @@
-"""End to end: archives of exports through the whole product, over the busiest lane's own work.
+"""End to end: archives of exports through the whole product, relative to the work of the busiest lane.
 
 usage: python tests/bench/bench_end_to_end.py [--quick] [BATCH_SIZE ...]
 
-100 archives of 10 MB of JSON each, in batches of 10, as they come, and of 2: the smaller, the sooner all
-lanes are at work. The first run is that of a new process, with all its imports; the others find the rows of
-those before them. The busiest lane is the stage whose runs took longest in all, divided by how many of them
-may run at once; receiving the files (hashing, copying) is in the wall time as well.
+100 archives of 10 MB of JSON each, in batches of 10 (the default) and of 2: with smaller batches all lanes
+are busy sooner. The first run includes the imports of a new process; the later ones find the rows of earlier
+ones. The busiest lane is the stage with the longest total duration, divided by its limit. The wall time also
+includes receiving the files (hashing, copying).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SO_FAR = "SELECT (SELECT coalesce(max(stage_run_id), 0) FROM stage_runs), (SELEC
 
 
 def drop(settings: Settings, archives: range, size: int) -> int:
-    """Drop archives with these numbers, of chats of their own; return the number of messages."""
+    """Write archives with these numbers into the inbox, one chat each; return the number of messages."""
     settings.inbox.mkdir(parents=True, exist_ok=True)
     export = settings.root / "result.json"
     messages = 0
@@ -45,7 +45,7 @@ def drop(settings: Settings, archives: range, size: int) -> int:
         path: Path = settings.inbox / f"{number}.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             archive.write(export, "ChatExport/result.json")
-        os.utime(path, (1, 1))  # long settled
+        os.utime(path, (1, 1))  # old enough to be claimed
     export.unlink()
     return messages
 
@@ -70,11 +70,11 @@ def run(settings: Settings, batch_size: int, archives: range, size: int) -> Iter
         seconds, spent = time.perf_counter() - began, cpu(psutil.Process()) - before
         stored = (connection.execute(SO_FAR).fetchone() or ())[1] - there
         worked = dict(connection.execute(WORKED, [last_run]).fetchall())
-    assert stored == messages, f"{messages} messages given, {stored} stored"
+    assert stored == messages, f"{messages} messages written, {stored} stored"
     lanes = {stage: worked[stage] / limit for stage, limit in LIMITS.items()}
     label = f"{len(archives)} archives, {len(archives) * size // MB} MB, by {batch_size}"
     raw = {"batch_size": batch_size, "lanes": lanes, "seconds": seconds, "messages": messages}
-    yield row(f"{label}: of the busiest lane", seconds / max(lanes.values()), "×", most=1.15, **raw)
+    yield row(f"{label}: wall over the busiest lane", seconds / max(lanes.values()), "×", most=1.15, **raw)
     yield row(f"{label}: wall", seconds, "s")
     yield row(f"{label}: speed", len(archives) * size / MB / seconds, "MB/s")
     yield row(f"{label}: CPU of all processes", spent, "s")

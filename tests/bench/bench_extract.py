@@ -1,9 +1,9 @@
-"""Extract: the speed of its process beside unzip's and a plain read of the archives.
+"""Extract: the speed of its process, compared with unzip and with only reading the archives.
 
 usage: python tests/bench/bench_extract.py [--quick]
 
-Ten archives each. First exports alone; then nine tenths of the unpacked bytes are media, which we only list:
-once stored, once deflated, as most archivers do even where there is little to gain.
+Ten archives each. First exports only; then with media as nine tenths of the unpacked bytes, which extract
+only lists: once stored, once deflated, as most archivers do even if it saves little.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_archives(folder: Path, size: int, media: int, method: int) -> int:
     source = folder.with_name("source")
     source.mkdir(parents=True)
     folder.mkdir()
-    # Like photos: all but without redundancy, so that deflating them gains a few per cent.
+    # Like photos: almost no redundancy, so that deflate saves a few per cent.
     noise = random.Random(1).randbytes(1 << 20).translate(bytes(min(n, 239) for n in range(256)))
     for number in range(ARCHIVES):
         export = source / "result.json"
@@ -67,7 +67,7 @@ def measure(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="tdp-bench-") as name:
         root = Path(name)
         for label, media, method, least in [
-            ("exports alone", 0, zipfile.ZIP_STORED, 0.9),
+            ("exports only", 0, zipfile.ZIP_STORED, 0.9),
             ("90 % media, deflated", 9 * size, zipfile.ZIP_DEFLATED, 10.0),
             ("90 % media, stored", 9 * size, zipfile.ZIP_STORED, 10.0),
         ]:
@@ -85,7 +85,7 @@ def measure(quick: bool) -> Iterator[Row]:
             for other, goal in ("unzip", least), ("read", None):
                 times = costs[other].seconds / own.seconds
                 raw = frame.ratio(own, costs[other])
-                yield row(f"{label}: of {other}", times, "×", least=goal, **raw)
+                yield row(f"{label}: speed over {other}", times, "×", least=goal, **raw)
             shutil.rmtree(folder.parent)
 
 

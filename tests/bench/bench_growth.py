@@ -1,9 +1,9 @@
-"""Growth: what one small batch costs when there are 10, 100 or 1,000 of them.
+"""Growth: the cost of one small batch among 10, 100 or 1,000 batches.
 
 usage: python tests/bench/bench_growth.py [--quick] [BATCHES ...]
 
-One installation and one flow process for all, so that what piles up shows. The stages do nothing: what is
-measured is the pipeline's own cost. CPU is the server's with its database, and the flow's.
+One installation and one flow process for all, so that accumulated state has an effect. The stages do nothing:
+the benchmark measures the overhead of the pipeline. CPU is that of the server, its database and the flow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def drop(running: Installation, batches: int) -> None:
     for number in range(batches):
         file = running.settings.inbox / f"{time.time_ns()}-{number}.zip"
         file.write_text(file.name)
-        os.utime(file, (1, 1))  # long settled
+        os.utime(file, (1, 1))  # old enough to be claimed
 
 
 def database_bytes(running: Installation) -> dict[str, int]:
@@ -72,21 +72,21 @@ def measure(quick: bool, *sizes: str) -> Iterator[Row]:
     counts = [int(size) for size in sizes] or ([10, 50] if quick else [10, 100, 1_000])
     with installed() as running:
         asyncio.run(use_sleeping_stages(NOTHING))
-        asyncio.run(run(running, 10))  # what is only done once
+        asyncio.run(run(running, 10))  # warm-up: work that is done only once
         done = {}
         for count in counts:
             done[count] = found = asyncio.run(run(running, count))
-            yield row(f"{count:,} batches: wall of one", 1000 * found["seconds"], "ms", **found)
+            yield row(f"{count:,} batches: wall per batch", 1000 * found["seconds"], "ms", **found)
             cpu_ms = 1000 * (found["cpu"]["server"] + found["cpu"]["flow"])
-            yield row(f"{count:,} batches: CPU of server and flow for one", cpu_ms, "ms", most=150)
-            yield row(f"{count:,} batches: database growth by one", sum(found["kb"].values()), "kB")
+            yield row(f"{count:,} batches: CPU of server and flow per batch", cpu_ms, "ms", most=150)
+            yield row(f"{count:,} batches: database growth per batch", sum(found["kb"].values()), "kB")
             yield row(f"{count:,} batches: memory of the flow", found["flow_mb"], "MB")
             yield row(f"{count:,} batches: memory of the server", found["server_mb"], "MB")
     least, most = done[counts[0]], done[counts[-1]]
     label = f"{counts[-1]:,} batches over {counts[0]:,}"
-    yield row(f"{label}: wall of one", most["seconds"] / least["seconds"], "×", most=1.1)
+    yield row(f"{label}: wall per batch", most["seconds"] / least["seconds"], "×", most=1.1)
     spent = sum(most["cpu"].values()) / sum(least["cpu"].values())
-    yield row(f"{label}: CPU of one, PostgreSQL's included", spent, "×", most=1.1)
+    yield row(f"{label}: CPU per batch, with PostgreSQL", spent, "×", most=1.1)
     yield row(f"{label}: memory of the flow", most["flow_mb"] / least["flow_mb"], "×", most=1.1)
 
 

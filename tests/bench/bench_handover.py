@@ -1,13 +1,13 @@
-"""Crash handover: what a kill costs the next in line, and the killed batch itself.
+"""Crash handover: the delay that a kill causes for the next waiter, and for the killed batch itself.
 
 usage: python tests/bench/bench_handover.py [--quick] [KILLS]
 
-First a process of its own holds extract with a child at work and gets SIGKILL, while the next waiter is in
-this process: the seconds from the kill to the next holder's entry. Then the killed batch's own retry, from
-the kill to the start of its next extract: of a stage's program that is killed under a living flow (KILLS
-batches at once, so their retries wait for each other at the gate too), and of a flow that is killed under its
-worker, each time as soon as it has begun again. There no schedule helps, the recovery alone, which does not
-start a flow more often than once in so many seconds; only the first kill meets no such pause.
+First, another process holds extract with a running child and receives SIGKILL, while the next waiter is in
+this process: the seconds from the kill until the waiter enters the gate. Then the retry of the killed batch,
+from the kill to the start of its next extract. Either the program of a stage is killed while its flow lives
+(KILLS batches at once, so their retries also wait for each other at the gate). Or a flow is killed under its
+worker, again and again as soon as it has restarted; no schedule is active, and recovery starts a flow at most
+once in a fixed interval, so only the first kill is not delayed by that interval.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SELECT extract(epoch FROM min(started_at))::float8 FROM stage_runs
 WHERE batch_id = %s AND stage = 'extract' AND stage_run_id > %s
 """
 DONE = "UPDATE batch_processing SET status = 'COMPLETED'"
-#: The shell has become the program that is to be killed.
+#: The name of the program to kill; the shell has replaced itself by it.
 HANGS = "sleep"
 
 
@@ -65,7 +65,7 @@ async def handover(settings: Settings, held: str, waiting: str) -> float:
         async with gate("extract", waiting, database_url=settings.database, log=logging.getLogger("bench")):
             entered.set()
 
-    next_one = asyncio.create_task(enter())
+    waiter = asyncio.create_task(enter())
     with psycopg.connect(settings.database, autocommit=True) as connection:
         while not connection.execute(WAITS).fetchone():
             await asyncio.sleep(0.01)
@@ -73,7 +73,7 @@ async def handover(settings: Settings, held: str, waiting: str) -> float:
     holder.kill()
     await entered.wait()
     seconds = time.perf_counter() - killed
-    await next_one
+    await waiter
     holder.wait()
     return seconds
 
@@ -88,10 +88,10 @@ async def use_hanging_extract(script: str) -> None:
 
 
 async def retries_of_programs(running: Installation, kills: int) -> list[float]:
-    """Return the seconds from the kill of each batch's first extract to the start of its second."""
+    """Return the seconds from the kill of the first extract of each batch to the start of its second."""
     from flows.process_inbox import process_inbox
 
-    # Each batch's first one hangs.
+    # The first extract of each batch hangs.
     await use_hanging_extract(f"mkdir {running.settings.root}/{{batch_id}} 2>&- && exec {HANGS} 600; ")
     drop(running, kills)
     work = asyncio.create_task(process_inbox(batch_size=1, window=kills))
@@ -111,7 +111,7 @@ async def retries_of_programs(running: Installation, kills: int) -> list[float]:
 
 
 async def retries_of_flows(running: Installation, kills: int) -> list[float]:
-    """Return the seconds from the kill of a worker's flow run to the next extract of the batch it had."""
+    """Return the seconds from the kill of a flow run under a worker to the next extract of its batch."""
     from prefect.client.orchestration import get_client
 
     from deployments.apply import apply
@@ -157,14 +157,14 @@ def measure(quick: bool, kills: str = "") -> Iterator[Row]:
             batches = [row[0] for row in connection.execute(MADE, [2 * count])]
         pairs = zip(batches[::2], batches[1::2], strict=True)
         seconds = [asyncio.run(handover(running.settings, *pair)) for pair in pairs]
-        yield row(f"next holder's entry, median of {count} kills", median(seconds), "s", most=2, all=seconds)
-        yield row(f"next holder's entry, worst of {count} kills", max(seconds), "s", most=5)
+        yield row(f"entry of the next holder, median of {count}", median(seconds), "s", most=2, all=seconds)
+        yield row(f"entry of the next holder, worst of {count}", max(seconds), "s", most=5)
         with psycopg.connect(running.settings.database) as connection:
-            connection.execute(DONE)  # else the runs to come would take them
+            connection.execute(DONE)  # otherwise the next runs would claim them
         for whose, retries in (("program", retries_of_programs), ("flow", retries_of_flows)):
             seconds = asyncio.run(retries(running, count))
-            yield row(f"retry after its {whose}'s kill, median", median(seconds), "s", all=seconds)
-            yield row(f"retry after its {whose}'s kill, worst of {len(seconds)}", max(seconds), "s")
+            yield row(f"retry after the {whose} was killed, median", median(seconds), "s", all=seconds)
+            yield row(f"retry after the {whose} was killed, worst of {len(seconds)}", max(seconds), "s")
 
 
 if __name__ == "__main__":

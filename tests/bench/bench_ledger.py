@@ -1,8 +1,8 @@
-"""The ledger with a million past stage runs: what the monitor asks of it, and what every stage run asks.
+"""The ledger with a million past stage runs: the statements of the monitor and of every stage run.
 
 usage: python tests/bench/bench_ledger.py [--quick] [RUNS]
 
-The raw figures of each row name the tables that its plan reads from front to back.
+The raw figures of each row contain the tables that its plan scans sequentially.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ SELECT batch_id, stage, 1, created_at, began, began, began + interval '2 s', 'CO
 FROM batch_processing, stages, LATERAL (SELECT created_at + position * interval '2.5 s' AS began) at
 ORDER BY began;
 """
-#: What is asked once for each stage run, or every few seconds; with the values of its parameters.
-ASKED = {
+#: The statements that run once for each stage run, or every few seconds.
+STATEMENTS = {
     "gate.sql": ["open_stage_run", "running_behind_gate", "enter_gate", "finish_stage_run"],
     "recover.sql": ["stages_at_rest"],
     "batches.sql": ["has_completed", "batch_report"],
@@ -64,7 +64,7 @@ VALUES = {
 
 
 def statement(file: str, name: str) -> str:
-    """Return a named statement with psycopg's placeholders."""
+    """Return a named statement with the placeholders of psycopg."""
     text = (SQL / file).read_text()
     found = re.search(rf"-- name: {name}[^\n]*\n(.*?);\s*(?=-- name|\Z)", text, re.DOTALL)
     assert found, name
@@ -82,17 +82,17 @@ def measure(quick: bool, runs: str = "") -> Iterator[Row]:
                 for step in FILL.split(";\n")[:-1]:
                     connection.execute(step.encode() % {b"batches": b"%d" % (total // 3)})
                 connection.execute("VACUUM ANALYZE")
-                yield from ask(connection)
+                yield from measure_statements(connection)
             metrics = Metrics(Monitor(settings))
-            # 2 s: then the ledger counts as away. Nothing but the ledger runs here.
+            # After 2 s the ledger would count as down. Only the ledger runs here.
             seconds = [frame.timed(metrics.text) for _ in range(5)]
             first, *others = seconds
-            yield row("/metrics, the first time", 1000 * first, "ms")
-            yield row(f"/metrics, of {total:,} runs", 1000 * median(others), "ms", most=1000, all=seconds)
+            yield row("/metrics, first request", 1000 * first, "ms")
+            yield row(f"/metrics with {total:,} runs", 1000 * median(others), "ms", most=1000, all=seconds)
 
 
-def ask(connection: psycopg.Connection) -> Iterator[Row]:
-    for file, names in ASKED.items():
+def measure_statements(connection: psycopg.Connection) -> Iterator[Row]:
+    for file, names in STATEMENTS.items():
         for name in names:
             text = statement(file, name).encode()
             seconds = []

@@ -1,10 +1,10 @@
-"""How near the pipeline comes to an ideal schedule: run time over that of lanes without any overhead.
+"""The pipeline compared with an ideal schedule: run time relative to lanes without any overhead.
 
 usage: python tests/bench/bench_scheduling.py [--quick] [W1|W2|W3] ...
 
 Each workload runs through the whole product (flows, gates, real child processes that sleep) on an
-installation of its own. Beside it the plain pattern of Prefect's documentation (plain.py), on the same server
-and on one with SQLite, and bare threads with semaphores, which run the same programs.
+installation of its own. It is compared with the pattern of Prefect's documentation (plain.py), on the same
+server and on one with SQLite, and with threads and semaphores that run the same programs.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ WORKLOADS = {
     "W3": (12, {"extract": 5.0, "convert": 3.0, "store": 15.0}),
 }
 LIMITS = {"extract": 1, "convert": 1, "store": 5}
-#: Run time over the ideal that is aimed at.
-AIMS = {"W1": 1.05, "W2": 2.0, "W3": 1.02}
+#: Target for the run time relative to the ideal.
+TARGETS = {"W1": 1.05, "W2": 2.0, "W3": 1.02}
 PLAIN = Path(__file__).with_name("plain.py")
 CONTENDER = Path(__file__).parents[1] / "programs" / "contender.py"
-#: Of the plain pattern; SQLite may never come to an end.
+#: Time-out for plain.py; on SQLite it may never end.
 PATIENCE_SECONDS = 300
 MADE = "INSERT INTO batch_processing (file_count) SELECT 0 FROM generate_series(1, %s) RETURNING batch_id"
 
 
 def ideal(batches: int, sleeps: dict[str, float]) -> float:
-    """Return the seconds of a FIFO pipeline with our limits and no overhead at all."""
+    """Return the seconds of a FIFO pipeline with the same limits and no overhead."""
     lanes = {stage: [0.0] * LIMITS[stage] for stage in sleeps}
     end = 0.0
     for _ in range(batches):
@@ -80,7 +80,7 @@ WHERE queued_at < freed_at
 
 
 def gaps(settings: Settings, since: datetime) -> list[float]:
-    """Return median and p95 of the time (ms) the extract gate stood open while a run was waiting for it."""
+    """Return median and p95 of the idle gaps (ms) of extract while a run was waiting for it."""
     with psycopg.connect(settings.database) as connection:
         row = connection.execute(GAPS, [since]).fetchone()
     return [round(gap) for gap in (row and row[0]) or []]
@@ -97,7 +97,7 @@ async def run_once(settings: Settings, batches: int, server: psutil.Process) -> 
     for number in range(batches):
         file = settings.inbox / f"{time.time_ns()}-{number}.zip"
         file.write_text(file.name)
-        os.utime(file, (1, 1))  # long settled
+        os.utime(file, (1, 1))  # old enough to be claimed
     ours = psutil.Process()
     before = cpu([server]), cpu([ours])
     since, began = datetime.now(UTC), time.perf_counter()
@@ -114,7 +114,7 @@ async def run_once(settings: Settings, batches: int, server: psutil.Process) -> 
 
 
 def threads(batches: int, sleeps: dict[str, float]) -> float:
-    """Return the seconds that bare threads with semaphores take."""
+    """Return the seconds that threads with semaphores take."""
     slots = {stage: threading.Semaphore(LIMITS[stage]) for stage in sleeps}
 
     def batch() -> None:
@@ -132,7 +132,7 @@ def threads(batches: int, sleeps: dict[str, float]) -> float:
 
 
 def plain(batches: int, sleeps: dict[str, float], env: Mapping[str, str]) -> float | None:
-    """Return the seconds that the plain pattern takes; None if it fails or takes longer than our patience."""
+    """Return the seconds that plain.py takes; None if it fails or exceeds PATIENCE_SECONDS."""
     argv = [sys.executable, str(PLAIN), str(batches), *map(str, sleeps.values())]
     try:
         done = subprocess.run(
@@ -146,13 +146,13 @@ def plain(batches: int, sleeps: dict[str, float], env: Mapping[str, str]) -> flo
 
 @contextmanager
 def sqlite_server() -> Iterator[dict[str, str]]:
-    """Yield the environment of a client of a Prefect server as it comes: on SQLite."""
+    """Run a Prefect server with default settings, on SQLite; yield the environment of its clients."""
     with tempfile.TemporaryDirectory(prefix="tdp-bench-", ignore_cleanup_errors=True) as home:
         port = services.free_port()
         env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         env |= {"PREFECT_HOME": home, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
         argv = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-        # Not in the checkout, whose pyproject.toml sets the server up as ours.
+        # Not in the checkout, because the server would read the settings of its pyproject.toml.
         with subprocess.Popen(argv, env=env, cwd=home, stdout=sys.stderr) as server:
             try:
                 wait_healthy(f"{env['PREFECT_API_URL']}/health")
@@ -164,7 +164,7 @@ def sqlite_server() -> Iterator[dict[str, str]]:
 def wait_healthy(url: str) -> None:
     for _ in range(240):
         try:
-            with urlopen(url, timeout=5):  # noqa: S310 - our own server
+            with urlopen(url, timeout=5):  # noqa: S310 - a server of this benchmark
                 return
         except OSError:
             time.sleep(0.5)
@@ -172,7 +172,7 @@ def wait_healthy(url: str) -> None:
 
 
 def gap_across_processes(settings: Settings, processes: int = 8, each: int = 10) -> list[float]:
-    """Return median and p95 of the gap (ms) on the extract gate when several processes wait for it."""
+    """Return median and p95 of the idle gaps (ms) of extract while several processes wait for it."""
     with psycopg.connect(settings.database) as connection:
         batches = [batch_id for (batch_id,) in connection.execute(MADE, [processes * each])]
     since = datetime.now(UTC)
@@ -208,15 +208,15 @@ def measure(quick: bool, *names: str) -> Iterator[Row]:
             best = ideal(batches, sleeps)
             found = asyncio.run(run_once(running.settings, batches, server))
             yield row(
-                f"{name}, over ideal", found["seconds"] / best, "×", most=AIMS[name], ideal=best, **found
+                f"{name}, over ideal", found["seconds"] / best, "×", most=TARGETS[name], ideal=best, **found
             )
             gap = found["extract_gap_ms"]
-            yield row(f"{name}, gap on extract, median", gap[0], "ms", most=50, median_and_p95=gap)
+            yield row(f"{name}, idle gap of extract, median", gap[0], "ms", most=50, median_and_p95=gap)
             spent = 1000 * (found["server_cpu_per_batch"] + found["flow_cpu_per_batch"])
             yield row(f"{name}, CPU of server and flow per batch", spent, "ms", most=150)
             yield row(f"{name}, memory of the flow", found["flow_rss_mb"], "MB")
             yield row(f"{name}, memory of the server", found["server_rss_mb"], "MB")
-            yield row(f"{name}, bare threads over ideal", threads(batches, sleeps) / best, "×")
+            yield row(f"{name}, threads over ideal", threads(batches, sleeps) / best, "×")
             if name != "W3":
                 before = cpu([server])
                 took = plain(batches, sleeps, os.environ)
@@ -224,9 +224,9 @@ def measure(quick: bool, *names: str) -> Iterator[Row]:
                 if took is not None:
                     theirs = (cpu([server]) - before) / batches
                     times = found["server_cpu_per_batch"] / theirs
-                    yield row(f"{name}, CPU of the server, of plain Prefect's", times, "×", plain=theirs)
+                    yield row(f"{name}, CPU of the server over plain Prefect", times, "×", plain=theirs)
         gap = gap_across_processes(running.settings)
-        yield row("gap on extract across 8 processes, median", gap[0], "ms", most=100, median_and_p95=gap)
+        yield row("idle gap of extract, 8 processes, median", gap[0], "ms", most=100, median_and_p95=gap)
     with sqlite_server() as env:
         batches, sleeps = WORKLOADS["W1"]
         best = ideal(batches, sleeps)
@@ -235,7 +235,7 @@ def measure(quick: bool, *names: str) -> Iterator[Row]:
 
 def beside(name: str, seconds: float | None, best: float) -> Row:
     if seconds is None:
-        return row(f"{name}: failed", PATIENCE_SECONDS / best, "×, at least or never")
+        return row(f"{name}: failed or timed out", PATIENCE_SECONDS / best, "× at least")
     return row(name, seconds / best, "×", seconds=seconds)
 
 

@@ -1,11 +1,12 @@
-"""Store: rows per second into the real schema beside raw COPY and pandas' to_sql.
+"""Store: rows per second into the real schema, compared with raw COPY and with to_sql of pandas.
 
 usage: python tests/bench/bench_store.py [--quick] [ROWS]
 
-Five batches of ten chats each. Raw COPY is the same rows, already CSV, into a table without any index: one
-connection, and five with a fifth of them each. Between the rounds the tables are emptied and a checkpoint is
-made. One connection keeps two cores at work, its loader's and its backend's: on a machine of two, five can
-hardly be faster. What the server took of the CPU time stands in the raw figures.
+Five batches of ten chats each. Raw COPY loads the same rows, as prepared CSV, into a table without an index:
+over one connection, and over five with a fifth of the rows each. The tables are truncated and a checkpoint is
+performed between the rounds. One connection uses two cores, one for the loader and one for the backend, so
+five connections are hardly faster on a machine with two cores. The raw figures contain the CPU time of the
+server.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ WORDS = [
 
 
 def write_batch(folder: Path, number: int, rows: int) -> Path:
-    """Write one batch of messages as varied as a lively group's."""
+    """Write one batch of messages that resemble those of an active group."""
     folder.mkdir()
     rng = random.Random(number)
     chats, messages = [], []
@@ -78,7 +79,7 @@ def write_batch(folder: Path, number: int, rows: int) -> Path:
                     "sent_at": sent,
                     "sent_local": sent.replace(tzinfo=None),
                     "sender_id": f"user{rng.randint(1, 500)}",
-                    "sender_name": "Somebody With A Name",
+                    "sender_name": "A Sender With A Name",
                     "text": text,
                     "entities": '[{"type": "bold", "text": "word"}]' if rng.random() < 0.3 else None,
                     "media": '{"photo": null, "width": 1280, "height": 960}' if rng.random() < 0.2 else None,
@@ -100,7 +101,7 @@ def load(job: tuple[str, Path]) -> dict[str, int]:
 
 
 def as_csv(folder: Path) -> bytes:
-    """Return the rows as raw COPY gets them, as quick to read for PostgreSQL as text can be."""
+    """Return the rows as CSV for raw COPY, in the form that PostgreSQL parses fastest."""
     text = pa.BufferOutputStream()
     for rows in loading._rows(folder / "messages.parquet", None):
         stored = loading._as_stored(rows)
@@ -119,9 +120,9 @@ def raw_copy(job: tuple[str, Path]) -> None:
 
 
 def to_sql(job: tuple[str, Path], keyed: bool = False) -> None:
-    """Load one batch as pandas does it out of the box; once in, nothing may come a second time.
+    """Load one batch with to_sql of pandas, which cannot load existing rows again.
 
-    ``keyed``: into a table that has our primary key, not into a bare one.
+    ``keyed``: into a table with the primary key of ``messages`` instead of one without an index.
     """
     import pandas as pd
     from sqlalchemy import create_engine
@@ -138,7 +139,7 @@ def to_sql(job: tuple[str, Path], keyed: bool = False) -> None:
 
 
 class Bench:
-    """The database, and how what works on it is measured: by wall clock, and by the CPU time of all."""
+    """The database and its loaders, measured by wall-clock time and by CPU time of all processes."""
 
     def __init__(self, url: str, server: psutil.Process, pool: ProcessPoolExecutor) -> None:
         self._url, self._server, self._pool = url, server, pool
@@ -154,11 +155,11 @@ class Bench:
             cursor.execute("CHECKPOINT")
 
     def one(self, name: str, load: Callable[..., object], jobs: list[tuple[str, Path]]) -> Cost:
-        """Return what it costs to do the jobs one after the other."""
+        """Return the cost of the jobs, run one after the other."""
         return self._cost(name, lambda: [self._pool.submit(load, job).result() for job in jobs])
 
     def five(self, name: str, load: Callable[..., object], jobs: list[tuple[str, Path]]) -> Cost:
-        """Return what it costs to do the jobs side by side."""
+        """Return the cost of the jobs, run concurrently."""
         return self._cost(name, lambda: list(self._pool.map(load, jobs)))
 
     def _cost(self, name: str, work: Callable[[], object]) -> Cost:
@@ -174,7 +175,7 @@ class Bench:
 def _pid(_: int) -> int:
     import os
 
-    time.sleep(0.3)  # so that each process of the pool answers once
+    time.sleep(0.3)  # so that each process of the pool gets one call
     return os.getpid()
 
 
@@ -214,12 +215,12 @@ def compare(bench: Bench, url: str, folders: list[Path], rows: int, rounds: int)
             "copy": lambda: emptied(partial(bench.one, "copy", raw_copy, texts)),
             "copy5": lambda: emptied(partial(bench.five, "copy5", raw_copy, texts)),
             "fresh": lambda: emptied(partial(bench.one, "fresh", load, jobs)),
-            "same": lambda: bench.one("same", load, jobs),  # right after the fresh ones
+            "same": lambda: bench.one("same", load, jobs),  # directly after the new rows
             "fresh5": lambda: emptied(partial(bench.five, "fresh5", load, jobs)),
             "same5": lambda: bench.five("same5", load, jobs),
         },
     )
-    # A fifth of the rows is enough to see how slow it is.
+    # A fifth of the rows suffices to measure its speed.
     pandas, keyed = (
         Cost(BATCHES * cost.seconds, BATCHES * cost.cpu)
         for cost in (
@@ -228,28 +229,28 @@ def compare(bench: Bench, url: str, folders: list[Path], rows: int, rounds: int)
         )
     )
     for name, cost in costs.items():
-        told = {**cost._asdict(), "server_cpu": bench.server_cpu[name]}
-        yield row(LABELS[name], rows / cost.seconds, "rows/s", **told)
+        raw = {**cost._asdict(), "server_cpu": bench.server_cpu[name]}
+        yield row(LABELS[name], rows / cost.seconds, "rows/s", **raw)
 
     def times(label: str, ours: str, theirs: Cost, least: float | None = None) -> Row:
         cost = costs[ours]
         return row(label, theirs.seconds / cost.seconds, "×", least=least, **frame.ratio(cost, theirs))
 
-    yield times("fresh, of raw COPY", "fresh", costs["copy"], 0.6)
-    yield times("fresh, of to_sql into a bare table", "fresh", pandas, 20)
-    yield times("fresh, of to_sql into one with our primary key", "fresh", keyed)
-    yield times("fresh, five connections of one", "fresh5", costs["fresh"], 2)
-    yield times("raw COPY, five connections of one", "copy5", costs["copy"])
-    yield times("all there, of raw COPY", "same", costs["copy"])
+    yield times("new rows, speed over raw COPY", "fresh", costs["copy"], 0.6)
+    yield times("new rows, speed over to_sql without index", "fresh", pandas, 20)
+    yield times("new rows, speed over to_sql with primary key", "fresh", keyed)
+    yield times("new rows, five connections over one", "fresh5", costs["fresh"], 2)
+    yield times("raw COPY, five connections over one", "copy5", costs["copy"])
+    yield times("existing rows, speed over raw COPY", "same", costs["copy"])
 
 
 LABELS = {
-    "copy": "raw COPY of ready CSV",
+    "copy": "raw COPY of prepared CSV",
     "copy5": "raw COPY, five connections",
-    "fresh": "fresh",
-    "same": "all there already",
-    "fresh5": "fresh, five connections",
-    "same5": "all there already, five connections",
+    "fresh": "new rows",
+    "same": "existing rows",
+    "fresh5": "new rows, five connections",
+    "same5": "existing rows, five connections",
 }
 
 if __name__ == "__main__":

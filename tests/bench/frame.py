@@ -1,6 +1,7 @@
-"""The frame of all benchmarks: rows in one form, contenders that take turns, and what a process cost.
+"""The frame of all benchmarks: the form of a row, contenders that run in turns, and the cost of a process.
 
-Every benchmark is a program that prints one :class:`Row` per line as JSON; bench.py runs them and collects.
+Every benchmark is a program that prints one :class:`Row` per line as JSON; bench.py runs them and collects
+the rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import psutil
 
 
 class Row(msgspec.Struct, omit_defaults=True):
-    """One figure: ``met`` says whether it reaches its target, if it has one; ``raw`` is what it came from."""
+    """One figure; ``met`` is whether it reaches its target, if it has one; ``raw`` are its source figures."""
 
     name: str
     value: float
@@ -35,7 +36,7 @@ class Row(msgspec.Struct, omit_defaults=True):
 def row(
     name: str, value: float, unit: str, *, least: float | None = None, most: float | None = None, **raw: Any
 ) -> Row:
-    """Return a row whose target is to be at least ``least`` or at most ``most``."""
+    """Return a row with the target to be at least ``least`` or at most ``most``."""
     if least is not None:
         return Row(name, value, unit, f"≥ {least:g}", value >= least, raw)
     if most is not None:
@@ -44,7 +45,7 @@ def row(
 
 
 class Cost(NamedTuple):
-    """What some work cost: wall clock and CPU in seconds, memory at its peak in MB."""
+    """The cost of some work: wall-clock and CPU time in seconds, peak memory in MB."""
 
     seconds: float
     cpu: float
@@ -52,13 +53,14 @@ class Cost(NamedTuple):
 
 
 class Peak:
-    """Looks every so many seconds at the memory of this process and of all below it; ``mb`` is the most seen.
+    """Sample the memory of this process and its descendants every ``every`` s; ``mb`` is the maximum.
 
-    Pages that several processes share count once (PSS): else PostgreSQL's buffers would for each session.
+    Pages that several processes share count once (PSS); otherwise PostgreSQL's buffers would count per
+    session.
     """
 
     def __init__(self, every: float = 0.5, *, below: bool = False) -> None:
-        """With ``below``, this process itself does not count."""
+        """Create it; with ``below``, this process itself does not count."""
         self.mb = 0.0
         self._every, self._below = every, below
         self._stop = threading.Event()
@@ -86,31 +88,32 @@ def _pss(process: psutil.Process) -> float:
 
 
 def process_cost(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[Cost, str]:
-    """Run ``argv`` to its end; return its cost and its stdout. Raises CalledProcessError if it fails.
+    """Run ``argv`` until it ends; return its cost and its stdout. Raises CalledProcessError if it fails.
 
-    The peak is the process's own, as the kernel counted it; it starts from that of ours, so keep ours small.
+    The peak is that of the process alone, as counted by the kernel. It starts with the peak of the parent, so
+    keep the parent small.
     """
     began = time.perf_counter()
     with subprocess.Popen(argv, stdout=subprocess.PIPE, env=env, text=True) as process:
         assert process.stdout is not None
-        told = process.stdout.read()
+        output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, argv)
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), told
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), output
 
 
-def told_cost(argv: Sequence[str]) -> Cost:
-    """Return what the program ``argv`` says in its last line that its work cost, without its own start."""
-    cost, told = process_cost(argv)
-    seconds, cpu = map(float, told.split()[-2:])
+def reported_cost(argv: Sequence[str]) -> Cost:
+    """Return the cost that the program ``argv`` reports in its last line, which excludes its own start."""
+    cost, output = process_cost(argv)
+    seconds, cpu = map(float, output.split()[-2:])
     return Cost(seconds, cpu, cost.peak_mb)
 
 
 def in_turns(rounds: int, contenders: Mapping[str, Callable[[], Cost]]) -> dict[str, Cost]:
-    """Let the contenders work by turns, so that a disturbance meets all alike; return each one's medians."""
+    """Run the contenders in turns, so that a disturbance affects all alike; return the medians of each."""
     costs: dict[str, list[Cost]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
@@ -126,7 +129,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def ratio(ours: Cost, theirs: Cost) -> dict[str, Any]:
-    """Return the raw figures of a comparison: both costs, and how often ours goes into theirs by CPU time."""
+    """Return the raw figures of a comparison: both costs, and the ratio of their CPU times."""
     return {
         "ours": ours._asdict(),
         "theirs": theirs._asdict(),
@@ -135,11 +138,11 @@ def ratio(ours: Cost, theirs: Cost) -> dict[str, Any]:
 
 
 def run(measure: Callable[..., Iterator[Row]]) -> None:
-    """Run one benchmark as a program: ``[--quick] [ARGUMENT ...]``; print its rows as they come."""
+    """Run one benchmark as a program: ``[--quick] [ARGUMENT ...]``; print each row as it is measured."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--quick"]
     if arguments and len(inspect.signature(measure).parameters) < 2:
         sys.exit(f"{measure.__module__} takes no arguments but --quick")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # and what it started goes with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that its services are stopped too
     for found in measure("--quick" in sys.argv, *arguments):
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         sys.stdout.flush()

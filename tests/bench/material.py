@@ -1,4 +1,4 @@
-"""What the benchmarks read: exports of any size, as varied as the generator's samples, in mixed scripts."""
+"""The input of the benchmarks: exports of any size, as varied as the sample generator's, in mixed scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from flows.samples import html
 from flows.samples.exports import Maker, SampleSpec
 
-#: Different messages; after so many (some 10 MB) they come again under new ids and times.
+#: Number of different messages (about 10 MB); after that they repeat with new ids and times.
 _DIFFERENT = 20_000
 _ID = re.compile(rb'(?<=\n   "id": )(-?\d+)(?=,\n   "type": )')
 
@@ -33,7 +33,7 @@ def write_json(path: Path, size: int, chat: int = 1) -> int:
 
 
 def write_html(folder: Path, size: int) -> int:
-    """Write one chat of about ``size`` bytes as pages of 1,000 messages; return how many there are."""
+    """Write one chat of about ``size`` bytes as pages of 1,000 messages; return the number of messages."""
     maker = _maker()
     chat, messages = maker.chat("private_supergroup", 5_000, named=True)
     pages = html.chat_pages(chat, messages, 1_000, zone=True)
@@ -50,7 +50,7 @@ def _maker() -> Maker:
 
 @functools.cache
 def _pieces() -> list[tuple[bytes, bytes]]:
-    """Each different message as Telegram Desktop lays it out, cut where its id stands."""
+    """Return each different message in the layout of Telegram Desktop, split at its id."""
     _, messages = _maker().chat("private_supergroup", _DIFFERENT)
     text = msgspec.json.format(msgspec.json.encode({"messages": messages}), indent=1)
     inner = text[text.index(b"[") + 1 : text.rindex(b"\n ]")]

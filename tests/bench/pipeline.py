@@ -1,4 +1,4 @@
-"""An installation for a benchmark, and the CPU time that its processes take."""
+"""An installation for a benchmark, and the CPU time of its processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from flows import services
 from flows.services import Installation
 from flows.settings import Settings
 
-#: Stage commands that do nothing but leave an output.
+#: Seconds that the stages sleep: they only write an output.
 NOTHING = {"extract": 0.0, "convert": 0.0, "store": 0.0}
 
 
 @contextmanager
 def installed() -> Iterator[Installation]:
-    """Yield an installation of its own that this process is a client of, with limits and blocks applied."""
+    """Run a separate installation with limits and blocks applied, and make this process its client."""
     with tempfile.TemporaryDirectory(prefix="tdp-bench-") as home:
         settings = Settings(home=Path(home), server_port=services.free_port())
         with services.installation(settings) as running:
@@ -34,7 +34,7 @@ def installed() -> Iterator[Installation]:
 
 
 def cpu(process: psutil.Process) -> float:
-    """CPU seconds of a process and of all below it; of ended ones, if somebody waited for them."""
+    """Return the CPU seconds of a process and its descendants, including ended ones that were waited for."""
     total = 0.0
     for each in [process, *process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):

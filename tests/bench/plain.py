@@ -1,7 +1,7 @@
-"""The plain pattern of Prefect's documentation: python plain.py BATCHES EXTRACT CONVERT STORE (seconds each)
+"""The pattern of Prefect's documentation: python plain.py BATCHES EXTRACT CONVERT STORE (seconds each)
 
-A flow, a subflow per batch, a task per stage that holds the global concurrency limit while its program runs.
-Prints the seconds it took.
+A flow, one subflow per batch, and one task per stage that holds a slot of the global concurrency limit while
+its program runs. Prints the duration and the CPU time in seconds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a user would otherwise read an export with: python readers.py READER FILE-OR-FOLDER [OUTPUT]
+"""Alternatives with which users read exports: python readers.py READER FILE-OR-FOLDER [OUTPUT]
 
-Each prints the seconds and the CPU seconds of its work alone, without its start and its imports.
+Each prints the wall-clock and CPU seconds of its work alone, without its start and its imports.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 
 def bare(decode: Callable[[bytes], object]) -> Callable[[Path, Path], None]:
-    """A parser without more; the file's bytes are given."""
-    return lambda source, _: told(decode, source.read_bytes())
+    """Return a reader that only parses; reading the file is not counted."""
+    return lambda source, _: report_cost(decode, source.read_bytes())
 
 
 def read_orjson(source: Path, output: Path) -> None:
@@ -29,7 +29,7 @@ def read_msgspec(source: Path, output: Path) -> None:
 
 
 def read_typed(source: Path, output: Path) -> None:
-    """Only what a messages table needs at least; the decoder steps over all the rest."""
+    """Parse only the minimum for a table of messages; the decoder skips the rest."""
     import msgspec
 
     message = msgspec.defstruct(
@@ -57,16 +57,16 @@ def read_pandas(source: Path, output: Path) -> None:
     def work() -> None:
         with source.open(encoding="utf-8") as file:
             frame = pd.json_normalize(json.load(file)["messages"])
-        # What is a list in one row and text in the next, no column holds.
+        # A column cannot hold a list in one row and text in the next.
         mixed = frame.select_dtypes(["object", "str"]).columns
         frame[mixed] = frame[mixed].astype(str)
         frame.to_parquet(output)
 
-    told(work)
+    report_cost(work)
 
 
 def read_chatpack(source: Path, output: Path) -> None:
-    """A public converter, in Rust: sender, time and text alone."""
+    """Use a public converter, written in Rust: sender, time and text only."""
     chatpack = importlib.import_module("chatpack")
 
     def work() -> None:
@@ -74,11 +74,11 @@ def read_chatpack(source: Path, output: Path) -> None:
             for message in chatpack.TelegramStreamParser(str(source)):
                 file.write(f"{message.timestamp},{message.sender},{message.content}\n")
 
-    told(work)
+    report_cost(work)
 
 
 def read_soup(source: Path, output: Path) -> None:
-    """HTML as most scripts read it: number, time, sender and text alone."""
+    """Parse HTML as most scripts do: number, time, sender and text only."""
     import pandas as pd
     import pyarrow.parquet  # noqa: F401 - not to be counted
 
@@ -102,12 +102,12 @@ def read_soup(source: Path, output: Path) -> None:
                 )
         pd.DataFrame(rows).to_parquet(output)
 
-    told(work)
+    report_cost(work)
 
 
-def told(work: Callable[..., object], *arguments: object) -> None:
+def report_cost(work: Callable[..., object], *arguments: object) -> None:
     began, cpu = time.perf_counter(), time.process_time()
-    kept = work(*arguments)  # letting go of it is not counted
+    kept = work(*arguments)  # freeing the result is not counted
     sys.stdout.write(f"{time.perf_counter() - began} {time.process_time() - cpu}\n")
     sys.stdout.flush()
     del kept

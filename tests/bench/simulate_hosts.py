@@ -1,11 +1,11 @@
-"""What limits 10, 100 or 1,000 worker hosts: the pipeline with fan_out=work-pool as a network of queues.
+"""The limits of 10, 100 or 1,000 worker hosts: the pipeline with fan_out=work-pool as a network of queues.
 
     .venv/bin/python tests/bench/simulate_hosts.py                              # the table of SCALING.md
     .venv/bin/python tests/bench/simulate_hosts.py --check SECONDS… CORES CPU   # one machine as several hosts
 
-A batch in flight asks the Prefect API, waits for a worker's next look, starts a process on a core, goes
-through the three lanes and is seen by its parent's next look. What workers and recoveries ask the API while
-they have nothing to do is taken from what the API can answer.
+A batch in flight sends requests to the Prefect API, waits for the next poll of a worker, starts a process on
+a core, passes the three lanes and waits for the next poll of its parent. The requests of idle workers and
+recovery processes reduce the capacity of the API.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import random
 from collections import deque
 from dataclasses import dataclass, replace
 
-#: Measured by `make hosts`. CPU seconds of a flow process with its stages, and of the API for a request;
-#: requests and connections (PostgreSQL) of a batch; requests a second of a recovery.
+#: Measured by `make hosts`: CPU seconds of a flow process with its stages, and of the API per request;
+#: requests and connections (PostgreSQL) per batch; requests per second of a recovery process.
 START_CPU, REQUEST_CPU, REQUESTS, CONNECTIONS, RECOVERY = 5.1, 0.016, 60, 3, 0.7
-#: Seconds between two looks of a parent for ended children.
-PARENT_LOOKS = 1.0
+#: Seconds between two polls of a parent for ended children.
+PARENT_POLL = 1.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """Hosts with ``cores`` each; seconds of a batch in extract, convert and store; what can be turned."""
+    """Hosts with ``cores`` each; seconds of a batch in extract, convert and store; and the settings."""
 
     hosts: int
     stages: tuple[float, float, float]
     window: int = 24
     stores: int = 5
     apis: int = 1
-    looks: float = 2
+    poll: float = 2
     recoveries: int = 0
     cores: float = 4
     start_cpu: float = START_CPU
@@ -40,27 +40,27 @@ class Case:
 
     @property
     def idle(self) -> float:
-        """Requests a second of workers (a look, and two every 30 s to be known as alive) and recoveries."""
-        return self.hosts * (1 / self.looks + 2 / 30) + (self.recoveries or self.hosts) * RECOVERY
+        """Requests per second of workers (polls, and two heartbeats every 30 s) and recovery processes."""
+        return self.hosts * (1 / self.poll + 2 / 30) + (self.recoveries or self.hosts) * RECOVERY
 
     @property
     def api_use(self) -> float:
-        """Share of the API that idle hosts use."""
+        """Share of the API's capacity that idle hosts use."""
         return self.idle * REQUEST_CPU / self.apis
 
     @property
     def latency(self) -> float:
-        """Seconds of a batch alone."""
-        return REQUESTS * REQUEST_CPU + (self.looks + PARENT_LOOKS) / 2 + self.start_cpu + sum(self.stages)
+        """Seconds of a single batch without waiting."""
+        return REQUESTS * REQUEST_CPU + (self.poll + PARENT_POLL) / 2 + self.start_cpu + sum(self.stages)
 
     @property
     def pace(self) -> float:
-        """Seconds of the busiest lane for a batch: nothing makes the pipeline faster than this."""
+        """Seconds per batch of the busiest lane: the lower bound of the pipeline."""
         return max(self.stages[0], self.stages[1], self.stages[2] / self.stores)
 
 
 class Station:
-    """A queue in order of arrival in front of ``servers``."""
+    """A FIFO queue for ``servers``."""
 
     def __init__(self, servers: int) -> None:
         self.servers, self.free, self.busy = servers, servers, 0.0
@@ -68,24 +68,24 @@ class Station:
 
 
 def simulate(case: Case) -> tuple[float, dict[str, float]]:
-    """Return the seconds that ``case.batches`` take, and the use of each station, the busiest first."""
+    """Return the seconds for ``case.batches``, and the utilisation of each station, the busiest first."""
     draw = random.Random(1)
     cores = max(1, round(case.hosts * case.cores))
     servers = {"extract": 1, "convert": 1, "store": case.stores, "cores": cores, "api": case.apis}
     stations = {name: Station(number) for name, number in servers.items()}
     asking = REQUESTS * REQUEST_CPU / 2 / (1 - case.api_use)
     starting = case.start_cpu * cores / (case.hosts * case.cores)
-    route = [("api", asking), ("", case.looks), ("cores", starting)]
+    route = [("api", asking), ("", case.poll), ("cores", starting)]
     route += [
         *zip(("extract", "convert", "store"), case.stages, strict=True),
         ("api", asking),
-        ("", PARENT_LOOKS),
+        ("", PARENT_POLL),
     ]
     now, ends, left = 0.0, list[tuple[float, int, int]](), case.batches
 
     def arrive(job: int, step: int) -> None:
         name, seconds = route[step]
-        if not name:  # a look that comes when it comes
+        if not name:  # a poll, at a random time
             heapq.heappush(ends, (now + draw.uniform(0, seconds), job, step))
         elif stations[name].free:
             stations[name].free -= 1
@@ -112,10 +112,10 @@ def simulate(case: Case) -> tuple[float, dict[str, float]]:
     return now, dict(sorted(use.items(), key=lambda item: -item[1]))
 
 
-def turned(case: Case) -> Case:
-    """Return the case with what makes the exclusive lanes the limit, and the API bear its hosts."""
+def tuned(case: Case) -> Case:
+    """Return the case with settings for which an exclusive lane is the limit, and not the API."""
     stores = max(5, round(case.stages[2] / max(case.stages[:2]) + 0.5))
-    case = replace(case, stores=stores, recoveries=2, looks=max(2.0, min(15.0, case.hosts / 10)))
+    case = replace(case, stores=stores, recoveries=2, poll=max(2.0, min(15.0, case.hosts / 10)))
     case = replace(case, window=max(8, round(1.2 * case.latency / case.pace + 0.5)))
     return replace(case, apis=1 + int((case.idle + REQUESTS / case.pace) * REQUEST_CPU / 0.7))
 
@@ -129,11 +129,11 @@ def row(case: Case) -> str:
         case.window,
         case.stores,
         case.apis,
-        f"{case.looks:g}",
+        f"{case.poll:g}",
         case.recoveries or "all",
     ]
     if case.api_use >= 1:
-        cells += ["0", f"{case.idle:,.0f}", "", "API: idle hosts alone ask more than it answers"]
+        cells += ["0", f"{case.idle:,.0f}", "", "API: idle hosts alone exceed its capacity"]
     else:
         seconds, use = simulate(case)
         limit, share = next(iter(use.items()))
@@ -145,7 +145,7 @@ def row(case: Case) -> str:
 
 
 def main() -> None:
-    """Print the table, or what one machine should need for a measured run."""
+    """Print the table, or the model's figures for a measured run on one machine."""
     parser = argparse.ArgumentParser(description=__doc__)
     columns = ("HOSTS", "BATCHES", "WINDOW", "EXTRACT", "CONVERT", "STORE", "CORES", "CPU")
     parser.add_argument("--check", nargs=len(columns), type=float, metavar=columns)
@@ -155,13 +155,13 @@ def main() -> None:
         case = Case(int(hosts), lanes, int(window), cores=cores / hosts, start_cpu=cpu, batches=int(batches))
         print(*simulate(case))  # noqa: T201
         return
-    head = ("E/C/S (s)", "hosts", "window", "stores", "APIs", "look (s)", "recoveries")
+    head = ("E/C/S (s)", "hosts", "window", "stores", "APIs", "poll (s)", "recoveries")
     head += ("batches/h", "requests/s", "connections", "limit")
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))  # noqa: T201
     for stages in ((0.5, 0.3, 1.5), (5.0, 3.0, 15.0), (5.0, 3.0, 600.0)):
         for hosts in (1, 10, 100, 1000):
             case = Case(hosts, stages)
-            print(row(case), row(turned(case)), sep="\n")  # noqa: T201
+            print(row(case), row(tuned(case)), sep="\n")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One plant for all tests of faults, and for each of them a ledger and a home of its own."""
+"""One plant for all tests of faults; each test has its own ledger and home."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sturdy(open_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def plant(sturdy: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
-    """The plant with nothing in it."""
+    """The plant with an empty ledger and an empty home."""
     for name in list(os.environ):
         if name.startswith(("PREFECT_", "TDP_")):
             monkeypatch.delenv(name)

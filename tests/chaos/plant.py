@@ -1,4 +1,4 @@
-"""A plant for tests of faults: real services, flow processes, sample files, and what must be true."""
+"""A plant for tests of faults: real services, flow processes, sample files, and the final checks."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 class Plant:
-    """Real services, real flow processes and what must be true of them in the end.
+    """Real services, real flow processes, and the checks after each fault.
 
-    The services outlive a test; :meth:`renew` gives the next one a ledger and a home of its own.
+    The services are shared by all tests; :meth:`renew` creates a new ledger and home for the next one.
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
         self.folder = folder
         self.flows: list[subprocess.Popen[bytes]] = []
-        self._owner = settings  # of the services, whoever's ledger and home a test uses
+        self._owner = settings  # the settings of the services; each test has its own ledger and home
         self._services = ExitStack()
         self._server = ExitStack()
         self._others = ExitStack()
@@ -89,7 +89,7 @@ class Plant:
         self.start_server()
 
     def renew(self, folder: Path) -> None:
-        """Use a new ledger and a new home below ``folder``, on services that are up and as new."""
+        """Use a new ledger and a new home below ``folder``; restart services that are not running."""
         if not self.postgres.is_running() or self.postgres.status() == psutil.STATUS_ZOMBIE:
             self.start_postgres()
         if not self.server.is_running() or self.server.status() == psutil.STATUS_ZOMBIE:
@@ -109,7 +109,7 @@ class Plant:
         return url
 
     def end_flows(self) -> None:
-        """End what a test has started on top of the services."""
+        """End all processes that a test has started, except the services."""
         self._others.close()
         for flow in self.flows:
             if flow.poll() is None:
@@ -125,7 +125,7 @@ class Plant:
         self.server = self._server.enter_context(services.prefect_server(self._owner)).process
 
     def start_worker(self) -> psutil.Popen:
-        """Run a worker with the deployments, which only the test and recovery ask for runs."""
+        """Run a worker, with the deployments applied and their schedules paused."""
         self._deploy()
         return self._others.enter_context(services.worker(self.settings)).process
 
@@ -155,7 +155,7 @@ class Plant:
             return cursor.fetchall() if cursor.description else []
 
     def configure(self, *, files: int = 6, **seconds: float) -> None:
-        """Let each stage be watched, and take its seconds; write the sample files."""
+        """Run each stage behind the witness, with its seconds of delay; write the sample files."""
         argv = {}
         for stage in STAGES:
             mark = self.folder / (stage if stage in EXCLUSIVE else "{batch_id}")
@@ -165,7 +165,7 @@ class Plant:
         self.expected = write_samples(self.settings.inbox, files=files, messages=30, seed=3, broken=1)
 
     def configure_stages(self, argv: Mapping[str, Sequence[str]], **config: Any) -> None:
-        """Let stages run these programs; make limits and pipeline settings as new, but for ``config``."""
+        """Let stages run these programs; reset limits and pipeline settings, except for ``config``."""
         os.environ.update(services.environment(self.settings))
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
@@ -181,17 +181,17 @@ class Plant:
             async with get_client() as client:
                 for stage in STAGES:
                     limit = 1 if stage in EXCLUSIVE else STORE_LIMIT
-                    as_new = GlobalConcurrencyLimitUpdate(active_slots=0, limit=limit)
-                    await client.update_global_concurrency_limit(stage, as_new)
+                    initial = GlobalConcurrencyLimitUpdate(active_slots=0, limit=limit)
+                    await client.update_global_concurrency_limit(stage, initial)
 
         with self.client_settings():
             asyncio.run(save())
 
     @contextmanager
     def held(self, event: str, when: str = "true") -> Iterator[None]:
-        """Hold up what happens to rows of a table until the block ends.
+        """Block changes to rows of a table until the block ends.
 
-        ``event`` is a trigger's (``BEFORE INSERT ON stage_runs``) or ``COMMIT OF messages``.
+        ``event`` is that of a trigger (``BEFORE INSERT ON stage_runs``) or ``COMMIT OF messages``.
         """
         self.query("CREATE TABLE held AS SELECT")
         self.query(WAIT_WHILE_HELD)
@@ -209,18 +209,18 @@ class Plant:
             self.until(lambda: self.query("DELETE FROM held RETURNING 1"))
 
     def is_held(self) -> bool:
-        """Tell whether somebody waits for the end of :meth:`held`."""
+        """Return whether a session is blocked by :meth:`held`."""
         return bool(self.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
 
     def api(self, method: str, path: str, **body: object) -> Any:
-        """Ask the server as the Prefect UI does."""
+        """Send a request to the server as the Prefect UI does."""
         url = services.environment(self.settings)["PREFECT_API_URL"]
         answer = self._http.request(method, f"{url}/{path}", json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
     def run_deployment(self, name: str, **parameters: object) -> str:
-        """Return the id of a new run, asked for as the UI asks for it."""
+        """Create a flow run as the UI does; return its id."""
         deployment = self.api("GET", f"deployments/name/{name}")
         path = f"deployments/{deployment['id']}/create_flow_run"
         run: dict[str, Any] = self.api("POST", path, parameters=parameters, state={"type": "SCHEDULED"})
@@ -231,7 +231,7 @@ class Plant:
         return str(self.api("GET", f"flow_runs/{flow_run_id}")["state_name"])
 
     def client_settings(self) -> AbstractContextManager[Any]:
-        """Let this process's Prefect clients talk to the plant's server."""
+        """Connect the Prefect clients of this process to the server of the plant."""
         from prefect.settings import temporary_settings
 
         url = services.environment(self.settings)["PREFECT_API_URL"]
@@ -253,11 +253,11 @@ class Plant:
             asyncio.run(deploy())
 
     def start_flow(self, code: str = FLOW, **environment: str) -> subprocess.Popen[bytes]:
-        """Start ``code`` as a process, by default a run of the inbox."""
+        """Start ``code`` as a process, by default a run of process_inbox."""
         return self.start_program([sys.executable, "-c", code], **environment)
 
     def start_program(self, argv: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
-        """Start a program that is or becomes a flow."""
+        """Start a program that is a flow process, or replaces itself by one."""
         log = (self.folder / f"flow{len(self.flows)}.log").open("wb")
         env = {**os.environ, **services.environment(self.settings), **environment}
         with log:
@@ -273,11 +273,11 @@ class Plant:
                     return value
             except psycopg.OperationalError:
                 pass  # PostgreSQL is being restarted
-            assert time.monotonic() < deadline, f"it did not happen in time\n{self.logs()}"
+            assert time.monotonic() < deadline, f"not true within {seconds:g} s\n{self.logs()}"
             time.sleep(0.05)
 
     def in_stage(self, stage: str, after: int = 0) -> dict[str, Any]:
-        """Return the first run of ``stage``, of those after that one, that is at work; wait for one."""
+        """Wait for an active run of ``stage`` with an id above ``after``; return its row."""
         statement = (
             "SELECT * FROM stage_runs WHERE stage = %s AND stage_run_id > %s"
             " AND started_at IS NOT NULL AND finished_at IS NULL ORDER BY stage_run_id"
@@ -286,7 +286,7 @@ class Plant:
         return run
 
     def work(self, flow: subprocess.Popen[bytes] | None, stage: str) -> psutil.Process:
-        """Return the process that works on ``stage``, in this flow or in any, waiting for it."""
+        """Wait for the process of ``stage`` in this flow, or in any if it is None; return it."""
 
         def find() -> psutil.Process | None:
             family = psutil.Process(flow.pid).children(recursive=True) if flow else psutil.process_iter()
@@ -295,17 +295,17 @@ class Plant:
                     arguments = process.cmdline()
                 except psutil.Error:
                     continue
-                if str(WITNESS) in arguments and stage in arguments and self._is_at_home(arguments):
+                if str(WITNESS) in arguments and stage in arguments and self._uses_this_home(arguments):
                     return process
             return None
 
         found: psutil.Process = self.until(find)
         return found
 
-    def go_on(self, seconds: float = 150) -> None:
-        """Lift no hand until every batch is done: worker and recovery run, as under `tdp up`.
+    def wait_until_done(self, seconds: float = 150) -> None:
+        """Wait until every batch is completed by worker and recovery alone, as under `tdp up`.
 
-        A flow that lives is waited for first: recovery would leave its batches to it.
+        Flows that are still running are awaited first, because recovery does not claim their batches.
         """
         for flow in self.flows:
             flow.wait(seconds)
@@ -316,26 +316,26 @@ class Plant:
         self.until(self.is_done, seconds)
 
     def is_done(self) -> bool:
-        """Tell whether there are batches and all of them are completed."""
+        """Return whether there are batches and all of them are completed."""
         statuses = self.query("SELECT DISTINCT status FROM batch_processing")
         return statuses == [{"status": "COMPLETED"}]
 
     def finish(self) -> None:
-        """Start runs, as the schedule would, until nothing is left to do."""
+        """Start runs, as the schedule would, until every batch is completed."""
         for _ in range(3):
             flow = self.start_flow()
             flow.wait(120)
             if not self.query("SELECT 1 FROM batch_processing WHERE status <> 'COMPLETED'"):
                 return
         left = self.query("SELECT * FROM batch_processing")
-        raise AssertionError(f"batches were left: {left}\n{self.logs()}")
+        raise AssertionError(f"unfinished batches: {left}\n{self.logs()}")
 
     def logs(self) -> str:
         logs = [*sorted(self.folder.glob("flow*.log")), *sorted(self.settings.logs.glob("*.log"))]
         return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-4000:]}" for log in logs)
 
     def assert_nothing_lost_nothing_twice(self) -> None:
-        """The ledger and the rows equal those of a run that nothing disturbed, and no two runs overlapped."""
+        """Check that ledger and rows equal those of an undisturbed run, and that no two runs overlapped."""
         files = self.query("SELECT s.name, f.* FROM source_files s LEFT JOIN batch_files f USING (source_id)")
         outcomes = {"ok": {"STORED"}, "partial": {"PARTIAL"}, "quarantined": {"QUARANTINED"}}
         assert len(files) == self.expected.files
@@ -352,7 +352,7 @@ class Plant:
         assert list(self.folder.glob("*.crashed")) == []
 
     def _rows_of_an_undisturbed_run(self) -> list[dict[str, Any]]:
-        """Return what the built-in stages alone make of the sample files, in a ledger of their own."""
+        """Return the rows that the built-in stages alone store for the sample files, in a separate ledger."""
         files = self.expected.files
         if files not in self._undisturbed:
             url, work = self._new_ledger(), self.folder / "undisturbed"
@@ -371,16 +371,16 @@ class Plant:
         return self._undisturbed[files]
 
     def assert_nothing_left_behind(self, lost_leases: int = 0) -> None:
-        """No lock, slot, lease, process or temporary directory is left of any run.
+        """Check that no run has left a lock, slot, lease, process or temporary directory behind.
 
-        ``lost_leases`` of which nobody knows, because the server was away or its answer lost, may be left to
-        expire by themselves.
+        Up to ``lost_leases`` leases may remain until they expire: those that no process knows, because the
+        server was down or its response was lost.
         """
         assert self.query("SELECT * FROM stage_runs WHERE finished_at IS NULL") == []
         for flow in self.flows:  # a batch is completed a moment before its flow ends
             flow.wait(60)
         self.until(lambda: not self.query(LOCKS), 60)
-        if set(self.active_slots().values()) != {0}:  # counted by hand, or nobody heard of them
+        if set(self.active_slots().values()) != {0}:  # set by hand, or granted in a lost response
             self.start_recovery()
             self.until(lambda: set(self.active_slots().values()) == {0}, 60)
         self._others.close()
@@ -390,15 +390,15 @@ class Plant:
         self.until(lambda: len(self._leases_on_disk() - self._leases) <= lost_leases, 20)
 
     def processes(self) -> list[list[str]]:
-        """Return the command lines of all that works in this home, the services apart."""
+        """Return the command lines of all processes that use this home, except the services."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             arguments = process.info["cmdline"] or []
-            if self._is_at_home(arguments):
+            if self._uses_this_home(arguments):
                 found.append(arguments)
         return found
 
-    def _is_at_home(self, arguments: list[str]) -> bool:
+    def _uses_this_home(self, arguments: list[str]) -> bool:
         return str(self.settings.work) in " ".join(arguments)
 
     def _leases_on_disk(self) -> set[Path]:

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can lose the answer to one request, or swallow all that is said."""
+"""A TCP proxy on loopback that can drop the response to one request, or all traffic."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager, suppress
 
 
 class Proxy:
-    """Forwards to ``port``; ``lose`` names what a request must contain for its answer to be cut off, once.
+    """Forward to ``port``; drop the response to the first request that contains all parts of ``lose``.
 
-    The request reaches the server and is answered; then the connection is closed towards the client, who
-    hears nothing of it. ``lost`` is set then. While ``deaf`` is set, nothing is forwarded either way.
+    The server receives the request and responds; then the connection to the client is closed without the
+    response, and ``lost`` is set. While ``blocked`` is set, nothing is forwarded in either direction.
     """
 
     def __init__(self, port: int, lose: tuple[bytes, ...] = ()) -> None:
         self.lost = threading.Event()
-        self.deaf = threading.Event()
+        self.blocked = threading.Event()
         self._to = port
         self._lose = lose
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -37,8 +37,8 @@ class Proxy:
                 arguments = (source, target, is_request, cut)
                 threading.Thread(target=self._forward, args=arguments, daemon=True).start()
 
-    def hang_up(self) -> None:
-        """Close all connections; new ones are taken."""
+    def close_connections(self) -> None:
+        """Close all connections; new ones are accepted."""
         for each in self._open - {self._listener}:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -55,10 +55,10 @@ class Proxy:
         seen = b""
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                if self.deaf.is_set():
+                if self.blocked.is_set():
                     continue
                 if is_request:
-                    seen = (seen + data)[-(1 << 16) :]  # head and body may come apart
+                    seen = (seen + data)[-(1 << 16) :]  # head and body may arrive separately
                     if self._lose and not self.lost.is_set() and all(part in seen for part in self._lose):
                         cut.set()
                 elif cut.is_set():

@@ -1,8 +1,9 @@
-"""A soak: steady load and a random fault every 20 to 60 s, then proof that nothing was lost or done twice.
+"""A soak test: steady load, a random fault every 20 to 60 s, then checks that nothing was lost or done twice.
 
-Runs a real `tdp up` in a home of its own. Sample archives, broken ones and duplicates among them, are dropped
-into its inbox while faults befall it. Then faults stop, the load stops, and with no hand on it the pipeline
-must drain. Exit status 1 if it does not, or if an invariant broke; the rows are printed and the home is kept.
+Runs a real `tdp up` in a home of its own. Sample archives, including broken ones and duplicates, are written
+into its inbox while faults occur. Then faults and load stop, and the pipeline must process all batches
+without help. If it does not, or if an invariant is broken, the exit status is 1, the offending rows are
+printed and the home is kept.
 """
 
 from __future__ import annotations
@@ -30,25 +31,26 @@ import psutil
 import psycopg
 from plant import LOCKS
 from rich.console import Console
-from soak_faults import FAULTS, LIMITS, STAGES, Installed, NothingToHit
+from soak_faults import FAULTS, LIMITS, STAGES, Installed, NoTarget
 
 from flows.monitor.usage import Sampler
 from flows.samples import ExpectedFile, write_samples
 
-#: Seconds: between two faults; of load without faults at the end; for the pipeline to drain by itself.
+#: Seconds: between two faults; of load without faults at the end; for the pipeline to process the rest.
 _PAUSE, _QUIET, _DRAIN = (20.0, 60.0), 60.0, 1200.0
-#: One round of the load, and what becomes of each outcome in the ledger.
+#: One round of the load, and the ledger's status for each expected outcome.
 _ROUND = {"files": 18, "broken": 6, "again": 3, "messages": 60}
 _STATUS = {"ok": "STORED", "partial": "PARTIAL", "quarantined": "QUARANTINED"}
 _IN_BATCHES = "SELECT sha256 FROM source_files JOIN batch_files USING (source_id)"
 _OPEN = ("PENDING", "RUNNING", "CANCELLING")
-_PASSING = (NothingToHit, psutil.Error, httpx.HTTPError, psycopg.OperationalError)  # another fault's doing
+#: Errors that are effects of another fault.
+_TRANSIENT = (NoTarget, psutil.Error, httpx.HTTPError, psycopg.OperationalError)
 
 console = Console(width=110, highlight=False, markup=False, soft_wrap=True)
 
 
 class Load(threading.Thread):
-    """Drops sample archives at a steady pace, and counts what must come of them."""
+    """Write sample archives into the inbox at a steady rate, and count the expected rows."""
 
     def __init__(self, inbox: Path, staging: Path, seed: int, per_minute: float) -> None:
         super().__init__(daemon=True)
@@ -67,14 +69,14 @@ class Load(threading.Thread):
                 self.by_sha256.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), file)
                 path.rename(self._inbox / f"{number:04d}-{name}")
                 self.dropped += 1
-                self.stopping.wait(self._pause)  # once told to stop, the round is dropped to its end at once
+                self.stopping.wait(self._pause)  # once stopping is set, the rest of the round follows at once
             self.rows["messages"] += written.messages
             self.rows["chats"] += written.chats
             number += 1
 
 
 class Soak:
-    """One soak: faults as (kind, when), samples of memory by service, and the invariants that broke."""
+    """One soak test: faults as (kind, time), memory samples by service, and the broken invariants."""
 
     def __init__(self, folder: Path, seed: int, per_minute: float) -> None:
         self.rng = random.Random(seed)
@@ -87,41 +89,41 @@ class Soak:
 
     def run(self, minutes: float) -> None:
         self.installed.start()
-        self.installed.watch_stages(seconds=4)  # long enough to be met by a fault
+        self.installed.watch_stages(seconds=4)  # long enough for a fault to occur meanwhile
         self.began, ended = datetime.now(UTC), threading.Event()
         self.load.start()
-        for every, what in ((60, self.progress), (30, self.sample), (20, self.ask)):
+        for every, what in ((60, self.progress), (30, self.sample), (20, self.start_run)):
             threading.Thread(target=_repeat, args=(every, what, ended), daemon=True).start()
-        self.hit_until(self.began + timedelta(minutes=minutes))
-        self.say("faults are over, the load goes on for a minute")
+        self.inject_faults_until(self.began + timedelta(minutes=minutes))
+        self.say("no more faults; the load continues for a minute")
         time.sleep(_QUIET)
         self.load.stopping.set()
         self.load.join()
-        self.say("the load is over, the pipeline drains by itself")
+        self.say("no more load; waiting until the pipeline has processed all batches")
         self.drain()
         ended.set()
         self.check()
         self.report()
         self.installed.up.send_signal(signal.SIGINT)
         self.installed.up.wait(120)
-        left = Sampler(self.installed.settings).sample().memory_bytes.keys() - {"other"}  # we ourselves
+        left = Sampler(self.installed.settings).sample().memory_bytes.keys() - {"other"}  # this program
         self.expect_none("processes after `tdp up` was stopped", left)
 
-    def hit_until(self, end: datetime) -> None:
-        """Let faults befall the installation, every kind equally often, in an order of chance."""
+    def inject_faults_until(self, end: datetime) -> None:
+        """Cause faults in random order, every kind equally often."""
         bag: list[str] = []
         while datetime.now(UTC) + (pause := timedelta(seconds=self.rng.uniform(*_PAUSE))) < end:
             time.sleep(pause.total_seconds())
             bag = bag or self.rng.sample(sorted(FAULTS), len(FAULTS))
             kind, began = bag.pop(), datetime.now(UTC)
             if self.installed.up.poll() is not None:
-                raise RuntimeError(f"`tdp up` ended by itself:\n{self.installed.screen.read_text()[-3000:]}")
+                raise RuntimeError(f"`tdp up` exited:\n{self.installed.screen.read_text()[-3000:]}")
             try:
                 FAULTS[kind](self.installed, self.rng)
                 self.faults.append((kind, began))
                 self.say(kind)
-            except _PASSING as error:
-                self.say(f"{kind}: not now, {error!r}")
+            except _TRANSIENT as error:
+                self.say(f"{kind}: skipped, {error!r}")
 
     def say(self, what: str) -> None:
         console.print(f"{(datetime.now(UTC) - self.began).total_seconds() / 60:6.1f} min  {what}")
@@ -143,8 +145,8 @@ class Soak:
         memory["other"] -= psutil.Process().memory_full_info().pss  # this program itself
         self.memory.append(memory)
 
-    def ask(self) -> None:
-        """Ask for a run while there is load: more often than the schedule does, so that faults find work."""
+    def start_run(self) -> None:
+        """Start a run while there is load, more often than the schedule, so that faults hit active stages."""
         if not self.load.stopping.is_set():
             self.installed.run_deployment("process-inbox/scheduled")
 
@@ -157,11 +159,11 @@ class Soak:
             return [*missing, *self.installed.query(unfinished), *self.installed.flow_runs(*_OPEN)]
 
         self.installed.until(lambda: not left(), _DRAIN)
-        self.expect_none(f"left after {_DRAIN:.0f} s", left())
-        self.say("not drained" if self.broken else "drained")
+        self.expect_none(f"unfinished after {_DRAIN:.0f} s", left())
+        self.say("not all batches are completed" if self.broken else "all batches are completed")
 
     def check(self) -> None:
-        """Note every invariant that does not hold."""
+        """Record every invariant that does not hold."""
         installed, settings = self.installed, self.installed.settings
         maintained = installed.run_deployment("maintain/scheduled")
         installed.until(lambda: self.state(maintained) not in ("SCHEDULED", *_OPEN), 600)
@@ -170,7 +172,7 @@ class Soak:
         self.expect_none("tdp verify", [verified.stdout, verified.stderr] if verified.returncode else [])
         self.expect_none("overlaps in the ledger", installed.query("SELECT * FROM stage_overlaps"))
         second = [f"{mark.name}: {mark.read_text()}" for mark in installed.marks.glob("*.crashed")]
-        self.expect_none("second copies seen by the programs", second)
+        self.expect_none("second copies observed by the programs", second)
         self.expect_none("files", self.wrong_files())
         rows = {"expected": self.load.rows, "found": self.rows()}
         self.expect_none("rows", [rows] if rows["expected"] != rows["found"] else [])
@@ -202,7 +204,7 @@ class Soak:
         expected = {sha256: _STATUS[file.outcome] for sha256, file in self.load.by_sha256.items()}
         lost = expected.keys() - {row["sha256"] for row in found}
         (row,) = self.installed.query("SELECT count(*) FROM receipts WHERE duplicate")
-        # At least: one that was recorded, and not removed when its run was killed, is recorded once more.
+        # At least: a duplicate whose run was killed before it was removed is recorded again.
         repeated = self.load.dropped - len(expected)
         unseen = [f"{row['count']} of {repeated} duplicates"] if row["count"] < repeated else []
         return [*lost, *unseen, *(row for row in found if row["status"] != expected.get(row["sha256"]))]
@@ -224,7 +226,7 @@ class Soak:
         quarter = max(len(memory) // 4, 1)
         parts = {"first quarter": memory[:quarter].median(), "last quarter": memory[-quarter:].median()}
         parts |= {"min": memory.min(), "median": memory.median(), "max": memory.max()}
-        console.print("\nSeconds from each fault to the end of the next stage run that began after it:")
+        console.print("\nSeconds from each fault to the end of the next stage run that started after it:")
         console.print(spread[["count", "50%", "95%", "max"]].round(1).to_string())
         console.print(f"\nFiles in: {self.load.dropped}. Rows out: {self.rows()}")
         console.print(self.installed.tdp("status").stdout, self.installed.tdp("timings").stdout)
@@ -233,7 +235,7 @@ class Soak:
 
 def _repeat(every: float, what: Callable[[], None], ended: threading.Event) -> None:
     while not ended.wait(every):
-        with suppress(*_PASSING):
+        with suppress(*_TRANSIENT):
             what()
 
 
@@ -256,7 +258,9 @@ def main() -> int:
     for name, rows in soak.broken.items():
         console.print(f"\nBroken: {name}", *rows[:50], sep="\n")
     if soak.broken:
-        console.print(f"Kept for a look: {folder}; its `tdp up` is pid {soak.installed.up.pid}.")
+        console.print(
+            f"The home is kept for inspection: {folder}; its `tdp up` is pid {soak.installed.up.pid}."
+        )
         return 1
     shutil.rmtree(folder)
     console.print("Every invariant held.")

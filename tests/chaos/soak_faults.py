@@ -1,4 +1,4 @@
-"""What a soak is done to: an installation as its users have it, and the faults that befall it."""
+"""The installation that a soak test runs, as users run it, and the faults that the test causes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ AT_WORK = "SELECT * FROM stage_runs WHERE started_at IS NOT NULL AND finished_at
 T = TypeVar("T")
 
 
-class NothingToHit(Exception):
-    """What the fault is for is not there at the moment."""
+class NoTarget(Exception):
+    """The target of the fault does not exist at the moment."""
 
 
 class Installed:
-    """One home, its `tdp up`, and all that can be asked of it from outside."""
+    """One home, its `tdp up` process, and the commands and requests that the test sends to it."""
 
     up: subprocess.Popen[bytes]
 
@@ -49,13 +49,13 @@ class Installed:
         self.environment = os.environ | variables | {"COLUMNS": "110"}
 
     def start(self) -> None:
-        """Type `tdp up` and wait until it says that it is ready."""
+        """Run `tdp up` and wait until it reports that it is ready."""
         with self.screen.open("ab") as out:
             seen, to = out.tell(), {"stdout": out, "stderr": out}
             self.up = subprocess.Popen([TDP, "up"], env=self.environment, start_new_session=True, **to)
         self.until(lambda: b"Ready." in self.screen.read_bytes()[seen:] or self.up.poll() is not None, 600)
         if self.up.poll() is not None:
-            raise RuntimeError(f"`tdp up` did not come up:\n{self.screen.read_text()[-3000:]}")
+            raise RuntimeError(f"`tdp up` did not start:\n{self.screen.read_text()[-3000:]}")
 
     def tdp(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the installation to its end."""
@@ -63,7 +63,7 @@ class Installed:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
 
     def watch_stages(self, seconds: float) -> None:
-        """Put every stage behind the witness, with so many seconds of waiting before its work."""
+        """Run every stage behind the witness, which waits for ``seconds`` before the work."""
         for stage in STAGES:
             mark = self.marks / ("{batch_id}" if stage == "store" else stage)
             command = [sys.executable, str(WITNESS), str(mark), str(seconds), stage, "{input}", "{output}"]
@@ -72,7 +72,7 @@ class Installed:
             self.send("PATCH", path, data={"command": command}, merge_existing_data=True)
 
     def run_deployment(self, name: str, **parameters: object) -> str:
-        """Ask for a run as the UI does; return its id."""
+        """Create a flow run as the UI does; return its id."""
         path = f"deployments/{self.send('GET', f'deployments/name/{name}')['id']}/create_flow_run"
         return str(self.send("POST", path, parameters=parameters, state={"type": "SCHEDULED"})["id"])
 
@@ -92,37 +92,37 @@ class Installed:
             return ledger.execute(statement.encode()).fetchall()
 
     def until(self, look: Callable[[], T], seconds: float) -> T:
-        """Return what is true at last, or what it was when the time was over."""
+        """Return the first true value of ``look``, or its last value when the time is over."""
         deadline = time.monotonic() + seconds
         while True:
-            with suppress(psycopg.OperationalError, httpx.HTTPError):  # whatever is away comes back
+            with suppress(psycopg.OperationalError, httpx.HTTPError):  # a service is being restarted
                 if (found := look()) or time.monotonic() > deadline:
                     return found
             time.sleep(0.1)
 
     def at_work(self) -> dict[str, Any]:
-        """Return a stage run that is at work, waiting for one."""
+        """Wait for an active stage run and return its row."""
         if found := self.until(lambda: self.query(AT_WORK), 90):
             return found[0]
-        raise NothingToHit
+        raise NoTarget
 
     def flow(self) -> psutil.Process:
-        """Return the process of a flow whose stage is at work."""
+        """Return the process of a flow with an active stage run."""
         return psutil.Process(self.at_work()["pid"])
 
     def service(self, name: str) -> psutil.Process:
         if found := record.find(record.read(self.settings)["services"][name]):
             return found
-        raise NothingToHit
+        raise NoTarget
 
     def below(self, *words: str) -> list[psutil.Process]:
-        """Return what runs below `tdp up` and has one of the words in its command."""
+        """Return the descendants of `tdp up` whose command line contains one of the words."""
         below = psutil.Process(self.up.pid).children(recursive=True)
         return [process for process in below if any(word in _command(process) for word in words)]
 
 
 def _command(process: psutil.Process) -> str:
-    """Return the process's command line, "" for one that is gone."""
+    """Return the command line of the process; "" if it has exited."""
     with suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
@@ -132,7 +132,7 @@ def _kill_one(*words: str) -> Callable[[Installed, Random], None]:
     def fault(installed: Installed, rng: Random) -> None:
         installed.at_work()
         if not (found := installed.below(*words)):
-            raise NothingToHit
+            raise NoTarget
         rng.choice(found).kill()
 
     return fault
@@ -158,7 +158,7 @@ def _start_again(end: Callable[[Installed], None]) -> Callable[[Installed, Rando
 def _cancel(installed: Installed, rng: Random) -> None:
     installed.at_work()
     if not (running := installed.flow_runs("RUNNING")):
-        raise NothingToHit
+        raise NoTarget
     cancelling = {"type": "CANCELLING", "name": "Cancelling"}
     installed.send("POST", f"flow_runs/{rng.choice(running)['id']}/set_state", state=cancelling)
 
@@ -183,13 +183,13 @@ def _delete_limit(installed: Installed, rng: Random) -> None:
     installed.send("DELETE", f"{LIMITS}/{rng.choice(STAGES)}")
     time.sleep(5)
     installed.tdp("apply")
-    # What came to the gate meanwhile was refused with the advice to do just this, and then to retry.
+    # Stage runs failed meanwhile, with the advice to run `tdp apply` and then to retry.
     time.sleep(2)
     if installed.query("SELECT 1 FROM batch_processing WHERE status = 'FAILED'"):
         installed.run_deployment("backfill/adhoc", status="FAILED")
 
 
-#: What an operator would have to put back is put back by `tdp apply`, as part of the fault.
+#: Where an operator would have to restore a limit, the fault itself does so with `tdp apply`.
 FAULTS: dict[str, Callable[[Installed, Random], None]] = {
     "stage process killed": _kill_one("witness.py", "flows.stages."),
     "supervisor killed": _kill_one("supervise.py"),

@@ -1,4 +1,4 @@
-"""A host whose clock is wrong, or jumps: the ledger's times are the database's."""
+"""A host whose clock jumps: all times in the ledger are those of the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills and outages in every stage: no overlap, nothing lost or stored twice, and it goes on by itself."""
+"""Kills and outages in every stage: no overlap, nothing lost or stored twice, and recovery without help."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy import proxy
 
 from flows import services
 
-#: Most faults meet one stage in every run of the suite, and the others by `make chaos`.
+#: The suite tests most faults in one stage; `make chaos` tests them in the other stages too.
 matrix = pytest.mark.matrix
 STAGES = (pytest.param("extract", marks=matrix), "convert", pytest.param("store", marks=matrix))
 STORE = (pytest.param("extract", marks=matrix), pytest.param("convert", marks=matrix), "store")
@@ -27,7 +27,7 @@ KEYS = {"extract": 1000, "convert": 2000, "store": 3000}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_stage_process_is_tried_again(plant: Plant, stage: str) -> None:
+def test_killed_stage_process_is_retried(plant: Plant, stage: str) -> None:
     plant.configure(**{stage: 1.0})
     flow = plant.start_flow()
     plant.work(flow, stage).kill()
@@ -38,7 +38,7 @@ def test_killed_stage_process_is_tried_again(plant: Plant, stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_flow_takes_its_stage_with_it_and_is_taken_over(plant: Plant, stage: str) -> None:
+def test_stage_of_a_killed_flow_is_killed_and_its_batch_resumed(plant: Plant, stage: str) -> None:
     plant.configure(**{stage: 1.0})
     flow = plant.start_flow()
     work = plant.work(flow, stage)
@@ -52,7 +52,7 @@ def test_killed_flow_takes_its_stage_with_it_and_is_taken_over(plant: Plant, sta
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_flow_whose_worker_was_killed_ends_at_once(plant: Plant, stage: str) -> None:
+def test_flow_of_a_killed_worker_exits_at_once(plant: Plant, stage: str) -> None:
     plant.configure(**{stage: 1.0})
     read, write = os.pipe()  # a worker reads the log of its flow runs, and its death breaks the pipe
     environment = {**os.environ, **services.environment(plant.settings)}
@@ -66,9 +66,9 @@ def test_flow_whose_worker_was_killed_ends_at_once(plant: Plant, stage: str) -> 
     assert psutil.wait_procs([work], 10)[1] == [], "the stage outlived its flow"
     plant.finish()
     plant.assert_nothing_lost_nothing_twice()
-    # Others of its batches may have asked for a slot and not heard yet that they have it.
+    # Other batches of the flow may have requested a slot and not received the response.
     plant.assert_nothing_left_behind(lost_leases=3)
-    # Not tidied up: what tidies up around a broken pipe may hang half-way, with locks in its hands.
+    # No stage run ended in order: clean-up that logs to a broken pipe could hang while it holds locks.
     assert plant.query("SELECT * FROM stage_runs WHERE outcome NOT IN ('COMPLETED', 'LOST')") == []
 
 
@@ -76,15 +76,15 @@ def test_flow_whose_worker_was_killed_ends_at_once(plant: Plant, stage: str) -> 
 @pytest.mark.parametrize("stage", ALL)
 def test_flow_killed_while_it_waits_at_a_gate(plant: Plant, stage: str) -> None:
     plant.configure()
-    with psycopg.connect(plant.settings.database, autocommit=True) as somebody:
+    with psycopg.connect(plant.settings.database, autocommit=True) as holder:
         for slot in range(5 if stage == "store" else 1):
-            somebody.execute("SELECT pg_advisory_lock(%s, %s)", [GATE, KEYS[stage] + slot])
+            holder.execute("SELECT pg_advisory_lock(%s, %s)", [GATE, KEYS[stage] + slot])
         flow = plant.start_flow()
         waiting = "SELECT 1 FROM stage_runs WHERE stage = %s AND fenced_at IS NULL AND finished_at IS NULL"
         plant.until(lambda: plant.query(waiting, stage))
         flow.kill()
         flow.wait()
-    plant.go_on()
+    plant.wait_until_done()
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind()
 
@@ -92,42 +92,42 @@ def test_flow_killed_while_it_waits_at_a_gate(plant: Plant, stage: str) -> None:
 @matrix
 @pytest.mark.parametrize("stage", ALL)
 def test_flow_killed_between_stages(plant: Plant, stage: str) -> None:
-    """The flow has ended the stage before, or has just begun, and is about to queue for ``stage``."""
+    """The flow has finished the previous stage, or has just started, and is about to queue for ``stage``."""
     plant.configure()
     with plant.held("BEFORE INSERT ON stage_runs", f"NEW.stage = '{stage}'"):
         flow = plant.start_flow()
         plant.until(plant.is_held)
         flow.kill()
         flow.wait()
-    plant.go_on()
+    plant.wait_until_done()
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind()
 
 
 @matrix
 @pytest.mark.parametrize("stage", ALL)
-def test_flow_killed_with_a_slot_and_no_work_yet(plant: Plant, stage: str) -> None:
-    """Held up by the answer to its request for the slot, which the server has granted."""
+def test_flow_killed_after_its_slot_was_granted(plant: Plant, stage: str) -> None:
+    """The server has granted the slot, and the response to the flow was lost."""
     plant.configure()
     with proxy(plant.settings.server_port, b"increment-with-lease", f'"names":["{stage}"]'.encode()) as lossy:
         flow = plant.start_flow(PREFECT_API_URL=f"http://127.0.0.1:{lossy.port}/api")
         assert lossy.lost.wait(60)
         flow.kill()
         flow.wait()
-    plant.go_on()
+    plant.wait_until_done()
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind(lost_leases=1)
 
 
-@matrix  # each run of the suite has one killed by itself, in integration/test_recover.py
-def test_killed_worker_and_its_runs_are_taken_over_by_the_next(plant: Plant) -> None:
+@matrix  # the suite kills a run alone, in integration/test_recover.py
+def test_batches_of_a_killed_worker_are_claimed_by_the_next_run(plant: Plant) -> None:
     plant.configure(convert=1.0)
     worker = plant.start_worker()
     plant.start_recovery()
     run = plant.run_deployment("process-inbox/scheduled", batch_size=2)
     work = plant.work(None, "convert")
     began = time.monotonic()
-    kill([worker])  # and the run that is its child, as systemd would
+    kill([worker])  # and its child, the flow run, as systemd does
     assert psutil.wait_procs([work], 10)[1] == [], "the stage outlived its worker"
     plant.start_worker()
     plant.until(lambda: plant.query("SELECT 1 FROM run_batches WHERE flow_run_id <> %s", run))
@@ -150,7 +150,7 @@ def test_power_cut(plant: Plant, stage: str) -> None:
     plant.kill_server()
     plant.start_postgres()
     plant.start_server()
-    plant.go_on()
+    plant.wait_until_done()
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind()
 
@@ -164,14 +164,14 @@ def test_server_restarted_while_slots_are_held(plant: Plant, stage: str, down: i
     plant.kill_server()
     time.sleep(down)
     plant.start_server()
-    plant.go_on(240)
+    plant.wait_until_done(240)
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind(lost_leases=3)
 
 
-@matrix  # in the suite, integration/test_gate.py has the slot that is taken back
+@matrix  # in the suite, integration/test_gate.py tests that the slot is reclaimed
 @pytest.mark.parametrize("stage", ALL)
-def test_answer_lost_after_a_slot_was_granted(plant: Plant, stage: str) -> None:
+def test_response_to_a_slot_request_is_lost(plant: Plant, stage: str) -> None:
     plant.configure()
     with proxy(plant.settings.server_port, b"increment-with-lease", f'"names":["{stage}"]'.encode()) as lossy:
         flow = plant.start_flow(PREFECT_API_URL=f"http://127.0.0.1:{lossy.port}/api")
@@ -200,7 +200,7 @@ def test_postgres_down_for_a_minute(plant: Plant, stage: str) -> None:
     plant.start_flow()
     plant.in_stage(stage)
     plant.restart_postgres(signal.SIGINT, down=60)
-    plant.go_on(200)
+    plant.wait_until_done(200)
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind(lost_leases=3)
 
@@ -219,7 +219,7 @@ def test_postgres_restarted_between_stages(plant: Plant, stage: str) -> None:
 
 
 def test_postgres_restarted_while_outcomes_are_recorded(plant: Plant) -> None:
-    """A stage has ended and its slot is free; what it told of each file is on its way into the ledger."""
+    """A stage has ended and its slot is free; its outcomes of the files are being recorded in the ledger."""
     plant.configure(files=2)
     with plant.held("BEFORE UPDATE ON batch_files", "NEW.stage = 'convert'"):
         flow = plant.start_flow()
@@ -244,7 +244,7 @@ def test_postgres_restarted_during_the_commit_of_a_store(plant: Plant, how: sign
 
 
 @matrix
-def test_postgres_killed_when_a_store_is_committed_and_has_not_heard_of_it(plant: Plant) -> None:
+def test_postgres_restarted_before_a_store_learns_of_its_commit(plant: Plant) -> None:
     plant.configure()
     with plant.held("COMMIT OF messages"):
         flow = plant.start_flow()

@@ -25,8 +25,8 @@ asyncio.run(backfill(status="FAILED"))
 
 @matrix
 @pytest.mark.parametrize("stage", ["extract", "convert", "store"])
-def test_counts_and_limit_set_by_hand_under_holders(plant: Plant, stage: str) -> None:
-    """Every holder of the stage finds another thing changed; at last nobody would get a slot any more."""
+def test_slot_count_and_limit_changed_while_stages_run(plant: Plant, stage: str) -> None:
+    """Each holder meets another change; with the last one no further slot could be acquired."""
     plant.configure(files=8, **{stage: 1.0})
     limit = 5 if stage == "store" else 1
     full = {"limit": limit, "active_slots": 2 * limit}
@@ -44,8 +44,8 @@ def test_counts_and_limit_set_by_hand_under_holders(plant: Plant, stage: str) ->
 @matrix
 @pytest.mark.parametrize("change", ["deleted", "disabled"])
 @pytest.mark.parametrize("stage", ["extract", "convert", "store"])
-def test_limit_gone_under_a_holder(plant: Plant, stage: str, change: str) -> None:
-    """The holder ends its work; who comes after it fails, and goes on when the limit is back."""
+def test_limit_deleted_or_disabled_while_a_stage_runs(plant: Plant, stage: str, change: str) -> None:
+    """The holder completes; the next waiter fails, and completes once the limit is restored."""
     from deployments.apply import apply_basics
 
     plant.configure(**{stage: 1.0})
@@ -62,7 +62,7 @@ def test_limit_gone_under_a_holder(plant: Plant, stage: str, change: str) -> Non
     if errors:
         assert plant.start_flow(AGAIN).wait(120) == 0, plant.logs()
     plant.assert_nothing_lost_nothing_twice()
-    # What a limit granted that is gone when it is given back, the server forgets at the lease's end.
+    # A lease that is released after its limit was deleted remains on the server until it expires.
     plant.assert_nothing_left_behind(lost_leases=5 if stage == "store" else 1)
 
 
@@ -91,25 +91,25 @@ def test_renewal_unanswered_for_longer_than_a_lease(plant: Plant, stage: str) ->
         flow = plant.start_flow(PREFECT_API_URL=f"http://127.0.0.1:{server.port}/api")
         run = plant.in_stage(stage)
         work = plant.work(flow, stage)
-        server.deaf.set()
+        server.blocked.set()
         cut_off = time.monotonic()
         plant.until(lambda: not work.is_running(), 90)
         print(f"ended {time.monotonic() - cut_off:.1f} s after the cut")  # noqa: T201 - a figure
-        server.deaf.clear()
-        server.hang_up()
+        server.blocked.clear()
+        server.close_connections()
         flow.wait(300)
-    plant.go_on(300)
+    plant.wait_until_done(300)
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind(lost_leases=2)
     lost = plant.query("SELECT outcome, error FROM stage_runs WHERE stage_run_id = %s", run["stage_run_id"])
     assert "could not be renewed" in lost[0]["error"]
 
 
-@pytest.mark.parametrize("how", ["deaf", "gone"])
-def test_work_ends_before_the_lease_that_cannot_be_renewed(
+@pytest.mark.parametrize("how", ["blocked", "gone"])
+def test_stage_ends_before_a_lease_that_cannot_be_renewed_expires(
     plant: Plant, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a tenth of the time: the client's own retries go on for longer than that."""
+    """With intervals reduced to a tenth, in which the client's own retries take longer than the lease."""
     from prefect.settings import temporary_settings
 
     monkeypatch.setattr("flows.gate.slot._RENEW_EVERY", 0.5)
@@ -131,8 +131,8 @@ def test_work_ends_before_the_lease_that_cannot_be_renewed(
 async def _hold_until_lost(plant: Plant, batch_id: str, server: Proxy, how: str) -> None:
     log = logging.getLogger("test")
     async with gate("extract", batch_id, database_url=plant.settings.database, log=log):
-        if how == "deaf":
-            server.deaf.set()
+        if how == "blocked":
+            server.blocked.set()
         else:
             server.close()
         await asyncio.sleep(120)

@@ -1,4 +1,4 @@
-"""Stages that misbehave: the whole tree ends, the error is kept, and the next try does the work."""
+"""Faulty stages: the whole process tree ends, the error is recorded, and the next attempt succeeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flows.backfill import backfill
 asyncio.run(backfill(["batch_000001"], from_stage="{}"))
 """
 POISONED = MISBEHAVING.with_name("poisoned.py")
-#: How it misbehaves, in which stage, and what the ledger says of that.
+#: The fault, the stage, and the outcome and error in the ledger.
 FAULTS = [
     ("hang", "convert", "TIMED_OUT", "ran longer than"),
     ("half", "extract", "FAILED", "left out"),
@@ -65,7 +65,7 @@ def test_misbehaving_stage(plant: Plant, how: str, stage: str, outcome: str, err
         *(pytest.param(*case, marks=matrix) for case in [("hang", "convert"), ("crash", "extract")]),
     ],
 )
-def test_a_file_that_ends_the_program_twice_is_left_out(plant: Plant, how: str, stage: str) -> None:
+def test_file_that_crashes_the_program_twice_is_quarantined(plant: Plant, how: str, stage: str) -> None:
     plant.expected = write_samples(plant.settings.inbox, files=3, messages=30, seed=3)
     poison = sorted(plant.expected.by_file)[1]
     argv = [sys.executable, str(POISONED), how, stage, poison, "{input}", "{output}"]
@@ -86,7 +86,7 @@ def test_a_file_that_ends_the_program_twice_is_left_out(plant: Plant, how: str, 
     assert [end["outcome"] for end in ends] == [once, once, "COMPLETED"]
     plant.assert_nothing_left_behind()
 
-    # Asked to try again, with a program that can read it.
+    # Run again with a program that can read the file.
     plant.configure_stages({})
     assert plant.start_flow(AGAIN.format(stage)).wait(120) == 0, plant.logs()
     assert plant.query("SELECT DISTINCT status, error FROM batch_files") == [
@@ -102,7 +102,7 @@ def _may_mount() -> bool:
     return subprocess.run(try_it, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.skipif(not _may_mount(), reason="only root may mount, where it may at all")
+@pytest.mark.skipif(not _may_mount(), reason="mounting a tmpfs is not permitted here")
 @pytest.mark.parametrize(
     "stage", ["convert", pytest.param("extract", marks=matrix), pytest.param("store", marks=matrix)]
 )
@@ -130,7 +130,7 @@ def test_full_disk_fails_a_stage_until_there_is_space(plant: Plant, stage: str) 
 
 
 @pytest.mark.parametrize("stage", [pytest.param("extract", marks=matrix), "convert"])
-def test_stage_that_eats_memory_is_what_the_kernel_ends_first(plant: Plant, stage: str) -> None:
+def test_kernel_kills_a_stage_first_when_memory_runs_out(plant: Plant, stage: str) -> None:
     plant.configure(files=1, **{stage: 1.0})
     flow = plant.start_flow()
     work = plant.work(flow, stage)

@@ -1,4 +1,4 @@
-"""Stopped on purpose, and several who want the same batch at once."""
+"""Cancel and Ctrl-C, and several runs that compete for one batch."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_ctrl_c(plant: Plant, stage: str) -> None:
     plant.assert_nothing_left_behind()
 
 
-def test_two_parents_a_backfill_and_a_retry_want_the_same_batch(plant: Plant) -> None:
-    """One does the work. The others say that somebody does, or find nothing that is left to do."""
+def test_two_parents_a_backfill_and_a_retry_compete_for_one_batch(plant: Plant) -> None:
+    """One processes the batch; the others report that it is busy, or find nothing left to process."""
     flag = plant.folder / "flag"
     built_in = [sys.executable, "-I", "-m", "flows.stages.extract", "{input}", "{output}"]
     plant.configure_stages({"extract": ["sh", str(OBSTRUCTED), str(flag), *built_in]}, task_retries=0)

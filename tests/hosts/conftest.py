@@ -15,10 +15,10 @@ from lan import Hosts, missing
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    """A hub that is up, without hosts; its home is kept if HOSTS_KEEP is set."""
+    """A running hub without hosts; its home is kept if HOSTS_KEEP is set."""
     if reason := missing():
         pytest.skip(reason)
-    # Not below pytest's own folder, which PostgreSQL's user may not enter.
+    # Not below pytest's own directory, which PostgreSQL's user cannot access.
     home = Path(tempfile.mkdtemp(prefix="tdp-hosts-"))
     home.chmod(0o711)
     try:

@@ -1,8 +1,8 @@
-"""Several hosts on one machine: network namespaces with addresses of their own, joined by a bridge.
+"""Several hosts on one machine: network namespaces with addresses of their own, connected by a bridge.
 
-The hub has what deployments/compose/several.yaml gives the first host: PostgreSQL and Redis behind passwords,
-the Prefect API, its background services, recovery. Every host has a worker and shares the home. Nothing
-leaves the namespaces; what is looked at from outside goes through PostgreSQL's unix socket.
+The hub has the services of the first host in deployments/compose/several.yaml: PostgreSQL and Redis with
+passwords, the Prefect API, its background services, recovery. Every host has a worker and shares the home. No
+traffic leaves the namespaces; the test itself queries PostgreSQL through its unix socket.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from flows.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deployments" / "compose"
-#: prefect-redis, which only the servers need; `make hosts` puts it there.
+#: Directory of prefect-redis, which only the servers need; `make hosts` installs it.
 REDIS_PACKAGE = Path(sys.prefix) / "hosts"
 HUB, NET = "10.77.0.1", "10.77.0.0/24"
 BIN = Path(sys.executable).parent
@@ -46,20 +46,20 @@ def run(*command: str | Path, **options: Any) -> str:
 
 
 def missing() -> str | None:
-    """Return why hosts cannot be had here."""
+    """Return the reason why this machine cannot run hosts; None if it can."""
     if os.geteuid() != 0:
-        return "network namespaces need root"
+        return "network namespaces require root"
     for program, package in (("ip", "iproute2"), ("redis-server", "redis-server")):
         if shutil.which(program) is None:
-            return f"no {program}: Debian's {package} has it"
+            return f"{program} is missing: install Debian's package {package}"
     if not (REDIS_PACKAGE / "prefect_redis").is_dir():
-        return "no prefect-redis: `make hosts` installs it"
+        return "prefect-redis is missing: `make hosts` installs it"
     name = f"tdp-{os.getpid()}"
     try:
         run("ip", "netns", "add", name)
         run("ip", "netns", "del", name)
     except AssertionError as error:
-        return f"no network namespaces: {error}"
+        return f"network namespaces cannot be created: {error}"
     return None
 
 
@@ -103,7 +103,7 @@ class Hosts:
         return f"redis://:{self.password}@{HUB}:6379/{value.rpartition('/')[2]}"
 
     def namespace(self, name: str, address: str) -> None:
-        """Make a namespace of that address; the hub, made first, has the bridge."""
+        """Create a namespace with this address; the hub, which is created first, has the bridge."""
         space, hub = f"{self.prefix}-{name}", f"{self.prefix}-hub"
         run("ip", "netns", "add", space)
         self.stack.callback(self._remove, space)
@@ -153,7 +153,7 @@ class Hosts:
         return run("ip", "netns", "exec", space, *command, env=self.environment | environment, cwd=ROOT)
 
     def start_hub(self) -> None:
-        """Start databases, API, services and recovery, and apply what the project needs."""
+        """Start databases, API, services and recovery, and run `tdp apply`."""
         self.namespace("hub", f"{HUB}")
         self._postgres()
         *shell, script = self.redis
@@ -184,7 +184,7 @@ class Hosts:
         self.start(name, f"worker-{name}", *worker, "--type", "process", "--name", name, **own)
 
     def _postgres(self) -> None:
-        with services.postgres(self.settings):  # made, with its two databases
+        with services.postgres(self.settings):  # creates the cluster with its two databases
             role = f"CREATE ROLE tdp SUPERUSER LOGIN PASSWORD '{self.password}'"
             self.query(role)
         data = self.settings.postgres_data
@@ -201,14 +201,14 @@ class Hosts:
         return False
 
     def query(self, statement: str, *values: object, database: str = "tdp") -> list[dict[str, Any]]:
-        """Return the rows of a statement, asked from outside."""
+        """Return the rows of a statement, run from outside the namespaces."""
         url = self.settings.embedded_url.replace("/tdp?", f"/{database}?")
         with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
             cursor = connection.execute(statement.encode(), values)
             return cursor.fetchall() if cursor.description else []
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Return what runs in a namespace."""
+        """Return the processes of a namespace."""
         found = []
         for pid in run("ip", "netns", "pids", f"{self.prefix}-{name}").split():
             with suppress(psutil.NoSuchProcess):
@@ -217,7 +217,7 @@ class Hosts:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Return what a service has used, its ended children and those that run now included."""
+    """Return the CPU seconds of a service, including its ended and its running children."""
     times = process.cpu_times()
     used = times.user + times.system + times.children_user + times.children_system
     with suppress(psutil.NoSuchProcess):
@@ -232,9 +232,9 @@ def requests_by_route(log: Path) -> Counter[str]:
 
 
 def until(condition: Callable[[], Any], seconds: float, pause: float = 0.05) -> Any:
-    """Return what is true at last; what other processes do is only to be seen by looking."""
+    """Return the first true value of ``condition``; other processes send no event, so it is polled."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"it did not happen in {seconds:g} s"
+        assert time.monotonic() < deadline, f"not true within {seconds:g} s"
         time.sleep(pause)
     return value

@@ -1,4 +1,4 @@
-"""Hosts that are cut off: their work ends before its slot passes on, and is done elsewhere."""
+"""Hosts that lose the network: their work ends before its slot is reclaimed, and another host does it."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ def seen_within(hosts: Hosts, statement: str, *values: object) -> list[dict[str,
 
 
 def edit_block(hosts: Hosts, stage: str, command: list[str]) -> None:
-    """Give a stage its command, from the hub."""
+    """Set the command of a stage, from the hub."""
     code = "import sys, json; from blocks import StageCommand\n"
     code += "StageCommand(command=json.loads(sys.argv[2])).save(sys.argv[1], overwrite=True)"
     hosts.call(sys.executable, "-c", code, stage, json.dumps(command))
 
 
 def hold(hosts: Hosts, mark: Path) -> dict[str, Any]:
-    """Let an extract on h2 hang, and return its row."""
+    """Make an extract on h2 hang, and return its row."""
     flag = Path(f"{mark}.hold")
     while True:
         (row,) = seen_within(hosts, AT_WORK)
         flag.touch()
-        time.sleep(1)  # longer than its work: whoever is at work now stays so
+        time.sleep(1)  # longer than an extract: a run that is still active afterwards hangs
         if row in hosts.query(AT_WORK):
             return row
         flag.unlink()
 
 
 def witnesses(batch_id: str) -> list[psutil.Process]:
-    """Return the processes of the exclusive program that have the batch in hand."""
+    """Return the processes of the exclusive program that work on the batch."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
@@ -86,7 +86,7 @@ def flow_runs(hosts: Hosts, name: str) -> list[psutil.Process]:
 
 
 def exclusive_stages(hosts: Hosts, extract: float, convert: float) -> dict[str, Path]:
-    """Let extract and convert take so many seconds and bear no second copy; return their marks."""
+    """Run extract and convert behind the witness, with these delays in seconds; return their marks."""
     marks = {stage: hosts.settings.root / f"{stage}.mark" for stage in ("extract", "convert")}
     for (stage, mark), seconds in zip(marks.items(), (extract, convert), strict=True):
         argv = [sys.executable, str(WITNESS), str(mark), str(seconds), stage, "{input}", "{output}"]
@@ -95,7 +95,7 @@ def exclusive_stages(hosts: Hosts, extract: float, convert: float) -> dict[str, 
 
 
 def end_of_parent(hosts: Hosts) -> str:
-    """Return the state in which the run of the inbox has ended."""
+    """Wait for the end of the run of process-inbox; return the name of its final state."""
     (ended,) = until(lambda: hosts.query(PARENT, database="prefect"), 1800)
     return str(ended["state_name"])
 
@@ -105,9 +105,7 @@ def print_costs(hosts: Hosts, idle: dict[str, float], batches: int) -> None:
         print(f"{name:60} {(used - idle.get(name, 0)) / batches:8.2f} per batch")  # noqa: T201
 
 
-def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_an_overlap(
-    hosts: Hosts,
-) -> None:
+def test_disconnected_host_delays_its_batch_and_causes_no_overlap(hosts: Hosts) -> None:
     marks = exclusive_stages(hosts, 0.3, 0.3)
     expected = write_samples(hosts.settings.inbox, files=BATCHES, messages=20, seed=1)
     idle, began = costs(hosts), time.monotonic()
@@ -133,17 +131,17 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
     (done,) = seen_within(hosts, elsewhere, cut["batch_id"])
     hosts.link("h2", "up")
     ended = end_of_parent(hosts)
-    until(lambda: not flow_runs(hosts, "h2"), 300)  # what came back has nothing to do any more
+    until(lambda: not flow_runs(hosts, "h2"), 300)  # the reconnected host has nothing left to process
     took = time.monotonic() - began
 
-    print(  # noqa: T201 - the figures this is for
-        f"\n{BATCHES} batches on 3 hosts: {took:.0f} s. Link of one down in mid-extract: its child dead after"
-        f" {dead:.1f} s, next extract after {following['at'] - down:.1f} s (on {following['host']}),"
-        f" its batch done elsewhere after {done['at'] - down:.1f} s"
+    print(  # noqa: T201 - figures
+        f"\n{BATCHES} batches on 3 hosts: {took:.0f} s. After the link of one went down in mid-extract:"
+        f" its child is dead after {dead:.1f} s, the next extract starts after {following['at'] - down:.1f} s"
+        f" (on {following['host']}), its batch is completed on another host after {done['at'] - down:.1f} s"
     )
     print_costs(hosts, idle, BATCHES)
     print(*connections, sep="\n")  # noqa: T201
-    assert following["at"] > down + dead  # its work had ended before the slot passed on
+    assert following["at"] > down + dead  # its work had ended before the slot was reclaimed
     assert following["host"] != "h2"
     assert ended == "Completed"
     assert hosts.query("SELECT * FROM stage_overlaps") == []
@@ -160,8 +158,8 @@ def test_a_host_cut_off_in_mid_extract_costs_its_batch_some_seconds_and_nobody_a
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_hosts_work_at_the_pace_of_the_busiest_lane(hosts: Hosts, count: int) -> None:
-    """Prints what tests/bench/simulate_hosts.py is checked against."""
+def test_throughput_of_several_hosts_is_that_of_the_busiest_lane(hosts: Hosts, count: int) -> None:
+    """Also prints the figures with which tests/bench/simulate_hosts.py is compared."""
     batches = 10
     exclusive_stages(hosts, 12, 2)
     write_samples(hosts.settings.inbox, files=batches, messages=20, seed=1)
@@ -176,6 +174,6 @@ def test_hosts_work_at_the_pace_of_the_busiest_lane(hosts: Hosts, count: int) ->
     lanes = {row["stage"]: row for row in hosts.query(span)}
     print(*lanes.values(), sep="\n")  # noqa: T201
     print_costs(hosts, idle, batches)
-    # A run is taken by whichever worker looks first: of three, one may come too late for all ten.
+    # The first worker that polls gets a run: one of three may get none of the ten.
     assert min(count, 2) <= lanes["extract"]["hosts"] <= count
     assert hosts.query("SELECT * FROM stage_overlaps") == []

@@ -86,8 +86,8 @@ async def test_exclusive_limits_are_put_back_and_the_store_limit_is_the_operator
             for name in ("extract", "convert", "store")
         }
     assert changes == [
-        "limit extract: put back from 2 to 1, its program cannot run twice",
-        "limit convert: made active again",
+        "limit extract: reset from 2 to 1, its program cannot run twice",
+        "limit convert: activated",
     ]
     assert {name: limit.limit for name, limit in now.items()} == {"extract": 1, "convert": 1, "store": 3}
     assert all(limit.active for limit in now.values())
@@ -131,7 +131,7 @@ async def test_a_document_of_an_earlier_release_hides_its_secrets_from_then_on(
         assert shown.data["environment"] == {"TOKEN": "secret"}
         changes = await apply_basics(installation)
         hidden = await client.read_block_document_by_name("extract", slug, include_secrets=False)
-    assert changes == [f"block {slug}/extract: has the form of this release now"]
+    assert changes == [f"block {slug}/extract: updated to the schema of this release"]
     assert hidden.data["environment"] == {"TOKEN": "********"}
     assert (await StageCommand.aload("extract")).variables() == {"TOKEN": "secret"}
     assert await apply_basics(installation) == []

@@ -184,7 +184,8 @@ def test_a_dump_brings_back_what_a_step_back_dropped(tmp_path: Path) -> None:
     assert back.stdout == f"schema: {NEWEST} -> none\n"
     for _ in range(2):
         restored = tdp(settings.root, "restore", str(tmp_path / "dump"))
-        assert "tdp: restored; what it held is in tdp_before_restore" in restored.stdout, restored.stderr
+        line = "tdp: restored; the previous database is now tdp_before_restore"
+        assert line in restored.stdout, restored.stderr
     assert tdp(settings.root, "migrate").stdout == "Nothing to change.\n"
 
     with services.only_postgres(settings):
@@ -201,7 +202,7 @@ def test_nothing_is_restored_under_those_who_use_it(filled: str, tmp_path: Path)
         before = contents(filled)
         refused = tdp(tmp_path, "restore", str(tmp_path / "dump"), **where)
     assert refused.returncode == 1
-    assert "error: Stop every service that uses the databases first" in refused.stderr
+    assert "error: The databases are in use. Stop every service that uses them" in refused.stderr
     assert contents(filled) == before
     assert tdp(tmp_path, "restore", str(tmp_path / "dump"), **where).returncode == 0
     assert len(contents(filled)["messages"]) == 1000

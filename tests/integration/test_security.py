@@ -56,7 +56,7 @@ def test_a_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         database_url=SecretStr(f"postgresql://tdp:{PASSWORD}@127.0.0.1:1/tdp"), auth_string=SecretStr(KEY)
     )
     assert not any(secret in repr(settings) for secret in SECRETS)
-    with pytest.raises(ServiceFailed, match="does not answer") as failed, services.postgres(settings):
+    with pytest.raises(ServiceFailed, match="does not respond") as failed, services.postgres(settings):
         pass
     assert PASSWORD not in str(failed.value)
 

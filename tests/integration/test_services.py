@@ -226,7 +226,7 @@ def test_a_taken_port_names_the_variable_to_set(settings: Settings) -> None:
 def test_a_service_that_cannot_start_shows_its_log(settings: Settings) -> None:
     settings.postgres_data.mkdir(parents=True, mode=0o700)
     (settings.postgres_data / "PG_VERSION").write_text("9\n")
-    with pytest.raises(ServiceFailed, match=r"postgres ended .*postgres\.log"), services.postgres(settings):
+    with pytest.raises(ServiceFailed, match=r"postgres exited .*postgres\.log"), services.postgres(settings):
         pass
     assert processes_of(settings) == []
 
