@@ -131,7 +131,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(plan))
         return
-    lanes = pages.plain_table(["Stage", "Runs", "Slots", "Average", "In all"], right=range(1, 5))
+    lanes = pages.plain_table(["Stage", "Runs", "Slots", "Average", "Total"], right=range(1, 5))
     for lane in plan.lanes:
         spans = text.seconds(lane.average_sec), text.seconds(lane.seconds)
         lanes.add_row(lane.stage, str(lane.runs), str(lane.slots), *spans)
@@ -144,4 +144,6 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         console.print(f"… and {len(plan.batches) - _SHOWN} more")
     console.print()
     console.print(lanes)
-    console.print(f"\n{len(plan.batches)} batches, about {text.seconds(plan.seconds)} by past averages")
+    console.print(
+        f"\n{len(plan.batches)} batches, about {text.seconds(plan.seconds)} according to past averages"
+    )
