@@ -142,7 +142,7 @@ def timeline(
     run: Annotated[UUID | None, typer.Option(help="Only the batches of this flow run.")] = None,
     since: Since = None,
 ) -> None:
-    """Draw the lanes: who worked and who waited when, and where a lane stood idle beside a queue."""
+    """Draw the lanes as an SVG image: when stage runs waited and worked, and idle gaps."""
     if str(out) != "-" and out.suffix != ".svg":
         raise typer.BadParameter(f"{out}: pictures are SVG; a browser or rsvg-convert makes a PNG of one")
     with _ledger(_installation()) as ledger:

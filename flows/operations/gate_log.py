@@ -15,7 +15,7 @@ import msgspec
 
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load
-from flows.reports.prefect_api import ask
+from flows.reports.prefect_api import request
 from flows.settings import Settings
 
 #: Lines looked at, the newest first, and lines per request (the server's most).
@@ -72,7 +72,7 @@ def _lines(settings: Settings, since: datetime | None) -> list[_Log]:
     found: list[_Log] = []
     while len(found) < _MOST:
         query = {"logs": wanted, "sort": "TIMESTAMP_DESC", "limit": _PAGE, "offset": len(found)}
-        body = ask(settings, "POST", "/api/logs/filter", msgspec.json.encode(query), timeout=10)
+        body = request(settings, "POST", "/api/logs/filter", msgspec.json.encode(query), timeout=10)
         page = msgspec.json.decode(body, type=list[_Log])
         found += page
         if len(page) < _PAGE:

@@ -51,12 +51,12 @@ def words(picture: str) -> list[str]:
 
 def test_a_lane_is_idle_only_while_somebody_waits_and_nobody_works() -> None:
     lane = spans.runs([row(1, 0, 1, 10), row(2, 5, 12, 20), row(3, 30, 30, 40), row(4, 39, None, 45)])
-    assert spans.idle(lane) == [(0, 1), (10, 12), (40, 45)]
+    assert spans.idle_gaps(lane) == [(0, 1), (10, 12), (40, 45)]
 
 
 def test_no_idle_time_under_runs_that_overlap_or_lie_within_one_another() -> None:
     lane = spans.runs([row(1, 0, 0, 10), row(2, 0, 2, 4), row(3, 0, 9, 12), row(4, 0, 12, 13)])
-    assert spans.idle(lane) == []
+    assert spans.idle_gaps(lane) == []
 
 
 def test_the_queue_grows_and_shrinks_with_those_who_wait() -> None:
@@ -135,4 +135,4 @@ def test_weeks_and_moments_both_fit_the_axis() -> None:
 
 
 def test_nothing_run_is_said() -> None:
-    assert "Nothing was run." in words(draw([], STAGES))
+    assert "No stage run" in words(draw([], STAGES))
