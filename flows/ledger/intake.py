@@ -1,4 +1,4 @@
-"""What a parent run claims: new source files cut into batches, and batches whose run died."""
+"""Intake: a parent run claims new source files, cut into batches, and batches whose run died."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from flows.errors import BatchBusy, DatabaseUnavailable
 from flows.ledger.locks import INTAKE
 from flows.ledger.session import Session, connect, fetch, fetch_one
 
-#: Seconds between two looks whether a run's lock is still held.
-_LOOK_EVERY = 2.0
+#: Seconds between checks that the session of a run's lock is still alive.
+_CHECK_INTERVAL = 2.0
 
 
 @asynccontextmanager
 async def own_run(flow_run_id: UUID, database_url: str) -> AsyncIterator[Session]:
-    """Hold the lock that says this parent run lives, so that its batches are nobody else's.
+    """Hold the lock on a parent run's id, which proves it alive, so that no other run claims its batches.
 
-    Yields a session for the run's own use. The lock has another one, and is taken again when PostgreSQL is
-    back from being away. Raises BatchBusy if the run is alive in another process.
+    Yields a session for the run's own queries. The lock is held by a second session, and is acquired again
+    after PostgreSQL was restarted. Raises BatchBusy if the run is alive in another process.
     """
     async with await connect(database_url, f"tdp run {flow_run_id}") as lock:
         if not (await fetch_one(lock, "own_run", flow_run_id=flow_run_id))["owned"]:
             raise BatchBusy(f"flow run {flow_run_id} is alive in another process")
-        keeper = asyncio.create_task(_keep_owned(lock, flow_run_id, database_url))
+        keeper = asyncio.create_task(_reacquire_lock(lock, flow_run_id, database_url))
         try:
             async with await connect(database_url, f"tdp plan {flow_run_id}") as session:
                 yield session
@@ -34,7 +34,7 @@ async def own_run(flow_run_id: UUID, database_url: str) -> AsyncIterator[Session
             await asyncio.gather(keeper, return_exceptions=True)
 
 
-async def _keep_owned(lock: Session, flow_run_id: UUID, database_url: str) -> None:
+async def _reacquire_lock(lock: Session, flow_run_id: UUID, database_url: str) -> None:
     await _until_lost(lock)
     while True:
         async with await connect(database_url, f"tdp run {flow_run_id}") as again:
@@ -46,13 +46,13 @@ async def _keep_owned(lock: Session, flow_run_id: UUID, database_url: str) -> No
 async def _until_lost(session: Session) -> None:
     with suppress(DatabaseUnavailable):
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_CHECK_INTERVAL)
             await fetch(session, "alive")
 
 
 @asynccontextmanager
 async def planning(session: Session) -> AsyncIterator[None]:
-    """Let one planner at a time look into inboxes and cut batches, on all hosts."""
+    """Hold the intake lock: on all hosts, one run at a time reads an inbox, cuts batches or lists them."""
     await fetch(session, "lock_intake", space=INTAKE)
     try:
         yield
@@ -61,16 +61,16 @@ async def planning(session: Session) -> AsyncIterator[None]:
 
 
 async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:
-    """Return the list of batches this run froze when it was first planned; empty if it has none."""
+    """Return the batches that this run froze when it was first planned; empty if it has none."""
     rows = await fetch(session, "frozen_batches", flow_run_id=flow_run_id)
     return [row["batch_id"] for row in rows]
 
 
 async def freeze_batches(session: Session, flow_run_id: UUID, batch_size: int) -> list[str]:
-    """Cut the sources that have no batch into batches of ``batch_size`` and freeze the run's list.
+    """Cut the source files without a batch into batches of ``batch_size``, and freeze the run's list.
 
-    Batches that a dead run left unfinished come first. A retry of the run must find the same list in the
-    same order: Prefect knows the children of a run by their position alone.
+    Unfinished batches of dead runs come first in the list. A retry of the run must process the same list in
+    the same order, because Prefect matches the subflows of a retried run by their position only.
     """
     async with session.transaction():
         batches = [row["batch_id"] for row in await fetch(session, "orphaned_batches")]
