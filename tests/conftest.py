@@ -1,4 +1,4 @@
-"""Real services for every test: one PostgreSQL and, for those that ask, one Prefect server per run."""
+"""Real services for all tests: one PostgreSQL and, if a test needs it, one Prefect server per run."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from flows import services
 from flows.ledger.schema_version import migrate
 from flows.settings import Settings
 
-#: What the server says of each block when it is as new.
-_NEW: dict[str, dict[str, Any]] = {}
+#: The data of each block document in its initial state.
+_INITIAL: dict[str, dict[str, Any]] = {}
 SAMPLES = Path(os.environ.get("TDP_SAMPLES", Path(__file__).parents[2] / "shared" / "samples"))
 
 
-# Prefect reads the environment when it is imported: forget what the developer's shell says of another one.
+# Prefect reads the environment at import: remove variables of another installation in the developer's shell.
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "TDP_", "BATCH_SIZE"))]:
     del os.environ[_name]
 
-# A shell's background job ignores Ctrl-C, and so would all that the tests start to stop it by just that.
+# A shell's background job ignores SIGINT, and its child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """URL (libpq) of the admin database of a PostgreSQL of our own."""
-    # Not below pytest's own folder: the next pytest of this user closes that to PostgreSQL's user.
+    """URL (libpq) of the admin database of a PostgreSQL server for the tests."""
+    # Not below pytest's folder: the next pytest of this user makes that inaccessible to PostgreSQL's user.
     with tempfile.TemporaryDirectory(prefix="tdp-test-", ignore_cleanup_errors=True) as home:
         settings = Settings(home=Path(home))
         with services.postgres(settings):
@@ -53,7 +53,7 @@ def ledger_template(postgres: str) -> str:
 
 @pytest.fixture
 def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
-    """URL (libpq) of a fresh, migrated database that only this test uses."""
+    """URL (libpq) of a new, migrated database for this test only."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE {ledger_template}")
@@ -72,7 +72,7 @@ def samples() -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings of an installation whose real Prefect server, on our PostgreSQL, runs on a free port."""
+    """Settings of an installation with a real Prefect server on the test PostgreSQL and a free port."""
     settings = Settings(
         home=tmp_path_factory.mktemp("installation"),
         database_url=SecretStr(postgres),
@@ -82,16 +82,16 @@ def prefect_server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> I
     services.ensure_database(postgres, settings.prefect_database)
     with services.prefect_server(settings):
         yield settings
-        _send_what_is_queued()
+        _flush_queues()
 
 
 @pytest.fixture
 def installation(
     prefect_server: Settings, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
-    """Settings of an installation in which flows can run: own home and database, limits and blocks as new.
+    """Settings of an installation for flow runs: own home and database, initial limits and blocks.
 
-    All tests of a run share the Prefect server; this process and its children talk to it.
+    All tests share the Prefect server; the environment of this process and its children refers to it.
     """
     from prefect.settings import temporary_settings
 
@@ -101,12 +101,12 @@ def installation(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with temporary_settings({"api.url": environment["PREFECT_API_URL"], "home": prefect_server.prefect_home}):
-        asyncio.run(_as_new(settings))
+        asyncio.run(_reset(settings))
         yield settings
 
 
-async def _as_new(settings: Settings) -> None:
-    """Apply limits and blocks, and undo what tests before have done to them."""
+async def _reset(settings: Settings) -> None:
+    """Apply limits and blocks, and reset changes that earlier tests made to them."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
@@ -120,15 +120,15 @@ async def _as_new(settings: Settings) -> None:
         for name, block in blocks.items():
             place = name, block.get_block_type_slug()
             document = await client.read_block_document_by_name(*place)
-            if document.data != _NEW.get(name):  # to save one takes a quarter of a second
+            if document.data != _INITIAL.get(name):  # saving one takes a quarter of a second
                 await block.asave(name, overwrite=True, client=client)
-                _NEW[name] = (await client.read_block_document_by_name(*place)).data
+                _INITIAL[name] = (await client.read_block_document_by_name(*place)).data
         for stage in stages:
             await client.update_global_concurrency_limit(stage, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
-def _send_what_is_queued() -> None:
-    """Let Prefect's background threads deliver logs and events while the server still listens."""
+def _flush_queues() -> None:
+    """Let Prefect's background threads deliver logs and events before the server stops."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
