@@ -1,4 +1,4 @@
-"""Run batches again, from a stage on. They let scheduled work go first."""
+"""The backfill flow: run batches again from a given stage on, yielding to scheduled work."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from flows.ledger.session import Session
 from flows.reports import summary, summary_markdown
 from flows.reports.prefect_api import slots
 
-#: Failures named in the state's message; the artifact has them all.
-_NAMED = 20
+#: Failed batches named in the state's message; the artifact lists all of them.
+_MAX_NAMED = 20
 
 
 @flow(name=BACKFILL, persist_result=False)
@@ -53,12 +53,27 @@ async def backfill(
     resume: UUID | None = None,
     fan_out: FanOut | None = None,
 ) -> dict[str, int]:
-    """Run the batches again for which everything given is true, from ``from_stage`` on.
+    """Run again all batches that match every given filter, from ``from_stage`` on.
 
-    ``source`` is a SHA-256 or a file name pattern (``*``, ``?``), ``error`` a text in the batch's or a file's
-    error; days are of UTC, both ends included. ``window`` and ``fan_out`` are those of process_inbox.
-    ``resume`` does what that earlier backfill left undone. A retry of the run goes on where it was. Raises
-    BatchesFailed at the end if some failed or were refused.
+    At least one filter is required, or ``resume``; all days are in UTC. Raises BatchesFailed after the last
+    batch if some failed or could not be run again. A retry of the run continues where it stopped.
+
+    Args:
+        batch_ids: Ids of batches; empty means batches of any id.
+        status: Status that a batch must have; empty means any.
+        received_from: First day on which a source file of the batch was received; empty means no limit.
+        received_to: Last day on which a source file of the batch was received; empty means no limit.
+        processed_from: First day on which the batch completed or failed; empty means no limit.
+        processed_to: Last day on which the batch completed or failed; empty means no limit.
+        source: SHA-256 or name pattern (* and ?) of a source file of the batch; empty means any.
+        error: Text in the error of the batch or of one of its files; empty means any.
+        from_stage: First stage to run again; by default extract, so all three stages run.
+        window: Batches in flight at the same time; empty means the value of the TDP pipeline block.
+        dry_run: Only report what would run and how long it should take; off by default.
+        resume: Flow run id of an interrupted backfill whose remaining batches to run, with its stage, in
+            place of the filters; empty means a new backfill.
+        fan_out: Where batches run, in this run's process or each as its own run on the work pool; empty
+            means the value of the TDP pipeline block.
     """
     filters = Filters(
         batch_ids, status, received_from, received_to, processed_from, processed_to, source, error
@@ -75,9 +90,9 @@ async def backfill(
         await decorate(_report(run_id, runtime), "this backfill", log)
     if outcomes.failed:
         named = [f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items()]
-        more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        more = f"; and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
         raise BatchesFailed(
-            f"{len(named)} of {len(listed)} batches failed: {'; '.join(named[:_NAMED])}{more}"
+            f"{len(named)} of {len(listed)} batches failed: {'; '.join(named[:_MAX_NAMED])}{more}"
         )
     return {"batches": len(listed), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
 
@@ -91,9 +106,9 @@ async def _plan(
     runtime: Runtime,
     log: Log,
 ) -> list[DictRow]:
-    """Return the run's list: the one of an earlier attempt at it, else a new one."""
+    """Return the run's list of batches: the existing one if the run is retried, otherwise a new one."""
     if listed := await listed_batches(session, run_id):
-        log.info("Going on with the same %d batches", len(listed))
+        log.info("Continuing with the same %d batches", len(listed))
         return listed
     if resume:
         await adopt_batches(session, run_id, resume, runtime.database_url)
@@ -109,19 +124,19 @@ async def _run_all(
 ) -> Outcomes:
     to_prepare = {row["batch_id"]: row["from_stage"] for row in listed if row["prepared_at"] is None}
 
-    async def again(batch_id: str) -> dict[str, Any]:
+    async def prepare_and_run(batch_id: str) -> dict[str, Any]:
         if batch_id in to_prepare:
             await prepare(batch_id, to_prepare[batch_id], run_id, runtime)
         return await run(batch_id)
 
-    return await run_all([row["batch_id"] for row in listed], window, log, again)
+    return await run_all([row["batch_id"] for row in listed], window, log, prepare_and_run)
 
 
 async def prepare(batch_id: str, from_stage: str, run_id: UUID, runtime: Runtime) -> None:
-    """Take from the batch what it has from ``from_stage`` on, so that it waits for that stage; once per run.
+    """Discard the batch's outputs from ``from_stage`` on and re-queue it for that stage, once per run.
 
-    Raises BatchBusy, or SourceMissing if its source files would have to be read and are not there; then the
-    batch stays as it is.
+    Raises BatchBusy, or SourceMissing if its source files must be read again and are not available. Then the
+    batch is unchanged.
     """
     folder = runtime.settings.work / batch_id
     async with own_batch(batch_id, runtime.database_url) as batch:

@@ -1,4 +1,4 @@
-"""The facts that every part of the project agrees on, each of them once."""
+"""Names and constants that all parts of the project share, each defined once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from typing import Any, Literal, get_args
 
 Stage = Literal["extract", "convert", "store"]
-#: The stages in the order in which data passes them.
+#: The stages in processing order.
 STAGES: tuple[str, ...] = get_args(Stage)
 #: The stages whose programs crash when two copies run at once: at most one run of each may exist.
 EXCLUSIVE_STAGES: tuple[str, ...] = ("extract", "convert")
@@ -16,12 +16,12 @@ BATCH_STATUSES: tuple[str, ...] = get_args(BatchStatus)
 
 PROCESS_INBOX, PROCESS_BATCH = "process-inbox", "process-batch"
 BACKFILL, MAINTAIN = "backfill", "maintain"
-#: Every flow of the project; other flows on the same Prefect server are left alone.
+#: All flows of the project; other flows on the same Prefect server are never touched.
 FLOW_NAMES = [PROCESS_INBOX, PROCESS_BATCH, BACKFILL, MAINTAIN]
-#: The deployments that the project itself starts runs of.
+#: The deployments of which the project itself creates runs.
 INBOX_DEPLOYMENT, BATCH_DEPLOYMENT = f"{PROCESS_INBOX}/scheduled", f"{PROCESS_BATCH}/adhoc"
 
-#: Where batches run: in their parent's process, or each as a run of its own on the work pool.
+#: Where batches run: in their parent's process, or each as its own run on the work pool.
 FanOut = Literal["process", "work-pool"]
 
 Log = logging.Logger | logging.LoggerAdapter[Any]

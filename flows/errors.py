@@ -1,48 +1,48 @@
-"""Every error of this project: what happened, and what to do next.
+"""All errors of this project: what each means, and what to do next.
 
-``Retryable`` marks what can go away by itself; nothing else is tried again.
+Only subclasses of ``Retryable`` are retried: their cause may disappear without an operator.
 """
 
 from __future__ import annotations
 
 
 class TdpError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of all errors that this project raises."""
 
 
 class Retryable(TdpError):
-    """Something that can go away: the task that met it is tried again, with backoff."""
+    """A transient error: the task that raised it is retried, with exponential backoff."""
 
 
 class StageFailed(Retryable):
-    """A stage's process ended with an error. The tail of its stderr is in the message and in the ledger."""
+    """A stage's process exited with an error. The message and the ledger have the end of its stderr."""
 
 
 class StageCrashed(StageFailed):
-    """A stage's process ended by a fault of its own: no exit, and no signal from outside."""
+    """A stage's process was ended by its own fault, such as SIGSEGV, not by an exit or an outside signal."""
 
 
 class StageTimedOut(Retryable):
-    """A stage ran past its time-out and its whole process group was ended."""
+    """A stage exceeded its time-out; its whole process group was killed."""
 
 
 class GateLost(Retryable):
-    """The fence's session or the Prefect lease was lost while a stage ran; its work was ended at once."""
+    """The fence's session or the Prefect lease was lost while a stage ran; its processes were killed."""
 
 
 class DatabaseUnavailable(Retryable):
-    """PostgreSQL did not answer. Look at `tdp status`; the work goes on by itself when it is back."""
+    """PostgreSQL did not respond. Check `tdp status`; work continues when the server is available again."""
 
 
 class StageMisconfigured(TdpError):
-    """A stage's command cannot be run as configured, or what it got is not what it takes (exit status 65).
+    """A stage's command cannot be run as configured, or it rejects its input (exit status 65).
 
     Correct its StageCommand block, or run the batch again from the stage before; then retry.
     """
 
 
 class DeploymentMissing(TdpError):
-    """A deployment of ours is not on the Prefect server. Run `tdp apply`."""
+    """A deployment of this project is not on the Prefect server. Run `tdp apply`."""
 
 
 class LimitMissing(TdpError):
@@ -50,39 +50,39 @@ class LimitMissing(TdpError):
 
 
 class BatchBusy(TdpError):
-    """Another live run holds this batch; it does the work and this run has nothing to do."""
+    """Another live run holds the lock on this batch or flow run, and does the work."""
 
 
 class BatchFailed(TdpError):
-    """The run of a batch on the work pool ended without completing it. `tdp show` of the batch says more."""
+    """A batch's run on the work pool ended without completing it. `tdp show BATCH` shows the reason."""
 
 
 class BatchUnknown(TdpError):
-    """No batch of that id is in the ledger. `tdp batches` lists them."""
+    """No batch with this id is in the ledger. `tdp batches` lists all batches."""
 
 
 class NothingChosen(TdpError):
-    """A backfill was not told of what. Name batches, a status, dates, a source file or an error."""
+    """A backfill has no filter. Name batches, a status, dates, a source file or an error."""
 
 
 class BatchesFailed(TdpError):
-    """Some batches of a run failed; the message names them. Retry the run when the cause is gone."""
+    """Some batches of a run failed; the message names them. Remove the cause, then retry the run."""
 
 
 class SourceMissing(TdpError):
-    """A stored source file is gone from disk before its batch was done. Drop the file in the inbox again."""
+    """A batch cannot be extracted: a stored source file is missing. Copy the file into the inbox again."""
 
 
 class BadInput(TdpError):
-    """A source file, or an export within it, that can never be read. It is quarantined with this reason."""
+    """A source file, or an export in it, cannot be read. The file is quarantined with this reason."""
 
 
 class RulesBroken(TdpError):
-    """The audit found rows that break a rule. `tdp verify` shows them again, and whether it still holds."""
+    """The audit found rows that break a rule. `tdp verify` repeats the audit and shows such rows."""
 
 
 class SchemaMismatch(TdpError):
-    """The database's schema is not the one of this release. `tdp migrate` brings it forward, or back."""
+    """The database's schema is not that of this release. `tdp migrate` upgrades or downgrades it."""
 
 
 class ServiceFailed(TdpError):

@@ -1,4 +1,4 @@
-"""Keep the house in order: what is past its time goes, and the rules are checked."""
+"""The maintenance flow: apply retention, and audit the ledger."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ from flows.ledger.session import Session, fetch
 from flows.operations.audit import Check, verify
 from flows.reports import text
 
-#: Source files purged in one transaction; runs looked up at a time, and deleted at most.
-_FILES, _RUNS, _RUNS_AT_MOST = 500, 200, 10_000
-#: Rows of a broken rule that are shown.
-_SHOWN = 20
+#: Source files purged in one transaction.
+_FILES_PER_TRANSACTION = 500
+#: Flow runs read in one request, and the most that one run of this flow deletes.
+_RUNS_PER_REQUEST, _MAX_RUNS = 200, 10_000
+#: Rows of a broken rule that the artifact shows.
+_MAX_ROWS_SHOWN = 20
 
 
 @dataclass
 class Removed:
-    """How many were removed of each."""
+    """The numbers of objects removed, by kind."""
 
     work_directories: int = 0
     unfinished_outputs: int = 0
@@ -49,9 +51,9 @@ class Removed:
 
 @flow(name=MAINTAIN, persist_result=False)
 async def maintain() -> dict[str, int]:
-    """Remove what is past the time the TDP pipeline block keeps it, and check that every rule was kept.
+    """Remove what has exceeded its retention time in the TDP pipeline block, then audit the ledger.
 
-    Raises RulesBroken if one was not; then too everything else is done.
+    Raises RulesBroken if the audit finds a broken rule; the removal is complete by then.
     """
     runtime = await current_runtime()
     config = runtime.config
@@ -65,17 +67,21 @@ async def maintain() -> dict[str, int]:
         )
     checks = await asyncio.to_thread(_audit, runtime)
     await acreate_markdown_artifact(
-        _markdown(removed, checks), key="maintenance", description="What was removed, and the audit"
+        _markdown(removed, checks),
+        key="maintenance",
+        description="What was removed, and the results of the audit",
     )
     get_run_logger().info("Removed: %s", asdict(removed))
     if broken := [check for check in checks if not check.is_kept]:
         rules = "; ".join(f"{check.name} ({_finding(check)})" for check in broken)
-        raise RulesBroken(f"{len(broken)} of {len(checks)} rules are not kept: {rules}; see `tdp verify`")
+        raise RulesBroken(
+            f"{len(broken)} of {len(checks)} rules are broken: {rules}; `tdp verify` shows the rows"
+        )
     return asdict(removed)
 
 
 async def remove_work(session: Session, runtime: Runtime) -> int:
-    """Remove the work directories of batches that ended long enough ago."""
+    """Remove the work directories of batches whose retention time has passed; return how many."""
     keep = {
         "completed_hours": runtime.config.keep_work_hours,
         "failed_days": runtime.config.keep_failed_work_days,
@@ -86,7 +92,7 @@ async def remove_work(session: Session, runtime: Runtime) -> int:
         batch_id = row["batch_id"]
         with suppress(BatchBusy):
             async with own_batch(batch_id, runtime.database_url):
-                # Once more: until now somebody may have run it again.
+                # Checked again under the lock: another run may have processed the batch meanwhile.
                 if await fetch(session, "work_to_remove", batch_ids=[batch_id], **keep):
                     await asyncio.to_thread(_remove, runtime.settings.work / batch_id)
                     removed += 1
@@ -94,7 +100,7 @@ async def remove_work(session: Session, runtime: Runtime) -> int:
 
 
 async def remove_unfinished(session: Session, runtime: Runtime) -> int:
-    """Remove what killed stages, and copies into the store of sources, have left unfinished."""
+    """Remove partial files of killed stages and of interrupted copies of source files; return how many."""
     removed = 0
     for folder in _folders(runtime.settings.work):
         if unfinished := list(folder.glob(".*.partial")):
@@ -103,7 +109,7 @@ async def remove_unfinished(session: Session, runtime: Runtime) -> int:
                     for path in unfinished:
                         await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
                         removed += 1
-    async with planning(session):  # nobody copies now
+    async with planning(session):  # no run copies source files now
         for path in list(runtime.settings.sources.glob("*/.*.partial")):
             path.unlink(missing_ok=True)
             removed += 1
@@ -111,36 +117,39 @@ async def remove_unfinished(session: Session, runtime: Runtime) -> int:
 
 
 async def purge_sources(session: Session, runtime: Runtime) -> int:
-    """Remove the source files of batches that completed long enough ago, and say so in the ledger."""
+    """Purge the source files of batches whose retention time has passed; return how many."""
     purged = 0
-    async with planning(session):  # no backfill lists batches now
+    async with planning(session):  # no backfill can list batches now
         while True:
             async with session.transaction():
                 rows = await fetch(
-                    session, "purge_sources", days=runtime.config.keep_sources_days, page=_FILES
+                    session,
+                    "purge_sources",
+                    days=runtime.config.keep_sources_days,
+                    page=_FILES_PER_TRANSACTION,
                 )
                 for row in rows:
                     Path(row["stored_path"]).unlink(missing_ok=True)
             purged += len(rows)
-            if len(rows) < _FILES:
+            if len(rows) < _FILES_PER_TRANSACTION:
                 return purged
 
 
 async def delete_runs(client: PrefectClient, age: timedelta) -> int:
-    """Delete runs of ours that ended longer ago than ``age`` from the Prefect server."""
+    """Delete from the Prefect server this project's flow runs that ended more than ``age`` ago."""
     ended = {"end_time": {"before_": datetime.now(UTC) - age}}
     state = {"state": {"type": {"any_": sorted(TERMINAL_STATES)}}}
     deleted = 0
-    while deleted < _RUNS_AT_MOST:
+    while deleted < _MAX_RUNS:
         runs = await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
             flow_run_filter=FlowRunFilter.model_validate(ended | state),
-            limit=_RUNS,
+            limit=_RUNS_PER_REQUEST,
         )
         if not runs:
             break
         for run in runs:
-            with suppress(ObjectNotFound):  # somebody else was quicker
+            with suppress(ObjectNotFound):  # another client deleted it first
                 await client.delete_flow_run(run.id)
         deleted += len(runs)
     return deleted
@@ -169,12 +178,12 @@ def _markdown(removed: Removed, checks: Sequence[Check]) -> str:
     rules = [(check.name, check.rule, "kept" if check.is_kept else _finding(check)) for check in checks]
     parts = [
         text.markdown_table(["Removed", "Count"], counts),
-        text.markdown_table(["Rule", "", "Found"], rules),
+        text.markdown_table(["Rule", "Meaning", "Result"], rules),
     ]
     for check in checks:
         if check.offending:
             parts.append(f"### {check.name}")
             columns = list(check.offending[0])
-            cells = [[str(row.get(name)) for name in columns] for row in check.offending[:_SHOWN]]
+            cells = [[str(row.get(name)) for name in columns] for row in check.offending[:_MAX_ROWS_SHOWN]]
             parts.append(text.markdown_table(columns, cells))
     return "\n\n".join(parts) + "\n"

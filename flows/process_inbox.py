@@ -1,4 +1,4 @@
-"""The parent flow: plan, fan out, report."""
+"""The parent flow: claim new source files, process their batches, report."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ async def process_inbox(
     window: int | None = None,
     fan_out: FanOut | None = None,
 ) -> dict[str, int]:
-    """Claim what is in the inbox, process it in batches, and report.
+    """Claim the source files in the inbox, process them in batches, and report.
 
-    ``inbox`` is a directory (default: the installation's), ``batch_size`` the source files per batch,
-    ``window`` the batches in flight and ``fan_out`` where they run: in this process, or each as a run of its
-    own on the work pool (defaults: the TDP pipeline block). Single failures stop nobody else; raises
-    BatchesFailed at the end if there were any. A retry of the run does what is left of its batches.
+    A batch that fails does not stop the others; BatchesFailed is raised after the last one. A retry of the
+    run processes those of its batches that are not completed.
+
+    Args:
+        inbox: Directory to read source files from; empty means the inbox of this installation.
+        batch_size: Source files per batch; empty means the value of the TDP pipeline block.
+        window: Batches in flight at the same time; empty means the value of the TDP pipeline block.
+        fan_out: Where batches run, in this run's process or each as its own run on the work pool; empty
+            means the value of the TDP pipeline block.
     """
     runtime = await current_runtime()
     log = get_run_logger()
@@ -56,9 +61,9 @@ async def process_inbox(
 async def plan(
     session: Session, run_id: UUID, inbox: Path, batch_size: int, runtime: Runtime, log: Log
 ) -> list[str]:
-    """Return the run's batches in their order: the frozen list of a retried run, else a new one."""
+    """Return the run's batches in order: the frozen list if the run is retried, otherwise a new list."""
     if batches := await frozen_batches(session, run_id):
-        log.info("Retrying: the same %d batches in the same order", len(batches))
+        log.info("Retrying the same %d batches in the same order", len(batches))
         return batches
     async with planning(session):
         inbox.mkdir(parents=True, exist_ok=True)
@@ -67,7 +72,7 @@ async def plan(
             try:
                 arrival = await receive(session, path, runtime.settings.sources)
             except OSError as error:
-                log.error("Left in the inbox: %s", error)
+                log.error("Not received, still in the inbox: %s", error)
                 continue
             if arrival:
                 arrivals[arrival] += 1
@@ -78,7 +83,7 @@ async def plan(
 
 
 async def report(run_id: UUID, runtime: Runtime) -> None:
-    """Write the run's artifacts: what it did, and the picture of its lanes, which the monitor serves."""
+    """Create the run's artifacts: its summary, and the timeline of its lanes, which the monitor serves."""
     done = await runtime.query(lambda connection: summary(connection, run_id))
     await asyncio.gather(
         acreate_markdown_artifact(
@@ -87,6 +92,6 @@ async def report(run_id: UUID, runtime: Runtime) -> None:
         acreate_image_artifact(
             f"http://127.0.0.1:{runtime.settings.monitor_port}/timeline.svg?run={run_id}",
             key="process-inbox-timeline",
-            description="Who worked and who waited when; served by the monitor",
+            description="When each stage run waited and worked; served by the monitor",
         ),
     )

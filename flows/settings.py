@@ -1,4 +1,4 @@
-"""Settings of one installation, read once from the environment and passed on."""
+"""Settings of one installation, read from the environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SOCKET_PATH_MAX = 103 - len("/.s.PGSQL.5432")
 
 
 class Settings(BaseSettings):
-    """Where things are, and the seeds of what operators later change in the Prefect UI.
+    """Addresses, directories, and initial values of what operators later change in the Prefect UI.
 
     Every field can be set as ``TDP_<NAME>`` in the environment.
     """
@@ -27,13 +27,14 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(
-        default=Path(".tdp"), description="State: database, Prefect home, inbox, sources, work, logs."
+        default=Path(".tdp"),
+        description="State directory: database, Prefect home, inbox, sources, work, logs.",
     )
     database_url: SecretStr | None = Field(
-        default=None, description="PostgreSQL to use instead of the embedded one."
+        default=None, description="URL of the PostgreSQL database to use instead of the embedded server."
     )
     prefect_database: str = Field(
-        default="prefect", description="Database of the Prefect server, beside ours."
+        default="prefect", description="Name of the Prefect server's database on the same PostgreSQL server."
     )
     server_host: str = Field(default="127.0.0.1", description="Address the Prefect server listens on.")
     server_port: int = Field(default=4200, description="Port of the Prefect server and its UI.")
@@ -41,7 +42,7 @@ class Settings(BaseSettings):
     monitor_port: int = Field(default=8080, description="Port of /health and /metrics.")
     auth_string: SecretStr | None = Field(
         default=None,
-        description="`user:password` that the Prefect API, and a monitor that is not on loopback, ask for.",
+        description="`user:password` for the Prefect API, and for the monitor if it is not on loopback.",
         validation_alias=AliasChoices(
             "TDP_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
         ),
@@ -55,17 +56,19 @@ class Settings(BaseSettings):
     window: int = Field(default=8, ge=1, description="Batches in flight per parent run.")
     fan_out: FanOut = Field(
         default="process",
-        description="Where batches run: in their parent's process, or as runs of their own on the work pool.",
+        description="Where batches run: in their parent's process, or each as its own run on the work pool.",
     )
     settle_seconds: float = Field(
-        default=2.0, ge=0, description="A file younger than this may still be being copied in."
+        default=2.0,
+        ge=0,
+        description="Files changed within this time may still be being copied; they are checked again.",
     )
 
     @field_validator("database_url")
     @classmethod
-    def _password_is_known_as_one(cls, url: SecretStr | None) -> SecretStr | None:
+    def _reject_password_parameter(cls, url: SecretStr | None) -> SecretStr | None:
         if url and "password=" in url.get_secret_value().partition("?")[2]:
-            raise ValueError("write the password before the @, not as a parameter: there it would be shown")
+            raise ValueError("write the password before the @: as a parameter it would be shown in logs")
         return url
 
     @property
@@ -80,14 +83,14 @@ class Settings(BaseSettings):
 
     @property
     def postgres_socket(self) -> Path:
-        """Directory of the embedded PostgreSQL's socket: its data directory, unless that path is too long."""
+        """Directory of the embedded PostgreSQL's socket: its data directory unless that path is too long."""
         if len(bytes(self.postgres_data)) <= _SOCKET_PATH_MAX:
             return self.postgres_data
         return Path("/tmp") / f"tdp-{sha256(bytes(self.root)).hexdigest()[:16]}"  # noqa: S108 - short, checked
 
     @property
     def embedded_url(self) -> str:
-        """URL (libpq) of the ledger's database in the embedded PostgreSQL, running or not."""
+        """URL (libpq) of the ledger's database in the embedded PostgreSQL, whether it runs or not."""
         return f"postgresql://postgres@/tdp?host={quote(str(self.postgres_socket))}"
 
     @property
@@ -100,34 +103,34 @@ class Settings(BaseSettings):
 
     @property
     def is_embedded(self) -> bool:
-        """Whether PostgreSQL is ours to start; also when the environment of `tdp env` names its URL."""
+        """Whether the database is in the embedded PostgreSQL, also if its URL was set by `tdp env`."""
         return self.database == self.embedded_url
 
     @property
     def authorization(self) -> str | None:
-        """Value of the HTTP header ``Authorization`` that lets a client in; None if nobody asks for one."""
+        """Value of the HTTP header ``Authorization``; None if authentication is off."""
         if self.auth_string is None:
             return None
         return f"Basic {b64encode(self.auth_string.get_secret_value().encode()).decode()}"
 
     @property
     def logs(self) -> Path:
-        """Where the services write their logs."""
+        """Directory of the services' log files."""
         return self.root / "logs"
 
     @property
     def inbox(self) -> Path:
-        """Where files are dropped."""
+        """Directory in which new source files arrive."""
         return self.root / "inbox"
 
     @property
     def sources(self) -> Path:
-        """Where received files are kept, by SHA-256."""
+        """Directory of the received source files, named by SHA-256."""
         return self.root / "sources"
 
     @property
     def work(self) -> Path:
-        """Where batches are worked on."""
+        """Directory of the batches' work directories."""
         return self.root / "work"
 
     @property
@@ -137,5 +140,5 @@ class Settings(BaseSettings):
 
     @property
     def prefect_home(self) -> Path:
-        """PREFECT_HOME of this installation, apart from everybody else's."""
+        """PREFECT_HOME of this installation, separate from the user's own."""
         return self.root / "prefect"

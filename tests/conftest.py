@@ -1,4 +1,4 @@
-"""Real services for every test: one PostgreSQL and, for those that ask, one Prefect server per run."""
+"""Real services for all tests: one PostgreSQL and, if a test needs it, one Prefect server per run."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ UPDATE concurrency_limit_v2 SET active = %s, "limit" = %s, active_slots = %s WHE
 SAMPLES = Path(os.environ.get("TDP_SAMPLES", Path(__file__).parents[2] / "shared" / "samples"))
 
 
-# Prefect reads the environment when it is imported: forget what the developer's shell says of another one.
+# Prefect reads the environment at import: remove variables of another installation in the developer's shell.
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "TDP_", "BATCH_SIZE"))]:
     del os.environ[_name]
 
-# A shell's background job ignores Ctrl-C, and so would all that the tests start to stop it by just that.
+# A shell's background job ignores SIGINT, and its child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -102,7 +102,7 @@ def ledger_template(postgres: str) -> str:
 
 @pytest.fixture
 def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
-    """URL (libpq) of a fresh, migrated database that only this test uses."""
+    """URL (libpq) of a new, migrated database for this test only."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE {ledger_template}")
@@ -128,7 +128,7 @@ def samples() -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings of an installation whose real Prefect server, on our PostgreSQL, runs on a free port."""
+    """Settings of an installation with a real Prefect server on the test PostgreSQL and a free port."""
     settings = Settings(
         home=tmp_path_factory.mktemp("installation"),
         database_url=SecretStr(postgres),
@@ -138,16 +138,16 @@ def prefect_server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> I
     services.ensure_database(postgres, settings.prefect_database)
     with services.prefect_server(settings):
         yield settings
-        _send_what_is_queued()
+        _flush_queues()
 
 
 @pytest.fixture
 def installation(
     prefect_server: Settings, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
-    """Settings of an installation in which flows can run: own home and database, limits and blocks as new.
+    """Settings of an installation for flow runs: own home and database, initial limits and blocks.
 
-    All tests of a run share the Prefect server; this process and its children talk to it.
+    All tests share the Prefect server; the environment of this process and its children refers to it.
     """
     from prefect.settings import temporary_settings
 
@@ -202,8 +202,8 @@ def _name_database(settings: Settings, document: object) -> None:
     urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
 
 
-def _send_what_is_queued() -> None:
-    """Let Prefect's background threads deliver logs and events while the server still listens."""
+def _flush_queues() -> None:
+    """Let Prefect's background threads deliver logs and events before the server stops."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

@@ -1,4 +1,4 @@
-"""What a backfill would do to each batch, and how long that should take."""
+"""The plan of a backfill: the stages it would run for each batch, and how long that should take."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from flows.errors import SourceMissing
 from flows.ledger.session import Session, fetch
 from flows.reports import text
 
+#: What an operator does about source files that are not available.
+_REMEDY = "copy the files into the inbox again, then repeat the backfill"
 
-class Planned(msgspec.Struct, frozen=True):
-    """One batch: the stages that would run, and why it would be refused if it would."""
+
+class PlannedBatch(msgspec.Struct, frozen=True):
+    """One batch: the stages that would run, and the reason if it would be refused."""
 
     batch_id: str
     stages: list[str]
@@ -24,7 +27,7 @@ class Planned(msgspec.Struct, frozen=True):
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """One stage: its runs, their average duration so far (null: none has ended yet) and its slots."""
+    """One stage: its planned runs, the average duration of past runs (null: there are none), its slots."""
 
     stage: str
     runs: int
@@ -33,14 +36,14 @@ class Lane(msgspec.Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """How long the lane would be busy."""
+        """Seconds for which the lane would be busy."""
         return self.runs * (self.average_sec or 0.0) / self.slots
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A backfill not yet done. ``seconds``: of the busiest lane, and of one batch through all the others."""
+    """A backfill before it runs. ``seconds``: the busiest lane, plus one batch through the other lanes."""
 
-    batches: list[Planned]
+    batches: list[PlannedBatch]
     lanes: list[Lane]
     seconds: float
 
@@ -48,9 +51,9 @@ class Plan(msgspec.Struct, frozen=True):
 async def plan_backfill(
     session: Session, batch_ids: Sequence[str], from_stage: str, work: Path, limits: Mapping[str, int]
 ) -> Plan:
-    """Return what a backfill of ``batch_ids`` from ``from_stage`` on would do; nothing is changed.
+    """Return the plan of a backfill of ``batch_ids`` from ``from_stage`` on, without changing anything.
 
-    ``work`` is where batches are worked on, ``limits`` has the slots of the stages that are not exclusive.
+    ``work`` is the parent of the work directories; ``limits`` has the slots of stages that are not exclusive.
     """
     sources: dict[str, list[Mapping[str, object]]] = {}
     for row in await fetch(session, "sources_of_batches", batch_ids=list(batch_ids)):
@@ -58,9 +61,9 @@ async def plan_backfill(
     batches = []
     for batch_id in batch_ids:
         kept = kept_stages(work / batch_id, from_stage)
-        refused = None if kept else refusal(sources.get(batch_id, []))
+        refused = None if kept else missing_sources(sources.get(batch_id, []))
         stages = [] if refused else [stage for stage in STAGES if stage not in kept]
-        batches.append(Planned(batch_id, stages, refused))
+        batches.append(PlannedBatch(batch_id, stages, refused))
     runs = Counter(stage for batch in batches for stage in batch.stages)
     lanes = [
         Lane(row["stage"], runs[row["stage"]], row["average_sec"], _slots(row, limits))
@@ -72,19 +75,19 @@ async def plan_backfill(
 
 
 async def ensure_readable(session: Session, batch_id: str) -> None:
-    """Raise SourceMissing unless every source file of the batch is still there to be extracted again."""
+    """Raise SourceMissing unless all source files of the batch are available to be extracted again."""
     rows = await fetch(session, "sources_of_batches", batch_ids=[batch_id])
-    if reason := refusal(rows):
-        raise SourceMissing(f"{batch_id} stays as it is: {reason}")
+    if reason := missing_sources(rows):
+        raise SourceMissing(f"{batch_id} is unchanged: {reason}")
 
 
-def refusal(sources: Iterable[Mapping[str, object]]) -> str | None:
-    """Return why the batch of these source files (rows) cannot be extracted again; None if it can."""
-    past = [str(row["name"]) for row in sources if row["purged_at"]]
-    if past:
-        return f"{_named(past)} past the time sources are kept; drop in the inbox again what is to be read"
-    gone = [str(row["name"]) for row in sources if not Path(str(row["stored_path"])).exists()]
-    return f"{_named(gone)} gone from disk; drop in the inbox again what is to be read" if gone else None
+def missing_sources(sources: Iterable[Mapping[str, object]]) -> str | None:
+    """Return why a batch with these source files (rows) cannot be extracted again; None if it can."""
+    purged = [str(row["name"]) for row in sources if row["purged_at"]]
+    if purged:
+        return f"{_subject(purged)} past retention; {_REMEDY}"
+    missing = [str(row["name"]) for row in sources if not Path(str(row["stored_path"])).exists()]
+    return f"{_subject(missing)} missing on disk; {_REMEDY}" if missing else None
 
 
 def plan_markdown(plan: Plan) -> str:
@@ -102,9 +105,9 @@ def plan_markdown(plan: Plan) -> str:
     batches = [(b.batch_id, ", ".join(b.stages) or text.NOTHING, b.refused or "") for b in plan.batches]
     return "\n\n".join(
         (
-            f"{len(plan.batches)} batches, about {text.seconds(plan.seconds)} by past averages",
-            text.markdown_table(["Stage", "Runs", "Slots", "Average", "In all"], lanes),
-            text.markdown_table(["Batch", "Would run", "Refused because"], batches),
+            f"{len(plan.batches)} batches, about {text.seconds(plan.seconds)} according to past averages",
+            text.markdown_table(["Stage", "Runs", "Slots", "Average", "Total"], lanes),
+            text.markdown_table(["Batch", "Would run", "Refused"], batches),
         )
     )
 
@@ -113,6 +116,6 @@ def _slots(row: Mapping[str, object], limits: Mapping[str, int]) -> int:
     return 1 if row["exclusive"] else max(1, limits.get(str(row["stage"]), 1))
 
 
-def _named(names: list[str]) -> str:
+def _subject(names: list[str]) -> str:
     more = f" and {len(names) - 3} more are" if len(names) > 3 else " is" if len(names) == 1 else " are"
     return ", ".join(names[:3]) + more

@@ -1,7 +1,7 @@
-"""Take source files out of an inbox: each content once, whole, and never lost on the way.
+"""Receive source files from an inbox: each content once, complete, and never lost.
 
-The order makes every crash harmless: the ledger learns of a file first, then the file moves into the store of
-sources. A file that stands in both places, or in the ledger alone, is found again at the next look.
+The order makes every crash harmless: a file is recorded in the ledger first, then moved into the directory of
+sources. After a crash in between, the file is still in the inbox, and the next run receives it.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from flows.ledger.session import Session, fetch, fetch_one
 if TYPE_CHECKING:
     from psycopg.rows import DictRow
 
-#: What copying tools call a file they have not finished.
-_UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
+#: Suffixes that copying tools and browsers give to unfinished files.
+_UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
 
 
 async def settled_files(inbox: Path, settle_seconds: float) -> list[Path]:
-    """Return the files of ``inbox`` that nobody is still writing, oldest first.
+    """Return the files of ``inbox`` that are complete, oldest first.
 
-    Files changed within ``settle_seconds`` are looked at again after as long. Left for another time: those
-    that changed meanwhile, that some process of this host has open for writing, and hidden or unfinished
-    names. Directories are not entered.
+    If a file changed within the last ``settle_seconds``, all files are checked again after that time. Skipped
+    until a later call: files that changed between the checks, and files that a process on this host has open
+    for writing. Ignored: hidden files, names of unfinished files, and directories.
     """
-    files = _look(inbox)
+    files = _scan(inbox)
     newest = time.time_ns() - settle_seconds * 1e9
     if any(changed > newest for changed, _ in files.values()):
         await asyncio.sleep(settle_seconds)
-        later = _look(inbox)
+        later = _scan(inbox)
         files = {path: seen for path, seen in files.items() if later.get(path) == seen}
     ready = [path for path in files if not _open_for_writing(path)]
     return sorted(ready, key=lambda path: (files[path], path.name))
 
 
-def _look(inbox: Path) -> dict[Path, tuple[int, int]]:
-    """Return time of change (ns) and size of every file that could be taken."""
+def _scan(inbox: Path) -> dict[Path, tuple[int, int]]:
+    """Return the modification time (ns) and size of every file that may be received."""
     files = {}
     with os.scandir(inbox) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # somebody else was quicker
+            with contextlib.suppress(FileNotFoundError):  # removed since the directory was read
                 if not _is_unfinished(entry.name) and entry.is_file(follow_symlinks=False):
                     seen = entry.stat()
                     files[Path(entry.path)] = (seen.st_mtime_ns, seen.st_size)
@@ -57,15 +57,15 @@ def _look(inbox: Path) -> dict[Path, tuple[int, int]]:
 
 
 def _is_unfinished(name: str) -> bool:
-    return name.startswith(".") or name.lower().endswith(_UNFINISHED)
+    return name.startswith(".") or name.lower().endswith(_UNFINISHED_SUFFIXES)
 
 
 async def receive(session: Session, path: Path, sources: Path) -> str | None:
-    """Record the file at ``path`` and move it under ``sources``.
+    """Record the file at ``path`` in the ledger and move it into ``sources``.
 
-    Return ``new``, or ``duplicate`` for a content the ledger knows (the file is removed, unless its content
-    is past retention: then it is kept anew, for a backfill to read), or None if the file changed or vanished
-    meanwhile and is left for the next look.
+    Return ``new``; ``duplicate`` if the ledger has this content already (the file is removed, unless the
+    stored one was purged: then it is stored again, for backfills); or None if the file changed or disappeared
+    while it was read, which leaves it to the next call.
     """
     with contextlib.suppress(FileNotFoundError):
         before = path.stat()
@@ -92,17 +92,17 @@ async def _record(
         session,
         "receive_source",
         sha256=sha256,
-        name=_readable(path.name),
+        name=_decodable(path.name),
         size_bytes=size,
         stored_path=str(sources / sha256[:2] / sha256),
     )
-    # Known to the ledger alone: an earlier look died before it moved the file.
+    # In the ledger but not on disk: an earlier run died before it moved the file.
     unmoved = source["purged_at"] is None and not Path(source["stored_path"]).exists()
     duplicate = not source["is_new"] and not unmoved
     if source["purged_at"] is not None:
-        await fetch(session, "keep_again", source_id=source["source_id"])
+        await fetch(session, "clear_purged", source_id=source["source_id"])
     if source["is_new"] or duplicate:
-        origin = _readable(str(path))
+        origin = _decodable(str(path))
         await fetch(
             session, "record_receipt", source_id=source["source_id"], origin=origin, duplicate=duplicate
         )
@@ -110,44 +110,44 @@ async def _record(
 
 
 def _move(path: Path, stored: Path) -> None:
-    """Move a file in one step, across file systems too."""
+    """Move a file atomically, also to another file system."""
     stored.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         path.rename(stored)
-    except OSError:  # another file system: copy whole, then take its name
+    except OSError:  # another file system: copy, then rename the complete copy
         copy = stored.with_name(f".{stored.name}.partial")
         shutil.copyfile(path, copy)
         with copy.open("rb+") as file:
             os.fsync(file.fileno())
         copy.rename(stored)
         path.unlink()
-    with contextlib.suppress(PermissionError):  # another user's file; the folder lets nobody else in
+    with contextlib.suppress(PermissionError):  # another user owns the file; the directory protects it
         stored.chmod(0o600)
 
 
 def _open_for_writing(path: Path) -> bool:
-    """Tell whether a process of this host has the file open for writing (on Linux; else False)."""
+    """Return whether a process on this host has the file open for writing; always False outside Linux."""
     if sys.platform != "linux":
         return False
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        return False  # gone, or not ours to read: taking it will tell
+        return False  # removed or not readable: receive() reports that
     try:
-        # A read lease is refused while there is a writer. A writer that comes while we hold it would be
-        # announced by SIGIO, which kills; SIGURG does nothing.
+        # The kernel refuses a read lease while the file has a writer. If one opens the file while we hold the
+        # lease, we get a signal: by default SIGIO, which kills the process; SIGURG is ignored.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except BlockingIOError:
         return True
     except OSError:
-        return False  # not our file, or a file system without leases
+        return False  # another user owns the file, or its file system has no leases
     finally:
         os.close(fd)
     return False
 
 
-def _readable(name: str) -> str:
-    """Return a file name as text that PostgreSQL takes, whatever bytes it is made of."""
+def _decodable(name: str) -> str:
+    """Return a file name of any bytes as text that PostgreSQL can store."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -1,4 +1,4 @@
-"""What one run works with: settings, and the blocks as they stand when it starts."""
+"""The runtime of one run: settings, and the Prefect blocks as they are when the run starts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from flows.settings import Settings
 if TYPE_CHECKING:
     from flows.ledger.connection import Connection
 
-#: All that a stage's process inherits of our environment.
+#: The only environment variables that a stage's process inherits from the flow.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 _current: ContextVar[Runtime] = ContextVar("runtime")
 T = TypeVar("T")
 
 
 class Runtime:
-    """Settings and blocks of one run, loaded once and shared by its subflows and tasks."""
+    """Settings and blocks of one run, loaded once and shared with its subflows and tasks."""
 
     def __init__(
         self,
@@ -39,28 +39,28 @@ class Runtime:
         commands: dict[str, StageCommand],
         connector: SqlAlchemyConnector,
     ) -> None:
-        """``commands`` maps each stage to its StageCommand; one without a command is built in."""
+        """``commands`` maps each stage to its StageCommand block; one without a command is built in."""
         self.settings = settings
         self.config = config
         self._commands = commands
         self._connector = connector
-        #: Whether its stage runs let those of others go first.
+        #: Whether the stage runs of this run yield to those of other runs.
         self.yielding = False
-        # Pinged before use: connections that a restart of PostgreSQL has cut are opened anew.
+        # Pre-ping replaces pooled connections that a restart of PostgreSQL has closed.
         url = connector.get_engine(pool_pre_ping=True).url.set(drivername="postgresql")
         self.database_url = url.render_as_string(hide_password=False)
 
     def directory(self, batch_id: str, name: str) -> Path:
-        """Return the work directory ``name`` of a batch: input, or the output of a stage."""
+        """Return the directory ``name`` of a batch's work directory: ``input``, or a stage's output."""
         return self.settings.work / batch_id / name
 
     def input_of(self, stage: str, batch_id: str) -> Path:
-        """Return the directory a stage reads: the output of the stage before it."""
+        """Return the input directory of a stage: the output of the stage before, or ``input``."""
         before = STAGES[: STAGES.index(stage)]
         return self.directory(batch_id, before[-1] if before else "input")
 
     def argv(self, stage: str, batch_id: str) -> list[str]:
-        """Return the command of ``stage``: the operator's own if there is one, else the built-in."""
+        """Return the argument list of ``stage``: the operator's program if configured, else the built-in."""
         source, output = self.input_of(stage, batch_id), self.directory(batch_id, stage)
         if own := self._commands[stage].argv(input=source, output=output, batch_id=batch_id):
             return own
@@ -68,22 +68,22 @@ class Runtime:
         return [sys.executable, "-I", "-m", f"flows.stages.{stage}", str(source), str(output), *options]
 
     def environment(self, stage: str) -> dict[str, str]:
-        """Return the whole environment of the stage's process."""
+        """Return the complete environment of the stage's process."""
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         database = {"TDP_DATABASE_URL": self.database_url} if stage == "store" else {}
         return {**inherited, "PYTHONUTF8": "1", **database, **self._commands[stage].variables()}
 
     def timeout(self, stage: str) -> float:
-        """Return the time-out of the stage's work in seconds."""
+        """Return the time-out of a run of the stage, in seconds."""
         return 60 * (self._commands[stage].timeout_minutes or self.config.timeout_minutes(stage))
 
     def memory(self, stage: str) -> int | None:
-        """Return the most address space in bytes that each process of the stage may have; None: no limit."""
+        """Return the address space limit in bytes for each process of the stage; None: no limit."""
         megabytes = self._commands[stage].memory_mb or self.config.memory_mb
         return megabytes << 20 if megabytes else None
 
     async def query(self, report: Callable[[Connection], T]) -> T:
-        """Return what ``report`` makes of a connection of the SqlAlchemyConnector block, in a thread."""
+        """Return ``report(connection)``, called in a thread with a connection of the database block."""
 
         def run() -> T:
             pooled = self._connector.get_engine().raw_connection()
@@ -95,17 +95,20 @@ class Runtime:
         return await asyncio.to_thread(run)
 
 
-def _end_at_once(_: Console) -> None:
+def _exit_immediately(_: Console) -> None:
     os._exit(1)
 
 
 async def current_runtime() -> Runtime:
-    """Return the runtime of this run: its parent's, or a new one from the blocks as they are now."""
+    """Return the runtime of this run: that of its parent run, or a new one with the current blocks.
+
+    Raises SchemaMismatch if the database's schema is not that of this release.
+    """
     if (runtime := _current.get(None)) is None:
-        # A worker that is killed leaves its flow runs a broken pipe to log to. Rich would raise SystemExit
-        # there, in the midst of anything: the event loop ends around unfinished tasks, and the process may
-        # hang with their locks for ever. The kernel opens them all, and the batches are taken over.
-        Console.on_broken_pipe = _end_at_once  # type: ignore[method-assign, assignment]
+        # When a worker is killed, the log pipe of its flow runs is broken. Rich would raise SystemExit at any
+        # point of the code: the event loop would stop with unfinished tasks, and the process could hang with
+        # their locks held. An immediate exit releases all locks, and other runs claim the batches.
+        Console.on_broken_pipe = _exit_immediately  # type: ignore[method-assign, assignment]
         config, connector, *commands = await asyncio.gather(
             PipelineConfig.aload(PIPELINE),
             SqlAlchemyConnector.aload(DATABASE),
@@ -119,7 +122,7 @@ async def current_runtime() -> Runtime:
 
 @asynccontextmanager
 async def yielding_runtime() -> AsyncIterator[Runtime]:
-    """Hold a runtime for the body, and for its subflows, whose stage runs let those of others go first."""
+    """Provide a runtime to the body and its subflows whose stage runs yield to those of other runs."""
     runtime = copy.copy(await current_runtime())
     runtime.yielding = True
     token = _current.set(runtime)

@@ -1,4 +1,4 @@
-"""What stages leave on disk: which outputs of a batch still serve, and how one is removed."""
+"""Outputs in a batch's work directory: which of them can be reused, and how they are removed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from flows.stages.runner.crash_history import forget_crashes
 
 
 def kept_stages(batch: Path, from_stage: str) -> list[str]:
-    """Return the stages before ``from_stage`` whose outputs stand in the work directory ``batch``.
+    """Return the stages before ``from_stage`` whose complete outputs are in the work directory ``batch``.
 
-    Only without a gap: where an output is gone, the stages after it run again as well.
+    The list ends at the first missing output, because the stages after it must run again as well.
     """
     kept = []
     for stage in STAGES[: STAGES.index(from_stage)]:
@@ -24,7 +24,7 @@ def kept_stages(batch: Path, from_stage: str) -> list[str]:
 
 
 def discard_outputs(batch: Path, kept: list[str]) -> None:
-    """Remove the outputs in the work directory ``batch`` of all stages but those ``kept``."""
+    """Remove the outputs of all stages except those ``kept`` from the work directory ``batch``."""
     for stage in STAGES:
         if stage not in kept:
             discard(batch / stage)
@@ -32,6 +32,6 @@ def discard_outputs(batch: Path, kept: list[str]) -> None:
 
 
 def discard(output: Path) -> None:
-    """Remove a stage's output. The manifest goes first: what a kill leaves is never taken for whole."""
+    """Remove a stage's output, the manifest first, so that a partly removed output is never used."""
     (output / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(output, ignore_errors=True)

@@ -24,7 +24,7 @@ from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
 from flows.cli.signals import stop_on_signals
 from flows.errors import ServiceFailed, TdpError
-from flows.reports.prefect_api import ask
+from flows.reports.prefect_api import request
 from flows.samples import write_samples
 from flows.settings import Settings
 from flows.stages.runner.supervisor import adopt_orphans
@@ -170,7 +170,7 @@ def _reachable_settings() -> Settings:
         settings = found.settings
     elif settings.is_embedded:
         raise ServiceFailed(f"No services are running in {settings.root}. Start them with `tdp up`.")
-    ask(settings, "GET", "/api/admin/version")  # the server may not have been started by `tdp up`
+    request(settings, "GET", "/api/admin/version")  # the server may not have been started by `tdp up`
     return settings
 
 

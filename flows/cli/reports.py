@@ -144,7 +144,7 @@ def timeline(
     run: Annotated[UUID | None, typer.Option(help="Only the batches of this flow run.")] = None,
     since: Since = None,
 ) -> None:
-    """Draw the lanes over time: running and waiting stage runs, and idle gaps."""
+    """Draw the lanes as an SVG image: when stage runs waited and worked, and idle gaps."""
     if str(out) != "-" and out.suffix != ".svg":
         raise typer.BadParameter(f"{out}: the output is SVG; rsvg-convert or a browser converts it to PNG")
     with _ledger(_installation()) as ledger:

@@ -1,1 +1,1 @@
-"""The truth about progress: tables in PostgreSQL, named SQL, and the few functions over them."""
+"""The ledger, the only record of progress: tables in PostgreSQL, named SQL, and functions over them."""

@@ -1,7 +1,7 @@
-"""Connections of psycopg2, for everything that neither holds a lock nor waits: reports, COPY, administration.
+"""psycopg2 connections, for everything that neither holds a lock nor waits: reports, COPY, administration.
 
-Where a flow runs, the engine of the SqlAlchemyConnector block provides them
-(:meth:`flows.batches.runtime.Runtime.query`). Sessions that hold locks are psycopg 3: see
+Flows get them from the engine of the SqlAlchemyConnector block
+(:meth:`flows.batches.runtime.Runtime.query`). Sessions that hold locks use psycopg 3: see
 :mod:`flows.ledger.session`.
 """
 
@@ -21,10 +21,10 @@ Connection = psycopg2.extensions.connection
 def connection(
     url: str, *, autocommit: bool = False, readonly: bool | None = None, **parameters: Any
 ) -> Iterator[Connection]:
-    """Yield a connection to the database at ``url`` (libpq's form) and close it.
+    """Yield a connection to the database at ``url`` (a libpq URI), and close it afterwards.
 
-    ``parameters`` are libpq's (``connect_timeout`` in seconds, ``options``, ``dbname``). Raises
-    psycopg2.OperationalError if the server does not answer.
+    ``parameters`` are those of libpq (``connect_timeout`` in seconds, ``options``, ``dbname``). Raises
+    psycopg2.OperationalError if the server does not respond.
     """
     with closing(psycopg2.connect(url, **parameters)) as opened:
         opened.set_session(readonly=readonly, autocommit=autocommit)

@@ -1,4 +1,4 @@
-"""What a parent run claims: new source files cut into batches, and batches whose run died."""
+"""Intake: a parent run claims new source files, cut into batches, and batches whose run died."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.ledger.session import Session, fetch, fetch_one
 
 @asynccontextmanager
 async def planning(session: Session) -> AsyncIterator[None]:
-    """Let one planner at a time look into inboxes and cut batches, on all hosts."""
+    """Hold the intake lock: on all hosts, one run at a time reads an inbox, cuts batches or lists them."""
     await fetch(session, "lock_intake", space=INTAKE)
     try:
         yield
@@ -21,16 +21,16 @@ async def planning(session: Session) -> AsyncIterator[None]:
 
 
 async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:
-    """Return the list of batches this run froze when it was first planned; empty if it has none."""
+    """Return the batches that this run froze when it was first planned; empty if it has none."""
     rows = await fetch(session, "frozen_batches", flow_run_id=flow_run_id)
     return [row["batch_id"] for row in rows]
 
 
 async def freeze_batches(session: Session, flow_run_id: UUID, batch_size: int) -> list[str]:
-    """Cut the sources that have no batch into batches of ``batch_size`` and freeze the run's list.
+    """Cut the source files without a batch into batches of ``batch_size``, and freeze the run's list.
 
-    Batches that a dead run left unfinished come first. A retry of the run must find the same list in the
-    same order: Prefect knows the children of a run by their position alone.
+    Unfinished batches of dead runs come first in the list. A retry of the run must process the same list in
+    the same order, because Prefect matches the subflows of a retried run by their position only.
     """
     async with session.transaction():
         batches = [row["batch_id"] for row in await fetch(session, "orphaned_batches")]

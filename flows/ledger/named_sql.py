@@ -1,7 +1,7 @@
-"""The named statements of the ``.sql`` files: the one way from Python to SQL.
+"""Named statements in ``.sql`` files: all SQL of the project is run through them.
 
-Sessions of psycopg 3 (:mod:`flows.ledger.session`) take a statement's text by its name. Connections of
-psycopg2 (:mod:`flows.ledger.connection`) take all statements of one file as functions.
+A psycopg 3 session (:mod:`flows.ledger.session`) uses the text of one statement by its name. A psycopg2
+connection (:mod:`flows.ledger.connection`) uses the statements of one file as functions.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 def sql(name: str) -> str:
-    """Return the statement of that name with ``%(name)s`` placeholders; AttributeError if no file has it."""
+    """Return the statement ``name`` with ``%(name)s`` placeholders; AttributeError if no file has it."""
     text: str = getattr(_all(), name).sql
     return text
 
 
 @cache
 def load(file: str, *, as_dicts: bool = True) -> Any:
-    """Return the statements of ``file`` as functions of a psycopg2 connection; rows are dicts, or tuples."""
+    """Return the statements of ``file`` as functions of a psycopg2 connection; rows are dicts or tuples."""
     options: dict[str, Any] = {}
     if as_dicts:
         from psycopg2.extras import RealDictCursor
@@ -35,7 +35,7 @@ def load(file: str, *, as_dicts: bool = True) -> Any:
 
 
 def records(rows: Any, kind: type[T]) -> list[T]:
-    """Return dict rows as a list of ``kind``."""
+    """Convert dict rows to a list of ``kind``."""
     return msgspec.convert(list(rows), list[kind], strict=False)  # type: ignore[valid-type] # mypy wants a static type
 
 

@@ -1,4 +1,4 @@
-"""Schema of the ledger and the data, by Alembic migrations."""
+"""Schema version of the database: Alembic migrations of the ledger and the data."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def sqlalchemy_url(url: str) -> sa.URL:
-    """Return ``url`` for SQLAlchemy with psycopg2, whatever driver or none it names."""
+    """Return ``url`` for SQLAlchemy with psycopg2, whatever driver it names."""
     return sa.make_url(url).set(drivername="postgresql+psycopg2")
 
 
 def migrate(url: str, revision: str = "head") -> tuple[str | None, str | None]:
-    """Bring the database at ``url`` to ``revision``; copies that start together wait for each other.
+    """Upgrade or downgrade the database at ``url`` to ``revision``; concurrent calls run one after another.
 
-    A ``revision`` below the current one downgrades; ``base`` removes everything. Return the revision before
-    and after, None where there is no schema. Raises SchemaMismatch for a revision this release does not know.
+    ``base`` removes all tables. Returns the revisions before and after, None for an empty database. Raises
+    SchemaMismatch if this release does not know the current or the requested revision.
     """
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
@@ -36,7 +36,7 @@ def migrate(url: str, revision: str = "head") -> tuple[str | None, str | None]:
         connection.commit()
         config.attributes["connection"] = connection
         before = _current(connection)
-        _refuse_newer(before)
+        _reject_unknown(before)
         downgrade = revision == "base" or (revision.isdigit() and before is not None and revision < before)
         try:
             (command.downgrade if downgrade else command.upgrade)(config, revision)
@@ -49,7 +49,7 @@ def migrate(url: str, revision: str = "head") -> tuple[str | None, str | None]:
 def check_schema(connection: Connection) -> None:
     """Raise SchemaMismatch unless the database has the schema of this release."""
     with connection.cursor() as cursor:
-        # Not to_regclass alone: PostgreSQL parses a statement whole, so the table must be there to be read.
+        # Two statements: PostgreSQL cannot even parse a query of a table that does not exist.
         cursor.execute("SELECT to_regclass('tdp_schema_version')")
         if cursor.fetchone() == (None,):
             cursor.execute("SELECT NULL")
@@ -57,25 +57,25 @@ def check_schema(connection: Connection) -> None:
             cursor.execute("SELECT version_num FROM tdp_schema_version")
         row = cursor.fetchone()
     current = row[0] if row else None
-    _refuse_newer(current)
+    _reject_unknown(current)
     if current != (newest := _revisions()[0]):
-        has = f"has schema {current}" if current else "has none of our tables"
+        has = f"has schema {current}" if current else "has no tables of this project"
         raise SchemaMismatch(
-            f"The database {has} and this release needs schema {newest}:"
-            " `tdp migrate` brings it there, and so does `tdp up`."
+            f"The database {has}, but this release needs schema {newest}."
+            " Run `tdp migrate`, or start `tdp up`, which migrates too."
         )
 
 
-def _refuse_newer(current: str | None) -> None:
+def _reject_unknown(current: str | None) -> None:
     if current is not None and current not in (known := _revisions()):
         raise SchemaMismatch(
-            f"The database has schema {current}, which a newer release made; this one knows {known[0]} at"
-            " most. Install the newer one, or go back as deployments/UPGRADE.md says."
+            f"The database has schema {current} of a newer release; the newest that this release knows is"
+            f" {known[0]}. Install the newer release, or downgrade as described in deployments/UPGRADE.md."
         )
 
 
 def _revisions() -> list[str]:
-    """Return the revisions this release knows, the newest first."""
+    """Return the revisions that this release knows, the newest first."""
     return [script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()]
 
 

@@ -1,4 +1,4 @@
-"""The batches a backfill runs again: chosen, listed under its flow run, prepared one by one."""
+"""The batches of a backfill: selected, listed under its flow run id, prepared one by one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class Filters:
-    """Which batches: those for which everything given is true. Days are of UTC, both ends included.
+    """Filters that a batch must all match; None matches every batch. Days are in UTC, both ends included.
 
-    ``source`` is the SHA-256 of a source file or a pattern for its name (``*`` and ``?``), ``error`` a text
-    in the error of the batch or of one of its files. A batch is chosen if any of its files fits.
+    ``source`` is a source file's SHA-256 or a pattern for its name (``*`` and ``?``). ``error`` is a text
+    in the error of the batch or of one of its files. One matching source file is enough.
     """
 
     batch_ids: Sequence[str] | None = None
@@ -37,10 +37,10 @@ class Filters:
 
 
 async def select_batches(session: Session, filters: Filters) -> list[str]:
-    """Return the batches that ``filters`` choose, oldest first. Raises NothingChosen without any."""
+    """Return the batches that match ``filters``, oldest first. Raises NothingChosen if no filter is set."""
     given = asdict(filters)
     if all(value is None for value in given.values()):
-        raise NothingChosen("name the batches: by id, status, dates, source file or error")
+        raise NothingChosen("no filter: choose batches by id, status, dates, source file or error")
     source = given.pop("source")
     is_hash = source is not None and _SHA256.fullmatch(source)
     given["sha256"] = source.lower() if is_hash else None
@@ -50,25 +50,25 @@ async def select_batches(session: Session, filters: Filters) -> list[str]:
 
 
 async def list_batches(session: Session, flow_run_id: UUID, filters: Filters, from_stage: str) -> None:
-    """List the chosen batches under the backfill's flow run, for ever in this order."""
-    async with planning(session):  # so that no source is purged between choosing and listing
+    """List the selected batches under the backfill's flow run id; the order is final."""
+    async with planning(session):  # no source file may be purged between selecting and listing
         chosen = await select_batches(session, filters)
         await fetch(session, "list_batches", flow_run_id=flow_run_id, batch_ids=chosen, from_stage=from_stage)
 
 
 async def adopt_batches(session: Session, flow_run_id: UUID, earlier: UUID, database_url: str) -> None:
-    """List what the backfill ``earlier`` has left undone. Raises BatchBusy while it lives."""
+    """List the batches that the backfill ``earlier`` did not complete. Raises BatchBusy if it is alive."""
     async with own_run(earlier, database_url), planning(session):
         await fetch(session, "adopt_batches", flow_run_id=flow_run_id, earlier=earlier)
 
 
 async def listed_batches(session: Session, flow_run_id: UUID) -> list[DictRow]:
-    """Return batch_id, from_stage, prepared_at and listed_at of a backfill's batches in their order."""
+    """Return batch_id, from_stage, prepared_at and listed_at of a backfill's batches in order."""
     return await fetch(session, "listed_batches", flow_run_id=flow_run_id)
 
 
 async def requeue_prepared(session: Session, flow_run_id: UUID, batch_id: str, kept: Sequence[str]) -> None:
-    """Make the batch one that waits for the first stage after those ``kept``, in one transaction."""
+    """Re-queue the batch for the first stage after those ``kept``, in one transaction."""
     async with session.transaction():
         await fetch(session, "reset_later_files", batch_id=batch_id, kept=list(kept))
         await fetch(session, "requeue_batch", batch_id=batch_id)
@@ -76,6 +76,6 @@ async def requeue_prepared(session: Session, flow_run_id: UUID, batch_id: str, k
 
 
 def _like(pattern: str) -> str:
-    """Return a file name pattern (``*``, ``?``) as one for LIKE."""
+    """Return a file name pattern (``*``, ``?``) as a LIKE pattern."""
     literal = re.sub(r"([\\%_])", r"\\\1", pattern)
     return literal.replace("*", "%").replace("?", "_")

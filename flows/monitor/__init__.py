@@ -1,4 +1,4 @@
-"""Health and metrics over HTTP: is it alive, how is it doing, what needs a person."""
+"""The monitor: health, conditions and metrics of one installation over HTTP."""
 
 from flows.monitor.server import MonitorServer, monitor, serve
 

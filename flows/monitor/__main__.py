@@ -1,4 +1,4 @@
-"""Run the monitor of this installation until it is told to stop: ``python -m flows.monitor``."""
+"""Run the monitor of this installation until SIGTERM or Ctrl-C: ``python -m flows.monitor``."""
 
 from flows.monitor.server import serve
 from flows.settings import Settings

@@ -1,4 +1,4 @@
-"""Is it healthy: components that answer or not, and conditions an operator should know by name."""
+"""Health of an installation: its components, and conditions that need an operator's attention."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from flows.errors import ServiceFailed
 from flows.ledger.connection import Connection, connection
 from flows.ledger.named_sql import load, records
 from flows.ledger.schema_version import check_schema
-from flows.monitor.probe import Answer, Probe, ask_all
+from flows.monitor.probe import Outcome, Probe, run_all
 from flows.monitor.usage import Usage
 from flows.reports import text
-from flows.reports.prefect_api import ask
+from flows.reports.prefect_api import request
 from flows.services import WORK_POOL
 from flows.settings import Settings
 
 sql = load("monitor.sql")
 
+#: Seconds within which the monitor answers a request, whatever component is down.
 ANSWER_SECONDS = 3.0
+#: Thresholds of the conditions: seconds, waiting batches, and fractions of the machine.
 _WAIT_LONG = 600.0
 _QUEUE_LONG = 50
 _EXTRACT_SLOW = 1200.0
 _MEMORY_HIGH, _CPU_HIGH = 0.20, 0.60
-#: What a run may take beyond its time-out until its processes are really gone.
+#: Seconds that the processes of a timed-out run may take to end.
 _GRACE = 60.0
+#: Free disk space below which the component ``disk`` is not ok.
 _FREE_BYTES = 2 << 30
-#: Minutes, where the Prefect server cannot say what operators have set.
+#: Default time-outs in minutes, if the blocks cannot be read from the Prefect server.
 _TIMEOUTS = {"extract": 30.0, "convert": 30.0, "store": 60.0}
 
 
 class Component(msgspec.Struct, frozen=True):
-    """Something that must be there; ``seconds`` is what it took to find out."""
+    """A part of the installation that must work; ``seconds`` is how long the check took."""
 
     ok: bool
     detail: str
@@ -43,14 +46,14 @@ class Component(msgspec.Struct, frozen=True):
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """Something that operators should look at; ``firing`` while it holds."""
+    """A condition that operators should know; ``firing`` while it holds."""
 
     firing: bool
     detail: str
 
 
 class Health(msgspec.Struct, frozen=True):
-    """``healthy`` if every component is ok; conditions are told, whatever the components say."""
+    """``status`` is ``healthy`` if all components are ok; conditions do not change it."""
 
     status: str
     components: dict[str, Component]
@@ -58,7 +61,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """One stage at this moment, in seconds; ``average_sec`` is of runs completed in the last hour."""
+    """One stage now, times in seconds; ``average_sec`` is over the runs completed within the last hour."""
 
     stage: str
     exclusive: bool
@@ -67,14 +70,14 @@ class Lane(msgspec.Struct, frozen=True):
     oldest_wait_sec: float
     longest_run_sec: float
     average_sec: float | None
-    idle_beside_queue_sec: float
+    idle_gap_sec: float
 
 
 class Monitor:
-    """Looks at one installation."""
+    """Checks the health of one installation."""
 
     def __init__(self, settings: Settings) -> None:
-        """Look at nothing yet."""
+        """Prepare the checks; the first one runs on the first request."""
         self.settings = settings
         self.usage = Usage()
         self.latest = Health("unknown", {}, {})
@@ -88,10 +91,10 @@ class Monitor:
         }
 
     def health(self) -> Health:
-        """Return what is known within ANSWER_SECONDS, whatever is dead."""
-        lanes = self._lanes.ask()
+        """Return the health as far as it is known within ANSWER_SECONDS."""
+        lanes = self._lanes.start()
         components = {
-            name: _component(answer) for name, answer in ask_all(self._components, ANSWER_SECONDS).items()
+            name: _component(outcome) for name, outcome in run_all(self._components, ANSWER_SECONDS).items()
         }
         known = lanes.result().value if lanes.done() else None
         self.latest = Health(
@@ -107,11 +110,11 @@ class Monitor:
             return Component(True, f"answers, schema {sql.schema_version(ledger)}")
 
     def _prefect_server(self) -> Component:
-        ask(self.settings, "GET", "/api/ready", timeout=ANSWER_SECONDS)
+        request(self.settings, "GET", "/api/ready", timeout=ANSWER_SECONDS)
         return Component(True, "ready")
 
     def _worker(self) -> Component:
-        body = ask(self.settings, "POST", f"/api/work_pools/{WORK_POOL}/workers/filter", b"{}")
+        body = request(self.settings, "POST", f"/api/work_pools/{WORK_POOL}/workers/filter", b"{}")
         online = [worker["name"] for worker in msgspec.json.decode(body) if worker["status"] == "ONLINE"]
         return Component(bool(online), f"{len(online)} online" + "".join(f", {name}" for name in online[:5]))
 
@@ -120,12 +123,12 @@ class Monitor:
         return Component(free > _FREE_BYTES, f"{text.size(free)} free for {self.settings.root}")
 
     def _stages(self) -> Component:
-        answer = self._lanes.ask().result()
-        if answer.value is None:
-            return Component(False, f"unknown: {answer.error}")
-        lanes, timeouts = answer.value
-        stuck = [*_past_timeout(lanes, timeouts), *_idle_beside_queue(lanes)]
-        return Component(not stuck, "; ".join(stuck) or "none is stuck")
+        outcome = self._lanes.start().result()
+        if outcome.value is None:
+            return Component(False, f"unknown: {outcome.error}")
+        lanes, timeouts = outcome.value
+        stuck = [*_past_timeout(lanes, timeouts), *_idle_gaps(lanes)]
+        return Component(not stuck, "; ".join(stuck) or "no stage is stuck")
 
     def _read_lanes(self) -> tuple[list[Lane], dict[str, float]]:
         with connect(self.settings) as ledger:
@@ -135,19 +138,19 @@ class Monitor:
 
 @contextmanager
 def connect(settings: Settings) -> Iterator[Connection]:
-    """Yield a read-only session that PostgreSQL itself ends when a statement takes too long."""
+    """Yield a read-only connection whose statements time out after ANSWER_SECONDS."""
     options = f"-c statement_timeout={int(ANSWER_SECONDS * 1000)} -c default_transaction_read_only=on"
     with connection(settings.database, autocommit=True, connect_timeout=3, options=options) as ledger:
         yield ledger
 
 
-def _component(answer: Answer[Component]) -> Component:
-    found = answer.value or Component(False, text.short(str(answer.error)))
-    return msgspec.structs.replace(found, seconds=round(answer.seconds, 3))
+def _component(outcome: Outcome[Component]) -> Component:
+    component = outcome.value or Component(False, text.short(str(outcome.error)))
+    return msgspec.structs.replace(component, seconds=round(outcome.seconds, 3))
 
 
 def _timeout_minutes(settings: Settings, stage: str) -> float:
-    """Return the stage's time-out as its StageCommand document has it, else as the pipeline's."""
+    """Return the stage's time-out from its StageCommand block, else the pipeline block, else the default."""
     try:
         own = _document(settings, "tdp-stage-command", stage).get("timeout_minutes")
         common = _document(settings, "tdp-pipeline", "tdp").get(f"{stage}_timeout_minutes")
@@ -158,7 +161,7 @@ def _timeout_minutes(settings: Settings, stage: str) -> float:
 
 def _document(settings: Settings, slug: str, name: str) -> dict[str, Any]:
     path = f"/api/block_types/slug/{slug}/block_documents/name/{name}"
-    data: dict[str, Any] = msgspec.json.decode(ask(settings, "GET", path, timeout=1.0))["data"]
+    data: dict[str, Any] = msgspec.json.decode(request(settings, "GET", path, timeout=1.0))["data"]
     return data
 
 
@@ -171,20 +174,28 @@ def _conditions(lanes: list[Lane], timeouts: dict[str, float], usage: Usage) -> 
     extract = lanes[0]
     average = extract.average_sec
     return {
-        "stage_waits_long": _condition(waits, f"nothing waits longer than {text.seconds(_WAIT_LONG)}"),
-        "stage_past_timeout": _condition(_past_timeout(lanes, timeouts), "every run is within its time-out"),
-        "stage_idle_beside_queue": _condition(
-            _idle_beside_queue(lanes), "no lane stands idle beside a queue"
+        "stage_waits_long": _condition(
+            waits, f"no stage run has waited longer than {text.seconds(_WAIT_LONG)}"
         ),
-        "extract_queue_long": Condition(extract.waiting > _QUEUE_LONG, f"{extract.waiting} batches wait"),
+        "stage_past_timeout": _condition(
+            _past_timeout(lanes, timeouts), "all stage runs are within their time-outs"
+        ),
+        "stage_idle_beside_queue": _condition(
+            _idle_gaps(lanes), f"no lane has an idle gap longer than {text.seconds(_WAIT_LONG)}"
+        ),
+        "extract_queue_long": Condition(
+            extract.waiting > _QUEUE_LONG, f"{extract.waiting} batches wait for extract"
+        ),
         "extract_slow": Condition(
             average is not None and average > _EXTRACT_SLOW,
-            f"average of the last hour: {text.seconds(average)}",
+            f"average duration in the last hour: {text.seconds(average)}",
         ),
         "memory_high": Condition(
-            usage.memory_share > _MEMORY_HIGH, f"{usage.memory_share:.0%} of the machine"
+            usage.memory_share > _MEMORY_HIGH, f"{usage.memory_share:.0%} of the machine's memory"
         ),
-        "cpu_high": Condition(usage.cpu_share > _CPU_HIGH, f"{usage.cpu_share:.0%} of all cores"),
+        "cpu_high": Condition(
+            usage.cpu_share > _CPU_HIGH, f"{usage.cpu_share:.0%} of all cores, average of 5 minutes"
+        ),
     }
 
 
@@ -194,17 +205,17 @@ def _condition(reasons: list[str], otherwise: str) -> Condition:
 
 def _past_timeout(lanes: list[Lane], timeouts: dict[str, float]) -> list[str]:
     return [
-        f"{lane.stage} runs for {text.seconds(lane.longest_run_sec)}"
-        f" with a time-out of {text.seconds(timeouts[lane.stage])}"
+        f"{lane.stage} has run for {text.seconds(lane.longest_run_sec)}"
+        f", its time-out is {text.seconds(timeouts[lane.stage])}"
         for lane in lanes
         if lane.longest_run_sec > timeouts[lane.stage] + _GRACE
     ]
 
 
-def _idle_beside_queue(lanes: list[Lane]) -> list[str]:
-    """A long queue before a busy lane is work; before an idle one it is a fault."""
+def _idle_gaps(lanes: list[Lane]) -> list[str]:
+    """Describe long idle gaps: a queue is normal at a busy lane, but a fault at a free one."""
     return [
-        f"{lane.stage}: {lane.waiting} wait, nothing has run for {text.seconds(lane.idle_beside_queue_sec)}"
+        f"{lane.stage}: {lane.waiting} batches wait, no run for {text.seconds(lane.idle_gap_sec)}"
         for lane in lanes
-        if lane.idle_beside_queue_sec > _WAIT_LONG
+        if lane.idle_gap_sec > _WAIT_LONG
     ]

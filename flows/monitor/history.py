@@ -1,7 +1,7 @@
-"""Counts over all stage runs there ever were, for counters that no restart changes.
+"""Totals over all stage runs ever, so that a restart of the monitor does not reset its counters.
 
-A million of them take PostgreSQL two seconds to read. What has ended does not change any more, so it is read
-once; each further look reads only the runs since.
+PostgreSQL needs two seconds to read a million stage runs. A run that has ended does not change any more, so
+it is read once; each scrape reads only the runs since the one before.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from flows.ledger.connection import Connection
 from flows.monitor.health import sql
 
-#: Runs per statement, which has but seconds.
+#: Stage runs read by one statement, so that it stays within the statement time-out.
 _PAGE = 200_000
 
 
 @dataclass
 class Totals:
-    """What there is to count of some stage runs; ``waits`` and ``durations`` by stage and bucket."""
+    """Totals of some stage runs; the keys of ``waits`` and ``durations`` are stage and bucket."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     lease_losses: Counter[str] = field(default_factory=Counter)
@@ -31,7 +31,7 @@ class Totals:
     durations: Counter[tuple[str, int]] = field(default_factory=Counter)
     duration_seconds: Counter[str] = field(default_factory=Counter)
     overlaps: int = 0
-    #: When the last run of each exclusive stage ended.
+    #: When the last run of each exclusive stage ended, by stage.
     ended: dict[str, datetime] = field(default_factory=dict)
 
     def add_runs(self, runs: Iterable[dict[str, Any]]) -> None:
@@ -57,17 +57,17 @@ class Totals:
 
 
 class History:
-    """The totals of one ledger, with buckets of these upper bounds in seconds."""
+    """The totals of one ledger; ``bounds`` are the upper bounds of the buckets in seconds."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """Read nothing yet."""
+        """Start with empty totals."""
         self._bounds = list(bounds)
         self._settled = Totals()
         self._upto = 0
         self._before: datetime | None = None
 
     def read(self, ledger: Connection) -> Totals:
-        """Return the totals of all runs up to now. Not for two threads at once."""
+        """Return the totals of all stage runs up to now. Not thread-safe."""
         settled = sql.settled(ledger)
         while self._upto < settled["upto"]:
             page = min(settled["upto"], self._upto + _PAGE)
@@ -81,11 +81,11 @@ class History:
         return totals
 
     def _runs(self, ledger: Connection, upto: int | None) -> list[Any]:
-        """Return what is to be counted of the runs behind those settled: up to that id, or to the last."""
+        """Return counts of the runs after the settled ones, up to the id ``upto`` or to the last run."""
         return list(sql.run_counts(ledger, after=self._upto, upto=upto, bounds=self._bounds))
 
     def _overlaps(self, ledger: Connection, before: datetime | None) -> list[Any]:
-        """Return the overlaps of runs that began after those settled: before that moment, or until now."""
+        """Return overlaps of the runs started after the settled ones, up to ``before`` or until now."""
         ended = self._settled.ended
         span = {"since": self._before, "before": before}
         return list(sql.overlap_counts(ledger, **span, stages=list(ended), ends=list(ended.values())))

@@ -1,7 +1,6 @@
 """Metrics in Prometheus' text format, read from the ledger at each scrape.
 
-The two names that operators have always looked for, ``error_rate`` and ``queue_size``, stand as they are; all
-others begin with ``tdp_``.
+``error_rate`` and ``queue_size`` keep the names that operators already use; all others begin with ``tdp_``.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from flows.errors import ServiceFailed
 from flows.ledger.connection import Connection
 from flows.monitor.health import ANSWER_SECONDS, Monitor, connect, sql
 from flows.monitor.history import History, Totals
-from flows.monitor.probe import Probe, ask_all
+from flows.monitor.probe import Probe, run_all
 from flows.reports.prefect_api import slots
 from flows.settings import Settings
 
@@ -32,7 +31,7 @@ class Metrics(Collector):
     """All metrics of one installation."""
 
     def __init__(self, monitor: Monitor) -> None:
-        """Read what ``monitor`` looks at."""
+        """Export the metrics of the installation that ``monitor`` checks."""
         self._monitor = monitor
         history = History(BUCKETS)
         self._ledger = Probe(lambda: _of_ledger(monitor.settings, history))
@@ -44,19 +43,28 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the ledger's metrics, if it answers, what was last found healthy, and our processes."""
-        answer = ask_all({"ledger": self._ledger}, ANSWER_SECONDS)["ledger"].value
+        """Yield the ledger's metrics if it is available, the latest health, and the resource usage."""
+        families = run_all({"ledger": self._ledger}, ANSWER_SECONDS)["ledger"].value
         yield GaugeMetricFamily(
-            "tdp_ledger_up", "Whether the ledger answered this scrape.", value=bool(answer)
+            "tdp_ledger_up", "Whether the ledger answered this scrape.", value=bool(families)
         )
-        yield from answer or []
+        yield from families or []
         health, usage = self._monitor.latest, self._monitor.usage
         up = {name: component.ok for name, component in health.components.items()}
         yield _gauges("tdp_component_up", "Components, 1 while they are ok.", "component", up)
         firing = {name: condition.firing for name, condition in health.conditions.items()}
         yield _gauges("tdp_condition", "Conditions, 1 while they hold.", "condition", firing)
-        yield _gauges("tdp_memory_bytes", "Memory of our processes here.", "service", usage.memory_bytes)
-        yield GaugeMetricFamily("tdp_cpu_cores", "Cores our processes here use.", value=usage.cpu_cores)
+        yield _gauges(
+            "tdp_memory_bytes",
+            "Memory of this installation's processes on this host.",
+            "service",
+            usage.memory_bytes,
+        )
+        yield GaugeMetricFamily(
+            "tdp_cpu_cores",
+            "Cores used by this installation's processes on this host.",
+            value=usage.cpu_cores,
+        )
         yield GaugeMetricFamily(
             "tdp_memory_share", "Share of the machine's memory.", value=usage.memory_share
         )
@@ -65,7 +73,7 @@ class Metrics(Collector):
         )
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: what there is to tell is known at the scrape."""
+        """Return nothing: the metrics are known only at the scrape."""
         return []
 
 
@@ -86,13 +94,15 @@ def _limits(settings: Settings) -> dict[str, int]:
 def _lanes(now: reports.Status) -> Iterator[Metric]:
     lanes = now.lanes
     waiting = {lane.stage: len(lane.queue) for lane in lanes}
-    yield _gauges("queue_size", "Batches that wait before a stage's gate.", "stage", waiting)
+    yield _gauges("queue_size", "Batches that wait for a stage's gate.", "stage", waiting)
     active = {lane.stage: len(lane.holders) for lane in lanes}
     yield _gauges("tdp_stage_active", "Stage runs at work.", "stage", active)
     limits = {lane.stage: lane.limit for lane in lanes if lane.limit is not None}
-    yield _gauges("tdp_stage_limit", "Stage runs that may work at once.", "stage", limits)
+    yield _gauges("tdp_stage_limit", "Stage runs that may be at work at the same time.", "stage", limits)
     oldest = {lane.stage: lane.oldest_wait_sec for lane in lanes}
-    yield _gauges("tdp_stage_oldest_wait_seconds", "How long the first of a queue waits.", "stage", oldest)
+    yield _gauges(
+        "tdp_stage_oldest_wait_seconds", "Wait of the first batch in a stage's queue.", "stage", oldest
+    )
 
 
 def _states(now: reports.Status) -> Iterator[Metric]:
@@ -105,9 +115,11 @@ def _states(now: reports.Status) -> Iterator[Metric]:
         "quarantined": files.quarantined,
         "waiting": files.waiting,
     }
-    yield _gauges("tdp_files", "Source files by what became of them.", "status", states)
+    yield _gauges("tdp_files", "Source files by status.", "status", states)
     yield CounterMetricFamily("tdp_files_received", "Source files received.", value=files.received)
-    yield CounterMetricFamily("tdp_files_duplicate", "Arrivals of known content.", value=files.duplicates)
+    yield CounterMetricFamily(
+        "tdp_files_duplicate", "Arrivals of content received before.", value=files.duplicates
+    )
 
 
 def _recent(ledger: Connection) -> Iterator[Metric]:
@@ -115,23 +127,23 @@ def _recent(ledger: Connection) -> Iterator[Metric]:
     help_ = "Share of the stage runs ended in the last hour that failed, timed out or were lost."
     yield GaugeMetricFamily("error_rate", help_, value=rate)
     messages = sql.messages_stored(ledger)
-    yield CounterMetricFamily("tdp_messages_stored", "Messages of all files stored.", value=messages)
+    yield CounterMetricFamily("tdp_messages_stored", "Messages stored from all files.", value=messages)
 
 
 def _runs(totals: Totals, stages: list[str]) -> Iterator[Metric]:
-    help_ = "Runs of an exclusive stage that ran beside another. Must be 0."
+    help_ = "Runs of an exclusive stage that overlapped another. Must be 0."
     yield GaugeMetricFamily("tdp_overlaps", help_, value=totals.overlaps)
     ended = CounterMetricFamily("tdp_stage_runs", "Stage runs ended.", labels=["stage", "outcome"])
     for (stage, outcome), runs in sorted(totals.outcomes.items()):
         ended.add_metric([stage, outcome.lower()], runs)
     yield ended
     lost = {stage: totals.outcomes[stage, "LOST"] for stage in stages}
-    yield _counters("tdp_recoveries", "Runs of dead holders closed by the next.", lost)
+    yield _counters("tdp_recoveries", "Stage runs of dead holders, closed as LOST.", lost)
     losses = {stage: totals.lease_losses[stage] for stage in stages}
-    yield _counters("tdp_lease_losses", "Runs ended for a lost lease or session.", losses)
-    help_ = "Waits of runs before their gate."
+    yield _counters("tdp_lease_losses", "Stage runs ended because their lease or session was lost.", losses)
+    help_ = "Waits of stage runs for their gate."
     yield _histogram("tdp_stage_wait_seconds", help_, stages, totals.waits, totals.wait_seconds)
-    help_ = "Durations of completed runs."
+    help_ = "Durations of completed stage runs."
     yield _histogram("tdp_stage_duration_seconds", help_, stages, totals.durations, totals.duration_seconds)
 
 
@@ -156,7 +168,7 @@ def _histogram(
     runs: Mapping[tuple[str, int], int],
     seconds: Mapping[str, float],
 ) -> Metric:
-    """Return cumulative buckets; the bucket in the key of ``runs`` is how many bounds they have reached."""
+    """Return cumulative buckets; the bucket in the keys of ``runs`` is the number of bounds reached."""
     family = HistogramMetricFamily(name, help_, labels=["stage"])
     for stage in stages:
         counts = accumulate(runs.get((stage, bucket), 0) for bucket in range(len(BUCKETS) + 1))

@@ -1,4 +1,4 @@
-"""Questions to what may be dead, answered in bounded time."""
+"""Probes: checks of components that may hang, answered within bounded time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Generic, NamedTuple, TypeVar
 T = TypeVar("T")
 
 
-class Answer(NamedTuple, Generic[T]):
-    """What came of a question, or the error it ended with, and the seconds it took."""
+class Outcome(NamedTuple, Generic[T]):
+    """The value that a check returned, or the error that it raised, and its duration in seconds."""
 
     value: T | None
     error: Exception | None
@@ -20,35 +20,35 @@ class Answer(NamedTuple, Generic[T]):
 
 
 class Probe(Generic[T]):
-    """One question. While it hangs nobody asks it a second time; who asks meanwhile waits for that answer."""
+    """One check that runs at most once at a time; callers meanwhile share the outcome of the running one."""
 
-    def __init__(self, question: Callable[[], T]) -> None:
-        """Ask nothing yet."""
-        self._question = question
+    def __init__(self, check: Callable[[], T]) -> None:
+        """Prepare the check without running it."""
+        self._check = check
         self._lock = threading.Lock()
-        self._answer: Future[Answer[T]] | None = None
+        self._outcome: Future[Outcome[T]] | None = None
 
-    def ask(self) -> Future[Answer[T]]:
-        """Return the answer to come."""
+    def start(self) -> Future[Outcome[T]]:
+        """Start the check unless it is running, and return its future outcome."""
         with self._lock:
-            if self._answer is None or self._answer.done():
-                self._answer = Future()
-                # A daemon: a question that never ends must not keep the process from ending.
-                threading.Thread(target=self._run, args=(self._answer,), daemon=True).start()
-            return self._answer
+            if self._outcome is None or self._outcome.done():
+                self._outcome = Future()
+                # A daemon thread: a check that hangs must not keep the process from exiting.
+                threading.Thread(target=self._run, args=(self._outcome,), daemon=True).start()
+            return self._outcome
 
-    def _run(self, answer: Future[Answer[T]]) -> None:
+    def _run(self, outcome: Future[Outcome[T]]) -> None:
         began = time.monotonic()
         try:
-            value, error = self._question(), None
+            value, error = self._check(), None
         except Exception as problem:
             value, error = None, problem
-        answer.set_result(Answer(value, error, time.monotonic() - began))
+        outcome.set_result(Outcome(value, error, time.monotonic() - began))
 
 
-def ask_all(probes: Mapping[str, Probe[T]], timeout: float) -> dict[str, Answer[T]]:
-    """Ask everything at once; what has not answered within ``timeout`` seconds ended with a TimeoutError."""
-    answers = {name: probe.ask() for name, probe in probes.items()}
-    wait(answers.values(), timeout)
-    late = Answer[T](None, TimeoutError(f"no answer within {timeout:g} s"), timeout)
-    return {name: answer.result() if answer.done() else late for name, answer in answers.items()}
+def run_all(probes: Mapping[str, Probe[T]], timeout: float) -> dict[str, Outcome[T]]:
+    """Run all probes concurrently; one that takes over ``timeout`` seconds has a TimeoutError as outcome."""
+    outcomes = {name: probe.start() for name, probe in probes.items()}
+    wait(outcomes.values(), timeout)
+    late = Outcome[T](None, TimeoutError(f"no answer within {timeout:g} s"), timeout)
+    return {name: outcome.result() if outcome.done() else late for name, outcome in outcomes.items()}

@@ -1,4 +1,4 @@
-"""GET /health, /metrics and /timeline.svg, and a watch that logs and reports what begins and ends."""
+"""The HTTP server of /health, /metrics and /timeline.svg, and the watch that reports conditions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flows.errors import ServiceFailed
 from flows.monitor.health import Health, Monitor, connect
 from flows.monitor.metrics import Metrics
 from flows.monitor.usage import Sampler
-from flows.reports.prefect_api import ask
+from flows.reports.prefect_api import request
 from flows.reports.timeline import timeline_svg
 from flows.services.prefect import ensure_authentication, is_loopback, local_url
 from flows.settings import Settings
@@ -32,12 +32,12 @@ _log = logging.getLogger("flows.monitor")
 
 
 class MonitorServer(ThreadingHTTPServer):
-    """Serves one installation's monitor; port 0 means any free one."""
+    """Serves the monitor of one installation; port 0 means any free port."""
 
     daemon_threads = True
 
     def __init__(self, settings: Settings, port: int) -> None:
-        """Bind; raise ServiceFailed if the port is taken, or if nothing guards what others can reach."""
+        """Bind; raise ServiceFailed if the port is in use, or if a public address has no auth string."""
         ensure_authentication(settings, settings.monitor_host)
         self.monitor = Monitor(settings)
         self.metrics = Metrics(self.monitor)
@@ -56,7 +56,7 @@ class MonitorServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: MonitorServer
-    timeout = 10  # of a client that says nothing
+    timeout = 10  # seconds; closes connections of silent clients
 
     def do_GET(self) -> None:
         address = urlsplit(self.path)
@@ -64,9 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
         page = pages.get(address.path)
         if page is None:
             self.send_error(
-                HTTPStatus.NOT_FOUND, explain="Here are /health, /metrics and /timeline.svg?run=ID"
+                HTTPStatus.NOT_FOUND, explain="Available: /health, /metrics and /timeline.svg?run=ID"
             )
-        elif page == self._health or self._is_let_in():
+        elif page == self._health or self._is_authorized():
             page(parse_qs(address.query))
         else:
             self.send_response(HTTPStatus.UNAUTHORIZED)
@@ -74,19 +74,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    def _is_let_in(self) -> bool:
-        """Tell whether the client may see more than that all is well: on loopback everybody may."""
+    def _is_authorized(self) -> bool:
+        """Return whether the client may see more than the status; on loopback every client may."""
         settings = self.server.monitor.settings
         if settings.authorization is None or is_loopback(settings.monitor_host):
             return True
-        told = self.headers.get("Authorization", "")
-        return compare_digest(told.encode(), settings.authorization.encode())
+        given = self.headers.get("Authorization", "")
+        return compare_digest(given.encode(), settings.authorization.encode())
 
     def _health(self, _: dict[str, list[str]]) -> None:
         health = self.server.monitor.health()
         status = HTTPStatus.OK if health.status == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE
-        told: Health | dict[str, str] = health if self._is_let_in() else {"status": health.status}
-        self._send(status, "application/json", msgspec.json.format(msgspec.json.encode(told), indent=2))
+        body: Health | dict[str, str] = health if self._is_authorized() else {"status": health.status}
+        self._send(status, "application/json", msgspec.json.format(msgspec.json.encode(body), indent=2))
 
     def _metrics(self, _: dict[str, list[str]]) -> None:
         self._send(HTTPStatus.OK, CONTENT_TYPE_LATEST, self.server.metrics.text())
@@ -114,42 +114,42 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden one
-        """Log requests for whoever asks for them; errors come as such."""
+        """Log requests at level DEBUG; errors have log lines of their own."""
         _log.debug(format, *args)
 
 
 class Watch:
-    """Looks every WATCH_SECONDS, logs what begins and ends, and tells it to Prefect as an event.
+    """Checks the conditions every WATCH_SECONDS, and logs and emits an event when one begins or ends.
 
-    The events are ``tdp.condition.raised`` and ``tdp.condition.cleared`` of the resource
-    ``tdp.condition.<name>``, for automations to act upon.
+    The Prefect events are ``tdp.condition.raised`` and ``tdp.condition.cleared`` of the resource
+    ``tdp.condition.<name>``, for use in automations.
     """
 
     def __init__(self, monitor: Monitor) -> None:
-        """Assume that all is well."""
+        """Start with no condition raised."""
         self._monitor = monitor
         self._sampler = Sampler(monitor.settings)
         self._raised: dict[str, str] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Look until ``stop`` is set."""
+        """Check until ``stop`` is set."""
         while not stop.is_set():
-            self.look()
+            self.check()
             stop.wait(WATCH_SECONDS)
 
-    def look(self) -> None:
-        """Look once."""
+    def check(self) -> None:
+        """Check the conditions once."""
         self._monitor.usage = self._sampler.sample()
         found = _raised(self._monitor.health())
         for name in found.keys() - self._raised.keys():
             _log.warning("Raised: %s (%s)", name, found[name])
-            self._tell(name, "raised", found[name])
+            self._emit(name, "raised", found[name])
         for name in self._raised.keys() - found.keys():
             _log.warning("Cleared: %s", name)
-            self._tell(name, "cleared", self._raised[name])
+            self._emit(name, "cleared", self._raised[name])
         self._raised = found
 
-    def _tell(self, name: str, what: str, detail: str) -> None:
+    def _emit(self, name: str, what: str, detail: str) -> None:
         event = {
             "id": str(uuid4()),
             "occurred": datetime.now(UTC).isoformat(),
@@ -158,21 +158,21 @@ class Watch:
             "payload": {"detail": detail},
         }
         try:
-            ask(self._monitor.settings, "POST", "/api/events", msgspec.json.encode([event]))
+            request(self._monitor.settings, "POST", "/api/events", msgspec.json.encode([event]))
         except ServiceFailed as error:
-            _log.warning("Not told to Prefect: %s", error)
+            _log.warning("The event was not sent to Prefect: %s", error)
 
 
 def _raised(health: Health) -> dict[str, str]:
     conditions = {name: c.detail for name, c in health.conditions.items() if c.firing}
     down = {f"{name}_down": c.detail for name, c in health.components.items() if not c.ok}
-    down.pop("stages_down", None)  # its reasons are conditions with names of their own
+    down.pop("stages_down", None)  # its causes are conditions with their own names
     return conditions | down
 
 
 @contextmanager
 def monitor(settings: Settings, port: int | None = None) -> Iterator[MonitorServer]:
-    """Serve and watch in threads until the block ends; raise ServiceFailed if the port is taken."""
+    """Serve and watch in threads until the block ends; raise ServiceFailed if the port is in use."""
     stop = threading.Event()
     with MonitorServer(settings, settings.monitor_port if port is None else port) as server:
         threading.Thread(target=Watch(server.monitor).run, args=(stop,), daemon=True).start()
@@ -187,7 +187,7 @@ def monitor(settings: Settings, port: int | None = None) -> Iterator[MonitorServ
 
 
 def serve(settings: Settings) -> None:
-    """Serve on the settings' port until SIGTERM or Ctrl-C, and log what begins and ends."""
+    """Serve on the configured port until SIGTERM or Ctrl-C, and log conditions that begin or end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):

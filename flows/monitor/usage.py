@@ -1,4 +1,4 @@
-"""Memory and CPU of this installation's processes on this host."""
+"""Memory and CPU usage of this installation's processes on this host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 
 from flows.settings import Settings
 
-#: What in a command line names a service; a process that says nothing belongs to its parent's.
+#: Text in a command line that identifies a service; a process without one belongs to its parent's service.
 _SERVICES = (
     ("supervise.py", "stages"),
     ("prefect.flow_engine", "flows"),
@@ -25,14 +25,14 @@ _SERVICES = (
     ("server start", "prefect-server"),
     ("postgres", "postgres"),
 )
-#: Samples that CPU is averaged over: 5 minutes of them at one every 15 seconds.
+#: Samples over which CPU usage is averaged: 5 minutes at one every 15 seconds.
 _SAMPLES = 20
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Bytes in use by service, cores in use by all since the sample before, and shares of the whole machine.
+    """Bytes by service, cores in use since the previous sample, and fractions of the whole machine.
 
-    ``cpu_share`` is the average of the last _SAMPLES samples: every conversion is a burst.
+    ``cpu_share`` is the average of the last _SAMPLES samples, because each convert run is a burst.
     """
 
     memory_bytes: dict[str, int] = {}
@@ -42,24 +42,24 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """Takes samples; CPU is counted from one sample to the next, so the first one counts none."""
+    """Takes samples of the usage; CPU is measured between two samples, so the first one has none."""
 
     def __init__(self, settings: Settings) -> None:
-        """Look for the processes of the installation of ``settings``."""
+        """Sample the processes of the installation with these ``settings``."""
         self._settings = settings
         self._before: tuple[float, float] | None = None
         self._cores: deque[float] = deque(maxlen=_SAMPLES)
 
     def sample(self) -> Usage:
-        """Return what is in use now."""
+        """Return the current usage."""
         memory: defaultdict[str, int] = defaultdict(int)
         cpu = 0.0
-        for service, process in _ours(self._settings):
+        for service, process in _own_processes(self._settings):
             try:
                 memory[service] += _memory(process)
-                cpu += sum(process.cpu_times()[:4])  # with what its ended children have used
+                cpu += sum(process.cpu_times()[:4])  # includes the CPU time of its ended children
             except psutil.Error:
-                continue  # it has ended meanwhile
+                continue  # it has ended since
         now = time.monotonic()
         if self._before:
             self._cores.append(max(cpu - self._before[1], 0.0) / (now - self._before[0]))
@@ -72,19 +72,22 @@ class Sampler:
         )
 
 
-def _ours(settings: Settings) -> Iterator[tuple[str, psutil.Process]]:
-    """Yield service and process: those whose environment names our home, PostgreSQL, and all below them."""
+def _own_processes(settings: Settings) -> Iterator[tuple[str, psutil.Process]]:
+    """Yield (service, process) of this installation.
+
+    These are the processes with its home in their environment, PostgreSQL, and all their descendants.
+    """
     found: dict[int, str] = {}
     for root in psutil.process_iter():
         try:
             if root.pid in found or not _is_root(root, settings):
                 continue
             for process in (root, *root.children(recursive=True)):  # parents first
-                if process.pid not in found:  # numbers start anew: a root can come before its parent
-                    found[process.pid] = _named(process) or found.get(process.ppid(), "other")
+                if process.pid not in found:  # pids wrap around: a root can be listed before its parent
+                    found[process.pid] = _service_of(process) or found.get(process.ppid(), "other")
                     yield found[process.pid], process
         except psutil.Error:
-            continue  # it has ended, or belongs to somebody else
+            continue  # it has ended, or another user owns it
 
 
 def _is_root(process: psutil.Process, settings: Settings) -> bool:
@@ -95,12 +98,12 @@ def _is_root(process: psutil.Process, settings: Settings) -> bool:
     return process.pid in (postmaster, os.getpid()) or process.environ().get("TDP_HOME") == str(settings.root)
 
 
-def _named(process: psutil.Process) -> str | None:
+def _service_of(process: psutil.Process) -> str | None:
     command = " ".join(process.cmdline())
     return next((service for words, service in _SERVICES if words in command), None)
 
 
 def _memory(process: psutil.Process) -> int:
-    """Return what the process alone has, and its part of what it shares: PostgreSQL shares a lot."""
+    """Return the proportional set size if available: PostgreSQL's processes share much memory."""
     memory = process.memory_full_info()
     return int(getattr(memory, "pss", memory.uss))

@@ -1,11 +1,11 @@
-"""Recovery of dead runs: Prefect learns that they crashed, and what they left is claimed again.
+"""Recovery: set dead runs to Crashed, request a run that claims their batches, release leaked slots.
 
     python -m flows.operations.recovery
 
-Nothing is worked off here: a round only tells what is dead and asks for a run of the inbox, so it may happen
-twice, and on several hosts at once. A run is dead when nobody holds the lock it must hold while it works.
-A slot is leaked when its limit counts it while the stage is at rest: somebody set the count by hand, or
-switched the limit off under a holder.
+A round processes no batches, so rounds may overlap and run on several hosts at once. A run is dead if the
+lock that it holds while it is alive is not held: the lock on its own id, or for process-batch the lock on its
+batch or, in a parent's process, on the parent's id. A slot is leaked if its limit counts it while the stage
+is at rest: an operator changed the count, or deactivated the limit while a run held the slot.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ from flows.domain import FLOW_NAMES, INBOX_DEPLOYMENT
 from flows.ledger.session import Session, connect, fetch
 from flows.settings import Settings
 
-#: Flows of ours. A run holds a lock of its own while it works; one of process-batch holds its batch's, or
-#: leaves that to the run in whose process it is.
-#: Seconds: between two rounds; between the two looks that must both find a run dead.
-_ROUND, _SECOND_LOOK = 5.0, 3.0
-#: Seconds a run, or all of them after a start of PostgreSQL, are given to take their locks.
-_PATIENCE = 15.0
-#: Seconds a worker is given to start the process of a run (24 s were measured on a loaded machine).
-_START_PATIENCE = 90.0
-#: One run of the inbox is asked for within as many seconds at most, be it one that dies as soon as it begins.
-_ASK_EVERY = 15
-_PATIENT = {StateType.RUNNING: _PATIENCE, StateType.PENDING: _START_PATIENCE}
+#: Seconds between two rounds.
+_INTERVAL = 5.0
+#: Seconds between the two checks of a round that must both find a run dead or a batch orphaned.
+_CHECK_INTERVAL = 3.0
+#: Seconds in which a run must acquire its lock after it started, and all runs after PostgreSQL started.
+_LOCK_GRACE = 15.0
+#: Seconds in which a worker must start the process of a run (24 s were measured on a loaded machine).
+_START_GRACE = 90.0
+_GRACE = {StateType.RUNNING: _LOCK_GRACE, StateType.PENDING: _START_GRACE}
+#: At most one inbox run is requested in this many seconds, even if each one dies at its start.
+_REQUEST_INTERVAL = 15
 _OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
-#: A stage is at rest when none of its runs has held a slot for so long: whoever ended gives his back by then.
+#: A stage is at rest if no run has held a slot for this many seconds. A run releases its slot before that.
 _AT_REST = 25.0
-#: Runs looked at in one round; the next one has the rest.
+#: Most runs that one round reads; the next round reads the others.
 _PAGE = 200
 
 _log = logging.getLogger("flows.operations.recovery")
@@ -69,87 +69,88 @@ T = TypeVar("T")
 
 @dataclass
 class Recovered:
-    """What one round did: runs and task runs set to Crashed, batches nobody had, the run asked for them.
+    """The results of one round.
 
-    ``slots`` counts by stage what was given back.
+    Flow runs and task runs set to Crashed, orphaned batches, the inbox run requested for them (None if none
+    was), and the number of leaked slots released by stage.
     """
 
     flow_runs: list[UUID] = field(default_factory=list)
     task_runs: list[UUID] = field(default_factory=list)
     batches: list[str] = field(default_factory=list)
-    asked: UUID | None = None
+    requested_run: UUID | None = None
     slots: dict[str, int] = field(default_factory=dict)
 
 
 class _Owner(NamedTuple):
-    """The batch or the flow run on whose id a lock is held while a run lives; the other one is None."""
+    """The batch or flow run whose lock is held while a run is alive; the other field is None."""
 
     batch_id: str | None = None
     run_id: UUID | None = None
 
 
 async def recover(settings: Settings) -> Recovered:
-    """Do one round. Raises DatabaseUnavailable, and httpx errors while the Prefect server is away."""
+    """Run one round. Raises DatabaseUnavailable, or an httpx error if the Prefect server is unavailable."""
     async with get_client() as client, await connect(settings.database, "tdp recover", patience=0) as ledger:
         dead, orphans = await asyncio.gather(
-            _lasting(lambda: _dead_runs(client, ledger)), _lasting(lambda: _orphans(client, ledger))
+            _found_twice(lambda: _dead_runs(client, ledger)), _found_twice(lambda: _orphans(client, ledger))
         )
         done = Recovered(batches=orphans)
         done.flow_runs = [run_id for run_id in dead if await _crash(client, run_id)]
         done.task_runs = await _crash_tasks(client)
-        done.slots = await _give_back_slots(client, ledger)
+        done.slots = await _release_leaked_slots(client, ledger)
         if orphans:
-            done.asked = await _ask_for_a_run(client)
+            done.requested_run = await _request_run(client)
     return done
 
 
-async def _lasting(look: Callable[[], Awaitable[list[T]]]) -> list[T]:
-    """Return what two looks both find."""
-    first = await look()
+async def _found_twice(check: Callable[[], Awaitable[list[T]]]) -> list[T]:
+    """Return what two checks, _CHECK_INTERVAL apart, both find."""
+    first = await check()
     if not first:
         return []
-    await asyncio.sleep(_SECOND_LOOK)
-    return [found for found in await look() if found in first]
+    await asyncio.sleep(_CHECK_INTERVAL)
+    return [found for found in await check() if found in first]
 
 
 async def _dead_runs(client: PrefectClient, ledger: Session) -> list[UUID]:
-    """Return the runs that Prefect takes for begun and whose lock nobody holds."""
-    begun = await client.read_flow_runs(
+    """Return the runs that are open according to Prefect, but whose lock is not held."""
+    open_runs = await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
-        flow_run_filter=FlowRunFilter(state=_in_state(*_PATIENT)),
+        flow_run_filter=FlowRunFilter(state=_in_state(*_GRACE)),
         sort=FlowRunSort.START_TIME_ASC,
         limit=_PAGE,
     )
-    if not begun:
+    if not open_runs:
         return []
     now = await _server_time(client)
-    locks = await _locks(client, [run for run in begun if _is_settled(run, now)])
-    living = await fetch(
+    locks = await _locks(client, [run for run in open_runs if _is_past_grace(run, now)])
+    live = await fetch(
         ledger,
-        "living_runs",
+        "live_runs",
         flow_run_ids=[str(run_id) for run_id in locks],
         batch_ids=[lock.batch_id for lock in locks.values()],
         run_ids=[lock.run_id for lock in locks.values()],
-        patience=_PATIENCE,
+        grace=_LOCK_GRACE,
     )
-    alive = {row["flow_run_id"] for row in living}
+    alive = {row["flow_run_id"] for row in live}
     return [run_id for run_id in locks if str(run_id) not in alive]
 
 
 async def _server_time(client: PrefectClient) -> datetime:
-    """Return the server's time, by which it dates states: our host's clock may be wrong."""
+    """Return the Prefect server's time, which dates states; the clock of this host may be wrong."""
     return parsedate_to_datetime((await client.hello()).headers["date"])
 
 
-def _is_settled(run: FlowRun, now: datetime) -> bool:
+def _is_past_grace(run: FlowRun, now: datetime) -> bool:
     if run.state is None:
         return False
-    return run.state.timestamp < now - timedelta(seconds=_PATIENT[run.state.type])
+    return run.state.timestamp < now - timedelta(seconds=_GRACE[run.state.type])
 
 
 async def _locks(client: PrefectClient, runs: Iterable[FlowRun]) -> dict[UUID, _Owner]:
-    """Return the lock that each run, or the run it is part of, holds while it lives."""
-    # A child that is a run of a deployment has a process of its own.
+    """Return the lock that is held while each run is alive, by the run itself or by its parent."""
+    # A subflow that is a run of a deployment has its own process and holds its own lock.
     parts = {run.id: run.parent_task_run_id for run in runs if not run.deployment_id}
     tasks = await client.read_task_runs(
         task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=[part for part in parts.values() if part]))
@@ -167,7 +168,7 @@ async def _locks(client: PrefectClient, runs: Iterable[FlowRun]) -> dict[UUID, _
 
 
 async def _orphans(client: PrefectClient, ledger: Session) -> list[str]:
-    """Return the unfinished batches of the dead. Those of a cancelled run wait for the next scheduled one."""
+    """Return the orphaned batches, except those of cancelled runs, which wait for the next scheduled run."""
     rows = await fetch(ledger, "orphaned_batches")
     owners = {row[name] for row in rows for name in ("flow_run_id", "parent_run_id") if row[name]}
     cancelled = await client.read_flow_runs(
@@ -180,14 +181,14 @@ async def _orphans(client: PrefectClient, ledger: Session) -> list[str]:
 
 
 async def _crash(client: PrefectClient, run_id: UUID) -> bool:
-    """Set a run to Crashed; False if it has ended meanwhile. Unforced: what has ended stays as it is."""
-    message = "Its process is gone: nobody holds its lock. Its batches go on in another run."
-    answer: OrchestrationResult[None] = await client.set_flow_run_state(run_id, Crashed(message=message))
-    return answer.status == SetStateStatus.ACCEPT
+    """Set a run to Crashed without force; return False if it is in a terminal state already."""
+    message = "Its process has died: its lock is not held. Another run claims its unfinished batches."
+    response: OrchestrationResult[None] = await client.set_flow_run_state(run_id, Crashed(message=message))
+    return response.status == SetStateStatus.ACCEPT
 
 
 async def _crash_tasks(client: PrefectClient) -> list[UUID]:
-    """Set what Prefect takes for open task runs of crashed runs to Crashed; some turn up a minute late."""
+    """Set open task runs of crashed flow runs to Crashed; some reach the server up to a minute late."""
     tasks = await client.read_task_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
         flow_run_filter=FlowRunFilter(state=_in_state(StateType.CRASHED)),
@@ -199,10 +200,10 @@ async def _crash_tasks(client: PrefectClient) -> list[UUID]:
     return [task.id for task in tasks]
 
 
-async def _give_back_slots(client: PrefectClient, ledger: Session) -> dict[str, int]:
-    """Release what limits count for stages at rest, and return how many slots of which."""
+async def _release_leaked_slots(client: PrefectClient, ledger: Session) -> dict[str, int]:
+    """Release the slots that limits count for stages at rest; return their number by stage."""
     limits = await client.read_global_concurrency_limits(limit=_PAGE, offset=0)
-    # Looked at after the limits: who has taken a slot since is no longer at rest.
+    # Read after the limits: a stage in which a run has acquired a slot since is not at rest.
     rows = await fetch(ledger, "stages_at_rest", seconds=_AT_REST)
     at_rest = {row["stage"] for row in rows}
     leaked = {
@@ -215,16 +216,16 @@ async def _give_back_slots(client: PrefectClient, ledger: Session) -> dict[str, 
     return leaked
 
 
-async def _ask_for_a_run(client: PrefectClient) -> UUID | None:
-    """Start a run of the inbox, unless one is coming or at work, or the operators have paused it."""
+async def _request_run(client: PrefectClient) -> UUID | None:
+    """Create an inbox run, unless one is scheduled now or open, or the deployment is paused or missing."""
     try:
         deployment = await client.read_deployment_by_name(INBOX_DEPLOYMENT)
     except ObjectNotFound:
         return None
     if deployment.paused:
         return None
-    soon = await _server_time(client) + timedelta(seconds=_ROUND)
-    coming = await client.read_flow_runs(
+    soon = await _server_time(client) + timedelta(seconds=_INTERVAL)
+    open_runs = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
             state=_in_state(*_OPEN),
@@ -232,9 +233,9 @@ async def _ask_for_a_run(client: PrefectClient) -> UUID | None:
         ),
         limit=1,
     )
-    if coming:
+    if open_runs:
         return None
-    key = f"recovery-{int(time.time()) // _ASK_EVERY}"
+    key = f"recovery-{int(time.time()) // _REQUEST_INTERVAL}"
     run = await client.create_flow_run_from_deployment(
         deployment.id, state=Scheduled(), tags=["recovery"], idempotency_key=key
     )
@@ -245,17 +246,17 @@ def _in_state(*types: StateType) -> FlowRunFilterState:
     return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
 
 
-async def _forever(settings: Settings) -> None:
+async def _run_rounds(settings: Settings) -> None:
     while True:
         try:
             done = await recover(settings)
             if done != Recovered():
                 _log.warning("%s", done)
-        except Exception as error:  # whatever is away comes back; recovery must be there then
-            _log.warning("nothing recovered this time: %r", error)
-        await asyncio.sleep(_ROUND)
+        except Exception as error:  # a server that is unavailable now must find recovery running later
+            _log.warning("This round failed, the next one follows in %g s: %r", _INTERVAL, error)
+        await asyncio.sleep(_INTERVAL)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    asyncio.run(_forever(Settings()))
+    asyncio.run(_run_rounds(Settings()))

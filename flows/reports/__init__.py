@@ -1,4 +1,4 @@
-"""Everything that reads the ledger to show it: lanes, batches, timings, a run's summary."""
+"""Reports on the ledger: lanes, batches, timings, and the summary of a run."""
 
 from flows.reports.overview import Status, batch, batches, status
 from flows.reports.summary import Summary, summary, summary_markdown

@@ -1,4 +1,4 @@
-"""What is going on now, and what became of one batch."""
+"""Reports of the current status, of batches, and of one batch in detail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _sql = load("reports.sql")
 
 
 class OpenRun(msgspec.Struct, frozen=True):
-    """A stage run that waits for its gate or works behind it; ``duration_sec`` is null while it waits."""
+    """A stage run that waits for its gate or is at work; ``duration_sec`` is null while it waits."""
 
     stage: str
     batch_id: str
@@ -29,9 +29,9 @@ class OpenRun(msgspec.Struct, frozen=True):
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """One stage's gate: how many may pass, who is behind it, who waits in what order.
+    """One stage: its limit, the runs at work, and the waiting runs in queue order.
 
-    ``limit`` is null for a shared stage when the Prefect server did not say it.
+    ``limit`` is null for a stage that is not exclusive if the Prefect server's limit is not known.
     """
 
     stage: str
@@ -42,7 +42,7 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """Source files by what became of them; ``duplicates`` are arrivals of content already known."""
+    """Numbers of source files by outcome; ``duplicates`` are arrivals of content received before."""
 
     received: int
     stored: int
@@ -53,7 +53,7 @@ class Files(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The whole installation at one moment of the database's clock."""
+    """The whole installation at one moment, by the database's clock."""
 
     at: datetime
     lanes: list[Lane]
@@ -62,7 +62,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class BatchLine(msgspec.Struct, frozen=True):
-    """One batch in a list of them."""
+    """One batch in a list of batches."""
 
     batch_id: str
     status: str
@@ -79,7 +79,7 @@ class BatchLine(msgspec.Struct, frozen=True):
 
 
 class BatchFile(msgspec.Struct, frozen=True):
-    """One source file of a batch; ``error`` says why it was quarantined or stored in part."""
+    """One source file of a batch; ``error`` is why it was quarantined or stored only in part."""
 
     position: int
     name: str
@@ -110,7 +110,7 @@ class StageRun(msgspec.Struct, frozen=True):
 
 
 class BatchDetail(msgspec.Struct, frozen=True):
-    """All the ledger knows of one batch; ``resumes_at`` is the first stage that is not done."""
+    """All that the ledger has about one batch; ``resumes_at`` is the first stage not completed."""
 
     batch_id: str
     status: str
@@ -126,9 +126,9 @@ class BatchDetail(msgspec.Struct, frozen=True):
 
 
 def status(connection: Connection, limits: Mapping[str, int] | None = None) -> Status:
-    """Return the lanes, the batches by status and the files by outcome.
+    """Return the lanes, the numbers of batches by status and of source files by outcome.
 
-    ``limits`` are those of the Prefect server by stage; an exclusive stage's is 1 by definition.
+    ``limits`` maps stages to the limits of the Prefect server; an exclusive stage defaults to 1.
     """
     runs = records(_sql.open_runs(connection), OpenRun)
     lanes = [
@@ -152,12 +152,12 @@ def status(connection: Connection, limits: Mapping[str, int] | None = None) -> S
 def batches(
     connection: Connection, *, status: str | None = None, since: datetime | None = None, limit: int = 50
 ) -> list[BatchLine]:
-    """Return the newest batches first, of one status or of all."""
+    """Return batches of one status or of all, newest first, at most ``limit``."""
     return records(_sql.batches(connection, status=status, since=since, limit=limit), BatchLine)
 
 
 def batch(connection: Connection, batch_id: str) -> BatchDetail:
-    """Return one batch with its files and stage runs; raise BatchUnknown if there is none."""
+    """Return one batch with its files and stage runs; raise BatchUnknown if it is not in the ledger."""
     row = _sql.batch(connection, batch_id=batch_id)
     if row is None:
         raise BatchUnknown(f"no batch {batch_id!r} in the ledger; `tdp batches` lists them")

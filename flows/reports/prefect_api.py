@@ -1,4 +1,4 @@
-"""The global concurrency limits as the Prefect server counts them."""
+"""Requests to the Prefect server's API over plain HTTP, without Prefect's client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.settings import Settings
 
 
 class Slots(msgspec.Struct, frozen=True):
-    """One limit: how many slots it has and how many of them are taken; an inactive limit gates nothing."""
+    """One global concurrency limit: its slots, those in use, and whether the server enforces it."""
 
     name: str
     limit: int
@@ -22,16 +22,19 @@ class Slots(msgspec.Struct, frozen=True):
 
 
 def slots(settings: Settings, timeout: float = 2.0) -> dict[str, Slots]:
-    """Return the server's limits by name; raise ServiceFailed if it does not answer within ``timeout`` s.
+    """Return the global concurrency limits by name. ``timeout`` is in seconds.
 
-    Asked by plain HTTP: importing Prefect's client takes longer than everything else a command here does.
+    Plain HTTP, because importing Prefect's client takes longer than the rest of a command. Raises
+    ServiceFailed if the server does not answer in time.
     """
-    body = ask(settings, "POST", "/api/v2/concurrency_limits/filter", b'{"limit": 200}', timeout)
+    body = request(settings, "POST", "/api/v2/concurrency_limits/filter", b'{"limit": 200}', timeout)
     return {slot.name: slot for slot in msgspec.json.decode(body, type=list[Slots])}
 
 
-def ask(settings: Settings, method: str, path: str, body: bytes | None = None, timeout: float = 2.0) -> bytes:
-    """Return the body of the server's answer; raise ServiceFailed if there is none or it is an error."""
+def request(
+    settings: Settings, method: str, path: str, body: bytes | None = None, timeout: float = 2.0
+) -> bytes:
+    """Return the body of the server's response; raise ServiceFailed for none and for an error status."""
     host = server_url(settings).removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=timeout)
     headers = {"Content-Type": "application/json"}
@@ -39,14 +42,14 @@ def ask(settings: Settings, method: str, path: str, body: bytes | None = None, t
         headers["Authorization"] = settings.authorization
     try:
         connection.request(method, path, body, headers)
-        answer = connection.getresponse()
-        content = answer.read()
+        response = connection.getresponse()
+        content = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise ServiceFailed(f"the Prefect server at {host} does not answer: {error}") from error
     finally:
         connection.close()
-    if answer.status == HTTPStatus.UNAUTHORIZED:
-        raise ServiceFailed(f"the Prefect server at {host} asks who we are: set TDP_AUTH_STRING as it has it")
-    if answer.status >= 400:
-        raise ServiceFailed(f"the Prefect server at {host} answers {answer.status} to {method} {path}")
+    if response.status == HTTPStatus.UNAUTHORIZED:
+        raise ServiceFailed(f"the Prefect server at {host} requires authentication: set its TDP_AUTH_STRING")
+    if response.status >= 400:
+        raise ServiceFailed(f"the Prefect server at {host} responded {response.status} to {method} {path}")
     return content

@@ -1,4 +1,4 @@
-"""Stage runs as spans of time: when somebody worked, waited, or a lane stood idle beside a queue."""
+"""Stage runs as spans of time: when they waited and worked, and the idle gaps of a lane."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 
 from flows.reports import text
 
-#: From, to: seconds since the first run was queued.
+#: Begin and end, in seconds since the first run was queued.
 Span = tuple[float, float]
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A stage run as the ledger has it; ``ended_at`` is now while it goes on."""
+    """A stage run in the ledger; ``ended_at`` is the current time for a run that has not ended."""
 
     batch_id: str
     stage: str
@@ -29,7 +29,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A stage run with its two spans; ``work`` is empty for a run that never got through its gate."""
+    """A stage run with its two spans; ``work`` is empty for a run that never passed its gate."""
 
     row: Row
     wait: Span
@@ -37,17 +37,17 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def number(self) -> str:
-        """The batch's number."""
+        """The batch's number without leading zeros."""
         return self.row.batch_id.removeprefix("batch_").lstrip("0")
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended in any other way than completed."""
+        """Whether the run ended with an outcome other than COMPLETED."""
         return self.row.outcome not in (None, "COMPLETED")
 
     @property
-    def story(self) -> str:
-        """The run in a sentence."""
+    def description(self) -> str:
+        """The run in one line of text."""
         waited, worked = (text.seconds(end - begin) for begin, end in (self.wait, self.work))
         outcome = self.row.outcome or ("still at work" if self.row.started_at else "still waiting")
         attempt = f", attempt {self.row.attempt}" if self.row.attempt > 1 else ""
@@ -55,20 +55,20 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """A stage's runs as they began, its idle time beside a queue, and the lengths of that queue."""
+    """A stage's runs in the order they started, its idle gaps, and the lengths of its queue."""
 
     stage: str
     runs: list[Run]
-    idle: list[Span]
+    idle_gaps: list[Span]
     depths: list[tuple[float, int]]
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether only one run may work at a time."""
+        """Whether only one run may be at work at a time."""
         return self.runs[0].row.exclusive
 
     def within(self, window: Span) -> Iterator[Run]:
-        """Yield the runs that were at work in ``window``."""
+        """Return the runs that were at work in ``window``."""
         begin, end = window
         return (run for run in self.runs if run.work[1] > begin and run.work[0] < end)
 
@@ -77,11 +77,11 @@ def lanes(runs: Sequence[Run], stages: Sequence[str]) -> list[Lane]:
     """Return the lanes that have runs, in the order of ``stages``."""
     ordered = sorted(runs, key=lambda run: run.work)
     by_stage = {stage: [run for run in ordered if run.row.stage == stage] for stage in stages}
-    return [Lane(stage, own, idle(own), depths(own)) for stage, own in by_stage.items() if own]
+    return [Lane(stage, own, idle_gaps(own), depths(own)) for stage, own in by_stage.items() if own]
 
 
 def runs(rows: Sequence[Row]) -> list[Run]:
-    """Return ``rows``, oldest first, with their spans."""
+    """Return ``rows`` (oldest first) with their spans."""
 
     def seconds(moment: datetime) -> float:
         return (moment - rows[0].queued_at).total_seconds()
@@ -97,13 +97,13 @@ def runs(rows: Sequence[Row]) -> list[Run]:
 
 
 def clip(spans: Iterable[Span], window: Span) -> list[Span]:
-    """Return the parts of ``spans`` within ``window`` that are not empty."""
+    """Return the non-empty parts of ``spans`` within ``window``."""
     cut = ((max(begin, window[0]), min(end, window[1])) for begin, end in spans)
     return [(begin, end) for begin, end in cut if begin < end]
 
 
-def idle(lane: Sequence[Run]) -> list[Span]:
-    """Return when somebody waited for a lane in which nobody worked."""
+def idle_gaps(lane: Sequence[Run]) -> list[Span]:
+    """Return the spans in which runs waited for the lane and none was at work."""
     work, waits = _union(run.work for run in lane), _union(run.wait for run in lane)
     edges = [0.0, *(edge for span in work for edge in span), float("inf")]
     free = list(zip(edges[::2], edges[1::2], strict=True))
@@ -111,7 +111,7 @@ def idle(lane: Sequence[Run]) -> list[Span]:
 
 
 def depths(lane: Sequence[Run]) -> list[tuple[float, int]]:
-    """Return the moments at which a lane's queue changed, each with its length from then on."""
+    """Return the moments at which a lane's queue changed, each with the queue's length from then on."""
     changes = Counter[float]()
     for run in lane:
         changes[run.wait[0]] += 1
@@ -124,7 +124,7 @@ def depths(lane: Sequence[Run]) -> list[tuple[float, int]]:
 
 
 def _intersection(ones: Sequence[Span], others: Sequence[Span]) -> Iterator[Span]:
-    """Yield what both cover; each is sorted and does not overlap itself."""
+    """Yield the spans that both cover; each list is sorted and has no overlaps."""
     one = other = 0
     while one < len(ones) and other < len(others):
         yield from clip([ones[one]], others[other])

@@ -1,4 +1,4 @@
-"""What a whole run did, for its last artifact and for the end of a command."""
+"""The summary of a flow run, for its artifact and for the output of a command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flows.reports.timings import Timing, timings
 
 _sql = load("reports.sql")
 
-#: A run of thousands of bad files would drown its own summary; the ledger has them all.
-REFUSED_SHOWN = 200
+#: Most files not stored completely that a summary lists; the ledger has all of them.
+MAX_INCOMPLETE = 200
 
-#: What the cells of a Timing mean, in the order of :func:`timing_cells`.
+#: Column headings of the cells that :func:`timing_cells` returns.
 TIMING_HEADERS = (
     "Stage",
     "Runs",
@@ -27,13 +27,13 @@ TIMING_HEADERS = (
     "Duration, p95",
     "Files/s",
     "MB/s",
-    "Use of the slots",
-    "Idle beside a queue",
+    "Utilisation",
+    "Idle gaps",
 )
 
 
-class RefusedFile(msgspec.Struct, frozen=True):
-    """A source file that was quarantined, or stored in part, and why."""
+class IncompleteFile(msgspec.Struct, frozen=True):
+    """A source file that was quarantined or stored in part, with the reason."""
 
     batch_id: str
     name: str
@@ -43,14 +43,14 @@ class RefusedFile(msgspec.Struct, frozen=True):
 
 
 class FailedBatch(msgspec.Struct, frozen=True):
-    """A batch that could not be finished, and its last error."""
+    """A failed batch and its last error."""
 
     batch_id: str
     error_message: str | None
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Batches, their source files by outcome, and what was read from them."""
+    """Numbers of batches, of their source files by outcome, and of what was read from them."""
 
     batches: int
     files: int
@@ -64,14 +64,14 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """One run. ``elapsed_sec`` goes from the first stage queued to the last one ended."""
+    """One flow run. ``elapsed_sec`` is from its first stage run queued to its last one ended."""
 
     flow_run_id: str
     totals: Totals
     elapsed_sec: float
     stages: list[Timing]
     failed: list[FailedBatch]
-    refused: list[RefusedFile]
+    incomplete: list[IncompleteFile]
 
 
 def summary(
@@ -80,9 +80,9 @@ def summary(
     *,
     limits: Mapping[str, int] | None = None,
 ) -> Summary:
-    """Return what the run of that id did; a run the ledger does not know is one of no batches.
+    """Return the summary of a flow run; a run that is not in the ledger has no batches.
 
-    Other runs may have had the same batches before and after it; what they ran is not counted.
+    Stage runs of the same batches in other flow runs, before or after, are not counted.
     """
     ids = _sql.run_batch_ids(connection, flow_run_id=str(flow_run_id))
     stage_runs = _sql.run_stage_runs(connection, flow_run_id=str(flow_run_id))
@@ -92,25 +92,27 @@ def summary(
         elapsed_sec=_sql.elapsed(connection, ids=stage_runs),
         stages=timings(connection, stage_run_ids=stage_runs, limits=limits),
         failed=records(_sql.failed_batches(connection, batch_ids=ids), FailedBatch),
-        refused=records(_sql.refused_files(connection, batch_ids=ids, limit=REFUSED_SHOWN), RefusedFile),
+        incomplete=records(
+            _sql.incomplete_files(connection, batch_ids=ids, limit=MAX_INCOMPLETE), IncompleteFile
+        ),
     )
 
 
 def summary_markdown(summary: Summary) -> str:
-    """Return the summary as Markdown: the totals, the lanes, then failed batches and refused files."""
+    """Return the summary as Markdown: totals, stages, failed batches, files not stored completely."""
     parts = [_totals(summary), _stages(summary.stages)]
     if summary.failed:
         rows = [(batch.batch_id, text.short(batch.error_message)) for batch in summary.failed]
         parts += ["### Failed batches", text.markdown_table(["Batch", "Error"], rows)]
-    if summary.refused:
+    if summary.incomplete:
         lines = [
-            (f.name, f.status, f.stage or text.NOTHING, f.error or "", f.batch_id) for f in summary.refused
+            (f.name, f.status, f.stage or text.NOTHING, f.error or "", f.batch_id) for f in summary.incomplete
         ]
-        parts += ["### Files not stored whole"]
+        parts += ["### Files not stored completely"]
         parts += [text.markdown_table(["File", "Status", "Stage", "Reason", "Batch"], lines)]
-    refused = summary.totals.partial + summary.totals.quarantined
-    if refused > len(summary.refused):
-        parts += [f"and {refused - len(summary.refused)} more: `tdp show BATCH` lists the files of a batch."]
+    incomplete = summary.totals.partial + summary.totals.quarantined
+    if (more := incomplete - len(summary.incomplete)) > 0:
+        parts += [f"and {more} more: `tdp show BATCH` lists the files of a batch."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,7 +132,7 @@ def _totals(summary: Summary) -> str:
         ("Elapsed", text.seconds(summary.elapsed_sec), f"{totals.files / elapsed:.1f} files per second"),
     ]
     if not summary.elapsed_sec:
-        return "Nothing was run."
+        return "No stage run."
     return text.markdown_table(["", "Total", ""], rows)
 
 
@@ -139,7 +141,7 @@ def _stages(stages: list[Timing]) -> str:
 
 
 def timing_cells(timing: Timing) -> tuple[str, ...]:
-    """Return the cells of one row under TIMING_HEADERS."""
+    """Return the cells of one table row under TIMING_HEADERS."""
     return (
         timing.stage,
         str(timing.runs),

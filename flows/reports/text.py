@@ -1,17 +1,17 @@
-"""Figures as people read them, and tables in Markdown."""
+"""Formatting of figures for people, and tables in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-#: What stands where there is nothing to say.
+#: Placeholder for a missing value.
 NOTHING = "–"
 _UNITS = frozenset({"s", "min", "h", "B", "kB", "MB", "GB", "TB"})
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def seconds(value: float | None) -> str:
-    """Return a span: ``0.42 s``, ``38.1 s``, ``12 min 04 s``, ``3 h 20 min``."""
+    """Return a duration: ``0.42 s``, ``38.1 s``, ``12 min 04 s``, ``3 h 20 min``."""
     if value is None:
         return NOTHING
     if value < 59.95:
@@ -32,24 +32,24 @@ def size(value: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """Return a figure with its thousands set apart."""
+    """Return a number with thousands separators."""
     return NOTHING if value is None else f"{value:,.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """Return a share of 1 in percent."""
+    """Return a fraction of 1 as a percentage."""
     return NOTHING if value is None else f"{value:.0%}"
 
 
 def short(value: str | None, length: int = 160) -> str:
-    """Return text on one line, cut in its middle so that its beginning and its end can both be read."""
+    """Return text as one line of about ``length`` characters; longer text is cut in the middle."""
     line = " ".join((value or NOTHING).split())
     half = length // 2
     return line if len(line) <= length else f"{line[:half]} … {line[-half:]}"
 
 
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; columns that hold figures only are right-aligned, and figures never broken."""
+    """Return a Markdown table; columns of figures are right-aligned, and figures have no line breaks."""
     body = [[_escape(cell) for cell in row] for row in rows]
     rules = [
         "---:" if column and all(_is_figure(cell) for cell in column) else "---"
@@ -65,5 +65,5 @@ def _is_figure(cell: str) -> bool:
 
 
 def _escape(cell: str) -> str:
-    """File names and error texts come from outside: none may end a cell or open a tag."""
+    """Escape file names and error texts from outside: they must not end a cell or open a tag."""
     return short(cell, 400).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

@@ -1,7 +1,7 @@
-"""The lanes of a run as a picture: who worked when, who waited, where a lane stood idle beside a queue.
+"""The timeline of the lanes as an SVG image: when stage runs waited and worked, and the idle gaps.
 
-An SVG that carries its own background and colours for light and dark, so that it reads the same in a browser,
-in the Prefect UI and in a document. Hovering over a bar in a browser tells its batch, wait and duration.
+The image has its own background and colours for light and dark mode, so it looks the same in a browser, in
+the Prefect UI and in a document. In a browser, the tooltip of a bar shows its batch, wait and duration.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ _sql = load("reports.sql")
 
 _WIDTH, _LEFT, _RIGHT = 1200, 176, 24
 _SLOT, _SHARED_SLOT, _QUEUE, _ROW = 24, 12, 18, 17
-#: With more batches than rows that can be read, the lanes are cut into windows of so many runs instead.
-_MOST_ROWS, _RUNS_PER_WINDOW, _MOST_WINDOWS = 60, 45, 20
+#: With more than _MAX_ROWS batches, the lanes in windows of time replace the rows per batch, each window with
+#: about _RUNS_PER_WINDOW runs.
+_MAX_ROWS, _RUNS_PER_WINDOW, _MAX_WINDOWS = 60, 45, 20
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200)
 _DAY = 86400
-#: What is narrower than this cannot be seen.
-_HAIR = 1.0
+#: The smallest width that can be seen, in pixels.
+_MIN_WIDTH = 1.0
 _STYLE = """
 text { font: 11px system-ui, sans-serif; fill: #52525b } .strong { font-weight: 600; fill: #18181b }
 .title { font-size: 15px } .end { text-anchor: end } .middle, .number { text-anchor: middle }
@@ -48,27 +49,27 @@ def timeline_svg(
     flow_run_id: object | None = None,
     since: datetime | None = None,
 ) -> str:
-    """Return the picture of what a run has run, or of all that was queued since a time."""
+    """Return the timeline of a flow run, or of all stage runs queued since a time."""
     ids = _sql.run_stage_runs(connection, flow_run_id=str(flow_run_id)) if flow_run_id else None
     rows = records(_sql.stage_runs(connection, ids=ids, batch_ids=None, since=since), spans.Row)
     return draw(rows, [row["stage"] for row in _sql.lanes(connection)])
 
 
 def draw(rows: Sequence[spans.Row], stages: Sequence[str]) -> str:
-    """Return the picture of ``rows``, oldest first, with the lanes in the order of ``stages``."""
+    """Return the timeline of ``rows`` (oldest first), with the lanes in the order of ``stages``."""
     picture = _Picture()
     if not rows:
-        return picture.finish("Nothing was run.")
+        return picture.finish("No stage run")
     runs = spans.runs(rows)
     end = max(0.1, *(run.work[1] for run in runs))
     lanes = spans.lanes(runs, stages)
     batches = len({row.batch_id for row in rows})
     picture.legend(lane.stage for lane in lanes)
     picture.lanes(lanes, (0.0, end))
-    if batches <= _MOST_ROWS:
+    if batches <= _MAX_ROWS:
         picture.batches(runs)
     else:
-        windows = min(_MOST_WINDOWS, math.ceil(max(len(lane.runs) for lane in lanes) / _RUNS_PER_WINDOW))
+        windows = min(_MAX_WINDOWS, math.ceil(max(len(lane.runs) for lane in lanes) / _RUNS_PER_WINDOW))
         for number in range(windows):
             picture.lanes(lanes, (number * end / windows, (number + 1) * end / windows))
     first, last = rows[0].queued_at.astimezone(UTC), max(row.ended_at for row in rows).astimezone(UTC)
@@ -80,7 +81,7 @@ def draw(rows: Sequence[spans.Row], stages: Sequence[str]) -> str:
 
 
 class _Picture:
-    """An SVG that grows downwards; ``y`` is where the next part begins, ``x(seconds)`` where a moment is."""
+    """An SVG image that grows downwards from ``_y``; ``_x(seconds)`` is the position of a moment."""
 
     def __init__(self) -> None:
         self._svg = ET.Element("svg", xmlns="http://www.w3.org/2000/svg", width=str(_WIDTH))
@@ -93,9 +94,12 @@ class _Picture:
         self._y = 40.0
 
     def legend(self, stages: Iterable[str]) -> None:
-        """Say what each colour means."""
+        """Draw the legend of the colours."""
         entries = [(stage, stage) for stage in stages]
-        entries += [("failed", "failed, timed out or lost"), ("idle", "idle beside a queue")]
+        entries += [
+            ("failed", "failed, timed out or lost"),
+            ("idle", "idle gap: free although a batch waits"),
+        ]
         x = float(_LEFT)
         for kind, label in entries:
             self._rect(kind, x, self._y, 12, 12)
@@ -105,7 +109,7 @@ class _Picture:
         self._y += 32
 
     def lanes(self, lanes: Sequence[Lane], window: Span) -> None:
-        """Draw every lane from one moment to another."""
+        """Draw all lanes within ``window``."""
         self._window = window
         peak = max(depth for lane in lanes for _, depth in lane.depths)
         with self._grid():
@@ -113,12 +117,12 @@ class _Picture:
                 self._lane(lane, peak)
 
     def batches(self, runs: Sequence[Run]) -> None:
-        """Draw a row per batch, pale while it waits."""
+        """Draw one row per batch, pale while it waits."""
         first = {run.row.batch_id: run for run in reversed(runs)}
         rows = {batch: index for index, batch in enumerate(dict.fromkeys(run.row.batch_id for run in runs))}
         with self._grid():
             self._text("batches", 16, self._y + 12, "strong")
-            self._text("as they were queued", 16, self._y + 26)
+            self._text("in order of queueing", 16, self._y + 26)
             for run in runs:
                 y = self._y + rows[run.row.batch_id] * _ROW
                 if run is first[run.row.batch_id]:
@@ -128,7 +132,7 @@ class _Picture:
             self._y += len(rows) * _ROW
 
     def finish(self, title: str, subtitle: str = "") -> str:
-        """Return the document."""
+        """Return the complete SVG document."""
         self._text(title, 16, 24, "strong title")
         self._text(subtitle, _WIDTH - _RIGHT, 24, "end")
         height = f"{self._y + 16:.0f}"
@@ -139,7 +143,7 @@ class _Picture:
 
     @contextmanager
     def _grid(self) -> Iterator[None]:
-        """Write the time since the beginning above what is drawn in the block, and a grid behind it."""
+        """Draw a time axis above the contents of the block, and a grid behind them."""
         begin, end = self._window
         step = next(
             (tick for tick in _TICKS if (end - begin) / tick <= 12),
@@ -155,23 +159,23 @@ class _Picture:
         self._y += 24
 
     def _lane(self, lane: Lane, peak: int) -> None:
-        """Draw a row per slot, the gaps in which it stood idle beside a queue, and the queue's length."""
+        """Draw one row per slot, the idle gaps, and the length of the queue."""
         height = _SLOT if lane.is_exclusive else _SHARED_SLOT
         slots = 1 + max(run.row.slot for run in lane.runs)
-        idle = spans.clip(lane.idle, self._window) if lane.is_exclusive else []
+        idle = spans.clip(lane.idle_gaps, self._window) if lane.is_exclusive else []
         self._text(lane.stage, 16, self._y + 14, "strong")
         self._text(self._use(lane, idle), 16, self._y + 28)
         self._rect("lane", _LEFT, self._y, _WIDTH - _LEFT - _RIGHT, slots * height)
         drawn: dict[tuple[int, str], float] = {}
         for run in lane.within(self._window):
             place, right = (run.row.slot, _kind(run)), self._x(run.work[1])
-            if right - drawn.get(place, 0.0) < _HAIR:
-                continue  # of runs too short to be told apart one is drawn
+            if right - drawn.get(place, 0.0) < _MIN_WIDTH:
+                continue  # of several runs within this width only one is drawn
             drawn[place] = right
             self._bar(_kind(run), run, run.work, self._y + run.row.slot * height + 1, height - 2, gap=0.5)
             self._number(run, self._y + run.row.slot * height + height / 2)
         for begin, end in idle:
-            if self._x(end) - self._x(begin) > _HAIR:
+            if self._x(end) - self._x(begin) > _MIN_WIDTH:
                 self._rect("idle", self._x(begin), self._y + 1, self._x(end) - self._x(begin), height - 2)
         self._y += slots * height + 2
         self._queue(lane.stage, lane.depths, peak)
@@ -185,9 +189,9 @@ class _Picture:
 
     def _bar(self, kind: str, run: Run, span: Span, y: float, height: float, gap: float = 0.0) -> None:
         for begin, end in spans.clip([span], self._window):
-            width = self._x(end) - self._x(begin) - gap  # so that neighbours stay two bars
+            width = self._x(end) - self._x(begin) - gap  # keeps adjacent bars distinct
             bar = self._rect(kind, self._x(begin), y, max(width, 0.4), height)
-            ET.SubElement(bar, "title").text = run.story
+            ET.SubElement(bar, "title").text = run.description
 
     def _number(self, run: Run, y: float) -> None:
         for begin, end in spans.clip([run.work], self._window):
@@ -222,15 +226,15 @@ class _Picture:
 
 
 def _tops(steps: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
-    """Return a queue's lengths over x; of changes too close to be told apart the highest and the last."""
+    """Return a queue's lengths over x; of changes within _MIN_WIDTH, only the highest and the last."""
     tops: list[tuple[float, int]] = []
     last = 0
     for x, depth in steps:
-        if tops and x - tops[-1][0] < _HAIR:
+        if tops and x - tops[-1][0] < _MIN_WIDTH:
             tops[-1] = (tops[-1][0], max(depth, tops[-1][1]))
         else:
             if tops and last != tops[-1][1]:
-                tops.append((tops[-1][0] + _HAIR, last))
+                tops.append((tops[-1][0] + _MIN_WIDTH, last))
             tops.append((x, depth))
         last = depth
     return tops

@@ -1,4 +1,4 @@
-"""How long stages wait and work, and how well their lanes are used."""
+"""Timings of stages: waits, durations, throughput and utilisation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ By = Literal["batch", "day", "stage"]
 class Timing(msgspec.Struct, frozen=True):
     """One stage within one group of stage runs.
 
-    ``group`` is the batch, the day (UTC) or ``all``. Waits are of runs that got through their gate,
-    durations of runs that completed, in seconds. Throughput is files and megabytes (10^6 bytes of input)
-    per second in which the lane was at work. ``utilisation`` is the share of slots in use from the group's
-    first queueing to its last end; null when the lane's limit is not known. ``idle_sec`` is the time an
-    exclusive lane stood free while a batch waited for it.
+    ``group`` is the batch, the day (UTC) or ``all``. Waits are those of runs that passed their gate,
+    durations those of completed runs, in seconds. Throughput is files and megabytes (10^6 bytes of input)
+    per second in which the lane was at work. ``utilisation`` is the fraction of slots in use between the
+    group's first queueing and last end; null if the lane's limit is not known. ``idle_sec`` is the total of
+    an exclusive lane's idle gaps: time in which it was free although a batch was waiting for it.
     """
 
     group: str
@@ -49,9 +49,9 @@ def timings(
     since: datetime | None = None,
     limits: Mapping[str, int] | None = None,
 ) -> list[Timing]:
-    """Return the timings of all stage runs, or of some, or of those queued since a time.
+    """Return the timings of all stage runs, of those with these ids, or of those queued since a time.
 
-    ``limits`` are those of the Prefect server by stage; an exclusive stage's is 1 by definition.
+    ``limits`` maps stages to the limits of the Prefect server; that of an exclusive stage is always 1.
     """
     lanes = _sql.timings(
         connection, by=by, ids=stage_run_ids, since=since, limits=msgspec.json.encode(limits or {}).decode()
@@ -60,7 +60,7 @@ def timings(
 
 
 def timings_markdown(connection: Connection, batch_ids: Sequence[str]) -> str:
-    """Return a table of every stage run of these batches, in the order they were queued."""
+    """Return a Markdown table of all stage runs of these batches, in the order they were queued."""
     return text.markdown_table(
         ["Batch", "Stage", "Attempt", "Wait", "Duration", "Files", "Input", "Outcome"],
         (

@@ -1,4 +1,4 @@
-"""`tdp apply` against a real server: what it makes, what it mends, what it leaves to the operators."""
+"""`tdp apply` on a real server: what it creates, what it repairs, what it leaves to operators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILE = Path(definitions.__file__).parents[1] / "prefect.yaml"
 
 @pytest.fixture
 def prefect_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of prefect.yaml, in the working directory."""
+    """A copy of prefect.yaml in the working directory."""
     copy = tmp_path / "prefect.yaml"
     copy.write_text(FILE.read_text())
     monkeypatch.chdir(tmp_path)
@@ -33,7 +33,7 @@ def prefect_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def limits(installation: Settings) -> Iterator[None]:
-    """The limits are put back for the other tests of this server."""
+    """Restore the limits afterwards, because other tests share the server."""
     yield
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name("store", 5)
@@ -60,11 +60,11 @@ async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused
     assert mine == {"extract": 1, "convert": 1, "store": 5}
 
 
-async def test_a_run_that_begins_or_ends_meanwhile_is_no_change(installation: Settings) -> None:
+async def test_a_run_that_starts_or_ends_during_apply_is_no_change(installation: Settings) -> None:
     await apply(installation)
     async with get_client() as client:
         idle = await client.read_deployment_by_name("process-inbox/scheduled")
-        slot = f"deployment:{idle.id}"  # taken as by a run
+        slot = f"deployment:{idle.id}"  # acquired as by a run
         await client.update_global_concurrency_limit(slot, GlobalConcurrencyLimitUpdate(active_slots=1))
         at_work = await client.read_deployment(idle.id)
         await client.update_global_concurrency_limit(slot, GlobalConcurrencyLimitUpdate(active_slots=0))
@@ -73,7 +73,7 @@ async def test_a_run_that_begins_or_ends_meanwhile_is_no_change(installation: Se
 
 
 @pytest.mark.usefixtures("limits")
-async def test_exclusive_limits_are_put_back_and_the_store_limit_is_the_operators(
+async def test_exclusive_limits_are_reset_and_the_store_limit_is_kept(
     installation: Settings,
 ) -> None:
     async with get_client() as client:
@@ -94,13 +94,13 @@ async def test_exclusive_limits_are_put_back_and_the_store_limit_is_the_operator
 
 
 @pytest.mark.usefixtures("limits")
-async def test_a_limit_that_was_deleted_comes_back(installation: Settings) -> None:
+async def test_a_deleted_limit_is_created_again(installation: Settings) -> None:
     async with get_client() as client:
         await client.delete_global_concurrency_limit_by_name("convert")
     assert await apply_basics(installation) == ["limit convert: created with 1"]
 
 
-async def test_documents_that_operators_edited_stay(installation: Settings) -> None:
+async def test_documents_edited_by_operators_are_kept(installation: Settings) -> None:
     command = ["/opt/extract", "{input}", "{output}"]
     try:
         await PipelineConfig(batch_size=3).asave(PIPELINE, overwrite=True)
@@ -113,7 +113,7 @@ async def test_documents_that_operators_edited_stay(installation: Settings) -> N
         await StageCommand().asave("extract", overwrite=True)
 
 
-async def test_a_document_of_an_earlier_release_hides_its_secrets_from_then_on(
+async def test_secrets_in_a_document_of_an_earlier_release_become_hidden(
     installation: Settings,
 ) -> None:
     await apply_basics(installation)
@@ -137,7 +137,9 @@ async def test_a_document_of_an_earlier_release_hides_its_secrets_from_then_on(
     assert await apply_basics(installation) == []
 
 
-async def test_what_left_the_file_leaves_the_server(installation: Settings, prefect_yaml: Path) -> None:
+async def test_what_is_removed_from_the_file_is_removed_from_the_server(
+    installation: Settings, prefect_yaml: Path
+) -> None:
     await apply(installation)
     content = yaml.safe_load(prefect_yaml.read_text())
     by_entrypoint = {entry["entrypoint"]: entry for entry in content["deployments"]}

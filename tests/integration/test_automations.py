@@ -1,4 +1,4 @@
-"""The automations of a real server: made, mended, taken away, and fired by what the monitor tells."""
+"""Automations on a real server: created, repaired, removed, and triggered by events of the monitor."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from flows.monitor.health import Monitor
 from flows.monitor.server import Watch
 from flows.settings import Settings
 
-#: Of these Prefect cannot hear while they last.
-UNHEARD = {"postgres_down", "prefect_server_down"}
+#: While these conditions hold, the Prefect server cannot receive events.
+NOT_REPORTED = {"postgres_down", "prefect_server_down"}
 
 
 @pytest.fixture
 async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
-    """A client of a server that has no automations before and after."""
+    """A client of a server without automations, before and after the test."""
     async with get_client() as client:
         await _remove_all(client)
         yield client
@@ -41,22 +41,22 @@ async def _remove_all(client: PrefectClient) -> None:
 
 
 class Listener(HTTPServer):
-    """Somebody who is to be told: puts what is posted into a queue."""
+    """A receiver of notifications: puts what is posted to it into a queue."""
 
     def __init__(self) -> None:
-        self.heard: queue.Queue[dict[str, str]] = queue.Queue()
-        super().__init__(("127.0.0.1", 0), _Hear)
+        self.received: queue.Queue[dict[str, str]] = queue.Queue()
+        super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class _Hear(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     server: Listener
 
     def do_POST(self) -> None:
-        self.server.heard.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.server.received.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
         self.end_headers()
 
@@ -93,7 +93,9 @@ async def by_name(client: PrefectClient) -> dict[str, Automation]:
     return {automation.name: automation for automation in await client.read_automations()}
 
 
-async def test_one_for_each_condition_and_a_second_apply_changes_nothing(client: PrefectClient) -> None:
+async def test_each_condition_has_an_automation_and_a_second_apply_changes_nothing(
+    client: PrefectClient,
+) -> None:
     assert sorted(await apply(client)) == sorted(f"automation {PREFIX}{name}: created" for name in CONDITIONS)
     made = await by_name(client)
     assert made.keys() == {PREFIX + name for name in CONDITIONS}
@@ -101,32 +103,32 @@ async def test_one_for_each_condition_and_a_second_apply_changes_nothing(client:
     assert await apply(client) == []
 
 
-async def test_the_monitor_raises_what_automations_wait_for(installation: Settings) -> None:
+async def test_automations_exist_for_all_conditions_of_the_monitor(installation: Settings) -> None:
     health = Monitor(installation).health()
-    # What is wrong with stages are conditions with names of their own.
+    # Problems of stages are conditions with their own names.
     down = {f"{name}_down" for name in health.components if name != "stages"}
-    assert health.conditions.keys() | down - UNHEARD == CONDITIONS.keys()
+    assert health.conditions.keys() | down - NOT_REPORTED == CONDITIONS.keys()
 
 
-async def test_what_is_ours_is_mended_and_what_is_the_operators_stays(client: PrefectClient) -> None:
+async def test_own_automations_are_repaired_and_those_of_operators_kept(client: PrefectClient) -> None:
     await apply(client)
     made = await by_name(client)
     slow, busy = made[f"{PREFIX}extract_slow"], made[f"{PREFIX}cpu_high"]
     await client.pause_automation(slow.id)
     await client.delete_automation(busy.id)
     trigger = EventTrigger(posture="Reactive", expect={"x"}, match={"prefect.resource.id": "x"})
-    for name in (f"{PREFIX}of_an_older_release", "somebody's"):
+    for name in (f"{PREFIX}of_an_older_release", "an operator's"):
         await client.create_automation(AutomationCore(name=name, trigger=trigger, actions=[DoNothing()]))
     assert await apply(client) == [
         f"automation {PREFIX}of_an_older_release: removed",
         f"automation {PREFIX}cpu_high: created",
     ]
     now = await by_name(client)
-    assert "somebody's" in now
+    assert "an operator's" in now
     assert (now[slow.name].id, now[slow.name].enabled) == (slow.id, False)
 
 
-async def test_a_raised_condition_reaches_whom_the_notification_block_names(
+async def test_a_raised_condition_is_sent_through_the_notification_block(
     installation: Settings, client: PrefectClient, notify: UUID, listener: Listener
 ) -> None:
     name = f"{PREFIX}worker_down"
@@ -136,12 +138,12 @@ async def test_a_raised_condition_reaches_whom_the_notification_block_names(
     assert action.block_document_id == notify
     assert await apply(client) == []
 
-    Watch(Monitor(installation)).look()  # this server has no worker
-    told = {}
-    while "worker_down" not in told:
-        message = listener.heard.get(timeout=30)
-        told[message["subject"]] = message["body"]
-    assert told["worker_down"] == "0 online"
+    Watch(Monitor(installation)).check()  # this server has no worker
+    messages = {}
+    while "worker_down" not in messages:
+        message = listener.received.get(timeout=30)
+        messages[message["subject"]] = message["body"]
+    assert messages["worker_down"] == "0 online"
 
 
 async def test_automations_follow_the_notification_block(client: PrefectClient, notify: UUID) -> None:

@@ -1,4 +1,4 @@
-"""Backfills: the same rows again, whatever is left on disk, without standing in anybody's way."""
+"""Backfills: they restore the same rows, whatever is left on disk, and yield to other runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def drop(settings: Settings, *names: str) -> None:
     for name in names:
         file = settings.inbox / name
         file.write_text(name)
-        os.utime(file, (1, 1))  # long settled
+        os.utime(file, (1, 1))  # older than settle_seconds
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ async def loaded(installation: Settings, programs: Path) -> list[str]:
         ("store", ["store"]),
     ],
 )
-async def test_a_batch_runs_again_from_the_stage_named(
+async def test_backfill_runs_a_batch_again_from_the_given_stage(
     installation: Settings, loaded: list[str], from_stage: Any, again: list[str]
 ) -> None:
     result = await backfill(batch_ids=loaded[:1], from_stage=from_stage)
@@ -97,7 +97,7 @@ async def test_a_batch_runs_again_from_the_stage_named(
 @pytest.mark.parametrize(
     ("from_stage", "work_is_gone"), [("extract", False), ("convert", False), ("store", True)]
 )
-async def test_rows_are_those_of_the_first_load(
+async def test_backfill_restores_the_rows_of_the_first_load(
     installation: Settings, from_stage: Any, work_is_gone: bool
 ) -> None:
     write_samples(installation.inbox, files=6, messages=30, seed=3, broken=3)
@@ -117,7 +117,7 @@ async def test_rows_are_those_of_the_first_load(
     assert after == before
 
 
-async def test_purged_outputs_are_made_again_from_the_sources(
+async def test_missing_outputs_are_made_again_from_the_sources(
     installation: Settings, loaded: list[str]
 ) -> None:
     shutil.rmtree(installation.work / loaded[0])
@@ -125,7 +125,7 @@ async def test_purged_outputs_are_made_again_from_the_sources(
     assert runs_of(installation, loaded[0]) == 2 * ["extract", "convert", "store"]
 
 
-async def test_a_batch_whose_sources_are_past_retention_is_refused_and_stays(
+async def test_a_batch_with_purged_sources_is_refused_and_unchanged(
     installation: Settings, loaded: list[str]
 ) -> None:
     purge = "UPDATE source_files SET purged_at = now() WHERE name = 'a-2.zip' RETURNING stored_path"
@@ -135,17 +135,17 @@ async def test_a_batch_whose_sources_are_past_retention_is_refused_and_stays(
 
     assert state.is_failed()
     assert "1 of 3 batches failed" in str(state.message)
-    assert f"{loaded[0]} stays as it is: a-2.zip is past the time sources are kept" in str(state.message)
+    assert f"{loaded[0]} is unchanged: a-2.zip is past retention" in str(state.message)
     assert runs_of(installation, loaded[0]) == ["extract", "convert", "store"]
     assert runs_of(installation, loaded[2]) == 2 * ["extract", "convert", "store"]
     assert set(column(installation, "SELECT status FROM batch_processing")) == {"COMPLETED"}
-    # What the operators drop again is kept again.
+    # A purged file that arrives again is stored again.
     drop(installation, "a-2.zip")
     assert (await process_inbox())["batches"] == 0
     assert (await backfill(batch_ids=loaded[:1]))["completed"] == 1
 
 
-async def test_what_extract_left_serves_when_the_sources_are_gone(
+async def test_output_of_extract_is_reused_when_the_sources_are_purged(
     installation: Settings, loaded: list[str]
 ) -> None:
     shutil.rmtree(installation.sources)
@@ -189,20 +189,20 @@ SELECT 'batch_00000' || n, n, 1, CASE n WHEN 3 THEN 'no space left on disk' END 
         ({"processed_from": date(2026, 4, 2), "processed_to": date(2026, 4, 2)}, [2]),
     ],
 )
-async def test_what_the_filters_choose(database_url: str, filters: dict[str, Any], chosen: list[int]) -> None:
+async def test_filters_select_batches(database_url: str, filters: dict[str, Any], chosen: list[int]) -> None:
     async with await connect(database_url, "test") as session:
         await session.execute(LEDGER)
         found = await select_batches(session, Filters(**filters))
     assert found == [f"batch_{number:06d}" for number in chosen]
 
 
-async def test_no_filter_is_not_everything(database_url: str) -> None:
+async def test_a_backfill_without_filters_is_an_error(database_url: str) -> None:
     async with await connect(database_url, "test") as session:
         with pytest.raises(NothingChosen):
             await select_batches(session, Filters())
 
 
-async def test_fresh_batches_wait_for_one_run_of_a_backfill_at_most(
+async def test_new_batches_wait_for_at_most_one_stage_run_of_a_backfill(
     installation: Settings, programs: Path
 ) -> None:
     drop(installation, *(f"old-{number}.zip" for number in range(18)))
@@ -217,8 +217,8 @@ async def test_fresh_batches_wait_for_one_run_of_a_backfill_at_most(
     still_to_come = rows(installation, "SELECT 1 FROM batch_processing WHERE status <> 'COMPLETED'")
     await running
 
-    assert len(still_to_come) > 3, "the backfill should have been in the middle"
-    # A run is on its way into the queue for a moment after it was queued by the ledger.
+    assert len(still_to_come) > 3, "the backfill should still have been running"
+    # A stage run enters the queue shortly after the ledger has recorded it as queued.
     in_front = rows(
         installation,
         """
@@ -234,7 +234,7 @@ async def test_fresh_batches_wait_for_one_run_of_a_backfill_at_most(
     assert set(column(installation, "SELECT status FROM batch_processing")) == {"COMPLETED"}
 
 
-async def test_an_interrupted_backfill_goes_on_where_it_was(
+async def test_an_interrupted_backfill_is_resumed_where_it_stopped(
     installation: Settings, programs: Path, loaded: list[str], tmp_path: Path
 ) -> None:
     (programs / "seconds").write_text("0.5")
@@ -253,21 +253,23 @@ async def test_an_interrupted_backfill_goes_on_where_it_was(
 
     assert result == {"batches": 2, "completed": 2, "busy": 0}
     assert runs_of(installation, loaded[0]) == 2 * ["extract", "convert", "store"]
-    # Its extract was done; whether the convert killed with the run was, is a matter of milliseconds.
+    # Its extract was completed; whether convert was completed before the kill is a matter of milliseconds.
     assert runs_of(installation, loaded[1])[:5] == ["extract", "convert", "store", "extract", "convert"]
     assert runs_of(installation, loaded[1]).count("extract") == 2
     assert runs_of(installation, loaded[2]) == 2 * ["extract", "convert", "store"]
     assert set(column(installation, "SELECT status FROM batch_processing")) == {"COMPLETED"}
 
 
-async def test_a_batch_in_other_hands_is_left_to_them(installation: Settings, loaded: list[str]) -> None:
+async def test_backfill_leaves_out_a_batch_that_another_run_owns(
+    installation: Settings, loaded: list[str]
+) -> None:
     async with own_batch(loaded[0], installation.database):
         result = await backfill(status="COMPLETED")
     assert result == {"batches": 3, "completed": 2, "busy": 1}
     assert runs_of(installation, loaded[0]) == ["extract", "convert", "store"]
 
 
-async def test_a_batch_that_fails_again_is_done_by_a_retry_from_where_it_failed(
+async def test_resume_runs_failed_batches_from_the_failed_stage(
     installation: Settings, programs: Path, loaded: list[str]
 ) -> None:
     (programs / "broken").touch()
@@ -278,9 +280,7 @@ async def test_a_batch_that_fails_again_is_done_by_a_retry_from_where_it_failed(
     assert runs_of(installation, loaded[0])[3:] == ["extract", "convert", "convert", "store"]
 
 
-def test_a_dry_run_of_the_command_shows_stages_refusals_and_a_guess(
-    installation: Settings, loaded: list[str]
-) -> None:
+def test_a_dry_run_shows_stages_refusals_and_the_estimate(installation: Settings, loaded: list[str]) -> None:
     shutil.rmtree(installation.work / loaded[1])
     rows(installation, "UPDATE source_files SET purged_at = now() WHERE name LIKE 'b%%'")
     command = [
@@ -298,9 +298,7 @@ def test_a_dry_run_of_the_command_shows_stages_refusals_and_a_guess(
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert [batch["stages"] for batch in plan["batches"]] == [["store"], [], ["store"]]
-    assert plan["batches"][1]["refused"].startswith(
-        "b-1.zip, b-2.zip are past the time sources are kept; drop"
-    )
+    assert plan["batches"][1]["refused"].startswith("b-1.zip, b-2.zip are past retention; copy the files")
     assert {lane["stage"]: lane["runs"] for lane in plan["lanes"]} == {"extract": 0, "convert": 0, "store": 2}
     assert plan["seconds"] > 0
     assert runs_of(installation, loaded[0]) == ["extract", "convert", "store"]

@@ -1,4 +1,4 @@
-"""What README and runbook tell an operator to type exists, and every alarm has its entry."""
+"""Commands in README and runbook exist, and every alarm has its entry in the runbook."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda docume
 
 
 def code(document: Path) -> list[str]:
-    """What is typed: the lines of shell blocks, without their comments, and what stands in backticks."""
+    """Return the lines of shell blocks without comments, and all text in backticks."""
     text = document.read_text()
     blocks = re.findall(r"^```sh$(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     lines = [line.partition("  #")[0] for block in blocks for line in block.splitlines()]
@@ -60,7 +60,7 @@ def test_statements_run(document: Path, database_url: str) -> None:
 
 
 @each_document
-def test_links_lead_somewhere(document: Path) -> None:
+def test_links_have_targets(document: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         path, _, anchor = link.partition("#")
         target = (document.parent / path).resolve() if path else document
@@ -74,7 +74,7 @@ def test_every_condition_has_its_entry() -> None:
 
 
 def test_every_component_has_its_row(tmp_path: Path) -> None:
-    # Nothing runs here; the components are told of all the same.
+    # No service runs here; the components are reported all the same.
     components = Monitor(Settings(home=tmp_path, server_port=1)).health().components
     rows = set(re.findall(r"^\| `(\w+)` \|.*\| \[", RUNBOOK.read_text(), re.MULTILINE))
     assert rows == components.keys()

@@ -1,4 +1,4 @@
-"""The whole path: inbox, batches, gates, stage processes, rows; on a real Prefect server and PostgreSQL."""
+"""The whole path from the inbox to rows, on a real Prefect server and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def configure(settle_seconds: float = 0, **values: Any) -> None:
 
 
 async def command(stage: str, code: str) -> None:
-    """Let ``stage`` run Python code that finds input and output in sys.argv."""
+    """Let ``stage`` run Python code with input and output directories in sys.argv."""
     argv = [sys.executable, "-c", code.replace("{", "{{").replace("}", "}}"), "{input}", "{output}"]
     await StageCommand(command=argv).save(stage, overwrite=True)
 
@@ -89,7 +89,9 @@ async def copying_stages(installation: Settings) -> None:
 
 
 @pytest.mark.usefixtures("copying_stages")
-async def test_failed_batches_are_named_and_stop_nobody_else(installation: Settings, tmp_path: Path) -> None:
+async def test_failed_batches_are_named_and_do_not_stop_others(
+    installation: Settings, tmp_path: Path
+) -> None:
     mark = tmp_path / "mark"
     mark.touch()
     await configure(task_retries=0)
@@ -113,13 +115,13 @@ async def test_failed_batches_are_named_and_stop_nobody_else(installation: Setti
     assert [(row["stage"], row["outcome"]) for row in runs] == [
         ("extract", "COMPLETED"),
         ("convert", "FAILED"),
-        ("convert", "COMPLETED"),  # resumed here: extract was done
+        ("convert", "COMPLETED"),  # resumed here: extract was completed
         ("store", "COMPLETED"),
     ]
 
 
 @pytest.mark.usefixtures("copying_stages")
-async def test_errors_that_can_go_away_are_tried_again(installation: Settings, tmp_path: Path) -> None:
+async def test_transient_errors_are_retried(installation: Settings, tmp_path: Path) -> None:
     await configure(task_retries=2)
     tries = tmp_path / "tries"
     fail_once = (
@@ -136,7 +138,7 @@ async def test_errors_that_can_go_away_are_tried_again(installation: Settings, t
 
 
 @pytest.mark.usefixtures("copying_stages")
-async def test_a_command_that_cannot_work_is_not_tried_again(installation: Settings) -> None:
+async def test_a_command_that_cannot_be_run_is_not_retried(installation: Settings) -> None:
     await configure(task_retries=3)
     await StageCommand(command=["/no/such/program"]).save("extract", overwrite=True)
     drop(installation, 1)
@@ -147,10 +149,10 @@ async def test_a_command_that_cannot_work_is_not_tried_again(installation: Setti
 
 @pytest.mark.usefixtures("copying_stages")
 @pytest.mark.parametrize("stop", [TerminationSignal, asyncio.CancelledError])
-async def test_a_run_that_is_stopped_as_a_task_starts_leaves_its_batch_to_others(
+async def test_a_run_stopped_while_a_task_starts_requeues_its_batch(
     installation: Settings, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
 ) -> None:
-    """Prefect's engine, hit by either in the making of a task run, raises a ValueError over it."""
+    """Prefect's engine replaces either by a ValueError if it is raised while a task run is created."""
     drop(installation, 1)
     make = Task.create_local_run
 
@@ -165,7 +167,7 @@ async def test_a_run_that_is_stopped_as_a_task_starts_leaves_its_batch_to_others
         return await make(self, *args, **kwargs)
 
     monkeypatch.setattr(Task, "create_local_run", hit)
-    ours = signal.signal(signal.SIGTERM, lambda *_: None)  # in the end Prefect sends it on
+    ours = signal.signal(signal.SIGTERM, lambda *_: None)  # Prefect sends the signal again at the end
     try:
         with pytest.raises(stop):
             await process_inbox(str(installation.inbox))
@@ -176,19 +178,19 @@ async def test_a_run_that_is_stopped_as_a_task_starts_leaves_its_batch_to_others
     assert (await process_inbox(str(installation.inbox)))["completed"] == 1
 
 
-async def test_half_an_output_with_status_0_is_no_output(installation: Settings) -> None:
+async def test_status_0_without_an_output_is_a_failure(installation: Settings) -> None:
     await configure(task_retries=0)
-    await command("extract", "print('done, he says')")
+    await command("extract", "print('done')")
     drop(installation, 1)
     with pytest.raises(BatchesFailed, match="left no output"):
         await process_inbox()
 
 
 @pytest.mark.usefixtures("copying_stages")
-async def test_a_run_keeps_nothing_of_batches_that_are_done(
+async def test_a_run_keeps_no_results_of_completed_batches(
     installation: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each result of a subflow Prefect would remember whose it was, until the run ends: 10 kB a batch."""
+    """Otherwise Prefect would keep 10 kB per subflow result until the run ends."""
     remembered: list[int] = []
 
     async def report(*_: object) -> None:
@@ -212,11 +214,11 @@ async def test_a_batch_has_one_owner(installation: Settings) -> None:
         with pytest.raises(BatchBusy, match=f"another run is working on {batch['batch_id']}"):
             await process_batch(batch["batch_id"])
     assert (await process_batch(batch["batch_id"]))["status"] == "COMPLETED"
-    assert rows(installation, "SELECT count(*) AS n FROM stage_runs") == [{"n": 3}]  # nothing was done twice
+    assert rows(installation, "SELECT count(*) AS n FROM stage_runs") == [{"n": 3}]  # no stage ran twice
 
 
 @pytest.mark.usefixtures("copying_stages")
-async def test_a_run_that_was_cut_off_leaves_a_batch_that_others_have_done(installation: Settings) -> None:
+async def test_a_run_that_lost_its_lock_leaves_a_batch_that_another_completed(installation: Settings) -> None:
     await configure()
     drop(installation, 1)
     await process_inbox()
@@ -252,7 +254,7 @@ async def logs_of(flow_run_id: Any, at_least: int) -> list[str]:
 
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
     async with asyncio.timeout(30), get_client() as client:
-        while True:  # logs travel in the background
+        while True:  # Prefect sends logs in the background
             logs = await client.read_logs(wanted, limit=200, sort=LogSort.TIMESTAMP_ASC)
             if any(log.message == "Store lock released" for log in logs) and len(logs) >= at_least:
                 return [log.message for log in logs]

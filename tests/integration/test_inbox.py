@@ -1,4 +1,4 @@
-"""Taking files out of an inbox: whole, once, and through every crash."""
+"""Receiving files from an inbox: complete, once, and without loss in a crash."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def rows(session: Session, statement: str) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for row in await cursor.fetchall()]
 
 
-async def test_takes_settled_files_oldest_first_and_leaves_the_rest(inbox: Path) -> None:
+async def test_settled_files_are_returned_oldest_first_without_unfinished_ones(inbox: Path) -> None:
     drop(inbox, "b.zip", age=30)
     drop(inbox, "a.zip", age=20)
     drop(inbox, ".hidden.zip")
@@ -54,7 +54,7 @@ async def test_takes_settled_files_oldest_first_and_leaves_the_rest(inbox: Path)
     assert [path.name for path in await settled_files(inbox, 0.1)] == ["b.zip", "a.zip"]
 
 
-async def test_a_file_that_grows_between_two_looks_is_left(inbox: Path) -> None:
+async def test_a_file_that_grows_between_two_checks_is_skipped(inbox: Path) -> None:
     done, growing = drop(inbox, "done.zip", age=0), drop(inbox, "growing.zip", age=0)
 
     async def write() -> None:
@@ -65,7 +65,7 @@ async def test_a_file_that_grows_between_two_looks_is_left(inbox: Path) -> None:
     assert found == [done]
 
 
-async def test_a_file_that_somebody_has_open_for_writing_is_left(inbox: Path) -> None:
+async def test_a_file_open_for_writing_is_skipped(inbox: Path) -> None:
     path = drop(inbox, "slow.zip")
     with path.open("a"):
         assert await settled_files(inbox, 0) == []
@@ -84,7 +84,7 @@ async def test_same_content_twice_is_a_duplicate(session: Session, inbox: Path, 
     assert await rows(session, "SELECT duplicate FROM receipts ORDER BY receipt_id") == [(False,), (True,)]
 
 
-async def test_a_crash_between_ledger_and_move_loses_nothing(
+async def test_a_crash_between_recording_and_moving_loses_nothing(
     session: Session, inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = drop(inbox, "a.zip")
@@ -102,7 +102,9 @@ async def test_a_crash_between_ledger_and_move_loses_nothing(
     assert await rows(session, "SELECT duplicate FROM receipts") == [(False,)]
 
 
-async def test_a_name_that_is_no_text_is_kept_readable(session: Session, inbox: Path, tmp_path: Path) -> None:
+async def test_a_name_that_is_not_utf8_is_stored_readable(
+    session: Session, inbox: Path, tmp_path: Path
+) -> None:
     path = Path(os.fsdecode(os.fsencode(inbox) + b"/\xff\xfe.zip"))
     path.write_text("x")
     assert await receive(session, path, tmp_path / "sources") == "new"
@@ -122,7 +124,7 @@ async def test_two_parents_claim_disjoint_batches(database_url: str, inbox: Path
                 for path in await settled_files(inbox, 0):
                     await receive(session, path, tmp_path / "sources")
                 batches = await freeze_batches(session, run_id, 10)
-            await planned.wait()  # both live until both have planned
+            await planned.wait()  # both stay alive until both have planned
             return batches
 
     first, second = await asyncio.gather(parent(), parent())
@@ -130,7 +132,7 @@ async def test_two_parents_claim_disjoint_batches(database_url: str, inbox: Path
     assert first == [] or second == []
 
 
-async def test_a_living_parent_keeps_its_batches_and_a_dead_one_leaves_them(
+async def test_batches_of_a_live_parent_are_not_claimed_but_those_of_a_dead_one_are(
     database_url: str, inbox: Path, tmp_path: Path
 ) -> None:
     first, second, third = uuid4(), uuid4(), uuid4()

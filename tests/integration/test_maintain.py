@@ -1,4 +1,4 @@
-"""Retention: what is past its time goes, what a backfill or a living run could need stays; and the audit."""
+"""Retention removes expired data, except what a live backfill or run needs; and the audit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def batch(settings: Settings, status: str, ended: str | None) -> tuple[str, Path
         ("STORING", None, True, True),
     ],
 )
-async def test_what_is_kept_how_long(
+async def test_retention_times_by_status(
     installation: Settings, status: str, ended: str | None, work_stays: bool, source_stays: bool
 ) -> None:
     _, work, source = batch(installation, status, ended)
@@ -93,7 +93,7 @@ async def test_what_is_kept_how_long(
 
 @pytest.fixture
 async def other_times(installation: Settings) -> AsyncIterator[None]:
-    """Work is kept for three days and sources for one, until the test is over."""
+    """Retention of three days for work directories and one day for sources, during the test."""
     config = await PipelineConfig.aload(PIPELINE)
     other = config.model_copy(update={"keep_work_hours": 72.0, "keep_sources_days": 1.0})
     await other.asave(PIPELINE, overwrite=True)
@@ -102,14 +102,14 @@ async def other_times(installation: Settings) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("other_times")
-async def test_how_long_is_a_setting(installation: Settings) -> None:
+async def test_retention_times_are_settings(installation: Settings) -> None:
     _, work, source = batch(installation, "COMPLETED", "2 days")
     assert (await maintain())["source_files"] == 1
     assert work.exists()
     assert not source.exists()
 
 
-async def test_what_a_living_backfill_has_listed_stays(installation: Settings) -> None:
+async def test_batches_listed_by_a_live_backfill_are_kept(installation: Settings) -> None:
     listed, work, source = batch(installation, "COMPLETED", "1 year")
     _, other_work, other_source = batch(installation, "COMPLETED", "1 year")
     run_id = uuid4()
@@ -128,7 +128,7 @@ async def test_what_a_living_backfill_has_listed_stays(installation: Settings) -
     assert not source.exists()
 
 
-async def test_what_somebody_works_on_stays(installation: Settings) -> None:
+async def test_work_of_an_owned_batch_is_kept(installation: Settings) -> None:
     batch_id, work, _ = batch(installation, "FAILED", "1 year")
     async with own_batch(batch_id, installation.database):
         await maintain()
@@ -137,7 +137,7 @@ async def test_what_somebody_works_on_stays(installation: Settings) -> None:
     assert not work.exists()
 
 
-async def test_a_file_that_came_again_is_kept_from_then_on(installation: Settings) -> None:
+async def test_retention_of_a_source_file_starts_at_its_last_arrival(installation: Settings) -> None:
     _, _, source = batch(installation, "COMPLETED", "1 year")
     again = "INSERT INTO receipts (source_id, origin, duplicate) SELECT source_id, '', true FROM source_files"
     rows(installation, again)
@@ -145,25 +145,25 @@ async def test_a_file_that_came_again_is_kept_from_then_on(installation: Setting
     assert source.exists()
 
 
-async def test_a_broken_rule_is_loud_and_everything_else_is_done(installation: Settings) -> None:
+async def test_a_broken_rule_fails_the_run_after_all_is_removed(installation: Settings) -> None:
     _, work, _ = batch(installation, "COMPLETED", "1 day")
     stray = installation.work / "batch_999999"
     stray.mkdir()
     state = await maintain(return_state=True)
     assert state.is_failed()
-    assert "rules are not kept: work (1 rows)" in str(state.message)
+    assert "rules are broken: work (1 rows)" in str(state.message)
     assert not work.exists()
     assert stray.exists()
 
 
-async def test_old_runs_of_ours_are_deleted_and_nobody_elses(installation: Settings) -> None:
+async def test_old_runs_are_deleted_but_not_those_of_other_flows(installation: Settings) -> None:
     @flow
-    def somebody_elses() -> None: ...
+    def another_flow() -> None: ...
 
     async with get_client() as client:
         ours = [await client.create_flow_run(process_inbox, state=Completed()) for _ in range(3)]
         running = await client.create_flow_run(process_inbox)
-        theirs = await client.create_flow_run(somebody_elses, state=Completed())
+        theirs = await client.create_flow_run(another_flow, state=Completed())
         known = FlowRunFilter.model_validate({"id": {"any_": [run.id for run in (*ours, running, theirs)]}})
         await delete_runs(client, timedelta(days=1))
         assert len(await client.read_flow_runs(flow_run_filter=known)) == 5

@@ -1,4 +1,4 @@
-"""The schema, forward and back with rows in it; and a dump, which brings everything back."""
+"""Migrations up and down with rows in the tables; and dump and restore."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TABLES = ["source_files", "receipts", "batch_processing", "batch_files", "stage_
 
 @pytest.fixture
 def empty(postgres: str) -> Iterator[str]:
-    """URL (libpq) of a database without anything."""
+    """URL (libpq) of an empty database."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     services.ensure_database(postgres, name)
     yield postgres.replace("/postgres?", f"/{name}?")
@@ -66,7 +66,7 @@ def contents(url: str) -> dict[str, list[str]]:
 
 def schema(url: str) -> str:
     """The whole schema as SQL."""
-    # Without a key of its own pg_dump writes a random one.
+    # Without this option pg_dump writes a random key.
     command = [services.binary("pg_dump"), "--schema-only", "--restrict-key=x", "--dbname", url]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -87,7 +87,7 @@ def tdp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.revision)
-def test_each_step_goes_back_and_forth_with_rows(filled: str, revision: Script) -> None:
+def test_each_migration_goes_down_and_up_with_rows(filled: str, revision: Script) -> None:
     before = schema(filled), contents(filled)
     below = revision.down_revision or "base"
     assert migrate(filled, below) == (NEWEST, revision.down_revision)
@@ -97,7 +97,7 @@ def test_each_step_goes_back_and_forth_with_rows(filled: str, revision: Script) 
     assert after == (before if below != "base" else (before[0], {table: [] for table in TABLES}))
 
 
-def test_nothing_of_ours_is_left_before_the_first_revision(filled: str) -> None:
+def test_base_leaves_no_relation(filled: str) -> None:
     migrate(filled, "base")
     with psycopg.connect(filled) as connection:
         query = (
@@ -107,7 +107,7 @@ def test_nothing_of_ours_is_left_before_the_first_revision(filled: str) -> None:
         assert connection.execute(query).fetchall() == []
 
 
-def test_migrations_that_start_together_wait_for_each_other(empty: str) -> None:
+def test_concurrent_migrations_wait_for_each_other(empty: str) -> None:
     start = threading.Barrier(4)
     ends: list[tuple[str | None, str | None]] = []
 
@@ -123,20 +123,20 @@ def test_migrations_that_start_together_wait_for_each_other(empty: str) -> None:
     assert sorted(ends, key=str) == [(NEWEST, NEWEST)] * 3 + [(None, NEWEST)]
 
 
-def test_a_schema_that_is_not_ours_is_said_to_be(empty: str) -> None:
+def test_a_schema_of_another_release_is_reported(empty: str) -> None:
     with pytest.raises(
-        SchemaMismatch, match=f"has none of our tables .* needs schema {NEWEST}: `tdp migrate`"
+        SchemaMismatch, match=f"has no tables of this project, .* needs schema {NEWEST}. Run `tdp migrate`"
     ):
         check(empty)
     migrate(empty)
     check(empty)
     migrate(empty, "base")
-    with pytest.raises(SchemaMismatch, match="has none of our tables"):
+    with pytest.raises(SchemaMismatch, match="has no tables of this project"):
         check(empty)
     migrate(empty)
     set_revision(empty, "9999")
     for use in (check, migrate):
-        with pytest.raises(SchemaMismatch, match="schema 9999, which a newer release made"):
+        with pytest.raises(SchemaMismatch, match="schema 9999 of a newer release"):
             use(empty)
     with pytest.raises(SchemaMismatch, match="0815"):
         set_revision(empty, NEWEST)
@@ -144,11 +144,11 @@ def test_a_schema_that_is_not_ours_is_said_to_be(empty: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("revision", "said"), [("9999", "which a newer release made"), (None, "none of our tables")]
+    ("revision", "reason"), [("9999", "of a newer release"), (None, "no tables of this project")]
 )
 @pytest.mark.parametrize("command", [["status"], ["verify"]])
-def test_commands_end_with_what_to_do(
-    empty: str, tmp_path: Path, command: list[str], revision: str | None, said: str
+def test_commands_report_a_wrong_schema(
+    empty: str, tmp_path: Path, command: list[str], revision: str | None, reason: str
 ) -> None:
     if revision:
         migrate(empty)
@@ -156,18 +156,18 @@ def test_commands_end_with_what_to_do(
     done = tdp(tmp_path, *command, TDP_DATABASE_URL=empty)
     assert done.returncode == 1
     assert done.stderr.startswith("error: The database has")
-    assert said in done.stderr
+    assert reason in done.stderr
 
 
-async def test_runs_and_the_monitor_refuse_a_newer_schema(installation: Settings) -> None:
+async def test_runs_and_the_monitor_report_a_newer_schema(installation: Settings) -> None:
     set_revision(installation.database, "9999")
-    with pytest.raises(SchemaMismatch, match="which a newer release made"):
+    with pytest.raises(SchemaMismatch, match="of a newer release"):
         await current_runtime()
     postgres = Monitor(installation).health().components["postgres"]
-    assert (postgres.ok, "which a newer release made" in postgres.detail) == (False, True)
+    assert (postgres.ok, "of a newer release" in postgres.detail) == (False, True)
 
 
-def test_a_dump_brings_back_what_a_step_back_dropped(tmp_path: Path) -> None:
+def test_a_dump_restores_what_a_downgrade_dropped(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
     prefect = settings.database.replace("/tdp?", "/prefect?")
     with services.only_postgres(settings):
@@ -179,7 +179,9 @@ def test_a_dump_brings_back_what_a_step_back_dropped(tmp_path: Path) -> None:
 
     dumped = tdp(settings.root, "dump", str(tmp_path / "dump"))
     assert (dumped.returncode, len(dumped.stdout.splitlines())) == (0, 2), dumped.stderr
-    assert tdp(settings.root, "migrate", "base").returncode == 1  # asks, and nobody answers
+    assert (
+        tdp(settings.root, "migrate", "base").returncode == 1
+    )  # it asks for confirmation, and stdin is empty
     back = tdp(settings.root, "migrate", "base", "--yes")
     assert back.stdout == f"schema: {NEWEST} -> none\n"
     for _ in range(2):
@@ -194,7 +196,7 @@ def test_a_dump_brings_back_what_a_step_back_dropped(tmp_path: Path) -> None:
             assert theirs.execute("SELECT number FROM block_document").fetchall() == [(7,)]
 
 
-def test_nothing_is_restored_under_those_who_use_it(filled: str, tmp_path: Path) -> None:
+def test_restore_is_refused_while_the_database_is_in_use(filled: str, tmp_path: Path) -> None:
     where = {"TDP_DATABASE_URL": filled, "TDP_PREFECT_DATABASE": f"p_{uuid.uuid4().hex[:12]}"}
     tdp(tmp_path, "dump", str(tmp_path / "dump"), **where)
     with psycopg.connect(filled, autocommit=True) as user:

@@ -1,4 +1,4 @@
-"""The monitor over a real ledger and Prefect server, and over ones that are dead or hang."""
+"""The monitor with a real ledger and Prefect server, and with ones that are down or hang."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from flows.monitor import MonitorServer, monitor
 from flows.monitor.health import Monitor
 from flows.monitor.server import Watch
 from flows.monitor.usage import Sampler
-from flows.reports.prefect_api import ask
+from flows.reports.prefect_api import request
 from flows.services import WORK_POOL
 from flows.settings import Settings
 
@@ -51,13 +51,13 @@ def server(installation: Settings) -> Iterator[MonitorServer]:
 
 @pytest.fixture
 def worker(installation: Settings) -> None:
-    """The server has just heard of a worker."""
-    ask(installation, "POST", f"/api/work_pools/{WORK_POOL}/workers/heartbeat", b'{"name": "w1"}')
+    """A worker that has just sent a heartbeat to the server."""
+    request(installation, "POST", f"/api/work_pools/{WORK_POOL}/workers/heartbeat", b'{"name": "w1"}')
 
 
 @pytest.fixture
-def deaf() -> Iterator[int]:
-    """Port of a server that accepts every connection and never says a word."""
+def silent_port() -> Iterator[int]:
+    """Port of a server that accepts every connection and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
         yield listener.getsockname()[1]
 
@@ -90,7 +90,7 @@ def add_run(
     outcome: str = "COMPLETED",
     error: str | None = None,
 ) -> None:
-    """Add a run whose moments are so many seconds ago."""
+    """Add a stage run; its times are given in seconds before now."""
     ago = [None if seconds is None else timedelta(seconds=seconds) for seconds in (queued, started, finished)]
     with ledger.cursor() as cursor:
         cursor.execute(
@@ -106,7 +106,7 @@ def add_run(
 
 
 @pytest.mark.usefixtures("worker")
-def test_all_is_well(server: MonitorServer) -> None:
+def test_a_healthy_installation(server: MonitorServer) -> None:
     status, kind, body = get(server, "/health")
     health = json.loads(body)
     assert (status, kind, health["status"]) == (200, "application/json", "healthy")
@@ -114,15 +114,15 @@ def test_all_is_well(server: MonitorServer) -> None:
     assert not any(condition["firing"] for condition in health["conditions"].values())
 
 
-def test_without_a_worker_nothing_is_run(server: MonitorServer) -> None:
-    ask(server.monitor.settings, "DELETE", f"/api/work_pools/{WORK_POOL}/workers/w1")
+def test_a_missing_worker_is_unhealthy(server: MonitorServer) -> None:
+    request(server.monitor.settings, "DELETE", f"/api/work_pools/{WORK_POOL}/workers/w1")
     status, _, body = get(server, "/health")
     health = json.loads(body)
     assert status == 503
     assert [name for name, component in health["components"].items() if not component["ok"]] == ["worker"]
 
 
-def test_dead_components_are_told_at_once(installation: Settings, tmp_path: Path) -> None:
+def test_dead_components_are_reported_at_once(installation: Settings, tmp_path: Path) -> None:
     dead = installation.model_copy(
         update={"database_url": SecretStr(f"postgresql://nobody@/none?host={tmp_path}"), "server_port": 1}
     )
@@ -138,9 +138,11 @@ def test_dead_components_are_told_at_once(installation: Settings, tmp_path: Path
     assert found["tdp_ledger_up",] == 0
 
 
-def test_components_that_hang_delay_nobody_and_do_not_pile_up(installation: Settings, deaf: int) -> None:
-    url = SecretStr(f"postgresql://postgres@127.0.0.1:{deaf}/tdp")
-    hanging = installation.model_copy(update={"database_url": url, "server_port": deaf})
+def test_hanging_components_do_not_delay_requests_or_pile_up_threads(
+    installation: Settings, silent_port: int
+) -> None:
+    url = SecretStr(f"postgresql://postgres@127.0.0.1:{silent_port}/tdp")
+    hanging = installation.model_copy(update={"database_url": url, "server_port": silent_port})
     with monitor(hanging, port=0) as server:
         began = time.monotonic()
         answers = [threading.Thread(target=get, args=(server, "/health")) for _ in range(10)]
@@ -165,7 +167,7 @@ def test_components_that_hang_delay_nobody_and_do_not_pile_up(installation: Sett
         ("extract_slow", [("extract", 3000, 2900, 1600), ("extract", 1600, 1599, 300)]),
     ],
 )
-def test_conditions_have_names(
+def test_each_condition_fires(
     ledger: Any, server: MonitorServer, condition: str, runs: list[tuple[Any, ...]]
 ) -> None:
     assert not json.loads(get(server, "/health")[2])["conditions"][condition]["firing"]
@@ -174,19 +176,21 @@ def test_conditions_have_names(
     assert json.loads(get(server, "/health")[2])["conditions"][condition]["firing"]
 
 
-def test_a_long_queue_is_told_but_only_a_stuck_stage_is_unhealthy(ledger: Any, server: MonitorServer) -> None:
+def test_a_long_queue_is_a_condition_but_only_a_stuck_stage_is_unhealthy(
+    ledger: Any, server: MonitorServer
+) -> None:
     add_run(ledger, "extract", 900)
     add_run(ledger, "extract", 900, 800)
     health = json.loads(get(server, "/health")[2])
     assert health["conditions"]["stage_waits_long"]["firing"]
-    assert health["components"]["stages"]["ok"], "it waits for a run that is within its time-out"
+    assert health["components"]["stages"]["ok"], "the waiting run waits for one that is within its time-out"
     add_run(ledger, "convert", 900)
     stages = json.loads(get(server, "/health")[2])["components"]["stages"]
     assert not stages["ok"]
-    assert stages["detail"] == "convert: 1 wait, nothing has run for 15 min 00 s"
+    assert stages["detail"] == "convert: 1 batches wait, no run for 15 min 00 s"
 
 
-def test_metrics_say_what_operators_look_for(ledger: Any, server: MonitorServer) -> None:
+def test_metrics_of_the_ledger(ledger: Any, server: MonitorServer) -> None:
     for _ in range(3):
         add_run(ledger, "extract", 20)
     add_run(ledger, "extract", 30, 25)
@@ -196,7 +200,9 @@ def test_metrics_say_what_operators_look_for(ledger: Any, server: MonitorServer)
     add_run(ledger, "store", 60, 55, 50, "CANCELLED")
     lines = get(server, "/metrics")[2].splitlines()
     assert 'queue_size{stage="extract"} 3.0' in lines
-    assert any(line.startswith("error_rate 0.66") for line in lines), "2 of 3; a cancelled run is no error"
+    assert any(line.startswith("error_rate 0.66") for line in lines), (
+        "2 of 3 runs; a cancelled run does not count"
+    )
     found = metrics(server)
     assert found["tdp_stage_active", "extract"] == 1
     assert [found["tdp_stage_limit", stage] for stage in ("extract", "convert", "store")] == [1, 1, 5]
@@ -226,13 +232,13 @@ def test_histograms_add_up(ledger: Any, server: MonitorServer) -> None:
     assert found["tdp_stage_wait_seconds_bucket", "30.0", "store"] == 4
 
 
-def test_two_exclusive_runs_at_once_are_counted(ledger: Any, server: MonitorServer) -> None:
+def test_overlapping_exclusive_runs_are_counted(ledger: Any, server: MonitorServer) -> None:
     add_run(ledger, "extract", 100, 100, 50)
     add_run(ledger, "extract", 90, 90, 40)
     assert metrics(server)["tdp_overlaps",] == 1
 
 
-def test_the_timeline_of_a_run_is_a_picture(server: MonitorServer) -> None:
+def test_the_timeline_of_a_run_is_an_image(server: MonitorServer) -> None:
     status, kind, body = get(server, "/timeline.svg?run=00000000-0000-0000-0000-000000000001")
     assert (status, kind) == (200, "image/svg+xml; charset=utf-8")
     assert body.startswith("<svg")
@@ -240,37 +246,35 @@ def test_the_timeline_of_a_run_is_a_picture(server: MonitorServer) -> None:
     assert get(server, "/else")[0] == 404
 
 
-def test_what_begins_and_ends_is_logged_and_told_to_prefect(
+def test_raised_and_cleared_conditions_are_logged_and_sent_to_prefect(
     ledger: Any, installation: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     watch = Watch(Monitor(installation))
     add_run(ledger, "convert", 700)
-    watch.look()
-    watch.look()
-    assert caplog.text.count("Raised: stage_idle_beside_queue (convert: 1 wait") == 1, (
-        "once, not at every look"
-    )
+    watch.check()
+    watch.check()
+    assert caplog.text.count("Raised: stage_idle_beside_queue (convert: 1 batches wait") == 1
     with ledger.cursor() as cursor:
         cursor.execute("DELETE FROM stage_runs")
-    watch.look()
+    watch.check()
     assert "Cleared: stage_idle_beside_queue" in caplog.text
-    told = {
+    expected = {
         ("tdp.condition.raised", "stage_idle_beside_queue"),
         ("tdp.condition.cleared", "stage_idle_beside_queue"),
     }
-    deadline = time.monotonic() + 30  # the server writes events down in batches
-    while not told <= _events(installation) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 30  # the server stores events in batches
+    while not expected <= _events(installation) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert told <= _events(installation)
+    assert expected <= _events(installation)
 
 
 def _events(settings: Settings) -> set[tuple[str, str]]:
     body = {"filter": {"event": {"prefix": ["tdp.condition."]}}}
-    found = json.loads(ask(settings, "POST", "/api/events/filter", json.dumps(body).encode()))
+    found = json.loads(request(settings, "POST", "/api/events/filter", json.dumps(body).encode()))
     return {(event["event"], event["resource"]["prefect.resource.name"]) for event in found["events"]}
 
 
-def test_processes_of_the_home_are_ours_with_all_below_them(tmp_path: Path) -> None:
+def test_usage_covers_processes_of_the_home_and_their_descendants(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, database_url=SecretStr("postgresql://elsewhere/tdp"))
     sampler = Sampler(settings)
     busy = "import sys, time; s = bytearray(50_000_000); print(flush=True)\nwhile True: pass"
@@ -298,7 +302,7 @@ def test_processes_of_the_home_are_ours_with_all_below_them(tmp_path: Path) -> N
     assert 0 < usage.memory_share < 1
 
 
-def test_the_monitor_runs_as_a_process_and_ends_in_order(installation: Settings) -> None:
+def test_the_monitor_runs_as_a_process_and_exits_on_sigterm(installation: Settings) -> None:
     port = services.free_port()
     env = os.environ | {"TDP_MONITOR_PORT": str(port)}
     with subprocess.Popen(
@@ -312,7 +316,7 @@ def test_the_monitor_runs_as_a_process_and_ends_in_order(installation: Settings)
         assert process.wait(10) == 0
 
 
-def test_a_taken_port_is_an_error_that_says_what_to_set(server: MonitorServer) -> None:
+def test_a_port_in_use_is_an_error_that_names_the_variable(server: MonitorServer) -> None:
     port = server.server_address[1]
     with pytest.raises(ServiceFailed, match="TDP_MONITOR_PORT"):
         MonitorServer(server.monitor.settings, port)
@@ -327,14 +331,16 @@ def _dashboard_queries() -> list[str]:
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
-def test_dashboard_and_alerts_ask_for_metrics_that_there_are(ledger: Any, server: MonitorServer) -> None:
+def test_dashboard_and_alerts_use_existing_metrics(ledger: Any, server: MonitorServer) -> None:
     add_run(ledger, "extract", 20, 15, 10)
-    Watch(server.monitor).look()
-    asked = set(_NAME.findall("\n".join(_dashboard_queries())))
+    Watch(server.monitor).check()
+    queried = set(_NAME.findall("\n".join(_dashboard_queries())))
     alerts = (DEPLOYMENTS / "prometheus" / "alerts.yml").read_text()
-    asked |= set(_NAME.findall("\n".join(line for line in alerts.splitlines() if "description" not in line)))
-    assert len(asked) > 20
-    assert asked <= {name for name, *_ in metrics(server)}
+    queried |= set(
+        _NAME.findall("\n".join(line for line in alerts.splitlines() if "description" not in line))
+    )
+    assert len(queried) > 20
+    assert queried <= {name for name, *_ in metrics(server)}
 
 
 @pytest.mark.skipif(not which("promtool"), reason="no promtool: it comes with Debian's package prometheus")

@@ -1,4 +1,4 @@
-"""What the monitor counts once and keeps is what a look at the whole ledger finds."""
+"""The incremental totals of the monitor equal those of the whole ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OVERLAPS = "SELECT count(*) FROM stage_overlaps"
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_totals_agree_with_the_whole_ledger_at_every_look(
+def test_totals_agree_with_the_whole_ledger_at_every_read(
     database_url: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "_PAGE", 7)
@@ -35,17 +35,17 @@ def test_totals_agree_with_the_whole_ledger_at_every_look(
     counted = History([1.0, 10.0])
     with (
         psycopg.connect(database_url, autocommit=True) as ledger,
-        closing(psycopg2.connect(database_url)) as look,
+        closing(psycopg2.connect(database_url)) as reader,
     ):
-        look.autocommit = True
+        reader.autocommit = True
         ledger.execute("INSERT INTO batch_processing (file_count) VALUES (1)")
         for step in range(8):
-            # What begins does so after all that is settled, as it does in life; many overlap, some never end.
+            # Runs start after all settled ones, as in operation; many overlap, and some never end.
             began = sorted((rng.randint(60 * (7 - step), 60 * (8 - step)) for _ in range(10)), reverse=True)
             for ago in began:
                 ledger.execute(RUN, [rng.choice(["extract", "convert", "store"]), 10 * ago + 90])
             ledger.execute(END, [rng.choice(["COMPLETED", "LOST"]), rng.randrange(3)])
-            totals = counted.read(look)
+            totals = counted.read(reader)
             found = {(stage, outcome): runs for stage, outcome, runs in ledger.execute(OUTCOMES).fetchall()}
             assert totals.outcomes == found
             assert totals.waits.total() == _count(ledger, STARTED) == 10 * (step + 1)
@@ -55,20 +55,20 @@ def test_totals_agree_with_the_whole_ledger_at_every_look(
             assert totals.overlaps == _count(ledger, OVERLAPS) > 0
 
 
-def test_a_run_that_began_within_one_counted_before_overlaps(database_url: str) -> None:
+def test_a_run_started_within_a_run_counted_before_overlaps(database_url: str) -> None:
     counted = History([1.0])
     with (
         psycopg.connect(database_url, autocommit=True) as ledger,
-        closing(psycopg2.connect(database_url)) as look,
+        closing(psycopg2.connect(database_url)) as reader,
     ):
-        look.autocommit = True
+        reader.autocommit = True
         ledger.execute("INSERT INTO batch_processing (file_count) VALUES (1)")
         ledger.execute(RUN, ["extract", 1000])
         ledger.execute("UPDATE stage_runs SET finished_at = now() - interval '500 s', outcome = 'COMPLETED'")
-        ledger.execute(RUN, ["extract", 900])  # at work still: only what began before it is settled
-        assert [counted.read(look).overlaps for _ in range(2)] == [1, 1]
+        ledger.execute(RUN, ["extract", 900])  # still at work: only runs started before it are settled
+        assert [counted.read(reader).overlaps for _ in range(2)] == [1, 1]
         ledger.execute(RUN, ["convert", 10])
-        assert counted.read(look).overlaps == _count(ledger, OVERLAPS) == 1
+        assert counted.read(reader).overlaps == _count(ledger, OVERLAPS) == 1
 
 
 def _count(ledger: psycopg.Connection, query: str) -> int:

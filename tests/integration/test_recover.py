@@ -1,4 +1,4 @@
-"""Dead runs: really killed ones, of a real worker, end Crashed and what they left is done by others."""
+"""Recovery of runs that were really killed: they end Crashed, and other runs process their batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from flows import services
 from flows.errors import BatchBusy
 from flows.ledger.batches import own_batch
 from flows.ledger.owner import own_run
-from flows.operations.recovery import _PATIENT, Recovered, recover
+from flows.operations.recovery import _GRACE, Recovered, recover
 from flows.process_batch import process_batch
 from flows.process_inbox import process_inbox
 from flows.settings import Settings
@@ -45,12 +45,12 @@ def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, 
 async def until(condition: Callable[[], Any], seconds: float) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         await asyncio.sleep(0.1)
     return value
 
 
-#: The processes that hold the lock of the run of this id.
+#: The backends that hold the lock on a flow run's id.
 HOLDERS = """
 SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
 AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 1)
@@ -65,7 +65,7 @@ async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
 
 @pytest.fixture
 async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[Path]:
-    """Three files in the inbox; the first extract of all hangs, and leaves this folder when it does."""
+    """Three files in the inbox; the first extract hangs, and creates the returned folder when it does."""
     hung = tmp_path / "hung"
     script = f"mkdir {hung} 2>/dev/null && exec sleep 600; mkdir {{output}} && touch {{output}}/rows"
     await StageCommand(command=["sh", "-c", script]).asave("extract", overwrite=True)
@@ -85,7 +85,7 @@ async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[Path]:
 
 @pytest.fixture
 async def deployments(installation: Settings, client: PrefectClient) -> AsyncIterator[None]:
-    """The deployments, without their schedules; gone afterwards for the other tests of this server."""
+    """The deployments without their schedules; removed afterwards, because other tests share the server."""
     await apply(installation)
     for deployment in await client.read_deployments():
         for schedule in deployment.schedules:
@@ -97,7 +97,7 @@ async def deployments(installation: Settings, client: PrefectClient) -> AsyncIte
 
 @pytest.fixture
 def flow_process(stages: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run of the inbox outside of any worker, whose first extract hangs."""
+    """An inbox run without a worker, whose first extract hangs."""
     argv = [sys.executable, "-m", "flows.cli.inbox_process", "flows.process_inbox:process_inbox"]
     argv += ['{"batch_size": 1}', str(tmp_path / "outcome")]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -113,7 +113,7 @@ def extracting(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def states(client: PrefectClient, settings: Settings) -> list[str]:
-    """Return the state's name of every flow run that this test's ledger knows."""
+    """Return the state name of every flow run in this test's ledger."""
     known = rows(
         settings,
         "SELECT flow_run_id FROM run_batches UNION SELECT flow_run_id FROM stage_runs"
@@ -126,19 +126,19 @@ async def states(client: PrefectClient, settings: Settings) -> list[str]:
 
 
 @pytest.mark.usefixtures("deployments")
-async def test_a_killed_run_of_a_worker_is_taken_over_and_ends_crashed(
+async def test_batches_of_a_killed_run_are_claimed_and_it_ends_crashed(
     installation: Settings, client: PrefectClient, stages: Path
 ) -> None:
     inbox = await client.read_deployment_by_name("process-inbox/scheduled")
     with services.worker(installation), services.recovery(installation):
         first = await client.create_flow_run_from_deployment(inbox.id)
-        # Some milliseconds after the ledger has its start: killed before that, the next one would hang.
+        # This is after the start was recorded. If the run were killed earlier, the next extract would hang.
         await until(stages.exists, 60)
         (hung,) = extracting(installation)
         os.kill(hung["pid"], signal.SIGKILL)
         killed = time.monotonic()
-        taken = "SELECT 1 FROM run_batches WHERE flow_run_id <> %s"
-        await until(lambda: rows(installation, taken, first.id), 60)
+        claimed = "SELECT 1 FROM run_batches WHERE flow_run_id <> %s"
+        await until(lambda: rows(installation, claimed, first.id), 60)
         claimed_after = time.monotonic() - killed
         unfinished = "SELECT 1 FROM batch_processing WHERE status <> 'COMPLETED'"
         await until(lambda: not rows(installation, unfinished), 60)
@@ -150,48 +150,48 @@ async def test_a_killed_run_of_a_worker_is_taken_over_and_ends_crashed(
     print(f"claimed {claimed_after:.1f} s, crashed {crashed_after:.1f} s after the kill")  # noqa: T201 - a figure
     assert claimed_after < 30
     assert rows(installation, "SELECT * FROM stage_overlaps") == []
-    assert found == ["Completed", "Completed", "Crashed", "Crashed"]  # each parent and its child
+    assert found == ["Completed", "Completed", "Crashed", "Crashed"]  # two parents and their subflows
 
 
 @pytest.mark.usefixtures("deployments")
-async def test_a_dead_run_that_no_worker_watched_ends_crashed_with_its_children(
+async def test_a_dead_run_without_a_worker_ends_crashed_with_its_children(
     installation: Settings,
     client: PrefectClient,
     stages: Path,
     flow_process: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(_PATIENT, StateType.RUNNING, 2.0)
+    monkeypatch.setitem(_GRACE, StateType.RUNNING, 2.0)
     await until(stages.exists, 60)
     (hung,) = extracting(installation)
-    # Runs of other tests' dead may turn up at any time.
-    living = await recover(installation)
-    assert hung["flow_run_id"] not in living.flow_runs
-    assert replace(living, flow_runs=[], task_runs=[]) == Recovered()
+    # Dead runs of other tests may be found at any time.
+    before = await recover(installation)
+    assert hung["flow_run_id"] not in before.flow_runs
+    assert replace(before, flow_runs=[], task_runs=[]) == Recovered()
     flow_process.send_signal(signal.SIGKILL)
     flow_process.wait()
     dead = {hung["flow_run_id"]}
     dead |= {row["flow_run_id"] for row in rows(installation, "SELECT flow_run_id FROM run_batches")}
     first = await recover(installation)
-    told = set(first.flow_runs)
-    while not dead <= told:  # young runs are given time, each from its own start on
-        told |= set((await recover(installation)).flow_runs)
+    crashed = set(first.flow_runs)
+    while not dead <= crashed:  # each run has its own grace time from its start on
+        crashed |= set((await recover(installation)).flow_runs)
 
     assert set(await states(client, installation)) == {"Crashed"}
     open_tasks = TaskRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
     of_dead = FlowRunFilter.model_validate({"id": {"any_": [str(run_id) for run_id in dead]}})
     assert await client.read_task_runs(flow_run_filter=of_dead, task_run_filter=open_tasks) == []
-    # Nobody comes, for there is no worker; asking once is enough.
-    assert first.asked is not None
+    # There is no worker that would start the run; it is requested only once.
+    assert first.requested_run is not None
     again = await recover(installation)
     assert dead & set(again.flow_runs) == set()
     of_this_ledger = Recovered(batches=["batch_000001", "batch_000002", "batch_000003"])
     assert replace(again, flow_runs=[], task_runs=[]) == of_this_ledger
 
 
-@pytest.mark.parametrize(("state", "taken"), [(Crashed(), True), (Cancelled(), False)])
-async def test_what_operators_have_cancelled_waits_for_the_schedule(
-    installation: Settings, client: PrefectClient, state: State[Any], taken: bool
+@pytest.mark.parametrize(("state", "claimed"), [(Crashed(), True), (Cancelled(), False)])
+async def test_batches_of_a_cancelled_run_wait_for_the_schedule(
+    installation: Settings, client: PrefectClient, state: State[Any], claimed: bool
 ) -> None:
     parent = await client.create_flow_run(process_inbox, state=state)
     batch = "INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id"
@@ -199,13 +199,13 @@ async def test_what_operators_have_cancelled_waits_for_the_schedule(
     listed = "INSERT INTO run_batches (flow_run_id, position, batch_id) VALUES (%s, 0, %s)"
     rows(installation, listed, parent.id, row["batch_id"])
     done = await recover(installation)
-    assert done.batches == ([row["batch_id"]] if taken else [])
+    assert done.batches == ([row["batch_id"]] if claimed else [])
 
 
 async def test_a_run_whose_process_never_started_is_dead_unless_its_batch_is_held(
     installation: Settings, client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_PATIENT, StateType.PENDING, -3.0)  # the server tells its time in whole seconds
+    monkeypatch.setitem(_GRACE, StateType.PENDING, -3.0)  # the server reports its time in whole seconds
     (row,) = rows(installation, "INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
     run = await client.create_flow_run(process_batch, parameters=row, state=Pending())
     async with own_batch(row["batch_id"], installation.database):
@@ -213,7 +213,7 @@ async def test_a_run_whose_process_never_started_is_dead_unless_its_batch_is_hel
     assert run.id in (await recover(installation)).flow_runs
 
 
-async def test_slots_that_a_limit_counts_for_a_stage_at_rest_are_given_back(
+async def test_slots_counted_for_a_stage_at_rest_are_released(
     installation: Settings, client: PrefectClient
 ) -> None:
     async def active() -> list[int]:
@@ -238,7 +238,7 @@ async def test_slots_that_a_limit_counts_for_a_stage_at_rest_are_given_back(
     assert await active() == [0, 0]
 
 
-async def test_a_lease_that_a_dead_flow_left_for_the_next_run_is_given_back(
+async def test_a_lease_parked_by_a_dead_flow_is_released(
     installation: Settings, client: PrefectClient
 ) -> None:
     granted = await client.increment_concurrency_slots_with_lease(["extract"], 1, "concurrency", 60)
@@ -253,7 +253,7 @@ async def test_a_lease_that_a_dead_flow_left_for_the_next_run_is_given_back(
     assert rows(installation, "SELECT * FROM parked_leases") == []
 
 
-async def test_a_run_takes_its_lock_again_when_its_session_was_lost(installation: Settings) -> None:
+async def test_a_run_reacquires_its_lock_when_its_session_was_lost(installation: Settings) -> None:
     run_id = uuid4()
     async with own_run(run_id, installation.database):
         (before,) = rows(installation, HOLDERS, str(run_id))
@@ -266,7 +266,7 @@ async def test_a_run_takes_its_lock_again_when_its_session_was_lost(installation
 
 
 @pytest.mark.usefixtures("stages")
-async def test_what_a_run_had_done_when_it_died_is_not_done_again_but_told(installation: Settings) -> None:
+async def test_a_complete_output_of_a_dead_run_is_recorded_and_not_made_again(installation: Settings) -> None:
     await StageCommand(command=["sh", "-c", "exit 64"]).asave("extract", overwrite=True)
     (row,) = rows(installation, "INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
     died = (

@@ -1,4 +1,4 @@
-"""Reports over a ledger whose times are known."""
+"""Reports on a ledger with known times."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def add_run(
 
 @pytest.fixture
 def two_batches(ledger: Any) -> Any:
-    """Extract works for batch 1 from 0 to 10 s, idles, works for batch 2, queued all along, 11 to 31 s."""
+    """Extract of batch 1 runs from 0 to 10 s, that of batch 2, queued at 0 s as well, from 11 to 31 s."""
     add_batch(ledger, "batch_000001", ["STORED", "PARTIAL"])
     add_batch(ledger, "batch_000002", ["STORED", "QUARANTINED", "WAITING"], status="FAILED")
     add_run(ledger, "batch_000001", "extract", 0, 0, 10)
@@ -120,7 +120,7 @@ def two_batches(ledger: Any) -> Any:
     return ledger
 
 
-def test_status_shows_holders_and_the_queue_in_its_order(ledger: Any) -> None:
+def test_status_shows_holders_and_the_queue_in_order(ledger: Any) -> None:
     for number in (1, 2, 3):
         add_batch(ledger, f"batch_00000{number}", ["WAITING"], status="EXTRACTING")
     add_run(ledger, "batch_000003", "extract", 5, None, None)
@@ -152,7 +152,7 @@ def test_every_received_file_is_counted_once(two_batches: Any) -> None:
     files = reports.status(two_batches).files
     assert (files.received, files.duplicates) == (5, 1)
     assert (files.stored, files.partial, files.quarantined) == (2, 1, 1)
-    assert files.waiting == 2, "one in a batch, one that no batch has claimed"
+    assert files.waiting == 2, "one in a batch, one without a batch"
 
 
 def test_batches_are_listed_newest_first_and_by_status(two_batches: Any) -> None:
@@ -187,7 +187,7 @@ def test_timings_by_stage(two_batches: Any) -> None:
     assert (convert.runs, convert.failed) == (2, 1)
     assert convert.duration_median == pytest.approx(5), "of completed runs only"
     assert convert.utilisation == pytest.approx(9 / 40)
-    assert convert.idle_sec == pytest.approx(0), "free, but nobody waited"
+    assert convert.idle_sec == pytest.approx(0), "free, but no batch was waiting"
     assert store.utilisation == pytest.approx(13 / 2 / 40)
     assert store.idle_sec is None
 
@@ -207,7 +207,7 @@ def test_timings_by_batch_and_day_and_since(two_batches: Any) -> None:
     assert reports.timings(two_batches, since=T0 + timedelta(days=1)) == []
 
 
-def test_a_run_that_still_works_counts_until_now(ledger: Any) -> None:
+def test_an_unfinished_run_counts_until_now(ledger: Any) -> None:
     add_batch(ledger, "batch_000001", ["WAITING"], status="EXTRACTING")
     execute(
         ledger,
@@ -225,26 +225,26 @@ def test_the_summary_of_a_run_has_totals_reasons_and_errors(two_batches: Any) ->
     assert (found.totals.files, found.totals.stored, found.totals.messages) == (5, 2, 150)
     assert found.elapsed_sec == pytest.approx(40)
     assert [batch.batch_id for batch in found.failed] == ["batch_000002"]
-    assert [(file.name, file.status) for file in found.refused] == [
+    assert [(file.name, file.status) for file in found.incomplete] == [
         ("batch_000002-1.zip", "QUARANTINED"),
         ("batch_000001-1.zip", "PARTIAL"),
     ]
     page = reports.summary_markdown(found)
     assert "| not &lt;a> ZIP \\| at all |" in page
     assert "exit status 3 \\| bad luck" in page
-    assert "| extract | 2 | 0 | 5.50\xa0s |" in page  # figures are not broken
+    assert "| extract | 2 | 0 | 5.50\xa0s |" in page  # no line breaks in figures
 
 
 def list_again(
     ledger: Any, run: uuid.UUID, batch: str, seconds: float, from_stage: str | None = None
 ) -> None:
-    """Let another run list a batch, as a backfill does."""
+    """List a batch under another flow run, as a backfill does."""
     at = T0 + timedelta(seconds=seconds)
     row = (str(run), batch, at, from_stage, at if from_stage else None)
     execute(ledger, "INSERT INTO run_batches VALUES (%s, 0, %s, %s, %s, %s)", *row)
 
 
-def test_runs_of_the_same_batch_are_told_apart(two_batches: Any) -> None:
+def test_stage_runs_of_one_batch_are_attributed_to_their_flow_runs(two_batches: Any) -> None:
     later = uuid.UUID(int=8)
     list_again(two_batches, later, "batch_000001", 100, "convert")
     add_run(two_batches, "batch_000001", "convert", 101, 102, 110)
@@ -257,14 +257,14 @@ def test_runs_of_the_same_batch_are_told_apart(two_batches: Any) -> None:
     assert "2 batches in 40.0 s" in timeline_svg(two_batches, flow_run_id=RUN)
 
 
-def test_a_run_of_one_batch_needs_no_list(two_batches: Any) -> None:
+def test_a_run_of_one_batch_has_a_summary_without_a_list(two_batches: Any) -> None:
     own = uuid.UUID(int=9)
     add_run(two_batches, "batch_000002", "store", 50, 50, 60, flow_run_id=str(own))
     found = reports.summary(two_batches, own)
     assert (found.totals.batches, found.elapsed_sec) == (1, pytest.approx(10))
 
 
-def test_what_a_backfill_took_away_is_done_again(two_batches: Any) -> None:
+def test_a_batch_resumes_at_the_first_stage_that_a_backfill_discarded(two_batches: Any) -> None:
     execute(two_batches, "UPDATE batch_processing SET status = 'QUEUED'")
     list_again(two_batches, uuid.UUID(int=8), "batch_000001", 100, "convert")
     assert reports.batch(two_batches, "batch_000001").resumes_at == "convert"
@@ -272,10 +272,10 @@ def test_what_a_backfill_took_away_is_done_again(two_batches: Any) -> None:
     assert reports.batch(two_batches, "batch_000001").resumes_at == "store"
 
 
-def test_the_summary_of_an_unknown_run_says_so(ledger: Any) -> None:
+def test_the_summary_of_an_unknown_run_is_empty(ledger: Any) -> None:
     found = reports.summary(ledger, uuid.uuid4())
     assert found.totals.batches == 0
-    assert "Nothing was run." in reports.summary_markdown(found)
+    assert "No stage run." in reports.summary_markdown(found)
 
 
 def test_the_markdown_of_timings_has_a_row_per_stage_run(two_batches: Any) -> None:
@@ -285,7 +285,7 @@ def test_the_markdown_of_timings_has_a_row_per_stage_run(two_batches: Any) -> No
     assert len(lines) == 4
 
 
-def test_status_says_it_without_a_prefect_server(two_batches: Any, tdp: Callable[..., Result]) -> None:
+def test_status_works_without_a_prefect_server(two_batches: Any, tdp: Callable[..., Result]) -> None:
     add_run(two_batches, "batch_000002", "convert", 41, 41, None)
     page = tdp("status")
     assert page.exit_code == 0
@@ -313,12 +313,10 @@ def test_batches_show_and_timings_print_tables_and_json(two_batches: Any, tdp: C
 
 
 @pytest.mark.parametrize("args", [("timings", "--since", "soon"), ("batches", "--status", "lost"), ("show",)])
-def test_what_was_not_understood_ends_with_status_2(
-    tdp: Callable[..., Result], args: tuple[str, ...]
-) -> None:
+def test_usage_errors_exit_with_status_2(tdp: Callable[..., Result], args: tuple[str, ...]) -> None:
     assert tdp(*args).exit_code == 2
 
 
-def test_a_dead_database_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_an_unavailable_database_is_a_database_unavailable_error(tmp_path: Path) -> None:
     env = {"TDP_DATABASE_URL": f"postgresql://nobody@/none?host={tmp_path}", "TDP_HOME": str(tmp_path)}
     assert isinstance(CliRunner().invoke(app, ["batches"], env=env).exception, DatabaseUnavailable)

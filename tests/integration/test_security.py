@@ -1,4 +1,4 @@
-"""Nobody gets in who is not asked in, and secrets stay where they belong: looked for where they leak."""
+"""Access without the auth string is rejected, and secrets are not in any place where they could leak."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from flows.settings import Settings
 TDP = Path(sys.executable).with_name("tdp")
 PASSWORD, TOKEN, KEY = "db7Qw2pass", "stage5Kt9token", "api3Zx8key"
 SECRETS = (PASSWORD, TOKEN, KEY)
-#: A name of loopback that is no loopback address by its letters: treated as an address that others reach.
+#: An address that resolves to loopback but does not look like it, so it is treated as a public one.
 PUBLIC = "127.1"
-#: The environment is told, then the built-in stage runs. The braces are the block's.
-TELLS = 'env > "$2.env"; exec "$0" -I -m flows.stages.extract "$1" "$2"'
+#: Writes its environment to a file, then runs the built-in stage.
+WRITES_ENVIRONMENT = 'env > "$2.env"; exec "$0" -I -m flows.stages.extract "$1" "$2"'
 INHERITED = {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONUTF8", "STAGE_TOKEN"}
 SHELLS_OWN = {"PWD", "OLDPWD", "SHLVL", "_"}
 T = TypeVar("T")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", PUBLIC])  # noqa: S104 - refused
-def test_nothing_is_open_to_others_without_an_auth_string(host: str, tmp_path: Path) -> None:
+def test_no_service_listens_publicly_without_an_auth_string(host: str, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", server_host=host, monitor_host=host)
     with pytest.raises(ServiceFailed, match="TDP_AUTH_STRING"), services.installation(settings):
         pass
@@ -62,7 +62,7 @@ def test_a_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Guarded:
-    """An installation with an auth string on a PostgreSQL with passwords, begun under umask 022."""
+    """An installation with an auth string, on a PostgreSQL with passwords, started with umask 022."""
 
     def __init__(self, folder: Path, database: str) -> None:
         self.settings = Settings(
@@ -86,10 +86,10 @@ class Guarded:
             "TDP_SETTLE_SECONDS": "0",
         }
 
-    def until(self, look: Callable[[], T]) -> T:
-        """Return what is true at last, noting every command line that holds a secret meanwhile."""
+    def until(self, check: Callable[[], T]) -> T:
+        """Return the first true result of ``check``; meanwhile collect command lines with a secret."""
         deadline = time.monotonic() + 180
-        while not (found := look()):
+        while not (found := check()):
             assert time.monotonic() < deadline, self.screen.read_text()
             for process in psutil.process_iter():
                 with suppress(psutil.Error):
@@ -124,7 +124,7 @@ class Guarded:
         return answer.raise_for_status().json() if answer.content else None
 
     def is_done(self) -> bool:
-        """Tell whether the batch is through and no run goes on: this one's, or one of the schedule's."""
+        """Return whether the batch is completed and no flow run is open, scheduled ones included."""
         wanted = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
         is_open = bool(self.send("POST", "flow_runs/filter", flow_runs=wanted))
         return self.query("SELECT status FROM batch_processing") == [("COMPLETED",)] and not is_open
@@ -136,8 +136,8 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a database of a PostgreSQL that listens on loopback and asks for a password."""
-    home, port = Path(f"/tmp/tdp-test-{os.getpid()}"), services.free_port()  # noqa: S108 - PostgreSQL's user enters
+    """URL of a database on a PostgreSQL server that listens on loopback and requires a password."""
+    home, port = Path(f"/tmp/tdp-test-{os.getpid()}"), services.free_port()  # noqa: S108 - PostgreSQL's user needs access
     settings = Settings(home=home)
     try:
         with services.postgres(settings), psycopg.connect(settings.database, autocommit=True) as admin:
@@ -159,11 +159,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def guarded(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """The installation after it has worked off a batch."""
+    """The installation after it has processed a batch."""
     guarded = Guarded(tmp_path_factory.mktemp("guarded"), database)
     with guarded.up():
         document = guarded.send("GET", "block_types/slug/tdp-stage-command/block_documents/name/extract")
-        command = ["sh", "-c", TELLS, sys.executable, "{input}", "{output}"]
+        command = ["sh", "-c", WRITES_ENVIRONMENT, sys.executable, "{input}", "{output}"]
         data = {"command": command, "environment": {"STAGE_TOKEN": TOKEN}}
         guarded.send("PATCH", f"block_documents/{document['id']}", data=data, merge_existing_data=True)
         write_samples(guarded.settings.inbox, files=2, messages=10, seed=5, broken=1)
@@ -174,7 +174,7 @@ def guarded(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield guarded
 
 
-def test_whoever_does_not_know_the_auth_string_learns_nothing(guarded: Guarded) -> None:
+def test_requests_without_the_auth_string_are_rejected(guarded: Guarded) -> None:
     assert httpx.post(f"{guarded.url}/api/flow_runs/filter", json={}).status_code == 401
     assert httpx.get(f"{guarded.url}/api/admin/settings", auth=("operator", "guess")).status_code == 401
     assert httpx.get(f"{guarded.url}/ui-settings").json()["auth"] == "BASIC"
@@ -182,23 +182,23 @@ def test_whoever_does_not_know_the_auth_string_learns_nothing(guarded: Guarded) 
         refused = httpx.get(f"{guarded.monitor}/{page}")
         assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, 'Basic realm="tdp"')
     assert httpx.get(f"{guarded.monitor}/health").json() == {"status": "healthy"}
-    told = httpx.get(f"{guarded.monitor}/health", auth=("operator", KEY)).json()
-    assert told["components"]["prefect_server"]["ok"] and told["components"]["worker"]["ok"]
+    health = httpx.get(f"{guarded.monitor}/health", auth=("operator", KEY)).json()
+    assert health["components"]["prefect_server"]["ok"] and health["components"]["worker"]["ok"]
     assert "tdp_memory_bytes" in httpx.get(f"{guarded.monitor}/metrics", auth=("operator", KEY)).text
 
 
-def test_everything_listens_on_loopback_alone(guarded: Guarded) -> None:
+def test_all_services_listen_on_loopback_only(guarded: Guarded) -> None:
     listening = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get("TDP_HOME") == str(guarded.settings.root):
                 listening |= {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
-    # The worker has more of them, by which it and its flow runs talk.
+    # The worker has further ports, for its flow runs.
     assert {guarded.settings.server_port, guarded.settings.monitor_port} <= {port for _, port in listening}
     assert {host for host, _ in listening} == {"127.0.0.1"}
 
 
-def test_everything_of_ours_works_with_it(guarded: Guarded) -> None:
+def test_all_parts_work_with_the_auth_string(guarded: Guarded) -> None:
     statuses = sorted(status for (status,) in guarded.query("SELECT status FROM batch_files"))
     assert statuses == ["QUARANTINED", "STORED", "STORED"]
     verified = guarded.tdp("verify", "--json")
@@ -211,20 +211,20 @@ def test_everything_of_ours_works_with_it(guarded: Guarded) -> None:
     assert "process-inbox/scheduled" in listed.stdout
 
 
-def test_a_command_without_it_says_what_to_do(guarded: Guarded) -> None:
+def test_a_command_without_the_auth_string_names_the_variable(guarded: Guarded) -> None:
     refused = guarded.tdp("apply", TDP_AUTH_STRING="")
     assert (refused.returncode, refused.stderr.count("set TDP_AUTH_STRING")) == (1, 1)
 
 
-def test_secrets_are_in_no_log_no_artifact_and_no_command_line(guarded: Guarded, tmp_path: Path) -> None:
+def test_secrets_are_in_no_log_artifact_or_command_line(guarded: Guarded, tmp_path: Path) -> None:
     assert guarded.seen == set()
     files = [guarded.screen, *(path for path in guarded.settings.root.rglob("*") if path.is_file())]
     logs = {f"{name}.log" for name in ("worker", "prefect-server", "monitor", "recovery")}
     assert logs <= {path.name for path in files}
-    told = {path for path in files for secret in SECRETS if secret.encode() in path.read_bytes()}
-    # In tmp Prefect hands a flow run's environment to its process; extract.env is the stage's own doing.
+    leaks = {path for path in files for secret in SECRETS if secret.encode() in path.read_bytes()}
+    # Prefect passes a flow run's environment to its process in tmp; the test's stage writes extract.env.
     handed_over = guarded.settings.root / "tmp"
-    assert {path.name for path in told if handed_over not in path.parents} == {"extract.env"}
+    assert {path.name for path in leaks if handed_over not in path.parents} == {"extract.env"}
     done = guarded.tdp("dump", str(tmp_path))
     assert done.returncode == 0, done.stderr
     for name in ("tdp", "prefect"):
@@ -249,7 +249,7 @@ def test_a_stage_gets_a_clean_environment(guarded: Guarded) -> None:
     assert variables.keys() - INHERITED - SHELLS_OWN == set()
 
 
-def test_files_are_their_owners_alone(guarded: Guarded, tmp_path: Path) -> None:
+def test_files_are_accessible_to_their_owner_only(guarded: Guarded, tmp_path: Path) -> None:
     assert guarded.tdp("dump", str(tmp_path / "dump")).returncode == 0
     places = [guarded.settings.root, tmp_path / "dump"]
     paths = [path for place in places for path in (place, *place.rglob("*")) if not path.is_symlink()]

@@ -1,4 +1,4 @@
-"""The services of one machine: up, found, and down with nothing left behind, however they are ended."""
+"""The services of one machine: start, discovery, and a complete stop, however they are ended."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def settings(open_folder: Path, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def up(settings: Settings) -> Iterator[subprocess.Popen[str]]:
-    """`tdp up` in a process group of its own, ready."""
+    """`tdp up` in its own process group, ready."""
     with owner(settings, *TDP, "up") as process:
         yield process
 
 
 @pytest.fixture
 def up_without_worker(settings: Settings) -> Iterator[subprocess.Popen[str]]:
-    """PostgreSQL and the Prefect server alone, kept up by another process."""
+    """PostgreSQL and the Prefect server only, kept running by another process."""
     script = (
         "from flows import services; from flows.settings import Settings\n"
         "with services.installation(Settings()) as up: print('Ready', flush=True); up.wait(print)"
@@ -88,7 +88,7 @@ def tdp(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def processes_of(settings: Settings) -> list[str]:
-    """What runs with the home in its command line or its environment."""
+    """Return the command lines of processes with the home in their command line or environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -99,7 +99,7 @@ def processes_of(settings: Settings) -> list[str]:
     return found
 
 
-def test_they_come_up_are_found_and_leave_nothing_behind(settings: Settings) -> None:
+def test_services_start_are_found_and_leave_nothing_behind(settings: Settings) -> None:
     assert services.running(settings) is None
     with services.installation(settings) as started:
         found = services.running(Settings(home=settings.home))
@@ -119,7 +119,7 @@ def test_they_come_up_are_found_and_leave_nothing_behind(settings: Settings) -> 
 
 
 @pytest.mark.matrix  # in the suite, acceptance has Ctrl-C in mid-work
-def test_ctrl_c_takes_tdp_up_down_in_order(
+def test_ctrl_c_stops_all_services_in_order(
     up: subprocess.Popen[str], settings: Settings, tmp_path: Path
 ) -> None:
     again = tdp(settings, "up")
@@ -135,15 +135,15 @@ def test_ctrl_c_takes_tdp_up_down_in_order(
     assert "database system is shut down" in (settings.logs / "postgres.log").read_text()
     assert tdp(settings, "psql", "-c", "SELECT 1").returncode == 1
     with services.postgres(settings), psycopg.connect(settings.database, dbname="prefect") as connection:
-        # The schedule's own runs may come by: they wait, or are cancelled beside ours.
+        # Scheduled runs may exist as well: they wait, or are cancelled.
         query = "SELECT name, state_type FROM flow_run WHERE state_type NOT IN ('SCHEDULED', 'CANCELLED')"
         states = dict(connection.execute(query).fetchall())
     assert len(states) == 2
-    assert set(states.values()) == {"CRASHED"}  # killed, they would be Running for ever
+    assert set(states.values()) == {"CRASHED"}  # if they had been killed, they would stay Running
 
 
 def stage_at_work(settings: Settings, tmp_path: Path) -> psutil.Process:
-    """Let the worker run the inbox with an extract that does not end; return that one's process."""
+    """Let the worker start an inbox run whose extract does not end; return the process of the extract."""
     working = tmp_path / "working"
     os.mkfifo(working)
     command = ["sh", "-c", f"echo $$ > {working}; sleep 1000"]
@@ -153,13 +153,13 @@ def stage_at_work(settings: Settings, tmp_path: Path) -> psutil.Process:
     env = os.environ | json.loads(tdp(settings, "env", "--json").stdout)
     subprocess.run([sys.executable, "-c", save], env=env, check=True)
     assert tdp(settings, "sample", str(settings.inbox), "--files", "1").returncode == 0
-    os.utime(next(settings.inbox.iterdir()), (0, 0))  # settled long ago
+    os.utime(next(settings.inbox.iterdir()), (0, 0))  # older than settle_seconds
     start = [sys.executable, "-m", "prefect", "deployment", "run", "process-inbox/scheduled"]
     subprocess.run(start, env=env, check=True, capture_output=True)
     return psutil.Process(int(working.read_text()))
 
 
-def test_what_a_killed_owner_left_is_stopped_by_the_next(
+def test_services_of_a_killed_owner_are_stopped_by_the_next(
     up_without_worker: subprocess.Popen[str], settings: Settings
 ) -> None:
     up_without_worker.kill()
@@ -171,7 +171,7 @@ def test_what_a_killed_owner_left_is_stopped_by_the_next(
     assert processes_of(settings) == []
 
 
-def test_services_that_end_are_started_anew(
+def test_services_that_exit_are_restarted(
     up_without_worker: subprocess.Popen[str], settings: Settings
 ) -> None:
     def service(name: str) -> psutil.Process | None:
@@ -193,12 +193,12 @@ def answers(settings: Settings) -> bool:
     try:
         found = services.running(settings)
         url = f"{services.server_url(found.settings if found else settings)}/api/flows/count"
-        return httpx.post(url, json={}).is_success  # which asks PostgreSQL
+        return httpx.post(url, json={}).is_success  # this endpoint queries PostgreSQL
     except httpx.HTTPError:
         return False
 
 
-def test_a_record_left_by_others_fools_nobody(settings: Settings) -> None:
+def test_a_stale_record_is_ignored(settings: Settings) -> None:
     settings.root.mkdir()
     me = psutil.Process()
     record.add(settings, "postgres", me, signal.SIGINT, Path("log"))
@@ -207,14 +207,14 @@ def test_a_record_left_by_others_fools_nobody(settings: Settings) -> None:
     assert services.running(settings) is not None
     entries = record.read(settings)["services"]
     for entry in entries.values():
-        entry["started"] -= 3600  # the same pid, long ago
+        entry["started"] -= 3600  # the same pid, but started earlier
     record.write(settings, {"services": entries})
     assert services.running(settings) is None
     services.remove(settings)
     assert not settings.root.exists()
 
 
-def test_a_taken_port_names_the_variable_to_set(settings: Settings) -> None:
+def test_a_port_in_use_names_the_variable_to_set(settings: Settings) -> None:
     with (
         socket.create_server((settings.server_host, settings.server_port)),
         pytest.raises(ServiceFailed, match="TDP_SERVER_PORT"),
@@ -231,7 +231,7 @@ def test_a_service_that_cannot_start_shows_its_log(settings: Settings) -> None:
     assert processes_of(settings) == []
 
 
-def test_descendants_in_sessions_of_their_own_end_too(settings: Settings, tmp_path: Path) -> None:
+def test_descendants_in_their_own_sessions_are_stopped_too(settings: Settings, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     os.mkfifo(ready)
     stubborn = (
@@ -264,7 +264,7 @@ def test_a_database_url_starts_no_postgres(postgres: str, tmp_path: Path) -> Non
     assert not settings.postgres_data.exists()
 
 
-def test_an_unreachable_database_is_named_without_its_password(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_reported_without_its_password(tmp_path: Path) -> None:
     url = f"postgresql://me:secret@127.0.0.1:{services.free_port()}/tdp"
     settings = Settings(home=tmp_path, database_url=SecretStr(url))
     with pytest.raises(ServiceFailed) as failed, services.postgres(settings):
@@ -273,7 +273,7 @@ def test_an_unreachable_database_is_named_without_its_password(tmp_path: Path) -
     assert "secret" not in str(failed.value)
 
 
-def test_the_environment_of_tdp_env_means_the_embedded_server(settings: Settings) -> None:
+def test_the_url_of_tdp_env_means_the_embedded_server(settings: Settings) -> None:
     url = services.environment(settings)["TDP_DATABASE_URL"]
     assert Settings(home=settings.home, database_url=SecretStr(url)).is_embedded
     assert not Settings(home=settings.home, database_url=SecretStr("postgresql://h/tdp")).is_embedded

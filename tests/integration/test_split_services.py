@@ -1,4 +1,4 @@
-"""The units of deployments/systemd/split/, run as they are written, on a PostgreSQL of somebody else."""
+"""The units of deployments/systemd/split/, run as they are, on an external PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flows import services
 from flows.samples import write_samples
 
 UNITS = Path(__file__).parents[2] / "deployments" / "systemd" / "split"
-#: A second whole installation beside that of the suite: run by `make chaos`, where it has the machine alone.
+#: A second complete installation: run by `make chaos`, which does not share the machine with other tests.
 pytestmark = pytest.mark.matrix
 CHECKOUT = "/opt/telegram-data-processor"
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def environment(postgres: str, tmp_path: Path) -> dict[str, str]:
-    """What systemd would give the units, with the places of this test for those of the example."""
+    """The environment that systemd sets for the units, with ports and paths of this test."""
     common = read(UNITS / "tdp-.service.d" / "common.conf")["Service"]
     server, monitor, name = services.free_port(), services.free_port(), f"t_{uuid.uuid4().hex[:12]}"
     services.ensure_database(postgres, name)
@@ -73,7 +73,7 @@ def run(environment: dict[str, str], command: list[str]) -> str:
 
 @contextmanager
 def unit(name: str, environment: dict[str, str], logs: Path) -> Iterator[psutil.Popen]:
-    """Run a unit until the block ends; then, as systemd does, all its processes are asked to end."""
+    """Run a unit until the block ends; then send SIGTERM to all its processes, as systemd does."""
     with (logs / f"{name}.log").open("w") as log:
         env = os.environ | environment
         process = psutil.Popen(argv(name), env=env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
@@ -93,7 +93,7 @@ def stop(process: psutil.Popen) -> None:
 
 
 def get(url: str) -> bytes | None:
-    """Return what is there; None while nobody answers, or with an error."""
+    """Return the body of the response; None for an error or no response."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - http to a loopback port
             return bytes(answer.read())
@@ -106,11 +106,11 @@ def until(condition: Callable[[], object], logs: Path, seconds: float = 90) -> N
     while not condition():
         if time.monotonic() > deadline:
             tails = {log.name: log.read_text()[-2000:] for log in logs.glob("*.log")}
-            pytest.fail(f"it did not happen in time: {tails}")
+            pytest.fail(f"the condition was not met in time: {tails}")
         time.sleep(0.2)
 
 
-def test_services_of_their_own_do_the_work_and_stop_when_asked(
+def test_split_services_process_the_inbox_and_stop_on_sigterm(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     home, api = Path(environment["TDP_HOME"]), environment["PREFECT_API_URL"]

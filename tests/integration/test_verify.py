@@ -1,4 +1,4 @@
-"""Each rule of `tdp verify` is kept by what is right, broken by what is wrong: real ledger, real server."""
+"""Each rule of `tdp verify`, kept and broken, with a real ledger and a real Prefect server."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 import psycopg2
 import pytest
+from flows.gate.fence import fence
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import LogCreate
 from typer.testing import CliRunner
 
 from flows.cli.reports import app
-from flows.gate.fence import fence
 from flows.ledger.session import connect
 from flows.operations.audit import Check, verify
 from flows.settings import Settings
@@ -40,7 +40,7 @@ def ledger(installation: Settings) -> Iterator[Any]:
 
 @pytest.fixture
 def owned(ledger: Any, installation: Settings) -> Iterator[None]:
-    """Somebody owns batch 1."""
+    """Batch 1 has an owner: a session holds its lock."""
     owner = psycopg2.connect(installation.database)
     execute(owner, LOCK)
     yield
@@ -81,7 +81,7 @@ def add(ledger: Any) -> Run:
 
 @pytest.fixture
 def broken(ledger: Any, installation: Settings) -> Callable[..., list[str]]:
-    """Names of the rules that are broken now."""
+    """A function that returns the names of the rules that are broken."""
     return lambda **bounds: [c.name for c in verify(ledger, installation, **bounds) if not c.is_kept]
 
 
@@ -89,7 +89,7 @@ def one(ledger: Any, settings: Settings, name: str) -> Check:
     return next(check for check in verify(ledger, settings) if check.name == name)
 
 
-def test_what_is_right_keeps_every_rule(ledger: Any, add: Run, broken: Callable[..., list[str]]) -> None:
+def test_a_correct_ledger_keeps_every_rule(ledger: Any, add: Run, broken: Callable[..., list[str]]) -> None:
     add(0, 0, 10)
     add(0, 10, 20)
     add(0, 15, 30, stage="convert")
@@ -111,24 +111,22 @@ def test_a_run_that_started_before_it_was_queued(add: Run, broken: Callable[...,
 
 
 @pytest.mark.usefixtures("owned")
-def test_a_run_that_waits_for_an_owned_batch_is_fine(add: Run, broken: Callable[..., list[str]]) -> None:
+def test_a_run_may_wait_for_an_owned_batch(add: Run, broken: Callable[..., list[str]]) -> None:
     add(0)
     assert broken() == []
 
 
-def test_a_run_that_waits_for_nobody(add: Run, broken: Callable[..., list[str]]) -> None:
+def test_a_run_that_waits_for_a_batch_without_owner(add: Run, broken: Callable[..., list[str]]) -> None:
     add(0)
     assert broken() == ["owners"]
 
 
-async def test_a_run_behind_its_fence_is_fine_and_one_behind_an_open_fence_is_not(
-    ledger: Any, installation: Settings, add: Run
-) -> None:
+async def test_a_run_must_hold_its_fence(ledger: Any, installation: Settings, add: Run) -> None:
     add(0, 1, stage="convert")
     async with await connect(installation.database, "test") as session, fence(session, "convert", 1):
         assert one(ledger, installation, "owners").offending == []
     (row,) = one(ledger, installation, "owners").offending
-    assert row["reason"] == "its fence is open"
+    assert row["reason"] == "its fence is not held"
 
 
 async def test_the_fence_of_another_slot_does_not_count(
@@ -148,7 +146,7 @@ def test_a_run_of_a_dead_process_of_this_host(ledger: Any, add: Run, installatio
     assert [row["stage_run_id"] for row in one(ledger, installation, "processes").offending] == [dead]
 
 
-def test_a_slot_that_nobody_holds(
+def test_a_slot_without_a_holder(
     ledger: Any, installation: Settings, broken: Callable[..., list[str]]
 ) -> None:
     with get_client(sync_client=True) as client:
@@ -171,13 +169,13 @@ def test_a_run_with_a_lease_that_the_server_does_not_count(
     assert row == {"stage": "convert", "reason": "1 fewer of its slots are taken than runs hold a lease"}
 
 
-def test_a_lease_left_for_the_next_run_holds_a_slot(
+def test_a_parked_lease_holds_a_slot(
     ledger: Any, installation: Settings, broken: Callable[..., list[str]]
 ) -> None:
     execute(
         ledger, "INSERT INTO parked_leases VALUES ('extract', 0, %s, clock_timestamp())", str(uuid.uuid4())
     )
-    assert broken() == [], "it may have expired"
+    assert broken() == [], "the lease may have expired"
     with get_client(sync_client=True) as client:
         client.increment_concurrency_slots(["extract"], 1, "concurrency")
         try:
@@ -188,7 +186,7 @@ def test_a_lease_left_for_the_next_run_holds_a_slot(
             client.release_concurrency_slots(["extract"], 1, 1.0)
 
 
-def test_without_a_server_its_slots_are_unknown_not_fine(ledger: Any, installation: Settings) -> None:
+def test_slots_are_unchecked_without_a_server(ledger: Any, installation: Settings) -> None:
     away = installation.model_copy(update={"server_port": 1})
     check = one(ledger, away, "slots")
     assert not check.is_kept
@@ -206,13 +204,13 @@ def test_files_that_do_not_add_up(ledger: Any, broken: Callable[..., list[str]])
         ledger,
         "INSERT INTO receipts (source_id, origin, duplicate) SELECT source_id, '', false FROM source_files",
     )
-    assert broken() == [], "it waits to be claimed"
+    assert broken() == [], "the file waits for a batch"
     execute(
         ledger,
         "INSERT INTO batch_files (batch_id, source_id, position)"
         " SELECT 'batch_000001', source_id, 0 FROM source_files",
     )
-    assert broken() == ["files"], "the batch was made of no file"
+    assert broken() == ["files"], "the batch was created without files"
     execute(ledger, "UPDATE batch_processing SET file_count = 1")
     assert broken() == []
 
@@ -235,7 +233,7 @@ def test_a_work_directory_of_no_batch(installation: Settings, broken: Callable[.
     assert broken() == ["work"]
 
 
-def test_the_command_ends_with_status_1_and_the_rows(ledger: Any, add: Run) -> None:
+def test_the_command_exits_with_status_1_and_shows_the_rows(ledger: Any, add: Run) -> None:
     assert CliRunner().invoke(app, ["verify"]).exit_code == 0
     add(0, 0, 10)
     overlapping = add(0, 5, 20)
@@ -252,9 +250,9 @@ async def test_the_gate_lines_of_every_task_run_are_in_order(
     good, bad, cut, wrong = (uuid.uuid4() for _ in range(4))
     for run in (cut, wrong):
         add(0, 1, 2, task_run_id=str(run))
-    told = [
+    logged = [
         (cut, "Waiting for extraction lock  batch_id=batch_000001"),
-        (cut, "Extraction lock released"),  # that it was acquired was lost with a server
+        (cut, "Extraction lock released"),  # "acquired" is missing, as after a restart of the server
         (wrong, "Extraction lock released"),
         (wrong, "Extraction lock acquired"),
         (good, "Waiting for extraction lock  batch_id=batch_000001"),
@@ -266,7 +264,7 @@ async def test_the_gate_lines_of_every_task_run_are_in_order(
     ]
     logs = [
         LogCreate(name="t", level=20, message=text, timestamp=began + timedelta(seconds=n), task_run_id=run)
-        for n, (run, text) in enumerate(told, 1)
+        for n, (run, text) in enumerate(logged, 1)
     ]
     async with get_client() as client:
         await client.create_logs(logs)
@@ -276,8 +274,8 @@ async def test_the_gate_lines_of_every_task_run_are_in_order(
 
 
 def test_two_processes_of_an_exclusive_stage(ledger: Any, installation: Settings) -> None:
-    nap = [sys.executable, "-c", "import time; time.sleep(60)", "flows.stages.convert"]
-    processes = [subprocess.Popen([*nap, str(installation.work / str(n))]) for n in range(2)]
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)", "flows.stages.convert"]
+    processes = [subprocess.Popen([*sleeping, str(installation.work / str(n))]) for n in range(2)]
     try:
         (check,) = [check for check in verify(ledger, installation) if check.name == "alone"]
         assert sorted(row["pid"] for row in check.offending) == sorted(process.pid for process in processes)

@@ -51,12 +51,12 @@ def words(picture: str) -> list[str]:
 
 def test_a_lane_has_an_idle_gap_only_while_a_batch_waits_and_none_runs() -> None:
     lane = spans.runs([row(1, 0, 1, 10), row(2, 5, 12, 20), row(3, 30, 30, 40), row(4, 39, None, 45)])
-    assert spans.idle(lane) == [(0, 1), (10, 12), (40, 45)]
+    assert spans.idle_gaps(lane) == [(0, 1), (10, 12), (40, 45)]
 
 
 def test_overlapping_and_nested_runs_have_no_idle_gap() -> None:
     lane = spans.runs([row(1, 0, 0, 10), row(2, 0, 2, 4), row(3, 0, 9, 12), row(4, 0, 12, 13)])
-    assert spans.idle(lane) == []
+    assert spans.idle_gaps(lane) == []
 
 
 def test_the_queue_length_follows_the_waiters() -> None:
@@ -134,5 +134,5 @@ def test_the_axis_fits_weeks_and_milliseconds() -> None:
         assert 1 <= len(ticks) <= 2 * 13 + 2
 
 
-def test_a_picture_without_runs_says_so() -> None:
-    assert "Nothing was run." in words(draw([], STAGES))
+def test_nothing_run_is_said() -> None:
+    assert "No stage run" in words(draw([], STAGES))

@@ -1,7 +1,7 @@
--- What a backfill runs again, and how far it has come.
+-- The batches of a backfill and its progress.
 
 -- name: select_batches
--- Every filter that is null lets everything pass. Days are of UTC, both ends included.
+-- A filter that is null matches every batch. Days are in UTC, both ends included.
 SELECT b.batch_id FROM batch_processing b
 WHERE (:batch_ids::text[] IS NULL OR b.batch_id = ANY (:batch_ids::text[]))
   AND (:status::text IS NULL OR b.status = :status::text)
@@ -23,7 +23,7 @@ SELECT :flow_run_id, position - 1, batch_id, :from_stage
 FROM unnest(:batch_ids::text[]) WITH ORDINALITY AS listed (batch_id, position);
 
 -- name: adopt_batches!
--- What is left of the list of another backfill.
+-- The batches of an earlier backfill that it did not complete.
 INSERT INTO run_batches (flow_run_id, position, batch_id, from_stage, prepared_at)
 SELECT :flow_run_id, row_number() OVER (ORDER BY r.position) - 1, r.batch_id, r.from_stage, r.prepared_at
 FROM run_batches r JOIN batch_processing b USING (batch_id)
@@ -42,7 +42,7 @@ SELECT batch_id, name, stored_path, purged_at FROM batch_files JOIN source_files
 WHERE batch_id = ANY (:batch_ids::text[]) ORDER BY batch_id, position;
 
 -- name: reset_later_files!
--- What the stages kept have quarantined stays so; all else they say again when the batch runs.
+-- Files quarantined by a kept stage stay so; all other outcomes are recorded again when the batch runs.
 UPDATE batch_files SET status = 'WAITING', stage = NULL, error = NULL, chats = NULL, messages = NULL
 WHERE batch_id = :batch_id AND NOT (status = 'QUARANTINED' AND stage = ANY (:kept::text[]));
 

@@ -12,12 +12,12 @@ SELECT set_config('application_name', :application, false);
 SELECT pg_advisory_unlock(batch_lock_key(:batch_id));
 
 -- name: own_batch^
--- Liveness without time-outs: a batch whose lock can be had has no living owner.
+-- Liveness without time-outs: if the batch's lock can be acquired, no live run owns the batch.
 SELECT pg_try_advisory_lock(batch_lock_key(:batch_id)) AS owned,
        (SELECT status FROM batch_processing WHERE batch_id = :batch_id) AS status;
 
 -- name: batch_outcome^
--- What runs elsewhere have made of the batch; owned: one of them lives.
+-- The result of the batch's run in another process; owned: that run is alive.
 SELECT status, error_message, EXISTS (
     SELECT FROM advisory_locks WHERE granted AND space IS NULL AND key = batch_lock_key(:batch_id)) AS owned
 FROM batch_processing WHERE batch_id = :batch_id;
@@ -27,7 +27,7 @@ SELECT source_id, name, stored_path FROM batch_files JOIN source_files USING (so
 WHERE batch_id = :batch_id ORDER BY position;
 
 -- name: record_files!
--- A later stage never mends what an earlier one has quarantined or cut.
+-- A later stage never improves the outcome of an earlier one: QUARANTINED and PARTIAL stay.
 UPDATE batch_files f SET stage = :stage, error = coalesce(n.error, f.error),
     status = CASE WHEN f.status IN ('QUARANTINED', 'PARTIAL') AND n.status <> 'QUARANTINED' THEN f.status ELSE n.status END,
     chats = coalesce(n.chats, f.chats), messages = coalesce(n.messages, f.messages)

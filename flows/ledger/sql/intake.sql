@@ -1,12 +1,12 @@
 -- name: lock_intake
--- One planner at a time, so that two parents claim disjoint batches.
+-- One run at a time plans, so that parent runs claim disjoint batches.
 SELECT pg_advisory_lock(:space, 0);
 
 -- name: unlock_intake
 SELECT pg_advisory_unlock(:space, 0);
 
 -- name: receive_source^
--- An arrival: a new content, or one that is known already.
+-- Record an arrival; is_new: the content was not in the ledger before.
 WITH fresh AS (
     INSERT INTO source_files (sha256, name, size_bytes, stored_path)
     VALUES (:sha256, :name, :size_bytes, :stored_path)
@@ -19,22 +19,23 @@ WITH fresh AS (
 )
 SELECT source_id, stored_path, purged_at, is_new FROM source;
 
--- name: keep_again!
+-- name: clear_purged!
+-- The content has arrived again and is stored again.
 UPDATE source_files SET purged_at = NULL WHERE source_id = :source_id;
 
 -- name: record_receipt!
 INSERT INTO receipts (source_id, origin, duplicate) VALUES (:source_id, :origin, :duplicate);
 
 -- name: own_run^
--- A parent run holds this lock while it lives; its batches are nobody else's until then.
+-- A parent run holds this lock while it is alive; no other run claims its batches.
 SELECT pg_try_advisory_lock(run_lock_key(:flow_run_id)) AS owned;
 
 -- name: frozen_batches
 SELECT batch_id FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
 
 -- name: orphaned_batches
--- Unfinished batches whose parent run is dead or never was, and that nobody works on. The runs are the last
--- ones that listed the batch, or worked on it.
+-- Unfinished batches that no live run owns or has listed. flow_run_id is the last run that processed the batch,
+-- parent_run_id the last run that listed it.
 WITH held AS (
     SELECT key FROM advisory_locks WHERE granted AND space IS NULL
 )

@@ -1,4 +1,4 @@
--- What is past the time it is kept. A batch that a living backfill has listed keeps everything.
+-- What has exceeded its retention time. Batches listed by a live backfill are exempt.
 
 -- name: work_to_remove
 SELECT batch_id FROM batch_processing b
@@ -10,7 +10,7 @@ WHERE batch_id = ANY (:batch_ids::text[])
 ORDER BY batch_id;
 
 -- name: purge_sources
--- A file that arrived again is kept from then on.
+-- If a content arrived again, its retention time starts at the last arrival.
 UPDATE source_files SET purged_at = clock_timestamp() WHERE source_id IN (
     SELECT s.source_id FROM source_files s JOIN batch_files USING (source_id) JOIN batch_processing b USING (batch_id)
     WHERE s.purged_at IS NULL AND b.status = 'COMPLETED'

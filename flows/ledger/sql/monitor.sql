@@ -1,11 +1,11 @@
--- What the monitor asks at every look. Counts are of all time, so a restart changes no counter. Where an index
--- is to serve, the moment is the statement's: clock_timestamp() may change while it runs, so no index does.
+-- Queries of the monitor. Counters cover all stage runs ever, so a restart of the monitor does not reset them.
+-- To use an index, compare with statement_timestamp(): clock_timestamp() is volatile, which rules indexes out.
 
 -- name: lane_health()
--- Waits and runs of now; the average is of the runs completed within the last hour.
+-- Current waits and runs; the average is over the runs completed within the last hour.
 SELECT s.stage, s.exclusive, q.waiting, q.running, q.oldest_wait_sec, q.longest_run_sec, d.average_sec,
        CASE WHEN q.running = 0 THEN least(q.oldest_wait_sec, coalesce(d.since_last_sec, 'infinity')) ELSE 0 END
-           AS idle_beside_queue_sec
+           AS idle_gap_sec
 FROM stages s
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE started_at IS NULL) AS waiting,
@@ -31,8 +31,8 @@ SELECT coalesce(avg((outcome <> 'COMPLETED')::int), 0)::float8 FROM stage_runs
 WHERE finished_at > statement_timestamp() - interval '1 hour' AND outcome <> 'CANCELLED';
 
 -- name: settled()^
--- Up to this id all runs have ended, and up to this moment all that began: with a minute for what is not
--- committed yet.
+-- All runs up to the id ``upto`` have ended, and all runs that started before ``before``. The last minute is
+-- excluded, because its transactions may not be committed yet.
 WITH unsettled AS MATERIALIZED (
     SELECT stage_run_id, started_at FROM stage_runs WHERE finished_at IS NULL
     UNION ALL
@@ -42,7 +42,7 @@ SELECT coalesce((SELECT min(stage_run_id) - 1 FROM unsettled), (SELECT max(stage
        least((SELECT min(started_at) FROM unsettled), statement_timestamp() - interval '1 minute') AS before;
 
 -- name: run_counts(after, upto, bounds)
--- Waits are of runs that came to work, durations of those completed; the bucket is how many bounds it reached.
+-- Waits are those of started runs, durations those of completed runs. A bucket is the number of bounds reached.
 SELECT stage, outcome, starts_with(error, 'GateLost') IS TRUE AS lease_lost,
        width_bucket(CASE WHEN started_at IS NOT NULL THEN wait_sec END, :bounds::float8[]) AS wait_bucket,
        width_bucket(CASE WHEN outcome = 'COMPLETED' THEN duration_sec END, :bounds::float8[]) AS duration_bucket,
@@ -53,7 +53,7 @@ FROM (SELECT *, extract(epoch FROM started_at - queued_at)::float8 AS wait_sec,
 GROUP BY stage, outcome, lease_lost, wait_bucket, duration_bucket;
 
 -- name: overlap_counts(since, before, stages, ends)
--- As stage_overlaps, of the runs that began within this time; those before it had ended at these ends.
+-- As stage_overlaps, for runs started in [since, before); all earlier runs of stages[i] had ended by ends[i].
 SELECT stage, count(*) FILTER (WHERE started_at < earlier_finished_at) AS overlaps, max(finished_at) AS ended
 FROM (
     SELECT r.stage, r.started_at, r.finished_at, greatest(past.ended, max(coalesce(r.finished_at, 'infinity')) OVER (

@@ -1,4 +1,4 @@
--- Everything that reads the ledger to show it. All intervals are seconds of the database's clock.
+-- Queries of the reports. All intervals are in seconds of the database's clock.
 
 -- name: clock()$
 SELECT clock_timestamp();
@@ -8,7 +8,7 @@ SELECT q.stage, s.exclusive, q.waiting, q.running, q.oldest_wait_sec
 FROM queue_sizes q JOIN stages s USING (stage) ORDER BY s.position;
 
 -- name: open_runs()
--- Holders first, then the queue, each in the order of the lane.
+-- Per stage the holders first, then the waiters in queue order.
 SELECT t.stage, t.batch_id, t.attempt, t.host, t.pid, t.queued_at, t.started_at, t.wait_sec, t.duration_sec
 FROM stage_timings t JOIN stages s USING (stage)
 WHERE t.finished_at IS NULL
@@ -19,7 +19,7 @@ SELECT status, count(*) AS batches FROM batch_processing GROUP BY status
 ORDER BY array_position('{QUEUED,EXTRACTING,CONVERTING,STORING,COMPLETED,FAILED}', status);
 
 -- name: file_counts()^
--- A source file that no batch has claimed yet is waiting too.
+-- A source file without a batch counts as waiting.
 SELECT (SELECT count(*) FROM receipts WHERE NOT duplicate) AS received,
        count(*) FILTER (WHERE f.status = 'STORED') AS stored,
        count(*) FILTER (WHERE f.status = 'PARTIAL') AS partial,
@@ -48,7 +48,7 @@ SELECT batch_id, status, file_count, created_at, started_at, completed_at, error
            SELECT s.stage FROM stages s
            WHERE NOT EXISTS (SELECT FROM stage_runs r WHERE r.batch_id = b.batch_id AND r.stage = s.stage
                              AND r.outcome = 'COMPLETED' AND r.queued_at > coalesce(
-                 -- What was done before a backfill took it away is to be done again.
+                 -- A stage completed before a backfill discarded its output must run again.
                  (SELECT max(l.prepared_at) FROM run_batches l JOIN stages f ON f.stage = l.from_stage
                   WHERE l.batch_id = b.batch_id AND f.position <= s.position), '-infinity'))
            ORDER BY s.position LIMIT 1) END AS resumes_at
@@ -66,7 +66,7 @@ FROM stage_timings t JOIN stage_runs r USING (stage_run_id)
 WHERE t.batch_id = :batch_id ORDER BY t.queued_at, t.stage_run_id;
 
 -- name: run_batch_ids(flow_run_id)$
--- The batches of a parent run in their frozen order, or the one batch of a run of its own.
+-- The batches of a parent run in frozen order, or the batch of a process-batch run.
 SELECT coalesce(
     (SELECT array_agg(batch_id ORDER BY position) FROM run_batches WHERE flow_run_id = :flow_run_id::uuid),
     (SELECT array_agg(batch_id ORDER BY batch_id) FROM (
@@ -75,7 +75,7 @@ SELECT coalesce(
     '{}') AS batch_ids;
 
 -- name: run_stage_runs(flow_run_id)$
--- What a run has run: the stage runs of its batches from when it listed them until another run did, or its own.
+-- The stage runs of a flow run: those of its batches from when it listed them until another run did, and its own.
 SELECT coalesce(array_agg(stage_run_id), '{}') FROM (
     SELECT r.stage_run_id FROM run_batches l JOIN stage_runs r ON r.batch_id = l.batch_id
     WHERE l.flow_run_id = :flow_run_id::uuid AND r.queued_at >= l.listed_at
@@ -85,7 +85,7 @@ SELECT coalesce(array_agg(stage_run_id), '{}') FROM (
 ) own;
 
 -- name: stage_runs(ids, batch_ids, since)
--- These stage runs, those of these batches, those queued since then (null: whichever), oldest first.
+-- Stage runs by id, by batch and by queueing time (null: no condition), oldest first.
 SELECT t.batch_id, t.stage, s.exclusive, r.slot, t.attempt, t.outcome, t.queued_at, t.started_at,
        coalesce(t.finished_at, clock_timestamp()) AS ended_at, t.wait_sec, t.duration_sec, t.files, t.bytes_in
 FROM stage_timings t JOIN stage_runs r USING (stage_run_id) JOIN stages s ON s.stage = t.stage
@@ -95,8 +95,8 @@ WHERE (:ids::bigint[] IS NULL OR t.stage_run_id = ANY (:ids::bigint[]))
 ORDER BY t.queued_at, t.stage_run_id;
 
 -- name: timings(by, ids, since, limits)
--- Per group and stage, of these stage runs, of those queued since then (null: all). Multiranges say how long a
--- lane had at least one run at work, and how long one was at work or waiting.
+-- Per group and stage, over stage runs by id and by queueing time (null: no condition). Multiranges measure how
+-- long a lane had at least one run at work, and how long it had one at work or waiting.
 WITH runs AS (
     SELECT t.*, s.position, s.exclusive, t.outcome = 'COMPLETED' AS completed, e.ended_at,
            CASE :by WHEN 'batch' THEN t.batch_id
@@ -154,7 +154,7 @@ FROM batch_processing b
 LEFT JOIN batch_files f USING (batch_id) LEFT JOIN source_files s USING (source_id)
 WHERE b.batch_id = ANY (:batch_ids::text[]);
 
--- name: refused_files(batch_ids, limit)
+-- name: incomplete_files(batch_ids, limit)
 SELECT f.batch_id, s.name, f.status, f.stage, f.error
 FROM batch_files f JOIN source_files s USING (source_id)
 WHERE f.batch_id = ANY (:batch_ids::text[]) AND f.status IN ('PARTIAL', 'QUARANTINED')

@@ -1,4 +1,4 @@
--- Each statement returns the rows that break a rule; none when it is kept.
+-- Each statement returns the rows that break a rule; no rows if the rule is kept.
 
 -- name: overlapping_runs(since)
 SELECT * FROM stage_overlaps
@@ -6,19 +6,19 @@ WHERE :since::timestamptz IS NULL OR started_at >= :since OR earlier_finished_at
 ORDER BY started_at;
 
 -- name: disordered_runs(since)
--- Queued, then behind the fence, then at work, then ended; never otherwise.
+-- The times of a run must be in this order: queued, fence acquired, started, finished.
 SELECT stage_run_id, batch_id, stage, queued_at, fenced_at, started_at, finished_at FROM stage_runs
 WHERE (:since::timestamptz IS NULL OR queued_at >= :since)
   AND (fenced_at < queued_at OR started_at < fenced_at OR finished_at < coalesce(started_at, fenced_at, queued_at))
 ORDER BY queued_at;
 
 -- name: unowned_runs(fence_space)
--- Unfinished runs of batches whose owner is gone (nobody holds the batch's lock), or behind an open fence.
+-- Unfinished runs without an owner: their fence or, before they acquire it, their batch's lock is not held.
 WITH held AS (
     SELECT space, key FROM advisory_locks WHERE granted
 )
 SELECT r.stage_run_id, r.batch_id, r.stage, r.host, r.pid, r.queued_at, r.started_at,
-       CASE WHEN r.fenced_at IS NOT NULL THEN 'its fence is open' ELSE 'its batch has no owner' END AS reason
+       CASE WHEN r.fenced_at IS NOT NULL THEN 'its fence is not held' ELSE 'its batch has no owner' END AS reason
 FROM stage_runs r JOIN stages s USING (stage)
 WHERE r.finished_at IS NULL AND CASE WHEN r.fenced_at IS NOT NULL
     THEN NOT EXISTS (SELECT FROM held WHERE space = :fence_space AND key = 1000 * s.position + r.slot)
@@ -36,8 +36,8 @@ FROM stages s LEFT JOIN stage_runs r ON r.stage = s.stage AND r.finished_at IS N
 GROUP BY s.stage, s.exclusive, s.position ORDER BY s.position;
 
 -- name: unaccounted_files()
--- Received is stored, in part, quarantined or waiting: every content has one first receipt, at most one batch,
--- a completed batch leaves nothing waiting, and a batch has as many files as it was made of.
+-- Every received file is stored, stored in part, quarantined or waiting: each content has exactly one first
+-- receipt, a completed batch has no waiting files, and a batch has as many files as it was created with.
 SELECT s.source_id, s.name, b.batch_id, f.status,
        CASE WHEN r.receipts <> 1 THEN r.receipts || ' first receipts'
             ELSE 'waits in a completed batch' END AS reason
@@ -52,7 +52,7 @@ GROUP BY b.batch_id HAVING count(f.source_id) <> b.file_count
 ORDER BY source_id, batch_id;
 
 -- name: half_done_batches(since)
--- A completed batch has completed every stage.
+-- Completed batches in which a stage never completed.
 SELECT b.batch_id, b.completed_at, s.stage AS never_completed
 FROM batch_processing b CROSS JOIN stages s
 WHERE b.status = 'COMPLETED' AND (:since::timestamptz IS NULL OR b.completed_at >= :since)

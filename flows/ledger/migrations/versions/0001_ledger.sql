@@ -1,4 +1,4 @@
--- The stages, in the order of the data. Only one run of an exclusive stage may work at a time.
+-- The stages in processing order. Only one run of an exclusive stage may be at work at a time.
 CREATE TABLE stages (
     stage     text PRIMARY KEY,
     position  smallint NOT NULL UNIQUE,
@@ -6,7 +6,7 @@ CREATE TABLE stages (
 );
 INSERT INTO stages VALUES ('extract', 1, true), ('convert', 2, true), ('store', 3, false);
 
--- One row per content ever received.
+-- One row per content that was ever received.
 CREATE TABLE source_files (
     source_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     sha256      text NOT NULL UNIQUE CHECK (sha256 ~ '^[0-9a-f]{64}$'),
@@ -17,7 +17,7 @@ CREATE TABLE source_files (
     purged_at   timestamptz
 );
 
--- One row per arrival in an inbox: the first of a content, and every duplicate after it.
+-- One row per arrival in an inbox: the first one of each content, and every duplicate.
 CREATE TABLE receipts (
     receipt_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     source_id   bigint NOT NULL REFERENCES source_files,
@@ -45,7 +45,7 @@ CREATE TABLE batch_processing (
 CREATE INDEX batch_processing_created ON batch_processing (created_at);
 CREATE INDEX batch_processing_open ON batch_processing (status) WHERE status <> 'COMPLETED';
 
--- A source file belongs to one batch for ever.
+-- A source file belongs to one batch permanently.
 CREATE TABLE batch_files (
     batch_id  text NOT NULL REFERENCES batch_processing,
     source_id bigint NOT NULL UNIQUE REFERENCES source_files,
@@ -59,19 +59,19 @@ CREATE TABLE batch_files (
     PRIMARY KEY (batch_id, position)
 );
 
--- The list of batches of a parent run, frozen so that a retry replays it in the same order.
+-- The list of batches of a parent run, frozen so that a retry processes it in the same order.
 CREATE TABLE run_batches (
     flow_run_id uuid NOT NULL,
     position    integer NOT NULL,
     batch_id    text NOT NULL REFERENCES batch_processing,
     listed_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    from_stage  text REFERENCES stages, -- a backfill's: from where the batch is to run again …
-    prepared_at timestamptz,            -- … and since when what it had from there on is gone
+    from_stage  text REFERENCES stages, -- backfills only: the first stage to run again, and
+    prepared_at timestamptz,            -- when the outputs from that stage on were discarded
     PRIMARY KEY (flow_run_id, position)
 );
 CREATE INDEX run_batches_batch ON run_batches (batch_id, listed_at);
 
--- What backfills that live have listed.
+-- The lists of live backfills.
 CREATE VIEW living_backfills AS
 SELECT r.flow_run_id, r.batch_id, r.listed_at FROM run_batches r
 JOIN pg_locks l ON l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
@@ -107,7 +107,7 @@ CREATE INDEX stage_runs_batch ON stage_runs (batch_id, stage);
 CREATE INDEX stage_runs_open ON stage_runs (stage, slot) WHERE finished_at IS NULL;
 CREATE INDEX stage_runs_started ON stage_runs (stage, started_at);
 
--- A Prefect lease left with its fence for the run that waits for it, instead of given back and taken anew.
+-- A Prefect lease kept with its fence for the next waiter, instead of being released and acquired again.
 CREATE TABLE parked_leases (
     stage    text NOT NULL REFERENCES stages,
     slot     integer NOT NULL,
@@ -123,7 +123,7 @@ SELECT stage_run_id, batch_id, stage, attempt, outcome, host, pid, queued_at, st
        files, bytes_in
 FROM stage_runs;
 
--- What is in front of each gate, and behind it.
+-- Per gate: the runs that wait for it, and the runs at work behind it.
 CREATE VIEW queue_sizes AS
 SELECT s.stage,
        count(r.stage_run_id) FILTER (WHERE r.started_at IS NULL) AS waiting,
@@ -133,7 +133,7 @@ SELECT s.stage,
 FROM stages s LEFT JOIN stage_runs r ON r.stage = s.stage AND r.finished_at IS NULL
 GROUP BY s.stage, s.position ORDER BY s.position;
 
--- Runs of an exclusive stage that began before an earlier one had ended. Must be empty for ever.
+-- Runs of an exclusive stage that started before an earlier run had ended. Must always be empty.
 CREATE VIEW stage_overlaps AS
 SELECT * FROM (
     SELECT r.stage, r.stage_run_id, r.batch_id, r.host, r.pid, r.started_at, r.finished_at,
@@ -145,8 +145,8 @@ SELECT * FROM (
 ) ordered
 WHERE started_at < earlier_finished_at;
 
--- The data: flows/exports/columns.py describes the columns. Keys and revisions are compared byte by byte, which
--- is quick and the same on every server. source_id 0: no source file of the ledger.
+-- The data; flows/exports/columns.py describes the columns. Keys and revisions use the collation "C": comparing
+-- bytes is fast and gives the same order on every server. source_id 0: no source file in the ledger.
 CREATE TABLE chats (
     chat_key  text COLLATE "C" PRIMARY KEY,
     chat_id   bigint,
@@ -155,7 +155,7 @@ CREATE TABLE chats (
     account   text,
     form      text NOT NULL,
     extra     jsonb,
-    revision  text COLLATE "C" NOT NULL, -- orders what several exports say of one chat; the greatest wins
+    revision  text COLLATE "C" NOT NULL, -- orders the versions of one chat in several exports; the greatest wins
     source_id bigint NOT NULL
 );
 CREATE INDEX chats_name ON chats (name);
@@ -183,31 +183,32 @@ CREATE TABLE messages (
     extra               jsonb,
     revision            text COLLATE "C" NOT NULL,
     source_id           bigint NOT NULL,
-    joined_from         text COLLATE "C", -- the floating chat this row came from; null: the chat's own
+    joined_from         text COLLATE "C", -- the floating chat that the row came from; null: the chat itself
     PRIMARY KEY (chat_key, message_id)
 );
--- Chats are stored in the order of time: BRIN finds a day almost as well as a B-tree, and costs loads nothing.
+-- Messages are stored in order of time: BRIN finds a day almost as fast as a B-tree, at no cost to loads.
 CREATE INDEX messages_sent ON messages USING brin (sent_at);
-CREATE INDEX messages_source ON messages USING brin (source_id); -- for when they are stored again
+CREATE INDEX messages_source ON messages USING brin (source_id); -- when a source file is stored again
 CREATE INDEX messages_joined ON messages (joined_from) WHERE joined_from IS NOT NULL;
 
--- By what floating chats and others can be found to be the same: "peer:user5", "name:Anna", "start:1a2b3c4d".
+-- Clues by which a floating chat and another one are recognised as the same: "peer:user5", "name:Anna",
+-- "start:1a2b3c4d".
 CREATE TABLE chat_clues (
     clue     text COLLATE "C" NOT NULL,
     chat_key text COLLATE "C" NOT NULL,
-    rank     smallint NOT NULL, -- 2: floats by this clue, 1: floats by another one, 0: known
+    rank     smallint NOT NULL, -- 2: floating because of this clue, 1: floating because of another, 0: known
     PRIMARY KEY (clue, chat_key)
 );
 CREATE INDEX chat_clues_chat ON chat_clues (chat_key);
 
--- A floating chat (alias) that messages proved to be another chat, which is no alias itself.
+-- A floating chat (alias) that its messages proved to be another chat, which itself is not an alias.
 CREATE TABLE chat_aliases (
     alias    text COLLATE "C" PRIMARY KEY,
     chat_key text COLLATE "C" NOT NULL
 );
 CREATE INDEX chat_aliases_chat ON chat_aliases (chat_key);
 
--- What joining took out of chats and messages: the floating chats as their own exports have them, and the
--- rows theirs replaced. With it every load decides anew from all rows that ever came, in whatever order.
+-- Rows that joining removed from chats and messages: the floating chats as their own exports have them, and the
+-- rows that their messages replaced. With them, each load decides again from all rows ever received, in any order.
 CREATE TABLE joined_chats (LIKE chats, PRIMARY KEY (chat_key));
 CREATE TABLE joined_messages (LIKE messages, PRIMARY KEY (chat_key, message_id));

@@ -1,4 +1,4 @@
-"""Find the stage runs of the last hour among a million without reading them all."""
+"""Index the end of stage runs: those of the last hour are found without reading the whole table."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    # Runs end about in the order of their rows, so BRIN does: a few pages, and no work at each run's end.
+    # Runs end roughly in row order, so BRIN suits: it needs few pages, and no update when a run ends.
     op.get_bind().exec_driver_sql("CREATE INDEX stage_runs_finished ON stage_runs USING brin (finished_at)")
 
 

@@ -1,4 +1,4 @@
-"""Name the keys of advisory locks, and who holds them, in one place."""
+"""Define the keys of advisory locks and the view of their holders in one place."""
 
 from pathlib import Path
 
