@@ -101,7 +101,7 @@ def measure_statements(connection: psycopg.Connection) -> Iterator[Row]:
                     seconds.append(frame.timed(lambda text=text: connection.execute(text, VALUES).fetchall()))
             with connection.transaction(force_rollback=True):
                 plan = "\n".join(line for (line,) in connection.execute(b"EXPLAIN " + text, VALUES))
-            scans = sorted(set(re.findall(r"Seq Scan on (\w+)", plan)) - {"stages", "parked_leases"})
+            scans = sorted(set(re.findall(r"Seq Scan on (\w+)", plan)) - {"stages"})
             most = 5 if file in ("gate.sql", "batches.sql") else None
             yield row(name, 1000 * median(seconds), "ms", most=most, reads_whole=scans)
 

@@ -386,7 +386,6 @@ class Plant:
         self._others.close()
         self.until(lambda: not self.processes(), 10)
         assert list(self.settings.work.rglob(".*.partial")) == []
-        assert self.query("SELECT * FROM parked_leases") == []
         self.until(lambda: len(self._leases_on_disk() - self._leases) <= lost_leases, 20)
 
     def processes(self) -> list[list[str]]:

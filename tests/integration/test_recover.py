@@ -238,21 +238,6 @@ async def test_slots_counted_for_a_stage_at_rest_are_released(
     assert await active() == [0, 0]
 
 
-async def test_a_lease_parked_by_a_dead_flow_is_released(
-    installation: Settings, client: PrefectClient
-) -> None:
-    granted = await client.increment_concurrency_slots_with_lease(["extract"], 1, "concurrency", 60)
-    parked = "INSERT INTO parked_leases VALUES ('extract', 0, %s, clock_timestamp() - interval '{} s')"
-    rows(installation, parked.format(1), granted.json()["lease_id"])
-    assert (await recover(installation)).slots == {}
-    assert (await client.read_global_concurrency_limit_by_name("extract")).active_slots == 1
-    rows(installation, "DELETE FROM parked_leases")
-    rows(installation, parked.format(60), granted.json()["lease_id"])
-    await recover(installation)
-    assert (await client.read_global_concurrency_limit_by_name("extract")).active_slots == 0
-    assert rows(installation, "SELECT * FROM parked_leases") == []
-
-
 async def test_a_run_reacquires_its_lock_when_its_session_was_lost(installation: Settings) -> None:
     run_id = uuid4()
     async with own_run(run_id, installation.database):

@@ -7,21 +7,21 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from socket import gethostname
 from typing import Any
 
 import psycopg2
 import pytest
-from flows.gate.fence import fence
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import LogCreate
 from typer.testing import CliRunner
 
 from flows.cli.reports import app
-from flows.ledger.session import connect
+from flows.ledger.connection import connection
+from flows.ledger.locks import FENCE, fence_key
 from flows.operations.audit import Check, verify
 from flows.settings import Settings
+from flows.stages.runner.host_identity import place
 
 Run = Callable[..., int]
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -45,6 +45,13 @@ def owned(ledger: Any, installation: Settings) -> Iterator[None]:
     execute(owner, LOCK)
     yield
     owner.close()
+
+
+@contextmanager
+def fence_held(settings: Settings, key: int) -> Iterator[None]:
+    with connection(settings.database) as session:
+        execute(session, "SELECT pg_advisory_lock(%s, %s)", FENCE, key)
+        yield
 
 
 def execute(ledger: Any, sql: str, *values: Any) -> Any:
@@ -123,7 +130,7 @@ def test_a_run_that_waits_for_a_batch_without_owner(add: Run, broken: Callable[.
 
 async def test_a_run_must_hold_its_fence(ledger: Any, installation: Settings, add: Run) -> None:
     add(0, 1, stage="convert")
-    async with await connect(installation.database, "test") as session, fence(session, "convert", 1):
+    with fence_held(installation, fence_key(2)):
         assert one(ledger, installation, "owners").offending == []
     (row,) = one(ledger, installation, "owners").offending
     assert row["reason"] == "its fence is not held"
@@ -133,7 +140,7 @@ async def test_the_fence_of_another_slot_does_not_count(
     ledger: Any, installation: Settings, add: Run
 ) -> None:
     add(0, 1, stage="store", slot=1)
-    async with await connect(installation.database, "test") as session, fence(session, "store", 1):
+    with fence_held(installation, fence_key(3)):
         assert len(one(ledger, installation, "owners").offending) == 1
 
 
@@ -141,8 +148,8 @@ async def test_the_fence_of_another_slot_does_not_count(
 def test_a_run_of_a_dead_process_of_this_host(ledger: Any, add: Run, installation: Settings) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    add(0, host=gethostname(), pid=os.getpid())
-    dead = add(0, host=gethostname(), pid=ended.pid)
+    add(0, place=place(), pid=os.getpid())
+    dead = add(0, place=place(), pid=ended.pid)
     assert [row["stage_run_id"] for row in one(ledger, installation, "processes").offending] == [dead]
 
 
@@ -167,23 +174,6 @@ def test_a_run_with_a_lease_that_the_server_does_not_count(
     add(0, stage="convert", lease_id=str(uuid.uuid4()))
     (row,) = one(ledger, installation, "slots").offending
     assert row == {"stage": "convert", "reason": "1 fewer of its slots are taken than runs hold a lease"}
-
-
-def test_a_parked_lease_holds_a_slot(
-    ledger: Any, installation: Settings, broken: Callable[..., list[str]]
-) -> None:
-    execute(
-        ledger, "INSERT INTO parked_leases VALUES ('extract', 0, %s, clock_timestamp())", str(uuid.uuid4())
-    )
-    assert broken() == [], "the lease may have expired"
-    with get_client(sync_client=True) as client:
-        client.increment_concurrency_slots(["extract"], 1, "concurrency")
-        try:
-            assert broken() == []
-            execute(ledger, "UPDATE parked_leases SET taken_at = taken_at - interval '1 hour'")
-            assert broken() == ["slots"]
-        finally:
-            client.release_concurrency_slots(["extract"], 1, 1.0)
 
 
 def test_slots_are_unchecked_without_a_server(ledger: Any, installation: Settings) -> None:
@@ -241,36 +231,6 @@ def test_the_command_exits_with_status_1_and_shows_the_rows(ledger: Any, add: Ru
     assert result.exit_code == 1
     assert "BROKEN overlaps" in result.stdout
     assert f"stage_run_id={overlapping}" in result.stdout
-
-
-async def test_the_gate_lines_of_every_task_run_are_in_order(
-    ledger: Any, installation: Settings, add: Run
-) -> None:
-    began = datetime.now(UTC) - timedelta(seconds=20)
-    good, bad, cut, wrong = (uuid.uuid4() for _ in range(4))
-    for run in (cut, wrong):
-        add(0, 1, 2, task_run_id=str(run))
-    logged = [
-        (cut, "Waiting for extraction lock  batch_id=batch_000001"),
-        (cut, "Extraction lock released"),  # "acquired" is missing, as after a restart of the server
-        (wrong, "Extraction lock released"),
-        (wrong, "Extraction lock acquired"),
-        (good, "Waiting for extraction lock  batch_id=batch_000001"),
-        (bad, "Waiting for store lock  batch_id=batch_000001"),
-        (good, "Extraction lock acquired"),
-        (good, "Extraction lock released"),
-        (bad, "Store lock released"),
-        (good, "Waiting for extraction lock  batch_id=batch_000001"),
-    ]
-    logs = [
-        LogCreate(name="t", level=20, message=text, timestamp=began + timedelta(seconds=n), task_run_id=run)
-        for n, (run, text) in enumerate(logged, 1)
-    ]
-    async with get_client() as client:
-        await client.create_logs(logs)
-    (check,) = [check for check in verify(ledger, installation, since=began) if check.name == "log"]
-    lines = {row["task_run_id"]: row["lines"] for row in check.offending}
-    assert lines == {str(bad): "wr", str(wrong): "ra"}
 
 
 def test_two_processes_of_an_exclusive_stage(ledger: Any, installation: Settings) -> None:
