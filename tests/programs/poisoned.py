@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows.stages.convert.stage import stage as convert
-from flows.stages.extract.stage import stage as extract
+from flows.stages.convert import stage as convert
+from flows.stages.extract import stage as extract
 
 how, stage, name, source, output = sys.argv[1:]
 module: Any = {"extract": extract, "convert": convert}[stage]
