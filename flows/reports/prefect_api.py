@@ -49,7 +49,8 @@ def request(
     finally:
         connection.close()
     if response.status == HTTPStatus.UNAUTHORIZED:
-        raise ServiceFailed(f"the Prefect server at {host} requires authentication: set its TDP_AUTH_STRING")
+        advice = "set TDP_AUTH_STRING to its value"
+        raise ServiceFailed(f"the Prefect server at {host} requires authentication: {advice}")
     if response.status >= 400:
         raise ServiceFailed(f"the Prefect server at {host} responded {response.status} to {method} {path}")
     return content
