@@ -5,9 +5,10 @@
 # make hosts   three hosts in network namespaces, one cut off in mid-extract (root, iproute2, redis-server)
 # make fuzz    hostile bytes for the readers, MINUTES=10 for each (atheris; Linux)
 # make bench   measure beside what one would otherwise use: one table at the end, .bench/results.json
+# make pictures  make the pictures of the README anew, from a real run (Chromium)
 # make lint    ruff and mypy alone
 # make lock    resolve requirements.lock anew
-.PHONY: demo test chaos soak hosts fuzz bench lint format lock install clean
+.PHONY: demo test chaos soak hosts fuzz bench pictures lint format lock install clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -51,6 +52,9 @@ hosts: $(INSTALLED)
 bench: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check beautifulsoup4==4.15.0 chatpack==0.1.0
 	.venv/bin/python tests/bench/bench.py $(ARGS)
+
+pictures: $(INSTALLED)
+	.venv/bin/python tests/pictures/make_pictures.py deployments/images
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
