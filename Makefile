@@ -6,9 +6,10 @@
 # make hosts   test three hosts in network namespaces, one of them disconnected (root, iproute2, redis-server)
 # make fuzz    fuzz the readers, MINUTES=10 for each (atheris; Linux)
 # make bench   compare with alternatives: prints one table, writes .bench/results.json
+# make pictures  take the pictures of the README from a real run (Chromium)
 # make lint    run ruff, mypy and the spelling check only
 # make lock    resolve requirements.lock again
-.PHONY: demo test check chaos soak hosts fuzz bench lint format lock install clean
+.PHONY: demo test check chaos soak hosts fuzz bench pictures lint format lock install clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -59,6 +60,9 @@ hosts: $(INSTALLED)
 bench: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check beautifulsoup4==4.15.0 chatpack==0.1.0
 	.venv/bin/python tests/bench/bench.py $(ARGS)
+
+pictures: $(INSTALLED)
+	.venv/bin/python tests/pictures/make_pictures.py deployments/images
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

@@ -26,7 +26,7 @@ def code(document: Path) -> list[str]:
     """Return the lines of shell blocks without comments, and all text in backticks."""
     text = document.read_text()
     blocks = re.findall(r"^```sh$(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    lines = [line.partition("  #")[0] for block in blocks for line in block.splitlines()]
+    lines = [line.partition("  #")[0] for block in blocks for line in block.replace("\\\n", "").splitlines()]
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return lines + re.findall(r"`([^`]+)`", prose)
 
