@@ -23,9 +23,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 demo: $(INSTALLED)
 	.venv/bin/tdp demo $(ARGS)
 
-# Half of the suite's time is waiting: more processes than cores. Those that wait longest begin first.
+# Half of the suite's time is waiting: more processes than cores. tests/conftest.py shares the work among them.
 WORKERS = 4
-PARALLEL = --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 10
+PARALLEL = --numprocesses $(WORKERS) --durations 10
 
 test: lint
 	.venv/bin/pytest $(PARALLEL) $(ARGS)

@@ -22,22 +22,24 @@ from flows import services
 from flows.ledger.schema_version import migrate
 from flows.settings import Settings
 
-#: Fixtures that start programs for several tests: with several processes (pytest -n), the tests of a module
-#: that use one of them run in the same process, in their order.
-_STARTED_ONCE = {"sturdy", "installed", "prefect_server", "guarded", "batch"}
-#: The groups that take longest. The processes begin with these, and end with what is short.
-_FIRST = (
-    "chaos/test_faults",
-    "acceptance",
-    "chaos",
-    "integration/test_backfill",
-    "integration/test_recover",
-    "integration/test_gate",
-    "integration/test_security",
-    "integration/test_flows",
-    "unit/test_corpus",
-    "integration/test_services",
-    "integration/test_apply",
+#: With several processes (pytest -n), the tests of each of these run in the same process, in their order,
+#: because they share what is slow to start. The processes begin with these, the longest first; what is not
+#: named here is short, and any process runs it.
+_TOGETHER = (
+    "tests/chaos/test_faults.py",
+    "tests/acceptance/",
+    "tests/chaos/",
+    "tests/integration/test_backfill.py",
+    "tests/integration/test_recover.py",
+    "tests/integration/test_gate.py",
+    "tests/integration/test_security.py",
+    "tests/integration/test_flows.py",
+    "tests/unit/test_corpus.py",
+    "tests/integration/test_apply.py",
+    "tests/integration/test_verify.py",
+    "tests/integration/test_monitor.py",
+    "tests/integration/test_maintain.py",
+    "tests/integration/test_automations.py",
 )
 #: Statements that make each document and each limit of the server what it was when it was new.
 _NEW: list[tuple[LiteralString, Sequence[Any]]] = []
@@ -61,23 +63,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups at the same hook
+def _group(nodeid: str) -> str | None:
+    """Return what the test runs together with, if anything."""
+    return next((start for start in _TOGETHER if nodeid.startswith(start)), None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, say which tests stay together, and begin with the longest."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    place = {item: _place(item) for item in items}
-    for item, (_, group) in place.items():
-        if not _STARTED_ONCE.isdisjoint(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: place[item][0])
+    """Put the longest first, if several processes are there to share the work."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        turns = {group: turn for turn, group in enumerate((*_TOGETHER, None))}
+        items.sort(key=lambda item: turns[_group(item.nodeid)])
 
 
-def _place(item: pytest.Item) -> tuple[int, str]:
-    """Return how many groups go before the test, and its own, should it be in one."""
-    module = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
-    found = (place for place in enumerate(_FIRST) if module.startswith(place[1]))
-    return next(found, (len(_FIRST), module))
+@pytest.hookimpl(optionalhook=True)  # there may be no xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the work by groups. (The marks that xdist has for this are not read under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid) or nodeid
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")

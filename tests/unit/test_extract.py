@@ -24,7 +24,7 @@ EXPORT = b'{"name": "Chat", "type": "personal_chat", "id": 1, "messages": []}'
 
 def stage(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*STAGE, *map(str, arguments)], capture_output=True, timeout=60, check=False, **options
+        [*STAGE, *map(str, arguments)], capture_output=True, timeout=200, check=False, **options
     )
 
 

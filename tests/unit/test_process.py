@@ -99,7 +99,14 @@ async def pids_in(path: Path) -> list[int]:
 
 
 def gone(pids: list[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+    return not any(is_alive(pid) for pid in pids)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
@@ -154,7 +161,7 @@ async def test_the_tree_dies_with_the_flow(tmp_path: Path) -> None:
     flow.send_signal(signal.SIGKILL)
     flow.wait()
     while not gone(pids):
-        assert time.monotonic() - killed < 5
+        assert time.monotonic() - killed < 30
         await asyncio.sleep(0.005)
 
 
