@@ -2,8 +2,8 @@
 
 A place is what the gate consists of: a ledger session that holds a fence, and a lease on a slot of Prefect's
 limit. An exclusive lane has one place; a lane of several slots has as many as it has runs at work. Between
-two of its runs a lane keeps a place if no other process waits for the stage and the lease is young; otherwise
-it releases the lease, then the fence, and queues again.
+two of its runs a lane keeps a place, with its lease while that is young, unless another process waits for the
+stage; then it releases the lease, then the fence, and queues again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from flows.stages.runner.completion import to_the_end
 KEEP_WITHIN = 5.0
 #: Seconds between two tries for a free slot; only the first waiter of one process tries.
 _TRY_EVERY = 0.05
+#: Runs after which a process that has more of them lets a yielding one of another process go first.
+_IN_A_ROW = 10
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Lane:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _wanted: int = 0
     _slots: int = 0
+    _in_a_row: int = 0
     _sessions: set[Session] = field(default_factory=set)
     _idle: list[Session] = field(default_factory=list)
     _kept: list[Place] = field(default_factory=list)
@@ -105,8 +108,9 @@ class Lane:
         Raises LookupError if a successor has closed it as LOST.
         """
         row = await fetch_one(place.session, "finish_stage_run", **values, **self._locks(place.slot))
-        is_young = asyncio.get_running_loop().time() - place.granted_at < KEEP_WITHIN
-        place.may_be_kept = is_young and not row["is_waited_for"]
+        self._in_a_row += 1
+        lets_yielding = self.is_yielding or self._in_a_row >= _IN_A_ROW
+        place.may_be_kept = not (row["others_wait"] or (row["yielding_waits"] and lets_yielding))
         return float(row["duration"] or 0.0)
 
     async def close(self) -> None:
@@ -148,6 +152,7 @@ class Lane:
     async def _fenced(self, entrant: Entrant) -> Place:
         """Wait for a fence of the stage and return a place without a lease."""
         session = await self._session(entrant)
+        self._in_a_row = 0
         try:
             if self.is_yielding:
                 await fetch(session, "acquire_lock", space=YIELDING, key=self._key())
@@ -195,12 +200,14 @@ class Lane:
         return session
 
     async def _leave(self, place: Place, entrant: Entrant) -> None:
-        if place.may_be_kept and self._wanted:
-            place.may_be_kept = False
-            self._kept.append(place)
-            self._is_kept.set()
-        else:
+        if not (place.may_be_kept and self._wanted):
             await self._release(place, entrant)
+            return
+        if asyncio.get_running_loop().time() - place.granted_at > KEEP_WITHIN:
+            await self._release_lease(place, entrant)
+        place.may_be_kept = False
+        self._kept.append(place)
+        self._is_kept.set()
 
     async def _release_kept(self, entrant: Entrant) -> None:
         while self._kept:
@@ -209,15 +216,19 @@ class Lane:
     async def _release(self, place: Place, entrant: Entrant) -> None:
         """Release the lease, then the fence; where that fails, closing the session releases the fence."""
         try:
-            if place.lease and place.limit:
-                await slot.release(entrant.client, place.lease, entrant.log)
-                slot.emit("released", place.limit)
+            await self._release_lease(place, entrant)
             await fetch(place.session, "release_lock", space=FENCE, key=self._key(place.slot))
             if self.is_yielding and self.is_exclusive:
                 await fetch(place.session, "release_lock", space=YIELDING, key=self._key())
             self._idle.append(place.session)
         except (DatabaseUnavailable, psycopg.Error):
             await place.session.close()
+
+    async def _release_lease(self, place: Place, entrant: Entrant) -> None:
+        if place.lease and place.limit:
+            await slot.release(entrant.client, place.lease, entrant.log)
+            slot.emit("released", place.limit)
+        place.lease = None
 
     def _key(self, slot_number: int = 0) -> int:
         return fence_key(self.position, slot_number)

@@ -37,6 +37,7 @@ class Owner:
         #: Ids of batches whose lock another process has acquired since.
         self.lost: set[str] = set()
         self._name = name
+        self._backend = session.info.backend_pid
         self._run: UUID | None = None
         self._batches: set[str] = set()
         self._alone = asyncio.Lock()
@@ -95,6 +96,9 @@ class Owner:
         await self.session.close()
         self.session = await connect(self.url, self._name)
         self.generation += 1
+        # PostgreSQL may not have noticed yet that the session before is gone, and would keep its locks.
+        await fetch(self.session, "terminate_session", pid=self._backend, application=self._name)
+        self._backend = self.session.info.backend_pid
         if self._run:
             await fetch(self.session, "own_run", flow_run_id=self._run)
         for batch_id in self._batches:
@@ -127,29 +131,37 @@ async def prove(session: Session, what: str) -> None:
 
 
 @asynccontextmanager
-async def owner(url: str, name: str, *, shared: bool = True) -> AsyncIterator[Owner]:
-    """Yield the owner of this flow run; a new one for the body if there is none, or not ``shared``."""
-    if shared and (current := _current.get()):
+async def owner(url: str, name: str) -> AsyncIterator[Owner]:
+    """Yield the owner of the flow run that this is part of, or one for the body alone if there is none."""
+    if current := _current.get():
         yield current
         return
-    owning = Owner(url, name, await connect(url, name))
-    token = _current.set(owning)
-    keeper = asyncio.create_task(owning.keep())
-    try:
-        yield owning
-    finally:
-        _current.reset(token)
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
-        await owning.session.close()
+    async with _new_owner(url, name) as own:
+        yield own
 
 
 @asynccontextmanager
 async def own_run(flow_run_id: UUID, url: str) -> AsyncIterator[Owner]:
     """Hold the lock that proves this run alive, so that no other run claims its batches.
 
-    Raises BatchBusy if the run is alive in another process.
+    All batches of the body have the same owner. Raises BatchBusy if the run is alive in another process.
     """
-    async with owner(url, f"tdp run {flow_run_id}", shared=False) as owning:
-        await owning.own_run(flow_run_id)
-        yield owning
+    async with _new_owner(url, f"tdp run {flow_run_id}") as own:
+        await own.own_run(flow_run_id)
+        token = _current.set(own)
+        try:
+            yield own
+        finally:
+            _current.reset(token)
+
+
+@asynccontextmanager
+async def _new_owner(url: str, name: str) -> AsyncIterator[Owner]:
+    own = Owner(url, name, await connect(url, name))
+    keeper = asyncio.create_task(own.keep())
+    try:
+        yield own
+    finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+        await own.session.close()

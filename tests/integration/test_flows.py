@@ -224,8 +224,8 @@ async def test_a_run_that_lost_its_lock_leaves_a_batch_that_another_completed(in
     await process_inbox()
     (batch,) = rows(installation, "SELECT batch_id FROM batch_processing")
     async with own_batch(batch["batch_id"], installation.database) as owned:
-        await owned.close()
-        with pytest.raises(BatchBusy, match="another run has done"):
+        await owned.owner.session.close()
+        with pytest.raises(BatchBusy, match="another run has completed"):
             await owned.ensure_owned()
 
 

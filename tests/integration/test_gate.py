@@ -55,7 +55,7 @@ async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
 @asynccontextmanager
 async def process(settings: Settings) -> AsyncIterator[Lanes]:
     """The lanes of a process of its own."""
-    async with owner(settings.database, "test", shared=False) as own:
+    async with owner(settings.database, "test") as own:
         made = Lanes(own, settings.work_locks, is_yielding=False)
         try:
             yield made

@@ -119,7 +119,8 @@ async def test_two_parents_claim_disjoint_batches(database_url: str, inbox: Path
 
     async def parent() -> list[str]:
         run_id = uuid4()
-        async with own_run(run_id, database_url) as session:
+        async with own_run(run_id, database_url) as session_owner:
+            session = session_owner.session
             async with planning(session):
                 for path in await settled_files(inbox, 0):
                     await receive(session, path, tmp_path / "sources")
@@ -136,11 +137,14 @@ async def test_batches_of_a_live_parent_are_not_claimed_but_those_of_a_dead_one_
     database_url: str, inbox: Path, tmp_path: Path
 ) -> None:
     first, second, third = uuid4(), uuid4(), uuid4()
-    async with own_run(first, database_url) as session:
+    async with own_run(first, database_url) as session_owner:
+        session = session_owner.session
         await receive(session, drop(inbox, "a.zip"), tmp_path / "sources")
         claimed = await freeze_batches(session, first, 10)
-        async with own_run(second, database_url) as other:
+        async with own_run(second, database_url) as other_owner:
+            other = other_owner.session
             assert await freeze_batches(other, second, 10) == []
-    async with own_run(third, database_url) as session:
+    async with own_run(third, database_url) as session_owner:
+        session = session_owner.session
         assert await freeze_batches(session, third, 10) == claimed
         assert await frozen_batches(session, first) == claimed

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -217,8 +218,9 @@ async def test_a_command_that_reaches_the_supervisor_too_late_does_not_begin(
 async def test_a_time_out_and_cancellations_wait_for_one_end_of_the_tree() -> None:
     """The supervisor is stopped, so the tree cannot end: as with work that hangs in the kernel."""
     running = asyncio.create_task(run_command(["sleep", "600"], env=ENV, timeout=1))
-    (supervisor,) = await children_of(psutil.Process())
-    await children_of(supervisor)
+    supervisor = await supervisor_of(psutil.Process())
+    while not supervisor.children():
+        await asyncio.sleep(0.01)
     supervisor.suspend()
     for _ in range(3):
         done, _ = await asyncio.wait([running], timeout=0.7)
@@ -230,7 +232,10 @@ async def test_a_time_out_and_cancellations_wait_for_one_end_of_the_tree() -> No
     assert not supervisor.is_running()
 
 
-async def children_of(process: psutil.Process) -> list[psutil.Process]:
-    while not (found := process.children()):
+async def supervisor_of(flow: psutil.Process) -> psutil.Process:
+    while True:
+        for child in flow.children():  # the process may have others
+            with suppress(psutil.NoSuchProcess):
+                if str(_SUPERVISOR) in child.cmdline():
+                    return child
         await asyncio.sleep(0.01)
-    return found

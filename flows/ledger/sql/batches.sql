@@ -8,6 +8,10 @@ WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle
 -- name: name_session
 SELECT set_config('application_name', :application, false);
 
+-- name: terminate_session
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE pid = :pid AND application_name = :application;
+
 -- name: release_batch
 SELECT pg_advisory_unlock(batch_lock_key(:batch_id));
 

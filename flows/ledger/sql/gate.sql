@@ -83,8 +83,8 @@ WITH started AS (
 SELECT started_at FROM started;
 
 -- name: finish_stage_run^
--- A run that its successor has closed as LOST stays closed. Another process waits for the stage in the queue of
--- its fence, in that of a stage of several slots, or in that of yielding runs.
+-- A run that its successor has closed as LOST stays closed. Other processes wait for the stage in the queue of
+-- its fence, or in that of a stage of several slots; of yielding ones, one has the lock by which it may queue.
 WITH finished AS (
     UPDATE stage_runs SET finished_at = greatest(clock_timestamp(), started_at), outcome = 'COMPLETED',
         counts = :counts
@@ -96,12 +96,14 @@ WITH finished AS (
         convert_duration_sec = CASE f.stage WHEN 'convert' THEN f.duration ELSE convert_duration_sec END,
         store_duration_sec   = CASE f.stage WHEN 'store'   THEN f.duration ELSE store_duration_sec END
     FROM finished f WHERE b.batch_id = f.batch_id
-)
-SELECT duration, EXISTS (
-    SELECT FROM advisory_locks
+), others AS MATERIALIZED (
+    SELECT pid, space = :yielding AS yields FROM advisory_locks
     WHERE pid <> ALL (:own_pids::int[])
-      AND (space = :fence AND key = :key AND NOT granted OR space = :queue AND key = :base
-           OR space = :yielding AND key = :base AND NOT granted)) AS is_waited_for
+      AND (space = :fence AND key = :key AND NOT granted OR space IN (:queue, :yielding) AND key = :base)
+)
+SELECT duration, EXISTS (SELECT FROM others WHERE yields) AS yielding_waits,
+       EXISTS (SELECT FROM others o WHERE NOT yields AND NOT EXISTS (
+           SELECT FROM others y WHERE y.pid = o.pid AND y.yields)) AS others_wait
 FROM finished;
 
 -- name: fail_stage_run

@@ -96,7 +96,7 @@ async def standby(*, env: Mapping[str, str], lock: Path) -> AsyncIterator[Superv
             os.close(locked)
     supervisor = Supervisor(process, lifeline, lock)
     try:
-        await supervisor.listen(os.fdopen(status_read, "rb"))
+        await to_the_end(supervisor.listen(os.fdopen(status_read, "rb")))
         yield supervisor
     finally:
         await supervisor.end()

@@ -46,18 +46,20 @@ def main() -> None:
     adopt_orphans()
     hide_descriptors()
     argv, memory, deadline = read_request(lifeline)
+    note(lock, b"begun")
     if now() > deadline:  # the flow was frozen after its last proof: another may have the fence by now
         report(status, b"unfed\n")
         os._exit(1)
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     work = start(argv)
-    os.write(lock, b"%d\n" % work)
+    note(lock, b"group %d" % work)
     report(status, b"group %d\n" % work)
     _thread.start_new_thread(watch, (lifeline, status, work))
     # Not reaped yet: the group's number cannot be given to another process while we signal it.
     os.waitid(os.P_PID, work, os.WEXITED | os.WNOWAIT)
     code = end_tree(work, status)
+    note(lock, b"ended")
     report(status, b"exit %d\n" % code)
     os._exit(0)  # the lane waits for our end, and an interpreter takes 10 ms to tidy up
 
@@ -138,6 +140,14 @@ def start(argv: list[bytes]) -> int:
         os.write(2, f"cannot run {os.fsdecode(argv[0])}: {error.strerror}\n".encode())
     finally:
         os._exit(127)
+
+
+def note(lock: int, line: bytes) -> None:
+    """Write into the lock's file what a successor may want to know; a full disk must not end us here."""
+    try:  # noqa: SIM105  contextlib would cost every stage run its import
+        os.write(lock, line + b"\n")
+    except OSError:
+        pass
 
 
 def report(status: int, line: bytes) -> None:

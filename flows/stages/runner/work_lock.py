@@ -1,9 +1,9 @@
 """The lock on a file that every process of a stage run's tree inherits: it is free once all of them are gone.
 
-A successor on the same host asks the lock, not a clock, whether the work of a run that lost its database
-session has ended. The file also names the supervisor and the work, so that processes are found which have
-closed their descriptors: by the variable :data:`MARK` in their environment, or by the work's process group
-and session.
+A successor on the same host looks at the lock, not at a clock, to learn whether the work of a run that lost
+its database session has ended. The lines of the file (``supervisor PID START``, ``begun``, ``group N``,
+``ended``) say more for the case that a supervisor was killed and its work has closed all descriptors: such
+processes are found by the variable :data:`MARK` in their environment, or by the work's process group.
 """
 
 from __future__ import annotations
@@ -30,17 +30,14 @@ def acquire(path: Path) -> int:
 
 
 def name_supervisor(fd: int, pid: int) -> None:
-    """Write into the lock's file which process heads the tree, and when that started.
-
-    The supervisor appends the process group of the work once that has begun.
-    """
+    """Write into the lock's file which process heads the tree; that one adds what becomes of the work."""
     with suppress(psutil.NoSuchProcess):
-        os.write(fd, f"{pid} {psutil.Process(pid).create_time()}\n".encode())
+        os.write(fd, f"supervisor {pid} {psutil.Process(pid).create_time()}\n".encode())
 
 
 def has_begun(path: Path) -> bool:
-    """Return whether the work has ever begun. Raises FileNotFoundError."""
-    return _named(path)[2] != 0
+    """Return whether the supervisor has ever got its command. Raises FileNotFoundError."""
+    return "begun" in _lines(path)
 
 
 def is_free(path: Path) -> bool:
@@ -52,6 +49,9 @@ def is_free(path: Path) -> bool:
         return False
     finally:
         os.close(fd)
+    lines = _lines(path)
+    if "ended" in lines or "begun" not in lines:
+        return True
     return next(survivors(path), None) is None
 
 
@@ -75,7 +75,8 @@ def end_survivors(path: Path) -> list[int]:
 
 def survivors(path: Path) -> Iterator[psutil.Process]:
     """Yield the living processes of the tree, its supervisor apart."""
-    supervisor, _, group = _named(path)
+    lines = _lines(path)
+    supervisor, group = int((lines.get("supervisor") or ["0"])[0]), int((lines.get("group") or ["0"])[0])
     for process in psutil.process_iter():
         if process.pid in (supervisor, os.getpid()):
             continue
@@ -85,34 +86,40 @@ def survivors(path: Path) -> Iterator[psutil.Process]:
 
 
 def _belongs(process: psutil.Process, path: Path, supervisor: int, group: int) -> bool:
-    with suppress(ProcessLookupError):
+    with suppress(OSError):  # the session too, for the number of a group is used again some time
         if group and (os.getpgid(process.pid), os.getsid(process.pid)) == (group, supervisor):
             return True
     with suppress(psutil.AccessDenied):
         if process.environ().get(MARK) == str(path):
             return True
-        return any(os.path.realpath(f"/proc/{process.pid}/fd/{fd}") == str(path) for fd in _open(process.pid))
-    return False
+    return any(
+        _target(f"/proc/{process.pid}/fd/{fd}") == str(path) for fd in _names(f"/proc/{process.pid}/fd")
+    )
 
 
-def _open(pid: int) -> list[str]:
+def _names(folder: str) -> list[str]:
     with suppress(OSError):
-        return os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208  only names are wanted
+        return os.listdir(folder)  # noqa: PTH208  only names are wanted
     return []
 
 
+def _target(link: str) -> str:
+    with suppress(OSError):
+        return os.readlink(link)  # noqa: PTH115  text is what is compared
+    return ""
+
+
 def _supervisor_lives(path: Path) -> bool:
-    supervisor, started, _ = _named(path)
-    with suppress(psutil.Error):
-        process = psutil.Process(supervisor)
-        return process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE
+    with suppress(psutil.Error, KeyError):
+        pid, started = _lines(path)["supervisor"]
+        process = psutil.Process(int(pid))
+        return process.create_time() == float(started) and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def _named(path: Path) -> tuple[int, float, int]:
-    """Return the supervisor's process id and start time and the work's group; zeros for what is not known."""
-    words = [*path.read_text().split(), "0", "0", "0"]
-    return int(words[0]), float(words[1]), int(words[2])
+def _lines(path: Path) -> dict[str, list[str]]:
+    """Return what the lines of the file say, by their first words."""
+    return {words[0]: words[1:] for line in path.read_text().splitlines() if (words := line.split())}
 
 
 def environment(path: Path) -> Mapping[str, str]:
