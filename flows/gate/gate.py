@@ -102,7 +102,7 @@ async def gate(
             waiting_shown(stage, entrant.stage_run_id, owner, log) as over,
             _release_logged(stage, over, log),
             lane.place(entrant) as place,
-            _recorded(owner, entrant),  # once more: the row is closed before its fence is released
+            _recorded(owner, entrant, supervisor),  # once more: before the fence is released
         ):
             over.set()
             log.info("%s lock acquired", _NOUN[stage].capitalize())
@@ -167,7 +167,9 @@ async def _complete(lane: Lane, held: Held, batch_id: str, log: Log) -> None:
 
 
 @asynccontextmanager
-async def _recorded(owner: Owner, entrant: Entrant) -> AsyncIterator[None]:
+async def _recorded(
+    owner: Owner, entrant: Entrant, supervisor: Supervisor | None = None
+) -> AsyncIterator[None]:
     """Close the run's row with whatever the body raises, once its work is gone."""
     try:
         yield
@@ -180,14 +182,16 @@ async def _recorded(owner: Owner, entrant: Entrant) -> AsyncIterator[None]:
         # A row that cannot be closed now is closed as LOST by the next holder of the fence.
         with contextlib.suppress(DatabaseUnavailable):
             try:
-                await _close(owner.session, values)
+                await _close(owner.session, values, supervisor)
             except (DatabaseUnavailable, psycopg.Error):
                 async with await connect(owner.url, "tdp gate", patience=0) as session:
-                    await _close(session, values)
+                    await _close(session, values, supervisor)
         raise
 
 
-async def _close(session: Session, values: Mapping[str, object]) -> None:
-    """Close the row; if a successor has closed it as LOST, record when its work was in fact gone: now."""
-    if not await fetch(session, "fail_stage_run", **values):
-        await fetch(session, "extend_lost_stage_run", stage_run_id=values["stage_run_id"])
+async def _close(session: Session, values: Mapping[str, object], supervisor: Supervisor | None) -> None:
+    """Close the row; if a successor has closed it as LOST, record when its work was in fact gone."""
+    if await fetch(session, "fail_stage_run", **values) or supervisor is None:
+        return
+    if (ago := supervisor.ended_ago) is not None:
+        await fetch(session, "extend_lost_stage_run", stage_run_id=values["stage_run_id"], ago=ago)

@@ -145,7 +145,8 @@ async def _server_time(client: PrefectClient) -> datetime:
 def _is_past_grace(run: FlowRun, now: datetime) -> bool:
     if run.state is None:
         return False
-    return run.state.timestamp < now - timedelta(seconds=_GRACE[run.state.type])
+    age, grace = now - run.state.timestamp, timedelta(seconds=_GRACE[run.state.type])
+    return age > grace or age < -grace  # a state of the future: the server's clock was set back
 
 
 async def _locks(client: PrefectClient, runs: Iterable[FlowRun]) -> dict[UUID, _Owner]:

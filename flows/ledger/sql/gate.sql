@@ -113,7 +113,7 @@ WHERE stage_run_id = :stage_run_id AND finished_at IS NULL RETURNING stage_run_i
 
 -- name: extend_lost_stage_run!
 -- The holder itself knows best when its work was gone: were a successor at work by then, stage_overlaps shows it.
-UPDATE stage_runs SET finished_at = greatest(clock_timestamp(), finished_at)
+UPDATE stage_runs SET finished_at = greatest(clock_timestamp() - make_interval(secs => :ago), finished_at)
 WHERE stage_run_id = :stage_run_id AND outcome = 'LOST';
 
 -- name: close_dead_stage_run!

@@ -114,6 +114,7 @@ class Supervisor:
         self._is_asked = False
         self._code: int | None = None
         self._unfed = False
+        self._ended_at: int | None = None
         self._end: asyncio.Task[None] | None = None
         self._transports: list[asyncio.BaseTransport] = []
         self._tails = (bytearray(), bytearray())
@@ -187,6 +188,11 @@ class Supervisor:
             with contextlib.suppress(BlockingIOError, BrokenPipeError):
                 self._lifeline.send(b".")
 
+    @property
+    def ended_ago(self) -> float | None:
+        """Seconds since the last process of the tree was seen to end; None if that is not known."""
+        return None if self._ended_at is None else (_now() - self._ended_at) / 1e9
+
     async def listen(self, status: IO[bytes]) -> None:
         """Keep the ends of both streams from now on."""
         self._status = await self._reader(status)
@@ -221,11 +227,11 @@ class Supervisor:
     async def _wait(self) -> None:
         """Read what the supervisor reports until it has ended: the group, and the exit status of the work."""
         async for line in self._status:
-            word, _, number = line.strip().partition(b" ")
+            word, *numbers = line.split()
             if word == b"unfed":
                 self._unfed = True
             elif word == b"exit":
-                self._code = int(number)
+                self._code, self._ended_at = map(int, numbers)
 
     async def _reader(self, pipe: IO[bytes]) -> asyncio.StreamReader:
         reader = asyncio.StreamReader()
@@ -238,6 +244,7 @@ class Supervisor:
         """End a tree whose supervisor was killed, and return when the last of its processes is gone."""
         while not await asyncio.to_thread(work_lock.is_free, self._lock):
             await asyncio.to_thread(work_lock.end_survivors, self._lock)
+            self._ended_at = _now()
             await asyncio.sleep(_LOOK_AGAIN)
 
 

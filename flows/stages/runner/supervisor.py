@@ -16,9 +16,9 @@ case that this process is killed.
 LOCK is the descriptor of a locked file that the whole tree inherits (:mod:`flows.stages.runner.work_lock`).
 
 Into STATUS goes ``group N`` (the work's process group) as soon as it runs, ``unfed`` if the watchdog ended
-it, ``waits N`` for a process that cannot be ended (another user's), and ``exit N`` once **every** process of
-the tree has ended. End of file without ``exit`` means that this process was killed.
-"""
+it, ``waits N`` for a process that cannot be ended (another user's), and ``exit N TIME`` (nanoseconds of
+:data:`CLOCK`) once **every** process of the tree has ended. End of file without ``exit`` means that this
+process was killed."""
 
 import _signal  # type: ignore[import-not-found]  # the standard library's own, without its enumerations
 import _socket
@@ -31,6 +31,8 @@ import time
 
 #: Seconds without a byte from the flow after which the work is ended.
 WATCHDOG = 5.0
+#: Seconds after which the kernel ends this process, should it be frozen itself, and with it the work.
+LAST_RESORT = 7.0
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 #: Includes the time in which the host was suspended, where the system has such a clock.
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -60,7 +62,7 @@ def main() -> None:
     os.waitid(os.P_PID, work, os.WEXITED | os.WNOWAIT)
     code = end_tree(work, status)
     note(lock, b"ended")
-    report(status, b"exit %d\n" % code)
+    report(status, b"exit %d %d\n" % (code, now()))
     os._exit(0)  # the lane waits for our end, and an interpreter takes 10 ms to tidy up
 
 
@@ -159,8 +161,14 @@ def report(status: int, line: bytes) -> None:
 
 
 def watch(lifeline: _socket.socket, status: int, work: int) -> None:
-    """Kill the work's group once the flow's end of the lifeline closes or no byte has come in time."""
+    """Kill the work's group once the flow's end of the lifeline closes or no byte has come in time.
+
+    In a frozen host, container or cgroup this thread is frozen too. There the alarm of an interval timer,
+    whose default action is to terminate, ends this process, and PR_SET_PDEATHSIG the work, before either
+    goes on.
+    """
     fed = now()
+    _signal.setitimer(_signal.ITIMER_REAL, LAST_RESORT)
     while True:
         ready = select.select([lifeline], [], [], 0.5)[0]
         # Looked at first: a byte that was late, because flow or host were frozen, proves nothing any more.
@@ -174,6 +182,8 @@ def watch(lifeline: _socket.socket, status: int, work: int) -> None:
             except OSError:
                 break
             fed = now()
+            _signal.setitimer(_signal.ITIMER_REAL, LAST_RESORT)
+    _signal.setitimer(_signal.ITIMER_REAL, 0)  # from here on this process must outlive the work
     kill(os.killpg, work)
 
 

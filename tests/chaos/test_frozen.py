@@ -1,0 +1,261 @@
+"""Faults that a flow cannot notice: it, its host or its supervisor is frozen or gone while sessions are lost.
+
+Two processes want the gate of extract. The work of each writes down when it runs; no moment of the first may
+be after the beginning of the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from flows.settings import Settings
+
+PROGRAMS = Path(__file__).parents[1] / "programs"
+CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and cgroups")
+
+
+class Contest:
+    """Two processes, and what their work wrote down."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.beats = folder / "beats"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        rows = self.query("INSERT INTO batch_processing (file_count) VALUES (0), (0) RETURNING batch_id")
+        self.batches = [row["batch_id"] for row in rows]
+
+    def start(self, *options: str, seconds: float = 600, prefix: tuple[str, ...] = ()) -> int:
+        """Start a process that extracts the next batch; return the id of its work once that runs."""
+        batch_id = self.batches[len(self.processes)]
+        heart = [sys.executable, str(PROGRAMS / "heart.py"), str(self.beats), str(seconds), *options]
+        contender = [
+            sys.executable,
+            str(PROGRAMS / "contender.py"),
+            "gated",
+            "extract",
+            batch_id,
+            "--",
+            *heart,
+        ]
+        log = self.beats.with_name(f"{batch_id}.log").open("wb")
+        with log:
+            self.processes.append(subprocess.Popen([*prefix, *contender], stdout=log, stderr=log))
+        if len(self.processes) == 1:
+            self.until(self.beats.exists)
+        return self.processes[-1].pid
+
+    def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        with psycopg.connect(self.settings.database, row_factory=dict_row, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def until(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            logs = "\n".join(path.read_text() for path in self.beats.parent.glob("*.log"))
+            assert time.monotonic() < deadline, f"it did not happen in time\n{logs}"
+            time.sleep(0.02)
+        return value
+
+    def lose_sessions(self) -> None:
+        """End every session of the first process, as a restart of PostgreSQL does."""
+        self.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            f"tdp extract {self.batches[0]}",
+        )
+
+    def supervisor(self) -> psutil.Process:
+        (found,) = psutil.Process(self.processes[0].pid).children()
+        return found
+
+    def tree(self) -> list[psutil.Process]:
+        flow = psutil.Process(self.processes[0].pid)
+        return [flow, *flow.children(recursive=True)]
+
+    def second_began(self) -> bool:
+        """Whether the work of the second process has begun."""
+        row = self.query(
+            "SELECT 1 FROM stage_runs WHERE batch_id = %s AND started_at IS NOT NULL", self.batches[1]
+        )
+        return bool(row)
+
+    def assert_no_overlap(self) -> None:
+        """Wait for the second process; nothing of the first ran once it had begun, and the ledger agrees."""
+        self.until(lambda: self.processes[1].poll() is not None)
+        beats: dict[int, list[int]] = {}
+        for line in self.beats.read_text().splitlines():
+            pid, moment = map(int, line.split())
+            beats.setdefault(pid, []).append(moment)
+        last = list(beats)[-1]
+        before = [moment for pid, moments in beats.items() if pid != last for moment in moments]
+        assert max(before) < min(beats[last]), f"{(max(before) - min(beats[last])) / 1e6:.1f} ms of overlap"
+        assert self.processes[1].returncode == 0
+        assert self.query("SELECT * FROM stage_overlaps") == []
+        outcomes = self.query("SELECT outcome FROM stage_runs ORDER BY stage_run_id")
+        assert outcomes[-1]["outcome"] == "COMPLETED"
+
+
+@pytest.fixture
+def contest(installation: Settings, tmp_path: Path) -> Iterator[Contest]:
+    made = Contest(installation, tmp_path)
+    yield made
+    for process in made.processes:
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+    for mark in tmp_path.glob("beats.*"):
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(mark.suffix[1:]))
+            if str(PROGRAMS / "heart.py") in process.cmdline():
+                process.kill()
+
+
+@contextmanager
+def frozen(processes: list[psutil.Process]) -> Iterator[None]:
+    """Freeze processes as a host that is suspended is: none of them runs, not even for a signal."""
+    group = CGROUPS / f"tdp-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        for process in processes:
+            (group / "cgroup.procs").write_text(str(process.pid))
+        (group / "cgroup.freeze").write_text("1")
+        yield
+    finally:
+        (group / "cgroup.freeze").write_text("0")
+        for pid in (group / "cgroup.procs").read_text().split():
+            with suppress(OSError):
+                (CGROUPS / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+def test_a_frozen_flow_that_lost_its_sessions(contest: Contest) -> None:
+    contest.start()
+    contest.processes[0].send_signal(signal.SIGSTOP)
+    contest.start(seconds=1)
+    contest.lose_sessions()
+    contest.assert_no_overlap()
+    contest.processes[0].send_signal(signal.SIGCONT)
+    contest.until(lambda: contest.processes[0].poll() is not None)
+    assert contest.query("SELECT * FROM stage_overlaps") == []
+
+
+@root_only
+@pytest.mark.skipif(not (CGROUPS / "cgroup.procs").exists(), reason="needs cgroups of version 2")
+def test_a_frozen_host_that_lost_its_sessions(contest: Contest) -> None:
+    """It goes on while the second is at work, which knows only that the first was on another host."""
+    contest.start()
+    contest.query("UPDATE stage_runs SET place = 'elsewhere'")
+    with frozen(contest.tree()):
+        contest.start(seconds=3)
+        contest.lose_sessions()
+        contest.until(contest.second_began)
+    contest.assert_no_overlap()
+
+
+@root_only
+def test_the_same_host_name_in_another_pid_name_space(contest: Contest) -> None:
+    contest.start(prefix=("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"))
+    contest.start(seconds=1)
+    contest.lose_sessions()
+    contest.assert_no_overlap()
+
+
+@pytest.mark.parametrize("options", [["--child"], ["--hide"], ["--hide", "--child"]])
+def test_a_killed_supervisor_with_work_that_has_left_its_group_or_closed_everything(
+    contest: Contest, options: list[str]
+) -> None:
+    contest.start(*options)
+    supervisor = contest.supervisor()
+    contest.processes[0].kill()
+    supervisor.kill()
+    contest.start(seconds=1)
+    contest.assert_no_overlap()
+
+
+def test_a_supervisor_killed_alone(contest: Contest) -> None:
+    contest.start("--child")
+    contest.supervisor().kill()
+    contest.start(seconds=1)
+    contest.assert_no_overlap()
+
+
+def test_a_time_out_of_the_database_ends_no_wait(contest: Contest) -> None:
+    (row,) = contest.query("SELECT current_database() AS name")
+    for timeout in ("statement_timeout", "lock_timeout", "idle_session_timeout", "transaction_timeout"):
+        contest.query(f"ALTER DATABASE {row['name']} SET {timeout} = 500")
+    contest.start(seconds=3)
+    contest.start(seconds=1)
+    contest.until(lambda: contest.processes[0].poll() is not None)
+    assert contest.processes[0].returncode == 0
+    contest.assert_no_overlap()
+
+
+def test_a_clock_that_was_set_back(contest: Contest) -> None:
+    contest.start(seconds=1)
+    contest.until(lambda: contest.processes[0].poll() is not None)
+    contest.query(
+        "UPDATE stage_runs SET fenced_at = fenced_at + interval '1 hour',"
+        " started_at = started_at + interval '1 hour', finished_at = finished_at + interval '1 hour'"
+    )
+    contest.start(seconds=1)
+    contest.assert_no_overlap()
+    disorder = "SELECT 1 FROM stage_runs WHERE NOT (fenced_at <= started_at AND started_at <= finished_at)"
+    assert contest.query(disorder) == []
+
+
+def test_a_gate_that_waits_for_nothing_is_seen_in_the_ledger(contest: Contest) -> None:
+    """The check of the check: were a successor not to wait for the work, the ledger would show it."""
+    contest.start()
+    contest.processes[0].send_signal(signal.SIGSTOP)
+    broken = (
+        "import runpy, sys; from flows.gate import predecessor\n"
+        "async def at_once(*_): pass\n"
+        "predecessor.until_gone = at_once; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    heart = [sys.executable, str(PROGRAMS / "heart.py"), str(contest.beats), "8"]
+    argv = [sys.executable, "-c", broken, str(PROGRAMS / "contender.py"), "gated", "extract"]
+    second = subprocess.Popen([*argv, contest.batches[1], "--", *heart])
+    contest.processes.append(second)
+    contest.until(lambda: contest.query("SELECT 1 FROM stage_runs WHERE batch_id = %s", contest.batches[1]))
+    contest.lose_sessions()
+    contest.until(contest.second_began)
+    contest.processes[0].send_signal(signal.SIGCONT)
+    contest.until(lambda: contest.query("SELECT * FROM stage_overlaps"))
+
+
+def test_the_loop_of_a_flow_is_blocked_by_its_log(contest: Contest) -> None:
+    """As by a worker that is frozen: the pipe is full, and a write waits."""
+    blocked = (
+        "import asyncio, runpy, sys, time; from flows.stages.runner import process\n"
+        "wait = process.Supervisor._wait\n"
+        "async def blocking(self):\n"
+        "    asyncio.get_running_loop().call_later(1, time.sleep, 60); await wait(self)\n"
+        "process.Supervisor._wait = blocking; del sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    heart = [sys.executable, str(PROGRAMS / "heart.py"), str(contest.beats), "600"]
+    argv = [sys.executable, "-c", blocked, str(PROGRAMS / "contender.py"), "gated", "extract"]
+    contest.processes.append(subprocess.Popen([*argv, contest.batches[0], "--", *heart]))
+    contest.until(contest.beats.exists)
+    asyncio.run(asyncio.sleep(1.5))
+    contest.start(seconds=1)
+    contest.lose_sessions()
+    contest.assert_no_overlap()
