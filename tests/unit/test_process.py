@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -239,3 +240,26 @@ async def supervisor_of(flow: psutil.Process) -> psutil.Process:
                 if str(_SUPERVISOR) in child.cmdline():
                     return child
         await asyncio.sleep(0.01)
+
+
+#: Runs what its arguments say, and says how that ended.
+RUN = """
+import asyncio, os, sys, time
+from flows.stages.runner.process import run_command
+began = time.monotonic()
+done = asyncio.run(run_command(sys.argv[1:], env={"PATH": os.environ["PATH"]}, timeout=60))
+print("ended", time.monotonic() - began > 2, done.stdout.strip())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
+def test_processes_of_another_user_are_waited_for() -> None:
+    """As after sudo: the flow may not signal what the program has left behind."""
+    without_kill = ["setpriv", "--bounding-set", "-kill"]
+    leaves_a_child = (
+        "setpriv --reuid 65534 --clear-groups setsid sleep 3 &"
+        " until [ $(stat -c %u /proc/$!) = 65534 ]; do :; done; echo done"
+    )
+    flow = [*without_kill, *python(RUN, "sh", "-c", leaves_a_child)]
+    done = subprocess.run(flow, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("ended True done\n", 0), done.stderr
