@@ -56,14 +56,22 @@ async def connect(url: str, application: str, patience: float = PATIENCE) -> Ses
                 options=_SERVER_SIDE,
                 **_CLIENT_SIDE,
             )
-            await session.execute(sql("end_no_wait").encode())
-            return session
+            return await _without_time_outs(session)
         except psycopg.OperationalError as error:
             if loop.time() + pause > deadline:
                 raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}".rstrip()) from error
             _log.warning("PostgreSQL does not answer, trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
         pause = min(2 * pause, 2.0)
+
+
+async def _without_time_outs(session: Session) -> Session:
+    try:
+        await session.execute(sql("end_no_wait").encode())
+    except BaseException:
+        await session.close()
+        raise
+    return session
 
 
 async def fetch(session: Session, statement: str, /, **values: object) -> list[DictRow]:

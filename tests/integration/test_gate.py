@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.context import AsyncClientContext
 from psycopg.rows import dict_row
 
 from flows.errors import GateLost, LimitMissing
@@ -314,6 +315,29 @@ async def test_a_process_has_as_many_sessions_as_runs_at_work_and_one(
         async with asyncio.timeout(60):
             await asyncio.gather(*(one(*pair) for pair in zip(batches, stages, strict=True)))
     assert most <= 8 + 1  # seven at work, the owner, and the first waiter for a store
+
+
+async def test_a_run_that_is_cancelled_on_its_way_costs_no_connection_and_no_lease(
+    installation: Settings, batches: list[str], client: PrefectClient
+) -> None:
+    async with AsyncClientContext.get_or_create() as context:  # as the runs of a flow share one client
+        async with process(installation) as lanes:
+            for milliseconds, batch_id in enumerate(batches):  # so that every moment of a request is met
+
+                async def enter_and_leave(batch_id: str = batch_id) -> None:
+                    async with enter_lane(lanes, "extract", batch_id):
+                        pass
+
+                entering = asyncio.create_task(enter_and_leave())
+                await asyncio.wait([entering], timeout=milliseconds / 500)
+                entering.cancel()
+                await asyncio.gather(entering, return_exceptions=True)
+        pool = context.client._client._transport._pool  # type: ignore[attr-defined]
+        await until(lambda: all(connection.is_idle() for connection in pool.connections))
+    assert await active(client, "extract") == 0
+    # A row that had only just been queued is closed by the next run of its batch.
+    held = "SELECT 1 FROM stage_runs WHERE finished_at IS NULL AND fenced_at IS NOT NULL"
+    assert query(installation, held) == []
 
 
 async def test_stores_run_five_at_a_time(installation: Settings, batches: list[str]) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import msgspec
 
+from flows.stages.runner.host_identity import boot_id, machine
+
 MANIFEST = "manifest.json"
 #: Exit statuses that are not retried (sysexits.h: usage, bad data, configuration; sh: not executable, not
 #: found).
@@ -40,26 +42,28 @@ class FileOutcome(msgspec.Struct, omit_defaults=True):
 class Result(msgspec.Struct, omit_defaults=True):
     """The result line of a stage: outcomes of its source files and totals (``bytes_in``, ``messages``, …).
 
-    ``boot`` is the boot id of the machine at the time of writing; empty if the system has none.
+    ``machine`` and its ``boot`` id name where and when it was written; empty if the system does not say.
     """
 
     stage: str
     files: list[FileOutcome] = []
     counts: dict[str, int] = {}
     boot: str = ""
+    machine: str = ""
 
 
 def read_result(output: Path) -> Result | None:
     """Return the result of the complete output at ``output``; None if there is none.
 
-    An output from before the machine's last boot counts as absent: after a power failure a manifest may exist
-    although other files never reached the disk. Running the stage again costs less than syncing every file.
-    """
+    An output from before this machine's last boot counts as absent: after a power failure a manifest may
+    exist although other files never reached the disk. Running the stage again costs less than syncing every
+    file. What another machine has written is in a shared folder, whose server has had it since the files were
+    closed."""
     try:
         result = msgspec.json.decode((output / MANIFEST).read_bytes(), type=Result)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
-    return result if result.boot == _boot_id() else None
+    return result if result.boot == boot_id() or result.machine not in ("", machine()) else None
 
 
 def entry_name(source_id: int, name: str) -> str:
@@ -89,17 +93,9 @@ def new_output(output: Path) -> Iterator[Path]:
         raise
 
 
-def _boot_id() -> str:
-    """Return the id of the machine's current boot; empty on systems other than Linux."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 def write_result(directory: Path, result: Result) -> None:
     """Write the manifest into the output directory, which is still a temporary one."""
-    result.boot = _boot_id()
+    result.boot, result.machine = boot_id(), machine()
     with (directory / MANIFEST).open("wb") as file:
         file.write(msgspec.json.encode(result))
         if not result.boot:  # otherwise read_result() ignores it after a power failure

@@ -17,6 +17,15 @@ def boot_id() -> str:
 
 
 @cache
+def machine() -> str:
+    """Return what stays the same when this machine starts again: its id, or else its name."""
+    try:
+        return Path("/etc/machine-id").read_text().strip() or os.uname().nodename
+    except OSError:
+        return os.uname().nodename
+
+
+@cache
 def place() -> str:
     """Return what is equal for processes that can see each other: the boot id and the pid name space.
 
