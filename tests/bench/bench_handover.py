@@ -54,6 +54,8 @@ HANGS = "sleep"
 
 async def handover(settings: Settings, held: str, waiting: str) -> float:
     from flows.gate.gate import gate
+    from flows.gate.lanes import lanes
+    from flows.ledger.owner import owner
 
     command = [sys.executable, str(CONTENDER), "gated", "extract", held, "--", "sleep", "600"]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
@@ -62,7 +64,11 @@ async def handover(settings: Settings, held: str, waiting: str) -> float:
     entered = asyncio.Event()
 
     async def enter() -> None:
-        async with gate("extract", waiting, database_url=settings.database, log=logging.getLogger("bench")):
+        async with (
+            owner(settings.database, "bench") as own,
+            lanes(own, settings.work_locks) as own_lanes,
+            gate("extract", waiting, lanes=own_lanes, log=logging.getLogger("bench")),
+        ):
             entered.set()
 
     waiter = asyncio.create_task(enter())

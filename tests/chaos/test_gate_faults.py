@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from typing import Any
 
@@ -13,6 +14,8 @@ from proxy import Proxy, proxy
 
 from flows.errors import GateLost
 from flows.gate.gate import gate
+from flows.gate.lanes import lanes
+from flows.ledger.owner import owner
 
 matrix = pytest.mark.matrix
 LIMIT = "v2/concurrency_limits"
@@ -115,7 +118,6 @@ def test_stage_ends_before_a_lease_that_cannot_be_renewed_expires(
     monkeypatch.setattr("flows.gate.slot._RENEW_EVERY", 0.5)
     monkeypatch.setattr("flows.gate.slot._RENEW_WITHIN", 5.0)
     monkeypatch.setattr("flows.gate.slot._RELEASE_WITHIN", 1.0)
-    monkeypatch.setattr("flows.gate.gate._limits", {})
     plant.configure(files=1)
     (row,) = plant.query("INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
     with (
@@ -130,9 +132,13 @@ def test_stage_ends_before_a_lease_that_cannot_be_renewed_expires(
 
 async def _hold_until_lost(plant: Plant, batch_id: str, server: Proxy, how: str) -> None:
     log = logging.getLogger("test")
-    async with gate("extract", batch_id, database_url=plant.settings.database, log=log):
+    async with (
+        owner(plant.settings.database, "test") as own,
+        lanes(own, plant.settings.work_locks) as own_lanes,
+        gate("extract", batch_id, lanes=own_lanes, log=log, environment=dict(os.environ)) as held,
+    ):
         if how == "blocked":
             server.blocked.set()
         else:
             server.close()
-        await asyncio.sleep(120)
+        await held.run(["sleep", "120"], timeout=120)
