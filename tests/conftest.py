@@ -168,7 +168,7 @@ def installation(
     with temporary_settings({"api.url": environment["PREFECT_API_URL"], "home": prefect_server.prefect_home}):
         _as_new(settings)
         yield settings
-        _send_what_is_queued()
+        _flush_queues()
 
 
 def _as_new(settings: Settings) -> None:
