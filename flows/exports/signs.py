@@ -9,7 +9,7 @@ HEAD = 64 * 1024
 #: One of these keys begins every export in JSON; other JSON files do not have them.
 _JSON = re.compile(rb'"(?:messages|chats|left_chats|personal_information|about)"\s*:')
 _HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history|message )""")
-_PART = re.compile(r"(?:.*/)?messages[^/]*\.html?", re.IGNORECASE)
+_PART = re.compile(r"(?:.*/)?messages\d*\.html", re.IGNORECASE)
 _LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/chats\.html)", re.IGNORECASE)
 
 
