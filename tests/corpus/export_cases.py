@@ -139,9 +139,6 @@ JSON = [
     quarantined("messages that are a number", lambda _: b'{"messages": 5}', "not a Telegram export"),
     quarantined("cut off at once", lambda _: b'{"messages": [{"id": 1, "te', "cut off in the middle"),
     quarantined("only brackets", lambda _: b'{"messages": [{"a":' + b"[" * 100_000, "cut off"),
-    quarantined(
-        "UTF-16", lambda chat: b"\xff\xfe" + chat.json.decode().encode("utf-16-le"), "text in UTF-16"
-    ),
 ]
 
 HTML = [

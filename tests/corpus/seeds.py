@@ -8,6 +8,7 @@ from pathlib import Path
 from archive_cases import ARCHIVES
 from cases import Chat
 from export_cases import EXPORTS
+from odd_cases import ODD
 
 #: Bytes of the largest seed; larger ones slow a fuzzer down.
 LARGEST = 64 << 10
@@ -15,7 +16,7 @@ LARGEST = 64 << 10
 
 def main(target: str, folder: Path) -> None:
     """Write the small files; for a reader of exports only those of its form."""
-    for number, case in enumerate(ARCHIVES if target == "archives" else EXPORTS):
+    for number, case in enumerate([*ARCHIVES, *ODD] if target == "archives" else EXPORTS):
         data = case.make(Chat(number))
         is_html = data.lstrip().startswith(b"<")
         if len(data) <= LARGEST and (target == "archives" or is_html == (target == "html")):

@@ -18,10 +18,11 @@ import pytest
 from archive_cases import ARCHIVES
 from cases import PARTLY, QUARANTINED, STORED, Case, Chat
 from export_cases import EXPORTS
+from odd_cases import ODD
 from packing import long_list
 from zip_cases import LIMITS
 
-CASES = [*ARCHIVES, *EXPORTS]
+CASES = [*ARCHIVES, *EXPORTS, *ODD]
 MB = 1 << 20
 
 

@@ -1,6 +1,8 @@
 """The extract stage as a process: the unpacked members of real archives, exit statuses, and after a kill."""
 
+import gzip
 import json
+import random
 import resource
 import shutil
 import signal
@@ -12,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packing import plain_sevenzip, tarred
+from raw_zip import DESCRIPTOR, RawEntry, write_raw_zip
 
 from blocks import PipelineConfig
+from flows.errors import BadInput
 from flows.samples import write_samples
-from flows.stages.extract.limits import Limits
+from flows.stages.extract.archives import open_archive
+from flows.stages.extract.archives.zip_list import WRAP
+from flows.stages.extract.limits import Budget, Limits
 from flows.stages.extract.stage import _parser, limits_of
 
 STAGE = [sys.executable, "-m", "flows.stages.extract"]
@@ -108,8 +115,8 @@ def test_only_what_convert_reads_is_written_and_media_is_listed(tmp_path: Path) 
     assert {"entry": "000001-a.zip", "path": "Export/photos/photo_1.jpg", "size": 7} in lines
     (file,) = result["files"]
     assert file["counts"]["members"] == 6
-    assert file["counts"]["media"] == len(lines) == 2
-    assert file["counts"]["media_bytes"] == 7 + len(b"<html>")
+    assert file["counts"]["media"] == len(lines) == 3
+    assert file["counts"]["media_bytes"] == 7 + len(b"<html>") + len(b'{"dependencies": {}}')
 
 
 def test_an_archive_without_exports_is_media_and_one_with_exports_is_not(tmp_path: Path) -> None:
@@ -125,9 +132,10 @@ def test_an_archive_without_exports_is_media_and_one_with_exports_is_not(tmp_pat
     }
 
 
-def test_media_is_unpacked_on_request(tmp_path: Path) -> None:
+def test_media_is_unpacked_on_request_and_not_counted_as_members(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT, "photos/a.jpg": b"jpg"})
-    extract(tmp_path / "in", tmp_path / "out", "--media")
+    (file,) = extract(tmp_path / "in", tmp_path / "out", "--media")["files"]
+    assert (file["counts"]["members"], file["counts"]["media"]) == (1, 1)
     assert files_in(tmp_path / "out" / "000001-a.zip") == {"result.json": EXPORT, "photos/a.jpg": b"jpg"}
 
 
@@ -141,6 +149,67 @@ def test_damaged_media_does_not_affect_messages(tmp_path: Path) -> None:
     assert result["files"][0]["status"] == "partial"
     assert "'photos/a.jpg' left out: it is damaged" in result["files"][0]["reason"]
     assert files_in(tmp_path / "out" / "000001-a.zip") == {"result.json": EXPORT}
+
+
+def test_parts_of_split_archives_are_named_as_such(tmp_path: Path) -> None:
+    """Their names show it; a file that is whole is read whatever its name is."""
+    source = tmp_path / "in"
+    noise = random.Random(1).randbytes(3000)
+    whole = pack(source / "000001-whole.zip.001", **{"result.json": EXPORT, "a.jpg": noise}).read_bytes()
+    packed = gzip.compress(tarred(("result.json", EXPORT), ("a.jpg", noise)))
+    for name, content in [
+        ("000002-chat.zip.001", whole[:900]),
+        ("000003-chat.zip.002", whole[900:1800]),
+        ("000004-chat.zip.003", whole[1800:]),
+        ("000005-chat.tgz.aa", packed[:2000]),
+        ("000006-chat.tar.gz.ab", packed[2000:]),
+        ("000007-xaa", plain_sevenzip(("result.json", EXPORT))[:40]),
+        ("000008-chat.z01", b"PK\x07\x08" + whole[:900]),
+        ("000009-chat.tar.gz", packed[:2000]),
+        ("000010-chat.zip", whole[:900]),
+    ]:
+        (source / name).write_bytes(content)
+    outcomes = {file["name"][:6]: file for file in extract(source, tmp_path / "out")["files"]}
+    assert outcomes["000001"].get("status", "ok") == "ok"
+    for number in range(2, 9):
+        outcome = outcomes[f"{number:06d}"]
+        assert outcome["status"] == "quarantined"
+        assert outcome["reason"].startswith("it is one part of a split archive: join the parts")
+    assert [outcomes[name]["status"] for name in ("000009", "000010")] == ["partial", "quarantined"]
+    assert "split" not in outcomes["000009"]["reason"] + outcomes["000010"]["reason"]
+
+
+def test_archives_of_over_4_gib_that_macos_writes_are_read(tmp_path: Path) -> None:
+    """Without ZIP64: sizes and offsets are modulo 2**32, before and behind a video of over 4 GiB."""
+    (tmp_path / "in").mkdir()
+    with (tmp_path / "in" / "000001-a.zip").open("wb") as file:
+        write_raw_zip(
+            file,
+            RawEntry(b"a/result.json", EXPORT, flags=DESCRIPTOR, deflate=False),
+            RawEntry(b"a/video_files/b.mp4", flags=DESCRIPTOR, deflate=False, hole=(4 << 30) + 5_000),
+            RawEntry(b"c/result.json", EXPORT, flags=DESCRIPTOR, deflate=False),
+            RawEntry(b"d/result.json", EXPORT, flags=DESCRIPTOR),
+        )
+    (file_,) = extract(tmp_path / "in", tmp_path / "out")["files"]
+    assert (file_.get("status", "ok"), file_["counts"]["members"]) == ("ok", 3)
+    written = files_in(tmp_path / "out" / "000001-a.zip")
+    assert written == {f"{folder}/result.json": EXPORT for folder in "acd"}
+
+
+def test_a_stored_member_of_over_4_gib_is_found_whole(tmp_path: Path) -> None:
+    """Its stated size is modulo 2**32; what follows it shows where it ends."""
+    path = tmp_path / "a.zip"
+    with path.open("wb") as file:
+        write_raw_zip(
+            file,
+            RawEntry(b"b.mp4", flags=DESCRIPTOR, deflate=False, hole=WRAP + 5_000),
+            RawEntry(b"result.json", EXPORT, flags=DESCRIPTOR),
+        )
+    with open_archive(path, Budget(1 << 40, Limits())) as archive:
+        (member, *_) = archive.members()
+        ((_, chunks),) = archive.read([member])
+        with pytest.raises(BadInput, match="wrong checksum"):  # the writer does not compute that of zeros
+            assert sum(map(len, chunks)) == WRAP + 5_000
 
 
 def test_bare_files_links_and_wrong_extensions_are_accepted(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@
 each source file has a directory with ``result.json``, ``messages*.html`` and the pages that list chats, at
 their paths in the archive. Media is listed without unpacking it: one JSON line ``{"entry", "path", "size"}``
 per file in ``media.jsonl`` (``size`` in bytes as the archive states it).
+
+Per source file the manifest counts ``bytes_in``, ``bytes_out``, ``members`` (the files written for convert,
+without media), ``media`` and ``media_bytes``.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import resource
 import shutil
 import sys
@@ -22,9 +26,9 @@ from typing import IO, NoReturn
 import msgspec
 
 from flows.errors import BadInput
-from flows.stages.extract.archives import Member
+from flows.stages.extract.archives import PART_OF_SEVERAL, Member
 from flows.stages.extract.entry import Entry
-from flows.stages.extract.limits import Budget, Limits
+from flows.stages.extract.limits import Budget, Limits, TooLarge
 from flows.stages.extract.unpacking import Unpacking
 from flows.stages.runner.contract import (
     FileOutcome,
@@ -37,6 +41,12 @@ from flows.stages.runner.contract import (
 from flows.stages.runner.crash_history import process_or_quarantine
 
 MEDIA_LIST = "media.jsonl"
+#: Names of the parts that 7-Zip (.7z.001), WinRAR, Info-ZIP (.z01) and split (.tgz.aa, xaa) write.
+_PART = re.compile(
+    r".*\.(\d{3}|[rz]\d\d|part\d+\.rar|(zip|7z|rar|tar|tgz|tbz2?|txz|gz|bz2|xz|zst|json|html?)\.[a-c][a-z])"
+    r"|(.*-)?x[a-c][a-z]",
+    re.IGNORECASE | re.DOTALL,
+)
 #: sysexits.h: wrong usage is not retried (contract.PERMANENT), an error of the disk is.
 _USAGE, _TEMPORARY = 64, 75
 #: Bytes of address space. Readers stay far below it; it bounds errors of libraries.
@@ -95,20 +105,29 @@ def _extract_file(
     try:
         unpacking = Unpacking(Entry(target), Budget(size, limits), media=media)
         unpacking.run(source)
+        reason = unpacking.reason()
+        if unpacking.incomplete and _PART.fullmatch(source.name):
+            raise BadInput(reason)
     except BadInput as error:
         shutil.rmtree(target, ignore_errors=True)
-        return FileOutcome(source.name, "quarantined", str(error), {"bytes_in": size})
+        return FileOutcome(source.name, "quarantined", _explained(source.name, error), {"bytes_in": size})
     if not media:
         _list_media(media_list, source.name, unpacking.media)
     counts = {
         "bytes_in": size,
         "bytes_out": unpacking.entry.bytes,
-        "members": len(unpacking.entry),
+        "members": unpacking.exports,
         "media": len(unpacking.media),
         "media_bytes": sum(member.size for member in unpacking.media),
     }
-    reason = unpacking.reason()
     return FileOutcome(source.name, "partial" if reason else "ok", reason, counts)
+
+
+def _explained(name: str, error: BadInput) -> str:
+    """Return the reason of quarantine; the ``name`` shows if the file is not damaged but a part."""
+    if _PART.fullmatch(name) and not isinstance(error, TooLarge) and str(error) != PART_OF_SEVERAL:
+        return f"{PART_OF_SEVERAL} (alone: {error})"
+    return str(error)
 
 
 def _list_media(media_list: IO[bytes], entry: str, media: list[Member]) -> None:

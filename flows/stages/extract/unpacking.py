@@ -15,20 +15,20 @@ from itertools import chain
 from pathlib import Path
 
 from flows.errors import BadInput
+from flows.exports import signs
 from flows.stages.extract.archives import ARCHIVES, HEAD, Archive, Bare, Member, Rar, format_of, open_archive
 from flows.stages.extract.archives.base import ENCRYPTED, reading
+from flows.stages.extract.archives.texts import encoding_of, in_utf8, start_in_utf8
 from flows.stages.extract.entry import Entry, safe_path
 from flows.stages.extract.limits import Budget, TooLarge
 
-_EXPORT = re.compile(
-    r"(.*/)?([^/]+\.json|messages[^/]*\.html?|export_results\.html|lists/chats\.html)", re.IGNORECASE
-)
+#: Members that may be exports by their names; their contents decide.
+_EXPORT = re.compile(r".*\.(json|html?)", re.IGNORECASE | re.DOTALL)
+_RESULT = re.compile(r"(.*/)?result\.json", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
 _IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
 _NESTED = re.compile(r".*\.(zip|7z|rar|tar|tgz|gz|bz2|xz|zst)", re.IGNORECASE)
-#: Every export has one of these keys near its beginning; other JSON files do not.
-_KEYS = re.compile(rb'"(messages|chats|left_chats|personal_information|about)"\s*:')
-_KEYS_WITHIN = 16 * 1024
+_NO_CHATS = "not a Telegram export, it has no chats"
 _OUTSIDE = "its path leads out of the archive or is too deep"
 _LINK = "links and devices are not followed"
 #: Characters of a member's name in a reason.
@@ -36,22 +36,34 @@ _NAME_CHARS = 200
 
 
 class Unpacking:
-    """Unpacks one source file into ``entry``. ``media`` are the members that are no exports."""
+    """Unpacks one source file into ``entry``.
+
+    ``media`` are the members that are no exports; ``exports`` is the number of files written for convert.
+    """
 
     def __init__(self, entry: Entry, budget: Budget, *, media: bool = False) -> None:
         """Write media too if ``media`` is set."""
         self.entry = entry
         self.media: list[Member] = []
+        self.exports = 0
         self._budget, self._limits = budget, budget.limits
         self._with_media = media
         self._other_json: list[str] = []
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
+        self._problems: list[str] = []
 
     def run(self, source: Path) -> None:
         """Unpack ``source``. Raises BadInput if there is no export in it, TooLarge past the limits."""
         self._open(source)
-        if not len(self.entry):
+        if not self.exports:
             raise BadInput(self.reason() or self._not_an_export())
+        for path in filter(_RESULT.fullmatch, self._other_json):
+            self._left_out[_NO_CHATS].append(path)
+
+    @property
+    def incomplete(self) -> bool:
+        """Return whether an archive itself was not read whole, beyond single members."""
+        return bool(self._problems)
 
     def reason(self) -> str | None:
         """Return for the operator what was left out and why; None if nothing was."""
@@ -59,22 +71,25 @@ class Unpacking:
             f"{names[0][:_NAME_CHARS]!r}{f' and {len(names) - 1} more' if names[1:] else ''} left out: {why}"
             for why, names in self._left_out.items()
         ]
-        return "; ".join(parts) or None
+        return "; ".join([*parts, *self._problems]) or None
 
     def _open(self, source: Path, below: str = "", nesting: int = 0) -> None:
-        before = len(self.entry)
+        before = self.exports
         with open_archive(source, self._budget) as archive:
             wanted, others = self._sort(archive, below)
-            folders = self._exports(archive, wanted)
+            folders, no_exports = self._exports(archive, wanted)
+            others += no_exports
             outside = [member for member in others if not _is_below(member.path, folders)]
             inner = self._archives_among(archive, outside)
             opened = self._open_each(archive, inner, nesting)
             media = [member for member in others if member.path not in opened]
             self.media += media
-            if self._with_media and len(self.entry) > before:
+            if self._with_media and self.exports > before:
                 for member, chunks in archive.read(media):
                     with self._skipping_if_damaged(member):
                         self.entry.write(member.path, chunks)
+            if archive.problem:
+                self._problems.append(f"{below!r}: {archive.problem}" if below else archive.problem)
 
     def _sort(self, archive: Archive, below: str) -> tuple[list[Member], list[Member]]:
         """Return the members that may be exports, and the others, with safe paths."""
@@ -97,21 +112,24 @@ class Unpacking:
                 kind.append(member._replace(path=path))
         return wanted, others
 
-    def _exports(self, archive: Archive, wanted: list[Member]) -> set[str]:
-        """Write the exports; return their folders."""
-        folders = set()
+    def _exports(self, archive: Archive, wanted: list[Member]) -> tuple[set[str], list[Member]]:
+        """Write the exports; return their folders, and the members that are no exports."""
+        folders, others = set(), []
         for member, chunks in archive.read(wanted):
             with self._skipping_if_damaged(member):
-                content = _if_export(member.path, chunks)
-                if content is None:
-                    self._other_json.append(member.path)
+                text = _Text(chunks)
+                if not text.is_export(member.path):
+                    others.append(member)
+                    if member.path.lower().endswith(".json"):
+                        self._other_json.append(member.path)
                     continue
-                if isinstance(archive, Bare):
+                if isinstance(archive, Bare) and not text.encoding:
                     self.entry.link(member.path, archive.path)
                 else:
-                    self.entry.write(member.path, content)
+                    self.entry.write(member.path, text.chunks())
+                self.exports += 1
                 folders.add(member.path.rpartition("/")[0])
-        return folders
+        return folders, others
 
     def _archives_among(self, archive: Archive, members: list[Member]) -> list[Member]:
         if isinstance(archive, Rar):  # each member would start a process
@@ -126,10 +144,10 @@ class Unpacking:
         """Open the archives nested in ``archive``; return the paths of those that have exports."""
         opened = set()
         for member, chunks in archive.read(members):
-            exports, media = len(self.entry), len(self.media)
+            exports, media = self.exports, len(self.media)
             with self._skipping_if_damaged(member), self._spooled(chunks, nesting) as spool:
                 self._open(spool, member.path, nesting + 1)
-            if len(self.entry) > exports:
+            if self.exports > exports:
                 opened.add(member.path)
             else:
                 del self.media[media:]
@@ -168,16 +186,28 @@ class Unpacking:
         return f"not a Telegram export: no result.json or messages.html {found}"
 
 
-def _if_export(path: str, chunks: Iterator[bytes]) -> Iterator[bytes] | None:
-    """Return all chunks, or None if they are JSON of another kind."""
-    if not path.lower().endswith(".json"):
-        return chunks
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if len(head) >= _KEYS_WITHIN:
-            break
-    return chain([head], chunks) if _KEYS.search(head, 0, _KEYS_WITHIN) else None
+class _Text:
+    """A member that may be an export. ``encoding`` is set if it has to be rewritten in UTF-8."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        """Read its beginning."""
+        head = b""
+        for chunk in chunks:
+            head += chunk
+            if len(head) >= signs.HEAD:
+                break
+        self._head, self._rest = head, chunks
+        self.encoding = encoding_of(head)
+
+    def is_export(self, path: str) -> bool:
+        """Return whether its name and content are those of an export."""
+        head = start_in_utf8(self._head)
+        return signs.is_json_export(head) if path.lower().endswith(".json") else signs.is_page(path, head)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return its content, in UTF-8."""
+        whole = chain([self._head], self._rest)
+        return in_utf8(whole, self.encoding) if self.encoding else whole
 
 
 def _first(chunks: Iterator[bytes]) -> bytes:

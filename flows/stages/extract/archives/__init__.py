@@ -10,23 +10,34 @@ failing disk) are raised as OSError.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from flows.errors import BadInput
-from flows.stages.extract.archives.base import HEAD, Archive, Member, Readable
+from flows.stages.extract.archives.base import HEAD, PART_OF_SEVERAL, Archive, Member
 from flows.stages.extract.archives.rars import Rar, open_rar
 from flows.stages.extract.archives.sevenzip import open_sevenzip
 from flows.stages.extract.archives.single import Bare, Compressed
 from flows.stages.extract.archives.streams import head_of, unpacked
 from flows.stages.extract.archives.tars import Tar, is_tar
+from flows.stages.extract.archives.texts import start_in_utf8
+from flows.stages.extract.archives.zip_list import has_list
 from flows.stages.extract.archives.zips import open_zip
 from flows.stages.extract.limits import Budget
 
-__all__ = ["ARCHIVES", "HEAD", "Archive", "Bare", "Member", "Rar", "format_of", "open_archive"]
+__all__ = [
+    "ARCHIVES",
+    "HEAD",
+    "PART_OF_SEVERAL",
+    "Archive",
+    "Bare",
+    "Member",
+    "Rar",
+    "format_of",
+    "open_archive",
+]
 
 _MAGIC = {
     "zip": rb"PK(\x03\x04|\x05\x06|\x07\x08|00PK)",
@@ -35,7 +46,7 @@ _MAGIC = {
     "gzip": rb"\x1f\x8b\x08",
     "bzip2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
     "xz": rb"\xfd7zXZ\x00",
-    "zstd": rb"\x28\xb5\x2f\xfd",
+    "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
     "json": rb"(\xef\xbb\xbf)?\s*\{",
     "html": rb"(\xef\xbb\xbf)?\s*<",
 }
@@ -46,10 +57,16 @@ _OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] =
     "7z": open_sevenzip,
     "rar": open_rar,
 }
+_TEXTS = {b"{": "json", b"<": "html"}
 _NAMES = {"json": "result.json", "html": "messages.html"}
 _UNKNOWN = {
     b"MZ": "a program, not an export: if it is self-extracting, run it and submit a ZIP of the folder",
     b"\xff\xfe": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
+    b"\xfe\xff": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
+    b"\0\5\x16\7": "metadata that macOS writes beside a file, not an export: drop it",
+    b"\0\0\0\1Bud1": "metadata that macOS writes into folders, not an export: drop it",
+    b"\xd0\xcf\x11\xe0": "an Office document or Windows' Thumbs.db, not an export: drop it",
+    bytes(64): "its beginning is empty (only zeros), as after a power failure or a full disk: copy it again",
     b"": "neither an archive nor an export: submit an archive of the export's folder, a result.json or"
     " messages.html",
 }
@@ -63,7 +80,9 @@ def format_of(head: bytes) -> str:
     for name, magic in _MAGIC.items():
         if re.match(magic, head):
             return name
-    return "tar" if is_tar(head) else ""
+    if is_tar(head):
+        return "tar"
+    return _TEXTS.get(start_in_utf8(head).lstrip()[:1], "")
 
 
 @contextmanager
@@ -76,7 +95,7 @@ def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
         head = file.read(HEAD)
         if not head:
             raise BadInput("the file is empty: copy it again")
-        kind = format_of(head) or ("zip" if zipfile.is_zipfile(file) else "")
+        kind = format_of(head) or ("zip" if has_list(file) else "")
         if kind in _OPENERS:
             with _OPENERS[kind](path, budget) as archive:
                 yield archive
@@ -91,11 +110,13 @@ def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
 def _in_stream(file: BinaryIO, kind: str, budget: Budget) -> Archive:
     """Return the tar or the single file in ``file``, which is compressed unless its ``kind`` is tar."""
 
-    def new_stream() -> Readable:
+    def whole() -> BinaryIO:
         file.seek(0)
-        return file if kind == "tar" else unpacked(file, kind)
+        return file
 
-    packed = kind if kind == "tar" else format_of(head_of(new_stream(), HEAD))
+    if kind == "tar":
+        return Tar(whole, budget)
+    packed = format_of(head_of(unpacked(whole(), kind), HEAD))
     if packed == "tar":
-        return Tar(new_stream, budget)
-    return Compressed(new_stream, _NAMES.get(packed, "contents"), budget)
+        return Tar(lambda: unpacked(whole(), kind), budget)
+    return Compressed(lambda: unpacked(whole(), kind), _NAMES.get(packed, "contents"), budget)

@@ -19,6 +19,9 @@ HEAD = 1024
 
 ENCRYPTED = "it is encrypted: pack the export again without a password"
 PART_OF_SEVERAL = "it is one part of a split archive: join the parts, unpack them and pack the export again"
+BEHIND = (
+    "behind its end are more bytes that were not read: if they are an archive or export, submit them alone"
+)
 
 
 class Member(NamedTuple):
@@ -46,7 +49,15 @@ Contents = Iterator[tuple[Member, Iterator[bytes]]]
 
 
 class Archive(Protocol):
-    """The interface of every reader."""
+    """The interface of every reader.
+
+    ``problem`` is what could not be read of the archive itself, for the operator; None if all was. It is
+    complete once all members have been listed and the wanted ones read.
+    """
+
+    @property
+    def problem(self) -> str | None:
+        """What could not be read of the archive itself."""
 
     def members(self) -> Iterable[Member]:
         """Return all members except folders, in the archive's order."""

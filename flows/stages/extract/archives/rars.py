@@ -59,6 +59,8 @@ def open_rar(path: Path, budget: Budget) -> Iterator[Rar]:
 class Rar:
     """An archive and its members."""
 
+    problem = None
+
     def __init__(self, archive: Any, budget: Budget) -> None:
         """Read ``archive``, an open rarfile.RarFile."""
         self._archive, self._budget = archive, budget

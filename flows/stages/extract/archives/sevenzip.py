@@ -6,7 +6,9 @@ py7zr itself unpacks blocks of up to 128 MB, and with some methods blocks of unb
 from __future__ import annotations
 
 import bz2
+import io
 import stat
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from flows.errors import BadInput
 from flows.stages.extract.archives.base import (
+    BEHIND,
     CHUNK,
     ENCRYPTED,
     Contents,
@@ -26,7 +29,15 @@ from flows.stages.extract.archives.base import (
     reading,
     unsupported_method,
 )  # fmt: skip
-from flows.stages.extract.archives.streams import Decompressor, Forward, Unpacked, raw_lzma, raw_lzma2
+from flows.stages.extract.archives.streams import (
+    PADDING,
+    Decompressor,
+    Forward,
+    Slice,
+    Unpacked,
+    raw_lzma,
+    raw_lzma2,
+)
 from flows.stages.extract.limits import Budget, Meter
 
 if TYPE_CHECKING:
@@ -56,15 +67,26 @@ def open_sevenzip(path: Path, budget: Budget) -> Iterator[SevenZip]:
     archiveinfo.MAX_NUMFILES = archiveinfo.MAX_NUMFOLDERS = budget.limits.entries
     archiveinfo.MAX_HEADER_SIZE = _MAX_HEADER
     with path.open("rb") as file:
-        if int.from_bytes(file.read(32)[20:28], "little") > _MAX_HEADER:
+        position, size = struct.unpack("<QQ", file.read(32)[12:28].ljust(16, b"\0"))
+        if size > _MAX_HEADER:
             raise BadInput(f"its list of contents is over {_MAX_HEADER >> 20} MB: pack fewer files together")
+        behind = _is_behind(file, 32 + position + size)
         file.seek(0)
         with reading():
             try:
                 archive = SevenZip(SevenZipFile(file), file, budget)
+                archive.problem = BEHIND if behind else None
             except PasswordRequired:
                 raise BadInput(ENCRYPTED) from None
         yield archive
+
+
+def _is_behind(file: BinaryIO, end: int) -> bool:
+    """Return whether other bytes than padding are in ``file`` behind its ``end``."""
+    if end >= file.seek(0, io.SEEK_END):
+        return False
+    file.seek(end)
+    return any(data.strip(PADDING) for data in iter(lambda: file.read(CHUNK), b""))
 
 
 class _Place(NamedTuple):
@@ -80,6 +102,7 @@ class SevenZip:
 
     def __init__(self, archive: SevenZipFile, file: BinaryIO, budget: Budget) -> None:
         """Read ``file``; ``archive`` has its list of contents."""
+        self.problem: str | None = None
         self._archive, self._file = archive, file
         budget.enter(len(archive.files))
         main = archive.header.main_streams
@@ -135,7 +158,7 @@ class SevenZip:
 
     def _unpacked(self, number: int) -> Readable:
         stream = self._streams[number]
-        packed = _Slice(self._file, *self._packed[number])
+        packed = Slice(self._file, *self._packed[number])
         coders = {coder["method"]: coder["properties"] or b"" for coder in stream.coders}
         if coders.keys() == {_COPY}:
             return packed
@@ -156,16 +179,3 @@ def _packed(archive: SevenZipFile) -> list[tuple[int, int]]:
         found.append((edges[at], edges[following]))
         at = following
     return found
-
-
-class _Slice:
-    """The bytes of a file from ``start`` to ``end``."""
-
-    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
-        self._file, self._at, self._end = file, start, end
-
-    def read(self, size: int, /) -> bytes:
-        self._file.seek(self._at)
-        data = self._file.read(max(0, min(size, self._end - self._at)))
-        self._at += len(data)
-        return data

@@ -3,38 +3,90 @@
 from __future__ import annotations
 
 import bz2
-import gzip
 import io
 import lzma
 import os
+import zlib
 from collections.abc import Callable
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol
 
 from flows.errors import BadInput
 from flows.stages.extract.archives.base import CHUNK, DICTIONARY, Readable, reading
 from flows.stages.extract.limits import Meter
 
-#: Compressed bytes read at once; decompressors buffer the bytes that exceed the requested size.
-_STEP = 64 * 1024
+#: Compressed bytes read at first and then at once; often only the beginning of a member is needed.
+_FIRST, _STEP = 4 * 1024, 64 * 1024
+#: Meaningless bytes that transfers and tapes append: NUL, the end-of-file mark of DOS, white space.
+PADDING = b"\0\x1a\r\n\t "
 
 
-#: Decompressors that return at most the requested number of bytes.
-Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
+class Decompressor(Protocol):
+    """The interface of the decompressors of the standard library that return at most the requested bytes."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the compressed stream was reached."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether more input is needed for more output."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """Bytes of the input behind the end of the stream."""
+
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+        """Return up to ``max_length`` unpacked bytes."""
+
+
+class Inflater:
+    """A decompressor of deflate; ``window`` is ``wbits`` of :mod:`zlib`: 31 for gzip, -15 for ZIP."""
+
+    def __init__(self, window: int) -> None:
+        """Start at the beginning of a stream."""
+        self._inflate = zlib.decompressobj(window)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the stream was reached."""
+        return self._inflate.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        """Bytes of the input behind the end of the stream."""
+        return self._inflate.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+        """Return up to ``max_length`` unpacked bytes."""
+        rest = self._inflate.unconsumed_tail
+        found = self._inflate.decompress(rest + data if rest else data, max_length)
+        self.needs_input = not self._inflate.unconsumed_tail and len(found) < max_length
+        return found
 
 
 class Unpacked:
-    """The unpacked bytes of ``source``, which holds one or more concatenated compressed streams.
+    """The unpacked bytes of ``source``, which holds one compressed stream or, with ``magic``, several.
 
-    ``size`` is the number of unpacked bytes in formats that do not mark their end; with it, only one stream
-    is read. ``read`` raises EOFError if the source ends too early.
+    ``size`` is the number of unpacked bytes in formats that do not mark their end. ``magic`` are the first
+    bytes of a further stream. After ``read`` has returned no bytes, ``behind`` says whether other bytes
+    than padding follow the last stream. ``read`` raises EOFError if the source ends too early.
     """
 
-    def __init__(self, source: Readable, new: Callable[[], Decompressor], size: int | None = None) -> None:
+    def __init__(
+        self,
+        source: Readable,
+        new: Callable[[], Decompressor],
+        size: int | None = None,
+        magic: tuple[bytes, ...] = (),
+    ) -> None:
         """Start at the beginning of ``source``; ``new`` returns a decompressor for each stream."""
-        self._source, self._new, self._size = source, new, size
+        self._source, self._new, self._size, self._magic = source, new, size, magic
         self._decompressor = new()
         self._unused = b""  # read from the source, but not passed to a decompressor yet
         self._at = 0
+        self._step = _FIRST
+        self.behind = False
 
     def read(self, size: int, /) -> bytes:
         """Return up to ``size`` bytes, none at the end."""
@@ -50,19 +102,41 @@ class Unpacked:
         return b""
 
     def _input(self) -> bytes:
-        data, self._unused = self._unused or self._source.read(_STEP), b""
+        if not (data := self._unused):
+            data, self._step = self._source.read(self._step), _STEP
+        self._unused = b""
         return data
 
     def _next(self) -> bool:
         """Start the following stream, after padding; return False if there is none."""
-        if self._size is not None:
+        if not self._magic or self.behind:
             return False
-        self._unused = self._decompressor.unused_data.lstrip(b"\0")
-        while not self._unused and (more := self._source.read(_STEP)):
-            self._unused = more.lstrip(b"\0")
-        if self._unused:
+        self._unused = (self._decompressor.unused_data or self._unused).lstrip(b"\0")
+        while len(self._unused) < len(self._magic[0]) and (more := self._source.read(_STEP)):
+            self._unused = (self._unused + more).lstrip(b"\0")
+        if self._unused.startswith(self._magic):
             self._decompressor = self._new()
-        return bool(self._unused)
+            return True
+        rest = self._unused.strip(PADDING)
+        while not rest and (more := self._source.read(_STEP)):
+            rest = more.strip(PADDING)
+        self._unused, self.behind = b"", bool(rest)
+        return False
+
+
+class Slice:
+    """The bytes of a file from ``start`` to ``end``, whatever else is read from it between two reads."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        """Begin at ``start``."""
+        self._file, self._at, self._end = file, start, end
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes, none at the end."""
+        self._file.seek(self._at)
+        data = self._file.read(max(0, min(size, self._end - self._at)))
+        self._at += len(data)
+        return data
 
 
 class Forward:
@@ -75,6 +149,7 @@ class Forward:
         """Start at the beginning of ``stream``."""
         self._stream, self._meter = stream, meter
         self._at = 0
+        self._ahead = b""
         self.last = b""
 
     def read(self, size: int, /) -> bytes:
@@ -82,7 +157,7 @@ class Forward:
         if not 0 <= size <= CHUNK:
             raise BadInput("it is damaged (a header too long): copy it again")
         parts: list[bytes] = []
-        while size and (part := self._stream.read(size)):
+        while size and (part := self._some(size)):
             parts.append(part)
             size -= len(part)
             self._at += len(part)
@@ -90,12 +165,23 @@ class Forward:
         self.last = b"".join(parts)
         return self.last
 
+    def _some(self, size: int) -> bytes:
+        if not self._ahead:
+            return self._stream.read(size)
+        part, self._ahead = self._ahead[:size], self._ahead[size:]
+        return part
+
+    def unread(self, data: bytes) -> None:
+        """Return to the position before ``data``, the end of what was read last."""
+        self._ahead = data + self._ahead
+        self._at -= len(data)
+
     def seek(self, position: int, whence: int = os.SEEK_SET, /) -> int:
         """Skip to ``position``, or to the end of the stream if that comes first."""
         if whence != os.SEEK_SET or position < self._at:
             raise OSError("it is only read forwards")
         if isinstance(self._stream, io.BufferedReader):  # a file, not a compressed stream
-            self._at = self._stream.seek(position)
+            self._at, self._ahead = self._stream.seek(position), b""
         while self._at < position and self.read(min(position - self._at, CHUNK)):
             pass
         return self._at
@@ -105,23 +191,30 @@ class Forward:
         return self._at
 
 
-def unpacked(file: BinaryIO, kind: str) -> Readable:
+def unpacked(file: BinaryIO, kind: str) -> Unpacked:
     """Return the unpacked bytes of ``file``, which has the format ``kind`` and is at its start."""
-    if kind == "gzip":
-        return cast("Readable", gzip.GzipFile(fileobj=file))
-    if kind == "zstd":
-        return cast("Readable", _zstd(file))
-    return Unpacked(file, _xz if kind == "xz" else bz2.BZ2Decompressor)
+    new, magic = _STREAMS[kind]
+    return Unpacked(file, new, magic=magic)
 
 
 def _xz() -> Decompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=DICTIONARY + (64 << 20))
 
 
-def _zstd(file: BinaryIO) -> io.BufferedIOBase:
-    from backports.zstd import DecompressionParameter, ZstdFile
+def _zstd() -> Decompressor:
+    from backports.zstd import DecompressionParameter, ZstdDecompressor
 
-    return ZstdFile(file, options={DecompressionParameter.window_log_max: DICTIONARY.bit_length() - 1})
+    return ZstdDecompressor(options={DecompressionParameter.window_log_max: DICTIONARY.bit_length() - 1})
+
+
+#: Per format a function that returns a decompressor, and the first bytes of streams (zstd: of frames to
+#: skip too).
+_STREAMS: dict[str, tuple[Callable[[], Decompressor], tuple[bytes, ...]]] = {
+    "gzip": (lambda: Inflater(31), (b"\x1f\x8b\x08",)),
+    "bzip2": (bz2.BZ2Decompressor, (b"BZh",)),
+    "xz": (_xz, (b"\xfd7zXZ\0",)),
+    "zstd": (_zstd, (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16)))),
+}
 
 
 def head_of(stream: Readable, size: int) -> bytes:

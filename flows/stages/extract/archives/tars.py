@@ -6,10 +6,20 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, cast
 
-from flows.stages.extract.archives.base import Contents, Member, Readable, chunks_of, damaged, reading
+from flows.errors import BadInput
+from flows.stages.extract.archives.base import (
+    BEHIND,
+    CHUNK,
+    Contents,
+    Member,
+    Readable,
+    chunks_of,
+    damaged,
+    reading,
+)
 from flows.stages.extract.archives.names import decode_name
-from flows.stages.extract.archives.streams import Forward
-from flows.stages.extract.limits import Budget, Meter
+from flows.stages.extract.archives.streams import PADDING, Forward, Unpacked
+from flows.stages.extract.limits import Budget, Meter, TooLarge
 
 _BLOCK = 512
 
@@ -24,19 +34,25 @@ def is_tar(head: bytes) -> bool:
 
 
 class Tar:
-    """An archive in a stream; ``new_stream`` returns the stream from its start."""
+    """One or more concatenated archives in a stream; ``new_stream`` returns the stream from its start."""
 
     def __init__(self, new_stream: Callable[[], Readable], budget: Budget) -> None:
         """Store the arguments; nothing is read yet."""
         self._new_stream, self._budget = new_stream, budget
         self._meter = Meter(budget)
+        self.problem: str | None = None
 
     def members(self) -> Iterable[Member]:
-        """Yield the members while reading the archive to its end."""
-        for number, (info, _) in enumerate(self._walk()):
-            self._budget.enter()
-            if not info.isdir():
-                yield Member(_name(info), info.size, regular=info.isfile(), handle=number)
+        """Yield the members while reading the archive to its end, or to the point where it is damaged."""
+        try:
+            for number, (info, _) in enumerate(self._walk()):
+                self._budget.enter()
+                if not info.isdir():
+                    yield Member(_name(info), info.size, regular=info.isfile(), handle=number)
+        except TooLarge:
+            raise
+        except BadInput as error:
+            self.problem = f"not read to its end: {error}"
 
     def read(self, wanted: Sequence[Member]) -> Contents:
         """Yield the wanted members' chunks."""
@@ -49,19 +65,13 @@ class Tar:
                 return
 
     def _walk(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-        stream = Forward(self._new_stream(), self._meter)
-        with reading():
-            # tarfile uses only read, seek and tell.
-            tar = tarfile.TarFile(fileobj=cast("IO[bytes]", stream), errorlevel=0)
-        while True:
-            with reading():
-                info = tar.next()
-            if info is None:
-                break
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all members
-            yield info, tar
-        if stream.last.strip(b"\0"):  # tarfile ends at an invalid header
-            raise damaged("a header in the middle")
+        source = self._new_stream()
+        stream = Forward(source, self._meter)
+        yield from _walk_one(stream)
+        while _at_another(stream):
+            yield from _walk_one(stream)
+        if stream.last.strip(PADDING) or (isinstance(source, Unpacked) and source.behind):
+            self.problem = BEHIND
 
     def _chunks(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
         with reading():
@@ -75,3 +85,33 @@ def _name(info: tarfile.TarInfo) -> str:
     if info.name.isprintable():
         return info.name
     return decode_name(info.name.encode("utf-8", "surrogateescape"))
+
+
+def _walk_one(stream: Forward) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    """Yield the members of the archive that begins at the position of ``stream``."""
+    with reading():
+        # tarfile uses only read, seek and tell.
+        tar = tarfile.TarFile(fileobj=cast("IO[bytes]", stream), errorlevel=0)
+    while True:
+        with reading():
+            info = tar.next()
+        if info is None:
+            break
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep all members
+        yield info, tar
+    if stream.last.strip(b"\0"):  # tarfile ends at an invalid header
+        raise damaged("a header in the middle")
+
+
+def _at_another(stream: Forward) -> bool:
+    """Skip the blocks of zeros behind an archive; return whether another archive follows.
+
+    If not, ``stream.last`` has the first bytes that are not zero, none at the end of the stream.
+    """
+    with reading():
+        while (data := stream.read(CHUNK)) and not data.strip(b"\0"):
+            pass
+        stream.unread(data[(len(data) - len(data.lstrip(b"\0"))) // _BLOCK * _BLOCK :])
+        head = stream.read(_BLOCK)
+    stream.unread(head)
+    return bool(head) and is_tar(head)

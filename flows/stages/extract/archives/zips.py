@@ -1,22 +1,22 @@
-"""ZIP by the standard library, including ZIP64, other data before and after, and self-extracting archives."""
+"""ZIP, including ZIP64, archives joined in one file, other data before it, and self-extracting archives.
+
+:mod:`flows.stages.extract.archives.zip_list` reads the list of contents; names and sizes are those of the
+list even if a member's own header differs, as in other tools.
+"""
 
 from __future__ import annotations
 
 import bz2
-import copy
-import io
 import stat
-import zipfile
+import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
-from flows.errors import BadInput
 from flows.stages.extract.archives.base import (
-    CHUNK,
-    PART_OF_SEVERAL,
     Contents,
     Member,
     Readable,
@@ -25,130 +25,117 @@ from flows.stages.extract.archives.base import (
     reading,
     unsupported_method,
 )
-from flows.stages.extract.archives.names import decode_name
-from flows.stages.extract.archives.streams import Unpacked, raw_lzma
-from flows.stages.extract.limits import Budget, TooLarge, too_many
+from flows.stages.extract.archives.streams import Inflater, Slice, Unpacked, raw_lzma
+from flows.stages.extract.archives.zip_list import ENTRY, LOCAL, WRAP, Entry, Listed, read_lists
+from flows.stages.extract.limits import Budget
 
-_MAX_READ = 64 << 20
-_ENTRY = b"PK\x01\x02"
-_END = b"PK\x05\x06"
-_END_BYTES = 22 + 65_535
-_SPANNED = (b"PK\x07\x08", b"PK00")
+_STORED, _DEFLATED, _BZIP2, _LZMA = 0, 8, 12, 14
 _ENCRYPTED = 0x1
-_UTF8_NAME = 0x800
-_FOLDER = ("/", "\\")
+_LOCAL_SIZE = 30
+#: The bytes at the end of a stored member: a data descriptor, the next member or the list of contents.
+_FOLLOWING = (b"PK\x07\x08", LOCAL, ENTRY)
+_SPECIAL = {stat.S_IFLNK, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK}
 
 
 @contextmanager
 def open_zip(path: Path, budget: Budget) -> Iterator[Zip]:
     """Open the ZIP archive at ``path``."""
-    with _BoundedFile(path, budget.limits.entries) as file:
-        _check_end(file)
-        with reading():
-            archive = zipfile.ZipFile(file)
-        with archive:
-            budget.enter(len(archive.infolist()))
-            yield Zip(archive, budget)
-
-
-class _BoundedFile(io.FileIO):
-    """A file that raises BadInput for large reads: zipfile reads a list of contents of any stated length."""
-
-    def __init__(self, path: Path, max_entries: int) -> None:
-        super().__init__(path)
-        self._max_entries = max_entries
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _MAX_READ:
-            raise BadInput(
-                f"the archive's list of contents is over {_MAX_READ >> 20} MB: pack fewer files together"
-            )
-        data = super().read(size)
-        if len(data) > CHUNK and data.count(_ENTRY) > self._max_entries:
-            raise TooLarge(too_many(self._max_entries))
-        return data
-
-
-def _check_end(file: IO[bytes]) -> None:
-    """Raise BadInput with a specific reason for an archive that is split or cut off."""
-    head = file.read(4)
-    if not zipfile.is_zipfile(file):
-        if head in _SPANNED:
-            raise BadInput(PART_OF_SEVERAL)
-        raise BadInput("the ZIP archive is cut off, its list of contents is missing: copy it again in full")
-    file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
-    _, _, end = file.read().rpartition(_END)
-    if end[:2] not in {b"\0\0", b"\xff\xff"}:  # the number of its disk; 0xffff: in the ZIP64 record
-        raise BadInput(PART_OF_SEVERAL)
+    with path.open("rb") as file:
+        listed = read_lists(file, budget.limits.entries)
+        budget.enter(len(listed.entries))
+        yield Zip(file, listed, budget)
 
 
 class Zip:
     """An archive and its members."""
 
-    def __init__(self, archive: zipfile.ZipFile, budget: Budget) -> None:
-        """Read ``archive``, an open ZipFile."""
-        self._archive, self._budget = archive, budget
+    def __init__(self, file: BinaryIO, listed: Listed, budget: Budget) -> None:
+        """Read ``file``, whose lists of contents are ``listed``."""
+        self._file, self._entries, self._budget = file, listed.entries, budget
+        self.problem = listed.problem
 
     def members(self) -> Iterable[Member]:
         """Return the members in the order of the list of contents."""
-        found = map(_member, self._archive.infolist())
-        return (member for member in found if not member.path.endswith(_FOLDER))
+        return (_member(entry) for entry in self._entries if not entry.is_folder)
 
     def read(self, wanted: Sequence[Member]) -> Contents:
         """Yield the wanted members' chunks."""
         for member in wanted:
             yield member, self._chunks(member.handle)
 
-    def _chunks(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
-        if info.compress_type in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-            with reading():
-                stream = self._archive.open(info)
-            with stream:
-                yield from chunks_of(stream, self._budget)
-        else:
-            yield from self._other_chunks(info)
-
-    def _other_chunks(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
-        """Unpack methods for which zipfile has no bound: a gigabyte of bzip2 from one kilobyte."""
-        stored = copy.copy(info)
-        stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
-        del stored.CRC  # it is the checksum of the unpacked bytes
+    def _chunks(self, entry: Entry) -> Iterator[bytes]:
         size = checksum = 0
         with reading():
-            stream = self._archive.open(stored)
-        with stream:
-            with reading():
-                unpacked = _unpacked(stream, info)
-            for chunk in chunks_of(unpacked, self._budget):
-                size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
-                yield chunk
-        if (size, checksum) != (info.file_size, info.CRC):
+            stream = self._stream(entry)
+        for chunk in chunks_of(stream, self._budget):
+            size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+            yield chunk
+        if (size - entry.size) % WRAP:
+            raise damaged("wrong size")
+        if checksum != entry.checksum:
             raise damaged("wrong checksum")
 
+    def _stream(self, entry: Entry) -> Readable:
+        """Return the unpacked bytes of a member."""
+        start = self._start(entry)
+        if entry.method == _STORED:
+            return Slice(self._file, start, self._end(entry, start))
+        # A deflated member marks its end, which may be beyond the stated one: that is modulo 4 GiB.
+        wrapped = not entry.zip64 and entry.limit - start > WRAP
+        packed = Slice(self._file, start, entry.limit if wrapped else start + entry.packed)
+        return _unpacked(packed, entry)
 
-def _unpacked(stream: Readable, info: zipfile.ZipInfo) -> Unpacked:
-    if info.compress_type == zipfile.ZIP_BZIP2:
-        return Unpacked(stream, bz2.BZ2Decompressor, info.file_size)
-    if info.compress_type == zipfile.ZIP_LZMA:
-        head = stream.read(9)  # two bytes of version, two of length, then the properties
+    def _start(self, entry: Entry) -> int:
+        """Return the position of a member's packed bytes."""
+        found: int | None = None
+        for at in _positions(entry, entry.base + entry.offset, _LOCAL_SIZE):
+            self._file.seek(max(at, 0))
+            header = self._file.read(_LOCAL_SIZE + len(entry.raw_name))
+            if at < 0 or not header.startswith(LOCAL) or len(header) < _LOCAL_SIZE:
+                continue
+            start: int = at + _LOCAL_SIZE + sum(struct.unpack_from("<2H", header, 26))
+            if header[_LOCAL_SIZE:] == entry.raw_name:
+                return start
+            found = found or start  # another name, as with other slashes or in another character set
+        if found is None:
+            raise damaged("its header is not at its place")
+        return found
+
+    def _end(self, entry: Entry, start: int) -> int:
+        """Return the position behind a stored member."""
+        stated = start + entry.packed
+        for at in _positions(entry, stated, 0):
+            self._file.seek(at)
+            following = self._file.read(4)
+            if following in _FOLLOWING or following == struct.pack("<L", entry.checksum):
+                return at
+        return stated
+
+
+def _positions(entry: Entry, stated: int, room: int) -> Iterable[int]:
+    """Return the positions that ``stated`` can stand for, with ``room`` bytes before the end of members."""
+    last = stated if entry.zip64 else max(stated, entry.limit - room)
+    return range(stated, last + 1, WRAP)
+
+
+def _unpacked(packed: Readable, entry: Entry) -> Unpacked:
+    if entry.method == _DEFLATED:
+        return Unpacked(packed, partial(Inflater, -zlib.MAX_WBITS))
+    if entry.method == _BZIP2:
+        return Unpacked(packed, bz2.BZ2Decompressor, entry.size)
+    if entry.method == _LZMA:
+        head = packed.read(9)  # two bytes of version, two of length, then the properties
         if len(head) < 9 or head[2:4] != b"\5\0":
             raise damaged("its LZMA header")
-        return Unpacked(stream, lambda: raw_lzma(head[4:]), info.file_size)
-    raise unsupported_method(f"number {info.compress_type}")
+        return Unpacked(packed, lambda: raw_lzma(head[4:]), entry.size)
+    raise unsupported_method(f"number {entry.method}")
 
 
-def _member(info: zipfile.ZipInfo) -> Member:
-    kind = stat.S_IFMT(info.external_attr >> 16)
+def _member(entry: Entry) -> Member:
     return Member(
-        path=_name(info),
-        size=info.file_size,
-        regular=kind in {0, stat.S_IFREG},
-        encrypted=bool(info.flag_bits & _ENCRYPTED),
-        handle=info,
+        path=entry.name,
+        size=entry.size,
+        regular=stat.S_IFMT(entry.mode) not in _SPECIAL,
+        encrypted=bool(entry.flags & _ENCRYPTED),
+        handle=entry,
     )
-
-
-def _name(info: zipfile.ZipInfo) -> str:
-    if info.flag_bits & _UTF8_NAME or info.filename.isascii():
-        return info.filename
-    return decode_name(info.filename.encode("cp437"))

@@ -1,0 +1,26 @@
+"""Signs of Telegram Desktop's exports, by which extract and convert recognise the same files."""
+
+from __future__ import annotations
+
+import re
+
+#: Bytes at the start of a file in which the signs of an export are.
+HEAD = 64 * 1024
+#: One of these keys begins every export in JSON; other JSON files do not have them.
+_JSON = re.compile(rb'"(?:messages|chats|left_chats|personal_information|about)"\s*:')
+_HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history|message )""")
+_PART = re.compile(r"(?:.*/)?messages\d*\.html", re.IGNORECASE)
+_LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/chats\.html)", re.IGNORECASE)
+
+
+def is_json_export(head: bytes) -> bool:
+    """Return whether a JSON file that begins with ``head`` is an export, of one chat or of an account."""
+    return bool(_JSON.search(head, 0, HEAD))
+
+
+def is_page(path: str, head: bytes) -> bool:
+    """Return whether an HTML file at ``path`` belongs to an export: a part of a chat, or a list of chats.
+
+    Pages with the usual names count whatever they contain; a part under another name is known by its content.
+    """
+    return bool(_PART.fullmatch(path) or _LIST.fullmatch(path) or _HTML.search(head, 0, HEAD))
