@@ -202,7 +202,7 @@ class Installed:
                     found.append(process)
         return found
 
-    def until(self, condition: Callable[[], T], seconds: float = 90.0) -> T:
+    def until(self, condition: Callable[[], T], seconds: float = 180.0) -> T:
         """Return what is true at last; what other processes do is only to be seen by looking."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
