@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import urllib.request
 import uuid
@@ -51,6 +53,7 @@ SELECT active, "limit", 0, name FROM concurrency_limit_v2 WHERE name IN ('extrac
 _CHANGE_LIMIT: LiteralString = """
 UPDATE concurrency_limit_v2 SET active = %s, "limit" = %s, active_slots = %s WHERE name = %s
 """
+REAPER = Path(__file__).parent / "programs" / "reaper.py"
 SAMPLES = Path(os.environ.get("TDP_SAMPLES", Path(__file__).parents[2] / "shared" / "samples"))
 
 
@@ -121,10 +124,15 @@ def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def open_folder() -> Iterator[Path]:
-    """A folder for homes with a PostgreSQL; the next pytest of this user closes pytest's own to its user."""
+def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for homes with a PostgreSQL; the next pytest of this user closes pytest's own to its user.
+
+    However this process ends, what it has started for a home here or in pytest's folder ends too.
+    """
     with tempfile.TemporaryDirectory(prefix="tdp-test-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+        command = [sys.executable, REAPER, f"{folder}/", f"{tmp_path_factory.getbasetemp()}/"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+            yield Path(folder)
 
 
 @pytest.fixture
@@ -136,10 +144,10 @@ def samples() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def prefect_server(postgres: str, open_folder: Path) -> Iterator[Settings]:
     """Settings of an installation with a real Prefect server on the test PostgreSQL and a free port."""
     settings = Settings(
-        home=tmp_path_factory.mktemp("installation"),
+        home=open_folder / "installation",
         database_url=SecretStr(postgres),
         prefect_database="prefect",
         server_port=services.free_port(),

@@ -202,7 +202,7 @@ class Installed:
                     found.append(process)
         return found
 
-    def until(self, condition: Callable[[], T], seconds: float = 90.0) -> T:
+    def until(self, condition: Callable[[], T], seconds: float = 180.0) -> T:
         """Return the first true value of ``condition``; other processes send no event, so it is polled."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):

@@ -135,9 +135,9 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database(open_folder: Path) -> Iterator[str]:
     """URL of a database on a PostgreSQL server that listens on loopback and requires a password."""
-    home, port = Path(f"/tmp/tdp-test-{os.getpid()}"), services.free_port()  # noqa: S108 - PostgreSQL's user needs access
+    home, port = open_folder / "guarded", services.free_port()
     settings = Settings(home=home)
     try:
         with services.postgres(settings), psycopg.connect(settings.database, autocommit=True) as admin:
