@@ -114,12 +114,12 @@ class Intake:
                     return await self._leave(file, Arrival.KNOWN)
             if file.writers is Writers.UNKNOWN and not candidate.is_quiet:
                 return Arrival.LATER, None
-            if self.only_exports and (other := await self._in_thread(file, lambda: _other(file))):
-                return Arrival.LEFT, f"{other}, neither an archive nor an export"
             return await self._receive(file)
 
     async def _receive(self, file: SourceFile) -> tuple[Arrival, str | None]:
-        sha256 = await self._in_thread(file, file.sha256)
+        other, sha256 = await self._in_thread(file, lambda: self._examine(file))
+        if other:
+            return Arrival.LEFT, f"{other}, neither an archive nor an export"
         if not file.is_unchanged():
             return Arrival.LATER, None
         origin = _decodable(str(file.path))
@@ -140,6 +140,12 @@ class Intake:
                 self.restored.append(source["source_id"])
             return done
         return await self._store(file, sha256, origin, Arrival.NEW)
+
+    def _examine(self, file: SourceFile) -> tuple[str | None, str]:
+        """Return what the file plainly is, if it is to be left, and otherwise its hash."""
+        if self.only_exports and (other := _other(file)):
+            return other, ""
+        return None, file.sha256()
 
     async def _store(
         self, file: SourceFile, sha256: str, origin: str, arrival: Arrival
@@ -168,7 +174,7 @@ class Intake:
 
     async def _leave(self, file: SourceFile, arrival: Arrival) -> tuple[Arrival, str | None]:
         """Remove a file that is stored from its folder, if files move."""
-        if not self.move:
+        if file.has_moved or not self.move:
             return arrival, None
         try:
             await self._in_thread(file, file.remove)

@@ -72,6 +72,7 @@ class SourceFile:
         """Open ``path``, not following a link and never waiting. Raises NotARegularFile or OSError."""
         self.path = path
         self.is_cancelled = False
+        self.has_moved = False
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             fd = os.open(path, flags)
@@ -124,7 +125,7 @@ class SourceFile:
         False, with nothing stored, if the file changed meanwhile. Raises OSError, for example if the disk is
         full.
         """
-        _make_folder(stored.parent)
+        stored.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if move and self.writers is Writers.NONE and self.seen.st_nlink == 1:
             os.fsync(self.file.fileno())
             try:
@@ -134,9 +135,10 @@ class SourceFile:
             except OSError:  # another file system, or a folder or file that may not be changed
                 return self._copy(stored)
             if moved:
-                _sync_folder(stored.parent)
-                with suppress(PermissionError):  # another user owns the file; the directory protects it
-                    stored.chmod(0o600)
+                # The folders need no sync: should the rename not survive a power failure, the file is in its
+                # folder again, and is stored again.
+                self.has_moved = True
+                _protect(stored)
             return moved
         return self._copy(stored)
 
@@ -150,7 +152,7 @@ class SourceFile:
             if not self._withdraw(hidden):
                 return False
         except FileNotFoundError:
-            return True  # moved into sources, or removed by its owner
+            return True  # by its owner
         hidden.unlink()
         return True
 
@@ -179,7 +181,9 @@ class SourceFile:
             partial.rename(stored)
         finally:
             partial.unlink(missing_ok=True)
-        _sync_folder(stored.parent)
+        for folder in (stored.parent, stored.parent.parent):  # the original may be removed now
+            _sync_folder(folder)
+        _protect(stored)
         return True
 
     def _chunks(self) -> Iterator[bytes]:
@@ -272,10 +276,9 @@ def _write(file: object, chunk: bytes) -> None:
         view = view[file.write(view) :]  # type: ignore[attr-defined]
 
 
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _sync_folder(folder.parent)
+def _protect(stored: Path) -> None:
+    with suppress(PermissionError):  # another user owns the file; the directory protects it
+        stored.chmod(0o600)
 
 
 def _sync_folder(folder: Path) -> None:

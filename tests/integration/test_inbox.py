@@ -303,8 +303,6 @@ asyncio.run(main())
 
 async def crash(database_url: str, inbox: Path, where: str) -> None:
     """Receive the inbox in a process that kills itself when it calls a function."""
-    for folder in range(256):  # their creation would sync folders too
-        (inbox.parent / "sources" / f"{folder:02x}").mkdir(parents=True)
     argv = [sys.executable, "-c", CRASH, database_url, str(inbox), where]
     dead = await asyncio.create_subprocess_exec(*argv)
     assert await dead.wait() == -signal.SIGKILL
@@ -314,9 +312,9 @@ async def crash(database_url: str, inbox: Path, where: str) -> None:
     ("where", "copied"),
     [
         ("store", False),  # announced, not moved
-        ("_sync_folder", False),  # moved, not recorded
+        ("_protect", False),  # moved, not recorded
         ("_write", True),  # in the middle of the copy, as between two file systems
-        ("_sync_folder", True),  # copied, not recorded
+        ("_protect", True),  # copied, not recorded
         ("remove", True),  # recorded, not removed
     ],
 )
@@ -342,7 +340,7 @@ async def test_a_moved_file_that_was_changed_before_the_run_died_is_put_back(
     session: Session, database_url: str, inbox: Path
 ) -> None:
     path = drop(inbox, "a.zip")
-    await crash(database_url, inbox, "_sync_folder")
+    await crash(database_url, inbox, "_protect")
     (moved,) = [stored for stored in (inbox.parent / "sources").rglob("*") if stored.is_file()]
     moved.write_text("written after all")
     await take(session, inbox)
