@@ -51,6 +51,15 @@ class PipelineConfig(Block):
         le=3600,
         description="A file that changed more recently may still be being copied; the next run claims it.",
     )
+    quiet_seconds: float = Field(
+        default=30.0,
+        title="Quiet time of files of other users (s)",
+        ge=0,
+        le=3600,
+        description="Where the kernel does not say whether a file is open for writing (it belongs to another"
+        " user, or its file system has no leases), the file must be the same at two looks this far apart."
+        " A run with such files waits for this long.",
+    )
     extract_timeout_minutes: float = Field(
         default=30,
         title="Time-out of extract (min)",

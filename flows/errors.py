@@ -73,6 +73,10 @@ class SourceMissing(TdpError):
     """A batch cannot be extracted: a stored source file is missing. Copy the file into the inbox again."""
 
 
+class FileUnavailable(TdpError):
+    """A source file cannot be returned or dropped. `tdp files` lists source files and their status."""
+
+
 class BadInput(TdpError):
     """A source file, or an export in it, cannot be read. The file is quarantined with this reason."""
 

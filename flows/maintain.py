@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import TERMINAL_STATES
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
+from flows.batches.receiving import GONE
 from flows.batches.runtime import Runtime, current_runtime
 from flows.batches.workdir import discard_outputs
 from flows.domain import FLOW_NAMES, MAINTAIN
@@ -117,22 +118,33 @@ async def remove_unfinished(session: Session, runtime: Runtime) -> int:
 
 
 async def purge_sources(session: Session, runtime: Runtime) -> int:
-    """Purge the source files of batches whose retention time has passed; return how many."""
+    """Purge the source files of batches whose retention time has passed; return how many.
+
+    A file is removed after the ledger has it as purged, so that a crash leaves too much and not too little.
+    """
     purged = 0
-    async with planning(session):  # no backfill can list batches now
+    async with planning(session):  # no backfill can list batches now, and no file arrives
+        await _unlink(await fetch(session, "recently_purged"))
         while True:
-            async with session.transaction():
-                rows = await fetch(
-                    session,
-                    "purge_sources",
-                    days=runtime.config.keep_sources_days,
-                    page=_FILES_PER_TRANSACTION,
-                )
-                for row in rows:
-                    Path(row["stored_path"]).unlink(missing_ok=True)
+            rows = await fetch(
+                session,
+                "purge_sources",
+                days=runtime.config.keep_sources_days,
+                page=_FILES_PER_TRANSACTION,
+                gone=GONE,
+            )
+            await _unlink(rows)
             purged += len(rows)
             if len(rows) < _FILES_PER_TRANSACTION:
                 return purged
+
+
+async def _unlink(rows: Sequence[Mapping[str, str]]) -> None:
+    def unlink() -> None:
+        for row in rows:
+            Path(row["stored_path"]).unlink(missing_ok=True)
+
+    await asyncio.to_thread(unlink)
 
 
 async def delete_runs(client: PrefectClient, age: timedelta) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -12,11 +13,12 @@ from prefect.runtime import flow_run
 
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
-from flows.batches.inbox import receive, settled_files
+from flows.batches.inbox import is_unpacked_export, look
+from flows.batches.receiving import Arrival, Intake, requeue_restored
 from flows.batches.runtime import Runtime, current_runtime
 from flows.domain import PROCESS_INBOX, FanOut, Log
 from flows.errors import BatchesFailed
-from flows.ledger.intake import freeze_batches, frozen_batches, planning
+from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session
 from flows.reports import summary, summary_markdown
@@ -28,6 +30,7 @@ async def process_inbox(
     batch_size: int | None = None,
     window: int | None = None,
     fan_out: FanOut | None = None,
+    move: bool | None = None,
 ) -> dict[str, int]:
     """Claim the source files in the inbox, process them in batches, and report.
 
@@ -40,14 +43,16 @@ async def process_inbox(
         window: Batches in flight at the same time; empty means the value of the TDP pipeline block.
         fan_out: Where batches run, in this run's process or each as its own run on the work pool; empty
             means the value of the TDP pipeline block.
+        move: Whether received files leave the directory; empty means that they leave the inbox of this
+            installation and are copied from any other directory.
     """
     runtime = await current_runtime()
     log = get_run_logger()
     run_id = UUID(flow_run.get_id())
     async with own_run(run_id, runtime.database_url) as owner:
-        folder = Path(inbox) if inbox else runtime.settings.inbox
+        folder = Path(inbox).absolute() if inbox else runtime.settings.inbox
         size = batch_size or runtime.config.batch_size
-        batches = await plan(owner.session, run_id, folder, size, runtime, log)
+        batches = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
         async with runner(fan_out, runtime, log) as run:
             outcomes = await run_all(batches, window or runtime.config.window, log, run)
         if batches:
@@ -59,27 +64,58 @@ async def process_inbox(
 
 
 async def plan(
-    session: Session, run_id: UUID, inbox: Path, batch_size: int, runtime: Runtime, log: Log
+    session: Session,
+    run_id: UUID,
+    inbox: Path,
+    batch_size: int,
+    runtime: Runtime,
+    log: Log,
+    *,
+    move: bool | None = None,
 ) -> list[str]:
     """Return the run's batches in order: the frozen list if the run is retried, otherwise a new list."""
     if batches := await frozen_batches(session, run_id):
         log.info("Retrying the same %d batches in the same order", len(batches))
         return batches
+    move = await asyncio.to_thread(_moves, inbox, runtime, log, move)
+    found = await look(
+        inbox,
+        runtime.config.settle_seconds,
+        runtime.config.quiet_seconds,
+        partial(known_sightings, session),
+    )
+    if found.busy:
+        log.info("%d files are still being written; a later run receives them", len(found.busy))
     async with planning(session):
-        inbox.mkdir(parents=True, exist_ok=True)
-        arrivals = {"new": 0, "duplicate": 0}
-        for path in await settled_files(inbox, runtime.config.settle_seconds):
-            try:
-                arrival = await receive(session, path, runtime.settings.sources)
-            except OSError as error:
-                log.error("Not received, still in the inbox: %s", error)
-                continue
-            if arrival:
-                arrivals[arrival] += 1
+        intake = Intake(
+            session,
+            runtime.settings.sources,
+            log,
+            move=move,
+            only_exports=runtime.is_built_in("extract"),
+        )
+        received = await intake.receive_all(inbox, found)
+        await requeue_restored(intake, runtime.settings.work, runtime.database_url)
         batches = await freeze_batches(session, run_id, batch_size)
-    log.info("Received %(new)d new files and %(duplicate)d duplicates", arrivals)
+    counts = received.counts
+    log.info("Received %d new files and %d duplicates", counts[Arrival.NEW], counts[Arrival.DUPLICATE])
+    for arrival in (Arrival.AGAIN, Arrival.KNOWN):
+        if counts[arrival]:
+            log.info("%d files were %s", counts[arrival], arrival)
     log.info("%d batches to process", len(batches))
     return batches
+
+
+def _moves(inbox: Path, runtime: Runtime, log: Log, move: bool | None) -> bool:
+    """Return whether received files leave the directory; make the inbox of this installation."""
+    own = runtime.settings.inbox
+    own.mkdir(parents=True, exist_ok=True)
+    if inbox.samefile(own):
+        return move is not False
+    if move and is_unpacked_export(inbox):
+        log.warning("%s is an unpacked export: its pages are copied, not moved", inbox)
+        return False
+    return bool(move)
 
 
 async def report(run_id: UUID, runtime: Runtime) -> None:

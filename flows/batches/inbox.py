@@ -1,153 +1,127 @@
-"""Receive source files from an inbox: each content once, complete, and never lost.
-
-The order makes every crash harmless: a file is recorded in the ledger first, then moved into the directory of
-sources. After a crash in between, the file is still in the inbox, and the next run receives it.
-"""
+"""Look at an inbox: which of its files are complete, and which entries stay there and why."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import hashlib
 import os
-import shutil
-import signal
-import sys
+import re
+import stat
 import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from flows.ledger.session import Session, fetch, fetch_one
-
-if TYPE_CHECKING:
-    from psycopg.rows import DictRow
+from flows.batches.source_file import Writers, kind_of, sighting, writers_of
 
 #: Suffixes that copying tools and browsers give to unfinished files.
 _UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
+#: Folders that Telegram Desktop writes beside its pages, and that no export is lost with.
+_BESIDE_PAGES = {"css", "js", "images"}
+_OF_EXPORTS = _BESIDE_PAGES | {
+    "chats",
+    "lists",
+    "photos",
+    "files",
+    "video_files",
+    "voice_messages",
+    "stickers",
+}
+_PAGE = re.compile(r"messages\d*\.html|export_results\.html|result\.json")
+_PAGES = (".html", ".htm", ".json")
+_FOLDER = "a folder: zip it and copy the ZIP here, or run `tdp run` on the folder"
+
+#: Returns which of these sightings were received or left by an earlier run.
+Known = Callable[[list[str]], Awaitable[set[str]]]
 
 
-async def settled_files(inbox: Path, settle_seconds: float) -> list[Path]:
-    """Return the files of ``inbox`` that are complete, oldest first.
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may be received. ``is_quiet``: it was the same at two looks far enough apart."""
 
-    If a file changed within the last ``settle_seconds``, all files are checked again after that time. Skipped
-    until a later call: files that changed between the checks, and files that a process on this host has open
-    for writing. Ignored: hidden files, names of unfinished files, and directories.
+    path: Path
+    sighting: str
+    is_quiet: bool
+
+
+@dataclass
+class Look:
+    """The complete files, oldest first; the entries that stay, with reasons; files that are being written."""
+
+    files: list[Candidate] = field(default_factory=list)
+    left: dict[Path, str] = field(default_factory=dict)
+    busy: list[Path] = field(default_factory=list)
+
+
+async def _none_known(_: list[str]) -> set[str]:
+    return set()
+
+
+async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: Known = _none_known) -> Look:
+    """Look at ``inbox``; hold no lock meanwhile, because this waits.
+
+    If a file changed within the last ``settle_seconds``, all files are checked again after that time. If the
+    kernel does not say whether a file is open for writing (it is another user's, or its file system has no
+    leases), the file must be the same at a second look ``quiet_seconds`` later, unless it is ``known``.
+    Hidden files and names of unfinished files are ignored.
     """
-    files = _scan(inbox)
+    files, left = await asyncio.to_thread(_scan, inbox)
     newest = time.time_ns() - settle_seconds * 1e9
-    if any(changed > newest for changed, _ in files.values()):
-        await asyncio.sleep(settle_seconds)
-        later = _scan(inbox)
-        files = {path: seen for path, seen in files.items() if later.get(path) == seen}
-    ready = [path for path in files if not _open_for_writing(path)]
-    return sorted(ready, key=lambda path: (files[path], path.name))
+    if any(seen.st_mtime_ns > newest for seen in files.values()):
+        files = await _unchanged(files, inbox, settle_seconds)
+    writers = await asyncio.to_thread(lambda: {path: writers_of(path) for path in files})
+    unsure = {
+        path: sighting(path, files[path]) for path, answer in writers.items() if answer is Writers.UNKNOWN
+    }
+    known_now = await known(list(unsure.values())) if unsure else set()
+    first_seen = {path: files[path] for path, seen in unsure.items() if seen not in known_now}
+    quiet = await _unchanged(first_seen, inbox, quiet_seconds) if first_seen else {}
+    busy = {path for path, answer in writers.items() if answer is Writers.SOME} | (first_seen.keys() - quiet)
+    ready = sorted(files.keys() - busy, key=lambda path: (files[path].st_mtime_ns, path.name))
+    return Look([Candidate(p, sighting(p, files[p]), p in unsure) for p in ready], left, sorted(busy))
 
 
-def _scan(inbox: Path) -> dict[Path, tuple[int, int]]:
-    """Return the modification time (ns) and size of every file that may be received."""
-    files = {}
-    with os.scandir(inbox) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # removed since the directory was read
-                if not _is_unfinished(entry.name) and entry.is_file(follow_symlinks=False):
-                    seen = entry.stat()
-                    files[Path(entry.path)] = (seen.st_mtime_ns, seen.st_size)
-    return files
+async def _unchanged(
+    files: dict[Path, os.stat_result], inbox: Path, seconds: float
+) -> dict[Path, os.stat_result]:
+    """Return those of the files that are the same after some time."""
+    await asyncio.sleep(seconds)
+    later, _ = await asyncio.to_thread(_scan, inbox)
+    return {
+        path: seen
+        for path, seen in files.items()
+        if path in later and sighting(path, later[path]) == sighting(path, seen)
+    }
+
+
+def _scan(inbox: Path) -> tuple[dict[Path, os.stat_result], dict[Path, str]]:
+    """Return the files that may be received, and the other entries with the reasons why they stay."""
+    entries = {}
+    with os.scandir(inbox) as found:
+        for entry in found:
+            with suppress(FileNotFoundError):  # removed since the directory was read
+                if not _is_unfinished(entry.name):
+                    entries[Path(entry.path)] = entry.stat(follow_symlinks=False)
+    files = {path: seen for path, seen in entries.items() if stat.S_ISREG(seen.st_mode)}
+    others = {path: kind_of(seen.st_mode) for path, seen in entries.items() if path not in files}
+    beside = _BESIDE_PAGES if _has_page(files) else set()
+    return files, {
+        path: _FOLDER if reason == kind_of(stat.S_IFDIR) else reason
+        for path, reason in others.items()
+        if path.name not in beside
+    }
+
+
+def is_unpacked_export(folder: Path) -> bool:
+    """Return whether ``folder`` is an export as Telegram Desktop wrote it: pages beside their folders."""
+    names = {entry.name: entry.is_dir() for entry in os.scandir(folder)}
+    has_page = any(_PAGE.fullmatch(name) for name, is_folder in names.items() if not is_folder)
+    return has_page and any(name in _OF_EXPORTS for name, is_folder in names.items() if is_folder)
+
+
+def _has_page(files: Iterable[Path]) -> bool:
+    return any(path.suffix.lower() in _PAGES for path in files)
 
 
 def _is_unfinished(name: str) -> bool:
     return name.startswith(".") or name.lower().endswith(_UNFINISHED_SUFFIXES)
-
-
-async def receive(session: Session, path: Path, sources: Path) -> str | None:
-    """Record the file at ``path`` in the ledger and move it into ``sources``.
-
-    Return ``new``; ``duplicate`` if the ledger has this content already (the file is removed, unless the
-    stored one was purged: then it is stored again, for backfills); or None if the file changed or disappeared
-    while it was read, which leaves it to the next call.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        before = path.stat()
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        after = path.stat()
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            return None
-        async with session.transaction():
-            source, duplicate = await _record(session, path, sources, sha256, after.st_size)
-        stored = Path(source["stored_path"])
-        if duplicate and stored.exists():
-            path.unlink()
-        else:
-            _move(path, stored)
-        return "duplicate" if duplicate else "new"
-    return None
-
-
-async def _record(
-    session: Session, path: Path, sources: Path, sha256: str, size: int
-) -> tuple[DictRow, bool]:
-    source = await fetch_one(
-        session,
-        "receive_source",
-        sha256=sha256,
-        name=_decodable(path.name),
-        size_bytes=size,
-        stored_path=str(sources / sha256[:2] / sha256),
-    )
-    # In the ledger but not on disk: an earlier run died before it moved the file.
-    unmoved = source["purged_at"] is None and not Path(source["stored_path"]).exists()
-    duplicate = not source["is_new"] and not unmoved
-    if source["purged_at"] is not None:
-        await fetch(session, "clear_purged", source_id=source["source_id"])
-    if source["is_new"] or duplicate:
-        origin = _decodable(str(path))
-        await fetch(
-            session, "record_receipt", source_id=source["source_id"], origin=origin, duplicate=duplicate
-        )
-    return source, duplicate
-
-
-def _move(path: Path, stored: Path) -> None:
-    """Move a file atomically, also to another file system."""
-    stored.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        path.rename(stored)
-    except OSError:  # another file system: copy, then rename the complete copy
-        copy = stored.with_name(f".{stored.name}.partial")
-        shutil.copyfile(path, copy)
-        with copy.open("rb+") as file:
-            os.fsync(file.fileno())
-        copy.rename(stored)
-        path.unlink()
-    with contextlib.suppress(PermissionError):  # another user owns the file; the directory protects it
-        stored.chmod(0o600)
-
-
-def _open_for_writing(path: Path) -> bool:
-    """Return whether a process on this host has the file open for writing; always False outside Linux."""
-    if sys.platform != "linux":
-        return False
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False  # removed or not readable: receive() reports that
-    try:
-        # The kernel refuses a read lease while the file has a writer. If one opens the file while we hold the
-        # lease, we get a signal: by default SIGIO, which kills the process; SIGURG is ignored.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # another user owns the file, or its file system has no leases
-    finally:
-        os.close(fd)
-    return False
-
-
-def _decodable(name: str) -> str:
-    """Return a file name of any bytes as text that PostgreSQL can store."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")

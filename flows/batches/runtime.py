@@ -67,6 +67,10 @@ class Runtime:
         options = self.config.extract_options() if stage == "extract" else []
         return [sys.executable, "-I", "-m", f"flows.stages.{stage}", str(source), str(output), *options]
 
+    def is_built_in(self, stage: str) -> bool:
+        """Return whether the built-in program runs as ``stage``, not the operator's own."""
+        return not self._commands[stage].command
+
     def environment(self, stage: str) -> dict[str, str]:
         """Return the complete environment of the stage's process."""
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from flows.batches.receiving import GONE
 from flows.batches.runtime import Runtime
 from flows.batches.workdir import discard
 from flows.domain import Log
@@ -73,7 +74,7 @@ async def _fill_input(batch: OwnedBatch, directory: Path) -> None:
     sources = await batch.sources()
     missing = await asyncio.to_thread(_link, sources, directory)
     if missing:
-        reason = "the stored file is gone from disk: drop it in the inbox again, then retry the batch"
+        reason = f"{GONE}: copy it into the inbox again, and the batch runs again"
         gone = [FileOutcome(name, "quarantined", reason) for name in missing]
         await batch.record("extract", Result("extract", gone))
 

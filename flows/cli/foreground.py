@@ -41,6 +41,7 @@ class Finished(msgspec.Struct):
     message: str | None
     url: str
     summary: reports.Summary
+    left: list[reports.LeftFile] = []
 
     @property
     def status(self) -> int:
@@ -53,7 +54,11 @@ def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Consol
 
     Raises :class:`ServiceFailed` with the end of the log if the process ends without an outcome.
     """
-    return _run("flows.process_inbox:process_inbox", settings, parameters, console)
+    finished = _run("flows.process_inbox:process_inbox", settings, parameters, console)
+    folder = str(parameters.get("inbox") or settings.inbox)
+    with connection(settings.database, readonly=True, autocommit=True) as ledger:
+        finished.left = reports.left_files(ledger, folder)
+    return finished
 
 
 def run_backfill(settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
@@ -77,6 +82,8 @@ def print_finished(finished: Finished, console: Console) -> None:
     console.print(summary_page(finished.summary))
     colour = "green" if finished.status == 0 else "red"
     console.print(f"\n[{colour}]{finished.state}[/]", Text(finished.message or ""))
+    for file in finished.left:
+        console.print(Text(f"Left in {file.folder}: {file.name}: {file.reason}"), soft_wrap=True)
     console.print(f"Run  {finished.url}", soft_wrap=True)
 
 

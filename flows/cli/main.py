@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 
 from flows import services
 from flows.cli import backfill_command as backfill
-from flows.cli import database, demo, reports
+from flows.cli import database, demo, files, reports
 from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
@@ -90,13 +90,23 @@ def up() -> None:
 def run(
     inbox: Annotated[
         Path | None,
-        typer.Argument(exists=True, file_okay=False, help="Folder of source files (default: the inbox)."),
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            help="Folder of source files, which are copied (default: the inbox).",
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Source files per batch.")] = None,
     window: Annotated[int | None, typer.Option(min=1, help="Batches in flight.")] = None,
+    move: Annotated[
+        bool, typer.Option("--move", help="Move received files out of the folder; the inbox always does.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Process the files of a folder and show the progress.
+
+    The files of a folder are copied, and the folder stays as it was; received files leave the inbox, and with
+    --move any folder. Exit status: 0, 1 if a batch failed, 3 if files of the folder could not be received.
 
     Uses the services that `tdp up` started; otherwise starts them for the duration of the run.
     """
@@ -105,6 +115,7 @@ def run(
         "inbox": str(inbox.resolve()) if inbox else None,
         "batch_size": batch_size,
         "window": window,
+        "move": True if move else None,
     }
     with stop_on_signals(), installed(Settings()) as settings:
         finished = run_inbox(settings, parameters, console)
@@ -112,7 +123,8 @@ def run(
         typer.echo(msgspec.json.encode(finished))
     else:
         print_finished(finished, console)
-    raise typer.Exit(finished.status)
+    not_received = any(file.is_error for file in finished.left)
+    raise typer.Exit(finished.status or (3 if not_received else 0))
 
 
 app.command()(backfill.backfill)
@@ -175,4 +187,5 @@ def _reachable_settings() -> Settings:
 
 
 app.add_typer(reports.app)
+app.add_typer(files.app, name="files")
 app.add_typer(database.app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from uuid import UUID
 
 from flows.ledger.locks import INTAKE
@@ -15,9 +16,15 @@ async def planning(session: Session) -> AsyncIterator[None]:
     """Hold the intake lock: on all hosts, one run at a time reads an inbox, cuts batches or lists them."""
     await fetch(session, "lock_intake", space=INTAKE)
     try:
+        await fetch(session, "intake_moves")
         yield
     finally:
         await fetch(session, "unlock_intake", space=INTAKE)
+
+
+async def known_sightings(session: Session, sightings: list[str]) -> set[str]:
+    """Return those of these sightings whose files were received, or left, by an earlier run."""
+    return {row["sighting"] for row in await fetch(session, "known_sightings", sightings=sightings)}
 
 
 async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:
@@ -29,12 +36,14 @@ async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:
 async def freeze_batches(session: Session, flow_run_id: UUID, batch_size: int) -> list[str]:
     """Cut the source files without a batch into batches of ``batch_size``, and freeze the run's list.
 
-    Unfinished batches of dead runs come first in the list. A retry of the run must process the same list in
-    the same order, because Prefect matches the subflows of a retried run by their position only.
+    A source file whose stored file is missing is left out until its content arrives again. Unfinished batches
+    of dead runs come first in the list. A retry of the run must process the same list in the same order,
+    because Prefect matches the subflows of a retried run by their position only.
     """
     async with session.transaction():
         batches = [row["batch_id"] for row in await fetch(session, "orphaned_batches")]
-        sources = [row["source_id"] for row in await fetch(session, "unbatched_sources")]
+        unbatched = await fetch(session, "unbatched_sources")
+        sources = [row["source_id"] for row in unbatched if Path(row["stored_path"]).is_file()]
         for start in range(0, len(sources), batch_size):
             batch = await fetch_one(session, "create_batch", source_ids=sources[start : start + batch_size])
             batches.append(batch["batch_id"])

@@ -11,6 +11,7 @@ import msgspec
 
 from flows.errors import ServiceFailed
 from flows.ledger.connection import Connection, connection
+from flows.ledger.locks import INTAKE
 from flows.ledger.named_sql import load, records
 from flows.ledger.schema_version import check_schema
 from flows.monitor.probe import Outcome, Probe, run_all
@@ -28,6 +29,7 @@ ANSWER_SECONDS = 3.0
 _WAIT_LONG = 600.0
 _QUEUE_LONG = 50
 _EXTRACT_SLOW = 1200.0
+_INTAKE_STANDS = 600.0
 _MEMORY_HIGH, _CPU_HIGH = 0.20, 0.60
 #: Seconds that the processes of a timed-out run may take to end.
 _GRACE = 60.0
@@ -126,14 +128,16 @@ class Monitor:
         outcome = self._lanes.start().result()
         if outcome.value is None:
             return Component(False, f"unknown: {outcome.error}")
-        lanes, timeouts = outcome.value
+        lanes, timeouts, _ = outcome.value
         stuck = [*_past_timeout(lanes, timeouts), *_idle_gaps(lanes)]
         return Component(not stuck, "; ".join(stuck) or "no stage is stuck")
 
-    def _read_lanes(self) -> tuple[list[Lane], dict[str, float]]:
+    def _read_lanes(self) -> tuple[list[Lane], dict[str, float], float]:
         with connect(self.settings) as ledger:
             lanes = records(sql.lane_health(ledger), Lane)
-        return lanes, {lane.stage: 60 * _timeout_minutes(self.settings, lane.stage) for lane in lanes}
+            standstill = sql.intake_standstill(ledger, space=INTAKE) or 0.0
+        timeouts = {lane.stage: 60 * _timeout_minutes(self.settings, lane.stage) for lane in lanes}
+        return lanes, timeouts, standstill
 
 
 @contextmanager
@@ -165,7 +169,9 @@ def _document(settings: Settings, slug: str, name: str) -> dict[str, Any]:
     return data
 
 
-def _conditions(lanes: list[Lane], timeouts: dict[str, float], usage: Usage) -> dict[str, Condition]:
+def _conditions(
+    lanes: list[Lane], timeouts: dict[str, float], standstill: float, usage: Usage
+) -> dict[str, Condition]:
     waits = [
         f"{lane.stage} {text.seconds(lane.oldest_wait_sec)}"
         for lane in lanes
@@ -182,6 +188,12 @@ def _conditions(lanes: list[Lane], timeouts: dict[str, float], usage: Usage) -> 
         ),
         "stage_idle_beside_queue": _condition(
             _idle_gaps(lanes), f"no lane has an idle gap longer than {text.seconds(_WAIT_LONG)}"
+        ),
+        "intake_stands_still": Condition(
+            standstill > _INTAKE_STANDS,
+            f"a run has held the intake lock for {text.seconds(standstill)} without receiving a file"
+            if standstill > _INTAKE_STANDS
+            else "no run holds the intake lock without receiving files",
         ),
         "extract_queue_long": Condition(
             extract.waiting > _QUEUE_LONG, f"{extract.waiting} batches wait for extract"

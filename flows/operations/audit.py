@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -91,6 +92,11 @@ def verify(connection: Connection, settings: Settings, *, since: datetime | None
             rows("unaccounted_files"),
         ),
         Check(
+            "sources",
+            "every source ever received has its bytes in sources/, or was purged or dropped",
+            _lasting(lambda: _without_bytes(rows("unpurged_sources"))),
+        ),
+        Check(
             "stages",
             "every completed batch has completed every stage",
             rows("half_done_batches", since=since),
@@ -114,6 +120,21 @@ def _lasting(look: Callable[[], Iterable[Row]]) -> list[Row]:
 
 def _dead(runs: Iterable[Row]) -> list[Row]:
     return [run for run in runs if not psutil.pid_exists(run["pid"])]
+
+
+def _without_bytes(sources: Iterable[Row]) -> list[Row]:
+    """Return the sources whose stored file is missing or has another size."""
+    found = []
+    for source in sources:
+        path, size = Path(source["stored_path"]), source.pop("size_bytes")
+        try:
+            on_disk: int | None = path.stat().st_size
+        except OSError:
+            on_disk = None
+        if on_disk != size:
+            reason = "missing" if on_disk is None else f"has {on_disk} of {size} bytes"
+            found.append(source | {"reason": f"{reason}: copy the file into the inbox again"})
+    return found
 
 
 def _crowds(settings: Settings) -> list[Row]:

@@ -1,15 +1,20 @@
 """Reports on the ledger: lanes, batches, timings, and the summary of a run."""
 
+from flows.reports.files import LeftFile, SourceLine, left_files, source_files
 from flows.reports.overview import Status, batch, batches, status
 from flows.reports.summary import Summary, summary, summary_markdown
 from flows.reports.timings import Timing, timings, timings_markdown
 
 __all__ = [
+    "LeftFile",
+    "SourceLine",
     "Status",
     "Summary",
     "Timing",
     "batch",
     "batches",
+    "left_files",
+    "source_files",
     "status",
     "summary",
     "summary_markdown",

@@ -12,6 +12,7 @@ import pwd
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,8 +134,7 @@ def _server_user(data: Path) -> dict[str, Any]:
         return {}
     owner = data.stat().st_uid
     entry = pwd.getpwuid(owner) if owner else _dedicated_user()
-    for path in (data, binary("postgres")):
-        _make_reachable(path)
+    _make_reachable(entry.pw_name, data, binary("postgres"))
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
@@ -154,12 +154,20 @@ def _dedicated_user() -> pwd.struct_passwd:
     return pwd.getpwnam(_SERVER_USER)
 
 
-def _make_reachable(path: Path) -> None:
-    """Let other users traverse (not list) the directories above ``path``, for the server's user."""
-    for folder in path.resolve().parents:
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            folder.chmod(mode | stat.S_IXOTH)
+def _make_reachable(user: str, *paths: Path) -> None:
+    """Let other users traverse (not list) the directories above ``paths``, and say so before."""
+    above = {folder for path in paths for folder in path.resolve().parents}
+    closed = sorted(folder for folder in above if not folder.stat().st_mode & stat.S_IXOTH)
+    if not closed:
+        return
+    sys.stderr.write(
+        f"PostgreSQL runs as the user {user}, because this process is root. To let it reach its files, all"
+        " users get permission to search (chmod o+x), not to list, these directories:\n"
+        + "".join(f"  {folder}\n" for folder in closed)
+        + "To avoid this, run as another user, or set TDP_HOME to a directory that all users can reach.\n"
+    )
+    for folder in closed:
+        folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
 
 
 def _ensure_owner(directory: Path, user: dict[str, Any]) -> None:

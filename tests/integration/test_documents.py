@@ -46,7 +46,10 @@ def test_commands_and_their_options_exist(document: Path) -> None:
     for name, rest in typed:
         assert name in commands, f"tdp {name}"
         own = rest.partition(";")[0] if name != "psql" else ""
-        known = {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands[name]
+        if (words := rest.split()) and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", own)) <= known | {"--help"}, f"tdp {name}{own}"
 
 

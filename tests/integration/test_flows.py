@@ -40,7 +40,7 @@ async def test_every_file_ends_stored_or_quarantined_and_only_once(
     copies = tmp_path / "copies"
     shutil.copytree(inbox, copies)
 
-    result = await process_inbox(str(inbox), batch_size=4)
+    result = await process_inbox(str(inbox), batch_size=4, move=True)
 
     assert result == {"batches": 3, "completed": 3, "busy": 0}
     assert rows(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
@@ -52,9 +52,58 @@ async def test_every_file_ends_stored_or_quarantined_and_only_once(
     assert rows(installation, "SELECT * FROM stage_overlaps") == []
 
     shutil.copytree(copies, inbox, dirs_exist_ok=True)
-    assert (await process_inbox(str(inbox)))["batches"] == 0
+    assert (await process_inbox(str(inbox), move=True))["batches"] == 0
     assert rows(installation, "SELECT count(*) AS n FROM receipts WHERE duplicate") == [{"n": 9}]
     assert list(inbox.iterdir()) == []
+
+
+async def test_content_that_arrives_again_replaces_a_missing_stored_file_and_its_batch_runs_again(
+    installation: Settings,
+) -> None:
+    await configure()
+    expected = write_samples(installation.inbox, files=2, messages=20, seed=8)
+    first = next(iter(installation.inbox.iterdir()))
+    kept = installation.home / first.name
+    shutil.copy(first, kept)
+    await process_inbox()
+    lost = "SELECT stored_path, batch_id FROM source_files JOIN batch_files USING (source_id) WHERE name = %s"
+    ((stored, batch_id),) = (row.values() for row in rows(installation, lost, first.name))
+    Path(stored).unlink()
+    shutil.rmtree(installation.work)
+    execute(installation, "UPDATE batch_processing SET status = 'QUEUED'")
+    await process_batch(batch_id)
+    status = "SELECT status, error FROM batch_files JOIN source_files USING (source_id) WHERE name = %s"
+    (file,) = rows(installation, status, first.name)
+    assert file["status"] == "QUARANTINED"
+    assert file["error"].startswith("the stored file is gone from disk")
+
+    kept.rename(installation.inbox / first.name)
+    assert await process_inbox() == {"batches": 1, "completed": 1, "busy": 0}
+    assert rows(installation, status, first.name) == [{"status": "STORED", "error": None}]
+    assert rows(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
+
+
+async def test_another_folder_is_copied_and_an_unpacked_export_even_with_move(
+    installation: Settings, tmp_path: Path
+) -> None:
+    await configure()
+    folder = tmp_path / "exports"
+    expected = write_samples(folder, files=2, messages=20, seed=9)
+    names = {path.name for path in folder.iterdir()}
+    assert (await process_inbox(str(folder)))["completed"] == 1
+    assert {path.name for path in folder.iterdir()} == names
+    assert (await process_inbox(str(folder)))["batches"] == 0
+    assert rows(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
+    assert rows(installation, "SELECT count(*) AS n FROM receipts") == [{"n": 2}]
+    (folder / "messages.html").write_text("<html>")
+    (folder / "css").mkdir()
+    await process_inbox(str(folder), move=True)
+    assert (folder / "messages.html").exists()
+
+
+def execute(settings: Settings, statement: str) -> None:
+    with psycopg.connect(settings.database) as connection:
+        connection.execute(statement.encode())
 
 
 def drop(settings: Settings, count: int) -> None:

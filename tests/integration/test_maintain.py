@@ -17,6 +17,7 @@ from prefect.states import Completed
 from psycopg.rows import dict_row
 
 from blocks import PIPELINE, PipelineConfig
+from flows.batches.receiving import GONE
 from flows.ledger.batches import own_batch
 from flows.ledger.owner import own_run
 from flows.maintain import delete_runs, maintain
@@ -106,6 +107,37 @@ async def test_retention_times_are_settings(installation: Settings) -> None:
     _, work, source = batch(installation, "COMPLETED", "2 days")
     assert (await maintain())["source_files"] == 1
     assert work.exists()
+    assert not source.exists()
+
+
+async def test_a_quarantined_source_is_kept_until_it_was_returned(installation: Settings) -> None:
+    _, _, source = batch(installation, "COMPLETED", "1 year")
+    rows(installation, "UPDATE batch_files SET status = 'QUARANTINED', error = 'it is encrypted'")
+    await maintain()
+    assert source.exists()
+    rows(installation, "UPDATE source_files SET returned_at = now() - interval '29 days'")
+    await maintain()
+    assert source.exists()
+    rows(installation, "UPDATE source_files SET returned_at = now() - interval '31 days'")
+    assert (await maintain())["source_files"] == 1
+    assert not source.exists()
+
+
+async def test_sources_of_a_batch_with_a_missing_file_are_kept(installation: Settings) -> None:
+    batch_id, _, source = batch(installation, "COMPLETED", "1 year")
+    other, _, missing = batch(installation, "COMPLETED", "1 year")
+    move = "UPDATE batch_files SET batch_id = %s, position = 2, status = 'QUARANTINED', error = %s"
+    rows(installation, f"{move} WHERE batch_id = %s", batch_id, f"{GONE}: copy it", other)
+    missing.unlink()
+    state = await maintain(return_state=True)
+    assert "sources (1 rows)" in str(state.message)
+    assert source.exists()
+
+
+async def test_files_that_a_killed_run_has_not_removed_are_removed(installation: Settings) -> None:
+    _, _, source = batch(installation, "COMPLETED", "1 day")
+    rows(installation, "UPDATE source_files SET purged_at = now()")
+    await maintain()
     assert not source.exists()
 
 

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from flows import services
 from flows.errors import ServiceFailed
+from flows.ledger.locks import INTAKE
 from flows.monitor import MonitorServer, monitor
 from flows.monitor.health import Monitor
 from flows.monitor.server import Watch
@@ -174,6 +175,20 @@ def test_each_condition_fires(
     for run in runs:
         add_run(ledger, *run)
     assert json.loads(get(server, "/health")[2])["conditions"][condition]["firing"]
+
+
+def test_an_intake_that_stands_still_is_a_condition(ledger: Any, server: MonitorServer) -> None:
+    def is_firing() -> bool:
+        condition = json.loads(get(server, "/health")[2])["conditions"]["intake_stands_still"]
+        return bool(condition["firing"])
+
+    with ledger.cursor() as cursor:
+        cursor.execute("UPDATE intake SET moved_at = clock_timestamp() - interval '11 minutes'")
+        assert not is_firing(), "no run holds the lock"
+        cursor.execute("SELECT pg_advisory_lock(%s, 0)", [INTAKE])
+        assert is_firing()
+        cursor.execute("UPDATE intake SET moved_at = clock_timestamp()")
+        assert not is_firing()
 
 
 def test_a_long_queue_is_a_condition_but_only_a_stuck_stage_is_unhealthy(

@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from flows import services
 from flows.errors import ServiceFailed
 from flows.services import record
+from flows.services.postgres import _make_reachable
 from flows.services.processes import child
 from flows.settings import Settings
 
@@ -277,3 +278,20 @@ def test_the_url_of_tdp_env_means_the_embedded_server(settings: Settings) -> Non
     url = services.environment(settings)["TDP_DATABASE_URL"]
     assert Settings(home=settings.home, database_url=SecretStr(url)).is_embedded
     assert not Settings(home=settings.home, database_url=SecretStr("postgresql://h/tdp")).is_embedded
+
+
+def test_directories_are_opened_to_the_user_of_postgres_only_after_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PostgreSQL refuses to run as root, so the user it runs as has to reach its data."""
+    closed = tmp_path / "private" / "home"
+    (closed / "postgres").mkdir(parents=True)
+    for folder in (closed.parent, closed):
+        folder.chmod(0o700)
+    _make_reachable("embedded_postgres", closed / "postgres")
+    said = capsys.readouterr().err
+    assert "runs as the user embedded_postgres, because this process is root" in said
+    assert f"  {closed.parent}\n  {closed}\n" in said
+    assert closed.stat().st_mode & 0o777 == 0o701
+    _make_reachable("embedded_postgres", closed / "postgres")
+    assert capsys.readouterr().err == ""

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -183,12 +184,44 @@ def test_slots_are_unchecked_without_a_server(ledger: Any, installation: Setting
     assert "does not answer" in (check.unchecked or "")
 
 
-def test_files_that_do_not_add_up(ledger: Any, broken: Callable[..., list[str]]) -> None:
+def add_source(ledger: Any, settings: Settings) -> Path:
+    """Add a source file without a receipt; return its stored file."""
+    stored = settings.sources / "aa" / ("a" * 64)
+    stored.parent.mkdir(parents=True)
+    stored.write_text("7 bytes")
     execute(
         ledger,
-        "INSERT INTO source_files (sha256, name, size_bytes, stored_path) VALUES (%s, 'a.zip', 1, '')",
+        "INSERT INTO source_files (sha256, name, size_bytes, stored_path) VALUES (%s, 'a.zip', 7, %s)",
         "a" * 64,
+        str(stored),
     )
+    return stored
+
+
+def test_a_source_without_its_bytes(
+    ledger: Any, installation: Settings, broken: Callable[..., list[str]]
+) -> None:
+    stored = add_source(ledger, installation)
+    execute(
+        ledger,
+        "INSERT INTO receipts (source_id, origin, duplicate) SELECT source_id, '', false FROM source_files",
+    )
+    assert broken() == []
+    stored.write_text("less")
+    assert broken() == ["sources"]
+    (row,) = one(ledger, installation, "sources").offending
+    assert (row["name"], row["reason"].partition(":")[0]) == ("a.zip", "has 4 of 7 bytes")
+    stored.unlink()
+    (row,) = one(ledger, installation, "sources").offending
+    assert row["reason"].startswith("missing")
+    execute(ledger, "UPDATE source_files SET purged_at = now()")
+    assert broken() == []
+
+
+def test_files_that_do_not_add_up(
+    ledger: Any, installation: Settings, broken: Callable[..., list[str]]
+) -> None:
+    add_source(ledger, installation)
     assert broken() == ["files"], "no receipt"
     execute(
         ledger,

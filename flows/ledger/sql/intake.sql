@@ -5,26 +5,87 @@ SELECT pg_advisory_lock(:space, 0);
 -- name: unlock_intake
 SELECT pg_advisory_unlock(:space, 0);
 
--- name: receive_source^
--- Record an arrival; is_new: the content was not in the ledger before.
-WITH fresh AS (
-    INSERT INTO source_files (sha256, name, size_bytes, stored_path)
-    VALUES (:sha256, :name, :size_bytes, :stored_path)
-    ON CONFLICT (sha256) DO NOTHING RETURNING source_id, stored_path, purged_at
+-- name: intake_moves!
+-- The monitor reports an intake lock that is held while this time stands still.
+UPDATE intake SET moved_at = clock_timestamp();
+
+-- name: known_sightings
+-- Which of these sightings need no second look: files received before, and files left for the same reason.
+SELECT sighting FROM receipts WHERE sighting = ANY (:sightings::text[])
+UNION SELECT sighting FROM left_files WHERE sighting = ANY (:sightings::text[]);
+
+-- name: received_before
+SELECT s.stored_path, s.size_bytes, s.purged_at FROM receipts r JOIN source_files s USING (source_id)
+WHERE r.sighting = :sighting;
+
+-- name: source_of_content
+SELECT s.source_id, s.stored_path, s.size_bytes, s.purged_at, f.batch_id, f.status, f.error
+FROM source_files s LEFT JOIN batch_files f USING (source_id) WHERE s.sha256 = :sha256;
+
+-- name: announce_arrival!
+-- An arrival that an earlier attempt has announced is announced again, from where the content is now.
+INSERT INTO arrivals (sha256, name, size_bytes, stored_path, origin, sighting)
+VALUES (:sha256, :name, :size_bytes, :stored_path, :origin, :sighting)
+ON CONFLICT (sha256) DO UPDATE SET name = excluded.name, origin = excluded.origin, sighting = excluded.sighting,
+    stored_path = excluded.stored_path, announced_at = clock_timestamp();
+
+-- name: announced_arrivals
+SELECT sha256, name, size_bytes, stored_path, origin FROM arrivals ORDER BY announced_at;
+
+-- name: withdraw_arrival!
+DELETE FROM arrivals WHERE sha256 = :sha256;
+
+-- name: record_arrival^
+-- The bytes are stored. is_new: the content was not in the ledger before. Purged content is stored again.
+WITH arrival AS (
+    DELETE FROM arrivals WHERE sha256 = :sha256 RETURNING *
 ), source AS (
-    SELECT source_id, stored_path, purged_at, true AS is_new FROM fresh
-    UNION ALL
-    SELECT source_id, stored_path, purged_at, false FROM source_files
-    WHERE sha256 = :sha256 AND NOT EXISTS (SELECT FROM fresh)
+    INSERT INTO source_files (sha256, name, size_bytes, stored_path)
+    SELECT sha256, name, size_bytes, stored_path FROM arrival
+    ON CONFLICT (sha256) DO UPDATE SET stored_path = excluded.stored_path, purged_at = NULL, returned_at = NULL
+    RETURNING source_id, xmax = 0 AS is_new
+), receipt AS (
+    INSERT INTO receipts (source_id, origin, sighting, duplicate)
+    SELECT source_id, origin, sighting, NOT is_new FROM source, arrival
+), moved AS (
+    UPDATE intake SET moved_at = clock_timestamp()
 )
-SELECT source_id, stored_path, purged_at, is_new FROM source;
+SELECT source_id, is_new FROM source;
 
--- name: clear_purged!
--- The content has arrived again and is stored again.
-UPDATE source_files SET purged_at = NULL WHERE source_id = :source_id;
+-- name: record_duplicate!
+WITH moved AS (
+    UPDATE intake SET moved_at = clock_timestamp()
+)
+INSERT INTO receipts (source_id, origin, sighting, duplicate) VALUES (:source_id, :origin, :sighting, true);
 
--- name: record_receipt!
-INSERT INTO receipts (source_id, origin, duplicate) VALUES (:source_id, :origin, :duplicate);
+-- name: note_left
+-- Replace what was left in the folder; return what was not noted there before.
+WITH here AS (
+    SELECT name, sighting, reason, is_error
+    FROM jsonb_to_recordset(:entries) AS n (name text, sighting text, reason text, is_error boolean)
+), gone AS (
+    DELETE FROM left_files l WHERE folder = :folder AND NOT EXISTS (
+        SELECT FROM here h WHERE (h.name, h.sighting, h.reason) = (l.name, l.sighting, l.reason))
+)
+INSERT INTO left_files (folder, name, sighting, reason, is_error)
+SELECT :folder, name, sighting, reason, is_error FROM here h WHERE NOT EXISTS (
+    SELECT FROM left_files l WHERE folder = :folder
+      AND (h.name, h.sighting, h.reason) = (l.name, l.sighting, l.reason))
+RETURNING name, reason;
+
+-- name: batches_to_restore
+-- Batches with files that were quarantined because their stored file was missing, and these sources' batches.
+SELECT f.batch_id, array_agg(f.stored_path) AS stored_paths FROM (
+    SELECT batch_id, stored_path FROM batch_files JOIN source_files USING (source_id)
+    WHERE status = 'QUARANTINED' AND starts_with(error, :reason) AND purged_at IS NULL
+    UNION ALL
+    SELECT batch_id, stored_path FROM batch_files JOIN source_files USING (source_id)
+    WHERE source_id = ANY (:source_ids::bigint[])
+) f JOIN batch_processing b USING (batch_id)
+WHERE b.status IN ('COMPLETED', 'FAILED')
+  AND NOT EXISTS (SELECT FROM batch_files o JOIN source_files p USING (source_id)
+                  WHERE o.batch_id = f.batch_id AND p.purged_at IS NOT NULL)
+GROUP BY f.batch_id ORDER BY f.batch_id;
 
 -- name: own_run^
 -- A parent run holds this lock while it is alive; no other run claims its batches.
@@ -50,7 +111,7 @@ WHERE b.status NOT IN ('COMPLETED', 'FAILED')
 ORDER BY b.created_at, b.batch_id;
 
 -- name: unbatched_sources
-SELECT source_id FROM source_files s
+SELECT source_id, stored_path FROM source_files s
 WHERE purged_at IS NULL AND NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
 ORDER BY source_id;
 

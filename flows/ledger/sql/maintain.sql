@@ -10,13 +10,39 @@ WHERE batch_id = ANY (:batch_ids::text[])
 ORDER BY batch_id;
 
 -- name: purge_sources
--- If a content arrived again, its retention time starts at the last arrival.
+-- If a content arrived again, its retention time starts at the last arrival. A quarantined file stays until an
+-- operator has it returned (then its retention time starts) or drops it. The sources of a batch with a file whose
+-- stored file is missing stay, because the batch runs again when that content arrives again.
 UPDATE source_files SET purged_at = clock_timestamp() WHERE source_id IN (
     SELECT s.source_id FROM source_files s JOIN batch_files USING (source_id) JOIN batch_processing b USING (batch_id)
     WHERE s.purged_at IS NULL AND b.status = 'COMPLETED'
       AND b.completed_at < clock_timestamp() - :days::float8 * interval '1 day'
       AND NOT EXISTS (SELECT FROM receipts r WHERE r.source_id = s.source_id
                       AND r.received_at >= clock_timestamp() - :days::float8 * interval '1 day')
+      AND (batch_files.status <> 'QUARANTINED' OR s.returned_at < clock_timestamp() - :days::float8 * interval '1 day')
+      AND NOT EXISTS (SELECT FROM batch_files g WHERE g.batch_id = b.batch_id AND g.status = 'QUARANTINED'
+                      AND starts_with(g.error, :gone))
       AND NOT EXISTS (SELECT FROM living_backfills l WHERE l.batch_id = b.batch_id)
     LIMIT :page)
 RETURNING stored_path;
+
+-- name: recently_purged
+-- Their stored files may be there still, if a run died between the purge and the removal.
+SELECT stored_path FROM source_files WHERE purged_at > clock_timestamp() - interval '7 days'
+  AND NOT EXISTS (SELECT FROM arrivals a WHERE a.sha256 = source_files.sha256);
+
+-- name: chosen_sources
+-- These source files, or all quarantined ones that are not purged. is_busy: a run may need the file.
+SELECT s.source_id, s.name, s.sha256, s.stored_path, s.purged_at, s.returned_at, f.status,
+       coalesce(b.status NOT IN ('COMPLETED', 'FAILED')
+                OR EXISTS (SELECT FROM living_backfills l WHERE l.batch_id = b.batch_id), false) AS is_busy
+FROM source_files s LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
+WHERE s.source_id = ANY (:ids::bigint[])
+   OR (:ids::bigint[] IS NULL AND f.status = 'QUARANTINED' AND s.purged_at IS NULL)
+ORDER BY s.source_id;
+
+-- name: mark_returned!
+UPDATE source_files SET returned_at = clock_timestamp() WHERE source_id = :source_id;
+
+-- name: drop_sources!
+UPDATE source_files SET purged_at = clock_timestamp() WHERE source_id = ANY (:ids::bigint[]);

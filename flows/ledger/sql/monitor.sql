@@ -22,6 +22,11 @@ CROSS JOIN LATERAL (
 ) d
 ORDER BY s.position;
 
+-- name: intake_standstill(space)$
+-- Seconds since a run that holds the intake lock has acquired it or received a file; null if no run holds it.
+SELECT extract(epoch FROM clock_timestamp() - moved_at)::float8 FROM intake
+WHERE EXISTS (SELECT FROM advisory_locks WHERE granted AND space = :space);
+
 -- name: schema_version()$
 SELECT version_num FROM tdp_schema_version;
 

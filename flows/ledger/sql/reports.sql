@@ -167,3 +167,15 @@ WHERE batch_id = ANY (:batch_ids::text[]) AND status = 'FAILED' ORDER BY batch_i
 -- name: elapsed(ids)$
 SELECT coalesce(extract(epoch FROM max(coalesce(finished_at, clock_timestamp())) - min(queued_at)), 0)::float8
 FROM stage_runs WHERE stage_run_id = ANY (:ids::bigint[]);
+
+-- name: source_lines(status, limit)
+SELECT s.source_id AS id, f.batch_id, coalesce(f.status, 'WAITING') AS status, s.name, s.size_bytes, f.stage,
+       f.error AS reason, r.origin, s.received_at, s.returned_at, s.purged_at
+FROM source_files s LEFT JOIN batch_files f USING (source_id)
+LEFT JOIN LATERAL (SELECT origin FROM receipts WHERE source_id = s.source_id ORDER BY receipt_id LIMIT 1) r ON true
+WHERE :status::text IS NULL OR coalesce(f.status, 'WAITING') = :status
+ORDER BY s.source_id DESC LIMIT :limit;
+
+-- name: left_in_folder(folder)
+SELECT folder, name, reason, is_error, noticed_at FROM left_files
+WHERE :folder::text IS NULL OR folder = :folder ORDER BY folder, name;

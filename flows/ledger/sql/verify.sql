@@ -51,6 +51,11 @@ FROM batch_processing b LEFT JOIN batch_files f USING (batch_id)
 GROUP BY b.batch_id HAVING count(f.source_id) <> b.file_count
 ORDER BY source_id, batch_id;
 
+-- name: unpurged_sources()
+-- Sources whose bytes must be in the directory of sources.
+SELECT s.source_id, s.name, s.stored_path, s.size_bytes, f.batch_id, f.status
+FROM source_files s LEFT JOIN batch_files f USING (source_id) WHERE s.purged_at IS NULL ORDER BY source_id;
+
 -- name: half_done_batches(since)
 -- Completed batches in which a stage never completed.
 SELECT b.batch_id, b.completed_at, s.stage AS never_completed

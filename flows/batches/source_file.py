@@ -1,0 +1,289 @@
+"""Bytes of source files: opened without blocking, hashed, and put into the directory of sources.
+
+Everything here blocks on the disk: the flows call it in threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import signal
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_CHUNK = 1 << 20
+#: ioctl_ficlone(2): let a new file share the blocks of another one, copy on write.
+_FICLONE = 0x40049409
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link: copy the file itself",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class Writers(Enum):
+    """Whether a process has a file open for writing; UNKNOWN if the kernel does not answer this process."""
+
+    NONE = 0
+    SOME = 1
+    UNKNOWN = 2
+
+
+class NotARegularFile(Exception):
+    """The path names something else by now; the message says what."""
+
+
+class Interrupted(Exception):
+    """Another thread has set :attr:`SourceFile.is_cancelled`."""
+
+
+def kind_of(mode: int) -> str:
+    """Return what a file of this ``st_mode`` is, if it is not a regular file."""
+    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+def sighting(path: Path, seen: os.stat_result) -> str:
+    """Return a hash that is equal for two looks at ``path`` only if the same file was there, unchanged.
+
+    No program can set the time of the last change of an inode (ctime), and each write sets it.
+    """
+    facts = f"{seen.st_ino}:{seen.st_size}:{seen.st_mtime_ns}:{seen.st_ctime_ns}"
+    return hashlib.sha256(os.fsencode(path) + b"\0" + facts.encode()).hexdigest()
+
+
+class SourceFile:
+    """A regular file, open for reading. On Linux it has a lease if no process has it open for writing.
+
+    While the file has the lease, a process that opens it for writing waits (up to 45 s, lease-break-time).
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``, not following a link and never waiting. Raises NotARegularFile or OSError."""
+        self.path = path
+        self.is_cancelled = False
+        self.has_moved = False
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags)
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENXIO, errno.EMLINK}:  # a link, a socket
+                raise NotARegularFile(kind_of(os.lstat(path).st_mode)) from None
+            raise
+        self.seen = os.fstat(fd)
+        if not stat.S_ISREG(self.seen.st_mode):
+            os.close(fd)
+            raise NotARegularFile(kind_of(self.seen.st_mode))
+        self.file = os.fdopen(fd, "rb", buffering=0)
+        self.sighting = sighting(path, self.seen)
+        self.writers = _acquire_lease(fd)
+
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file, which releases the lease."""
+        self.file.close()
+
+    def head(self, size: int) -> bytes:
+        """Return the first bytes."""
+        self.file.seek(0)
+        return self.file.read(size)
+
+    def sha256(self) -> str:
+        """Return the hash of the whole content."""
+        digest = hashlib.sha256()
+        for chunk in self._chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def is_unchanged(self) -> bool:
+        """Return whether no process has written to the file, or opened it for writing, meanwhile."""
+        now = os.fstat(self.file.fileno())
+        same = (now.st_size, now.st_mtime_ns) == (self.seen.st_size, self.seen.st_mtime_ns)
+        return same and (self.writers is not Writers.NONE or self._has_lease())
+
+    def store(self, stored: Path, *, move: bool) -> bool:
+        """Put the content at ``stored``, whose name is its SHA-256; on return it is on the disk.
+
+        With ``move`` the file itself is renamed if that is safe: no process has it open for writing, and it
+        has no other name. Otherwise it is copied, as a reflink where the file system has them, and stays
+        where it is. It is never hard-linked: its owner could change the stored file together with it. Returns
+        False, with nothing stored, if the file changed meanwhile. Raises OSError, for example if the disk is
+        full.
+        """
+        stored.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if move and self.writers is Writers.NONE and self.seen.st_nlink == 1:
+            os.fsync(self.file.fileno())
+            try:
+                moved = self._withdraw(stored)
+            except FileNotFoundError:
+                return False
+            except OSError:  # another file system, or a folder or file that may not be changed
+                return self._copy(stored)
+            if moved:
+                # The folders need no sync: should the rename not survive a power failure, the file is in its
+                # folder again, and is stored again.
+                self.has_moved = True
+                _protect(stored)
+            return moved
+        return self._copy(stored)
+
+    def remove(self) -> bool:
+        """Remove the file from its folder. Returns False, with the path as it was, if it changed meanwhile.
+
+        Raises OSError if the file may not be removed.
+        """
+        hidden = self.path.with_name(f".tdp-{self.sighting[:32]}")
+        try:
+            if not self._withdraw(hidden):
+                return False
+        except FileNotFoundError:
+            return True  # by its owner
+        hidden.unlink()
+        return True
+
+    def _withdraw(self, to: Path) -> bool:
+        """Rename the file to ``to``; put it back if that was not this file, or it is being changed."""
+        self.path.rename(to)
+        if os.path.samestat(to.lstat(), self.seen) and self.is_unchanged():
+            return True
+        put_back(to, self.path)
+        return False
+
+    def _copy(self, stored: Path) -> bool:
+        partial = stored.with_name(f".{stored.name}.partial")
+        partial.unlink(missing_ok=True)
+        try:
+            with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b", 0) as copy:
+                digest = hashlib.sha256()
+                cloned = _clone(self.file.fileno(), copy.fileno())
+                for chunk in _read(copy) if cloned else self._chunks():
+                    digest.update(chunk)
+                    if not cloned:
+                        _write(copy, chunk)
+                os.fsync(copy.fileno())
+            if digest.hexdigest() != stored.name or not self.is_unchanged():
+                return False
+            partial.rename(stored)
+        finally:
+            partial.unlink(missing_ok=True)
+        for folder in (stored.parent, stored.parent.parent):  # the original may be removed now
+            _sync_folder(folder)
+        _protect(stored)
+        return True
+
+    def _chunks(self) -> Iterator[bytes]:
+        self.file.seek(0)
+        while chunk := self.file.read(_CHUNK):
+            if self.is_cancelled:
+                raise Interrupted
+            yield chunk
+
+    def _has_lease(self) -> bool:
+        if sys.platform != "linux":
+            return False
+        # While the lease is being broken, this is the type that it must be reduced to.
+        return fcntl.fcntl(self.file.fileno(), fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def put_back(stored: Path, path: Path) -> Path:
+    """Move a file back to ``path``, or to a numbered name if another file is there; return where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        target = path if number == 1 else path.with_name(f"{path.stem} ({number}){path.suffix}")
+        try:
+            target.hardlink_to(stored)
+            stored.unlink()
+        except FileExistsError:
+            number += 1
+        except OSError:  # no hard links here
+            if os.path.lexists(target):
+                number += 1
+                continue
+            stored.rename(target)
+            return target
+        else:
+            return target
+
+
+def is_stored(path: str, size: int) -> bool:
+    """Return whether a source file's bytes are in place."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+
+def writers_of(path: Path) -> Writers:
+    """Return whether a process has the file open for writing."""
+    try:
+        with SourceFile(path) as file:
+            return file.writers
+    except (OSError, NotARegularFile):
+        return Writers.NONE  # removed or not readable: receiving it reports that
+
+
+def _acquire_lease(fd: int) -> Writers:
+    if sys.platform != "linux":
+        return Writers.UNKNOWN
+    try:
+        # The kernel refuses a read lease while the file has a writer. If one opens the file while we hold the
+        # lease, we get a signal: by default SIGIO, which kills the process; SIGURG is ignored.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return Writers.SOME
+    except OSError:
+        return Writers.UNKNOWN  # another user owns the file, or its file system has no leases
+    return Writers.NONE
+
+
+def _clone(source: int, target: int) -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False  # another file system, or one without reflinks
+    return True
+
+
+def _read(file: object) -> Iterator[bytes]:
+    file.seek(0)  # type: ignore[attr-defined]
+    while chunk := file.read(_CHUNK):  # type: ignore[attr-defined]
+        yield chunk
+
+
+def _write(file: object, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]  # type: ignore[attr-defined]
+
+
+def _protect(stored: Path) -> None:
+    with suppress(PermissionError):  # another user owns the file; the directory protects it
+        stored.chmod(0o600)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,48 @@
+"""Reports of source files across batches, and of what runs left in their folders."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from flows.ledger.connection import Connection
+from flows.ledger.named_sql import load, records
+
+_sql = load("reports.sql")
+
+
+class SourceLine(msgspec.Struct, frozen=True):
+    """One source file: ``origin`` is the path it was received from, ``reason`` why it is not stored whole."""
+
+    id: int
+    batch_id: str | None
+    status: str
+    name: str
+    size_bytes: int
+    stage: str | None
+    reason: str | None
+    origin: str | None
+    received_at: datetime
+    returned_at: datetime | None
+    purged_at: datetime | None
+
+
+class LeftFile(msgspec.Struct, frozen=True):
+    """An entry that the last look at a folder left there; ``is_error``: it was to be received."""
+
+    folder: str
+    name: str
+    reason: str
+    is_error: bool
+    noticed_at: datetime
+
+
+def source_files(connection: Connection, *, status: str | None = None, limit: int = 100) -> list[SourceLine]:
+    """Return source files of one status or of all, newest first, at most ``limit``."""
+    return records(_sql.source_lines(connection, status=status, limit=limit), SourceLine)
+
+
+def left_files(connection: Connection, folder: str | None = None) -> list[LeftFile]:
+    """Return what was left in ``folder``, or in every folder."""
+    return records(_sql.left_in_folder(connection, folder=folder), LeftFile)
