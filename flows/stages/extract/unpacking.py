@@ -15,14 +15,15 @@ from itertools import chain
 from pathlib import Path
 
 from flows.errors import BadInput
+from flows.exports.pages import is_page
 from flows.stages.extract.archives import ARCHIVES, HEAD, Archive, Bare, Member, Rar, format_of, open_archive
 from flows.stages.extract.archives.base import ENCRYPTED, reading
 from flows.stages.extract.entry import Entry, safe_path
 from flows.stages.extract.limits import Budget, TooLarge
 
-_EXPORT = re.compile(
-    r"(.*/)?([^/]+\.json|messages[^/]*\.html?|export_results\.html|lists/chats\.html)", re.IGNORECASE
-)
+_EXPORT = re.compile(r".*\.(json|html?)", re.IGNORECASE)
+#: Pages that are kept whatever is in them; others are if Telegram Desktop wrote them: people rename parts.
+_PAGE = re.compile(r"(.*/)?(messages[^/]*\.html?|export_results\.html|lists/chats\.html)", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
 _IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
 _NESTED = re.compile(r".*\.(zip|7z|rar|tar|tgz|gz|bz2|xz|zst)", re.IGNORECASE)
@@ -65,7 +66,7 @@ class Unpacking:
         before = len(self.entry)
         with open_archive(source, self._budget) as archive:
             wanted, others = self._sort(archive, below)
-            folders = self._exports(archive, wanted)
+            folders = self._exports(archive, wanted, others)
             outside = [member for member in others if not _is_below(member.path, folders)]
             inner = self._archives_among(archive, outside)
             opened = self._open_each(archive, inner, nesting)
@@ -97,14 +98,17 @@ class Unpacking:
                 kind.append(member._replace(path=path))
         return wanted, others
 
-    def _exports(self, archive: Archive, wanted: list[Member]) -> set[str]:
-        """Write the exports; return their folders."""
+    def _exports(self, archive: Archive, wanted: list[Member], others: list[Member]) -> set[str]:
+        """Write the exports; return their folders. Pages of other programs are added to ``others``."""
         folders = set()
         for member, chunks in archive.read(wanted):
             with self._skipping_if_damaged(member):
                 content = _if_export(member.path, chunks)
                 if content is None:
-                    self._other_json.append(member.path)
+                    if member.path.lower().endswith(".json"):
+                        self._other_json.append(member.path)
+                    else:
+                        others.append(member)
                     continue
                 if isinstance(archive, Bare):
                     self.entry.link(member.path, archive.path)
@@ -169,15 +173,17 @@ class Unpacking:
 
 
 def _if_export(path: str, chunks: Iterator[bytes]) -> Iterator[bytes] | None:
-    """Return all chunks, or None if they are JSON of another kind."""
-    if not path.lower().endswith(".json"):
+    """Return all chunks, or None if they are JSON or HTML of another kind."""
+    if _PAGE.fullmatch(path):
         return chunks
     head = b""
     for chunk in chunks:
         head += chunk
         if len(head) >= _KEYS_WITHIN:
             break
-    return chain([head], chunks) if _KEYS.search(head, 0, _KEYS_WITHIN) else None
+    is_json = path.lower().endswith(".json")
+    found = _KEYS.search(head, 0, _KEYS_WITHIN) if is_json else is_page(head)
+    return chain([head], chunks) if found else None
 
 
 def _first(chunks: Iterator[bytes]) -> bytes:
