@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Self
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from flows.domain import FanOut
-from flows.settings import Settings
+from flows.settings import Settings, checked_zone
 
 #: Name of the block document that every run reads.
 PIPELINE = "tdp"
@@ -133,6 +133,13 @@ class PipelineConfig(Block):
         le=10,
         description="Deeper archives are left out, and reported for the source file. 0: none is opened.",
     )
+    html_zone: str = Field(
+        default="",
+        title="Time zone of HTML exports",
+        description="IANA name, for example Europe/Berlin, of the zone in which HTML exports were made: HTML"
+        " has wall-clock times and at most the offset of standard time. Empty: sent_at is null if it is not"
+        " certain. Batches converted before need `tdp backfill --from convert`.",
+    )
 
     keep_work_hours: float = Field(
         default=1,
@@ -159,6 +166,11 @@ class PipelineConfig(Block):
         description="Flow runs that ended earlier are deleted in Prefect. The ledger keeps its own records.",
     )
 
+    @field_validator("html_zone")
+    @classmethod
+    def _check_zone(cls, zone: str) -> str:
+        return checked_zone(zone)
+
     @classmethod
     def seed(cls, settings: Settings) -> Self:
         """Return the block document of a new installation."""
@@ -167,6 +179,7 @@ class PipelineConfig(Block):
             window=settings.window,
             fan_out=settings.fan_out,
             settle_seconds=settings.settle_seconds,
+            html_zone=settings.html_zone,
         )
 
     def extract_options(self) -> list[str]:
@@ -179,6 +192,12 @@ class PipelineConfig(Block):
             f"--max-depth={self.max_folder_depth}",
             f"--max-nesting={self.max_nesting}",
         ]
+
+    def options(self, stage: str) -> list[str]:
+        """Return the command-line options of the built-in program of ``stage``."""
+        if stage == "extract":
+            return self.extract_options()
+        return [f"--html-zone={self.html_zone}"] if stage == "convert" and self.html_zone else []
 
     def timeout_minutes(self, stage: str) -> float:
         """Return the time-out of ``stage`` (extract, convert or store)."""

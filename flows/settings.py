@@ -11,9 +11,19 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.domain import FanOut
+from flows.exports.zones import time_zone
 
 #: ``sun_path`` holds 104 bytes on macOS, 108 on Linux; the socket's name and a final NUL count.
 _SOCKET_PATH_MAX = 103 - len("/.s.PGSQL.5432")
+
+
+def checked_zone(name: str) -> str:
+    """Return the name of a time zone without spaces around it; it may be empty.
+
+    Raises ValueError if there is no such zone.
+    """
+    name = name.strip()
+    return time_zone(name).key if name else ""
 
 
 class Settings(BaseSettings):
@@ -63,6 +73,15 @@ class Settings(BaseSettings):
         ge=0,
         description="Files changed within this time may still be being copied; they are checked again.",
     )
+    html_zone: str = Field(
+        default="",
+        description="Time zone in which HTML exports were made, as an IANA name such as Europe/Berlin.",
+    )
+
+    @field_validator("html_zone")
+    @classmethod
+    def _check_zone(cls, zone: str) -> str:
+        return checked_zone(zone)
 
     @field_validator("database_url")
     @classmethod

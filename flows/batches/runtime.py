@@ -64,8 +64,8 @@ class Runtime:
         source, output = self.input_of(stage, batch_id), self.directory(batch_id, stage)
         if own := self._commands[stage].argv(input=source, output=output, batch_id=batch_id):
             return own
-        options = self.config.extract_options() if stage == "extract" else []
-        return [sys.executable, "-I", "-m", f"flows.stages.{stage}", str(source), str(output), *options]
+        program = [sys.executable, "-I", "-m", f"flows.stages.{stage}", str(source), str(output)]
+        return [*program, *self.config.options(stage)]
 
     def is_built_in(self, stage: str) -> bool:
         """Return whether the built-in program runs as ``stage``, not the operator's own."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from flows.exports.discover import Export
+from flows.exports.html_batch import HtmlBatch
 from flows.exports.html_export import read_html
 from flows.exports.json_export import read_json
 from flows.exports.parallel import Processors
@@ -14,13 +15,18 @@ from flows.exports.reading import Reading
 
 
 def read_export(
-    export: Export, reading: Reading, processors: Processors | None = None
+    export: Export, reading: Reading, processors: Processors | None = None, batch: HtmlBatch | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yield the messages of ``export`` in batches of the schema MESSAGES.
 
     Chats and problems are added to ``reading``; the content of an export never raises an error. JSON is
-    read on the idle ``processors``. Raises OSError when its files cannot be read.
+    read on the idle ``processors``, HTML in the context of its ``batch``. Raises OSError when its files
+    cannot be read.
     """
-    if export.form == "json":
-        return read_json(export.parts[0], reading, processors)
-    return read_html(export, reading)
+    if export.form == "html":
+        yield from read_html(export, reading, batch)
+        return
+    for rows in read_json(export.parts[0], reading, processors):
+        if batch and batch.twins:
+            batch.twins.note(rows)
+        yield rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from selectolax.lexbor import LexborHTMLParser
 
 from flows.errors import BadInput
 from flows.exports import ids
-from flows.exports.discover import Export, part_number
+from flows.exports.discover import Export
+from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
+from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
+from flows.exports.pages import Page, chunks_of, part_name, read_page
 from flows.exports.reading import Chat, Reading
-from flows.exports.repair import parse
+from flows.exports.repair import Message, parse
 from flows.exports.rows import BATCH, Rows
 from flows.exports.scan import LONGEST, Block
 
@@ -26,33 +30,85 @@ _CHUNK = 1 << 20
 _START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
 _BREAK = re.compile(r"<br\s*/?>")
-_NEXT = re.compile(rb"""<a\b[^<>]*\bhref=["']?(messages\d+\.html)["']?[^<>]*>\s*Next messages""")
+#: Signs of other programs that write pages called messages.html.
+_FOREIGN = {
+    "Element (Matrix)": re.compile(rb"""id=["']?matrixchat|class=["']?mx_"""),
+    "DiscordChatExporter": re.compile(rb"""class=["']?chatlog\b|chatlog__message"""),
+}
 
 
-def read_html(export: Export, reading: Reading) -> Iterator[pa.RecordBatch]:
+def read_html(export: Export, reading: Reading, batch: HtmlBatch | None = None) -> Iterator[pa.RecordBatch]:
     """Yield the messages of one chat in batches of MESSAGES; add the chat and problems to ``reading``.
 
-    Memory does not grow with the files. Parts that are missing or cut off are reported as problems.
+    Messages that the JSON of the same source file has are left out. Memory does not grow with the files.
+    Parts that are missing or cut off are reported as problems.
     """
+    batch = batch or HtmlBatch()
+    pages = [read_page(part) for part in export.parts]
+    reader = _HtmlReader(export, pages, reading, batch)
     try:
-        yield from _HtmlReader(export, reading).batches()
+        yield from reader.new_rows(_twin_of(export, pages, reading, batch))
     except BadInput as error:
         reading.problems.append(str(error))
 
 
+def _twin_of(export: Export, pages: list[Page], reading: Reading, batch: HtmlBatch) -> str | None:
+    """Return the key of the JSON chat of the same source file that is the same chat as this one."""
+    twins = batch.twins
+    shared = [page for page in pages if twins and twins.may_have(page.first, page.last)]
+    if not twins or not shared:
+        return None
+    part = Export("html", tuple(page.path for page in shared))
+    try:
+        return twins.twin_of(_HtmlReader(part, shared, Reading(reading.source), batch).rows())
+    except BadInput:
+        return None
+
+
 class _HtmlReader:
-    def __init__(self, export: Export, reading: Reading) -> None:
-        self._export, self._reading = export, reading
+    def __init__(self, export: Export, pages: list[Page], reading: Reading, batch: HtmlBatch) -> None:
+        self._export, self._pages, self._reading, self._batch = export, pages, reading, batch
         self._rows = Rows("html", reading.source)
-        self._above = Above()
+        self._end = batch.end_before(export)
+        self._above = replace(self._end.above) if self._end else Above()
         self._chat: Chat | None = None
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def new_rows(self, twin: str | None) -> Iterator[pa.RecordBatch]:
+        """Yield the messages that the JSON chat ``twin`` does not have."""
         if missing := self._missing():
             self._reading.problems.append(f"parts missing, with their messages: {', '.join(missing)}")
+        differ = 0
+        for rows in self.rows(twin):
+            new = rows
+            if twin and self._batch.twins:
+                new, contrary = self._batch.twins.without_known(twin, rows)
+                differ += contrary
+                self._counted.messages -= rows.num_rows - new.num_rows
+            if new.num_rows:
+                yield new
+        if differ:
+            self._reading.problems.append(
+                f"messages whose time differs from that of the JSON's message with this id: {differ};"
+                " those of the JSON were kept"
+            )
+        self._finish(twin)
+
+    def _finish(self, twin: str | None) -> None:
+        if chat := self._chat:
+            self._batch.ended(self._export, End(chat.chat_key, self._above))
+            if twin and not chat.messages:
+                self._reading.chats.remove(chat)
+
+    @property
+    def _counted(self) -> Chat:
+        assert self._chat, "rows belong to a chat"  # noqa: S101
+        return self._chat
+
+    def rows(self, key: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield all messages, as a chat with this ``key`` if it is known."""
         for part in self._export.parts:
             for piece in self._pieces(part):
-                self._read(piece)
+                self._read(piece, key)
                 if len(self._rows) >= BATCH:
                     yield self._rows.batch()
         if len(self._rows):
@@ -60,32 +116,28 @@ class _HtmlReader:
 
     def _missing(self) -> list[str]:
         """Return the names of missing parts: gaps in the numbers, and the part that the last one links to."""
-        parts = self._export.parts
+        before = self._batch.page_before(self._export)
         missing = []
-        for before, number in pairwise([0, *map(part_number, parts)]):
-            if number > before + 1:
-                first = f"messages{before + 1 if before else ''}.html"
-                missing.append(first if number == before + 2 else f"{first} to messages{number - 1}.html")
-        with parts[-1].open("rb") as file:
-            file.seek(-min(parts[-1].stat().st_size, 4096), 2)
-            following = _NEXT.search(file.read())
-        return [*missing, following[1].decode()] if following else missing
+        numbers = [before.number if before else 0, *(page.number for page in self._pages)]
+        for above, number in pairwise(numbers):
+            if number > above + 1:
+                first = part_name(above + 1)
+                missing.append(first if number == above + 2 else f"{first} to {part_name(number - 1)}")
+        following = "" if self._batch.is_continued(self._export) else self._pages[-1].following
+        return [*missing, following] if following else missing
 
     def _pieces(self, part: Path) -> Iterator[bytes]:
         """Yield complete messages of a part, about _CHUNK bytes at once; first with the head of the page."""
         held = b""
-        with part.open("rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                held += chunk
-                start = max((match.start() for match in _START.finditer(held)), default=0)
-                if start and len(held) > _CHUNK:
-                    yield held[:start]
-                    held = held[start:]
-                if len(held) > LONGEST:
-                    self._reading.problems.append(
-                        f"{part.name} has a message longer than {LONGEST >> 20} MiB"
-                    )
-                    return
+        for chunk in chunks_of(part, _CHUNK):
+            held += chunk
+            start = max((match.start() for match in _START.finditer(held)), default=0)
+            if start and len(held) > _CHUNK:
+                yield held[:start]
+                held = held[start:]
+            if len(held) > LONGEST:
+                self._reading.problems.append(f"{part.name} has a message longer than {LONGEST >> 20} MiB")
+                return
         yield self._whole(part, held)
 
     def _whole(self, part: Path, tail: bytes) -> bytes:
@@ -101,27 +153,43 @@ class _HtmlReader:
                 return tail[: tag.end()]
         return tail[:start]
 
-    def _read(self, piece: bytes) -> None:
+    def _read(self, piece: bytes, key: str | None) -> None:
         # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
-        html = _BREAK.sub("\n", piece.decode("utf-8", "replace")).replace("<pre>", "<pre>\n")
+        html = _BREAK.sub("\n", escaped(piece.decode("utf-8", "replace"))).replace("<pre>", "<pre>\n")
         tree = LexborHTMLParser(html)
-        chat = self._chat = self._chat or self._begin(tree)
-        found = (message(node, self._above) for node in tree.css("div.message"))
+        chat = self._chat = self._chat or self._begin(tree, piece, key)
+        clock = self._batch.clock
+        found = (message(node, self._above, clock) for node in tree.css("div.message"))
         raws = [msgspec.json.encode(one) for one in found if one is not None]
         if not raws:
             return
         messages = parse(Block(b",".join(raws), elements=tuple(raws)))
-        if "~" not in chat.chat_key:
-            chat.chat_key += ids.start_mark(messages.members)
+        if not key and "~" not in chat.chat_key:
+            chat.chat_key += _start_mark(messages.members)
         self._reading.lost += messages.lost
         self._reading.without_id += self._rows.add(chat, messages)
 
-    def _begin(self, tree: LexborHTMLParser) -> Chat:
+    def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")
         if head is None and tree.css_first("div.history, div.message") is None:
-            raise BadInput("no chat in its HTML: not a Telegram export; export again from Telegram Desktop")
+            raise BadInput(_not_telegram(piece))
         name = inner_text(head).strip() if head else ""
         known = None if name in ("", "Deleted Account") else name
-        chat = Chat(ids.named_key(name), None, None, known, None, "html")
+        key = key or (self._end.chat_key if self._end else ids.named_key(name))
+        chat = Chat(key, None, None, known, None, "html")
         self._reading.chats.append(chat)
         return chat
+
+
+def _start_mark(messages: list[Message]) -> str:
+    """Return the mark of the first message by its wall-clock time, which no setting of a zone changes."""
+    return ids.start_mark(
+        [{key: raw for key, raw in one.items() if key != "date_unixtime"} for one in messages]
+    )
+
+
+def _not_telegram(piece: bytes) -> str:
+    for program, signs in _FOREIGN.items():
+        if signs.search(piece):
+            return f"not a Telegram export: its page was written by {program}"
+    return "no chat in its HTML: not a Telegram export; export again from Telegram Desktop"

@@ -57,7 +57,7 @@ def call(body: LexborNode) -> dict[str, Any] | None:
 
 
 def reactions(node: LexborNode) -> list[dict[str, Any]]:
-    """Return the reactions in a ``reactions`` span."""
+    """Return the reactions in a ``reactions`` block: a span, in releases 5.6 to 5.13 a div."""
     return [_reaction(child) for child in node.iter() if "reaction" in attribute(child, "class").split()]
 
 
@@ -178,7 +178,7 @@ def _answer(node: LexborNode) -> dict[str, Any]:
 
 
 def _reaction(node: LexborNode) -> dict[str, Any]:
-    emoji, count = node.css_first("span.emoji"), node.css_first("span.count")
+    emoji, count = node.css_first(".emoji"), node.css_first(".count")
     link = emoji.css_first("a") if emoji else None
     recent = [{"from": attribute(one, "title")} for one in node.css("div.initials")]
     shown = (count.text() or "").strip() if count else ""

@@ -4,44 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from selectolax.lexbor import LexborNode
 
 from flows.exports import html_media
+from flows.exports.html_actions import action_of
 from flows.exports.html_text import attribute, inner_text, joined, text_parts
+from flows.exports.pages import DAY_BARS
+from flows.exports.zones import Clock
 
-#: Day bars are service messages numbered -1, -2, …; a migrated group's messages have ids near -10**9.
-_DAY_BARS = range(-1_000_000, 0)
-_TIME = re.compile(r"(\d\d)\.(\d\d)\.(\d{4}) (\d\d):(\d\d):(\d\d)(?: UTC([+-])(\d\d):?(\d\d))?")
+_TIME = re.compile(r"(\d\d)\.(\d\d)\.(\d{4}) (\d\d):(\d\d):(\d\d)(?: UTC([+-]\d\d):?(\d\d))?")
 _VIA = re.compile(r"\s+via (@\w+)\s*$")
 _REPLY = re.compile(r"go_to_message(-?\d+)")
 _UNSUPPORTED = "This message is not supported by this version of Telegram Desktop."
 _DELETED = "Deleted Account"
-#: Sentences of export_output_html.cpp that identify an action.
-_ACTIONS = [
-    (re.compile(pattern, re.DOTALL), action)
-    for pattern, action in (
-        (r"Channel «(?P<title>.*)» created", "create_channel"),
-        (r"(?P<actor>.+) created group «(?P<title>.*)»(?: with members .+)?", "create_group"),
-        (
-            r"(?:Channel title changed|(?P<actor>.+) changed group title) to «(?P<title>.*)»",
-            "edit_group_title",
-        ),
-        (r"(?:Channel photo changed|(?P<actor>.+) changed group photo)", "edit_group_photo"),
-        (r"(?:Channel photo removed|(?P<actor>.+) removed group photo)", "delete_group_photo"),
-        (r"(?P<actor>.+) joined group by link from (?P<inviter>.+)", "join_group_by_link"),
-        (r"(?P<actor>.+) joined group by request", "join_group_by_request"),
-        (r"(?P<actor>.+) converted this group to a supergroup", "migrate_to_supergroup"),
-        (r"(?P<actor>.+) converted a basic group to this supergroup «(?P<title>.*)»", "migrate_from_group"),
-        (r"(?P<actor>.+) created topic «(?P<title>.*)»", "topic_created"),
-        (r"(?P<actor>.+) pinned this message", "pin_message"),
-        (r"(?P<actor>.+) took a screenshot", "take_screenshot"),
-        (r"(?P<actor>.+) joined Telegram", "joined_telegram"),
-        (r"History cleared", "clear_history"),
-    )
-]
 
 
 @dataclass
@@ -52,17 +29,17 @@ class Above:
     forward: dict[str, Any] = field(default_factory=dict)
 
 
-def message(node: LexborNode, above: Above) -> dict[str, Any] | None:
+def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | None:
     """Return the members of a message, which may lack an id; None for a day bar."""
     digits = attribute(node, "id").removeprefix("message")
     found: dict[str, Any] = {"id": int(digits) if re.fullmatch(r"-?\d{1,18}", digits) else None}
     body = next((child for child in node.iter() if "body" in attribute(child, "class").split()), None)
     if "service" in attribute(node, "class").split():
-        return None if found["id"] in _DAY_BARS else found | _service(body)
+        return None if found["id"] in DAY_BARS else found | _service(body)
     found |= {"type": "message", "text": ""}
     if body is None:
         return found
-    return _body(body, found, above)
+    return _body(body, found, above, clock)
 
 
 def _service(body: LexborNode | None) -> dict[str, Any]:
@@ -70,26 +47,19 @@ def _service(body: LexborNode | None) -> dict[str, Any]:
     text = joined(parts)
     if text.startswith(_UNSUPPORTED):
         return {"type": "unsupported"}
-    found: dict[str, Any] = {"type": "service", "text": text}
-    for pattern, action in _ACTIONS:
-        if match := pattern.fullmatch(text):
-            found |= {"action": action, **{key: name for key, name in match.groupdict().items() if name}}
-            break
-    if body and (target := _target(body)):
-        found["message_id"] = target
-    return found
+    return {"type": "service", "text": text, **action_of(text, _target(body) if body else None)}
 
 
-def _body(body: LexborNode, found: dict[str, Any], above: Above) -> dict[str, Any]:
+def _body(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -> dict[str, Any]:
     named = False
     for child in body.iter():
         names = attribute(child, "class").split()
         if "date" in names:
-            found |= _date(attribute(child, "title"))
+            found |= _date(attribute(child, "title"), clock)
         elif "from_name" in names:
             above.sender, named = _sender(inner_text(child)), True
         elif "forwarded" in names and "body" in names:
-            found |= _forwarded(child, found, above)
+            found |= _forwarded(child, found, above, clock)
         else:
             found |= _content(child, names)
     if named and "forwarded_from" not in found:
@@ -100,11 +70,11 @@ def _body(body: LexborNode, found: dict[str, Any], above: Above) -> dict[str, An
     return found
 
 
-def _forwarded(body: LexborNode, found: dict[str, Any], above: Above) -> dict[str, Any]:
+def _forwarded(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -> dict[str, Any]:
     for child in body.iter():
         names = attribute(child, "class").split()
         if "from_name" in names:
-            above.forward = _origin(child)
+            above.forward = _origin(child, clock)
         else:
             found |= _content(child, names)
     return above.forward
@@ -134,12 +104,12 @@ def _sender(name: str) -> dict[str, Any]:
     return {"from": None if name == _DELETED else name, **({"via_bot": via[1]} if via else {})}
 
 
-def _origin(node: LexborNode) -> dict[str, Any]:
+def _origin(node: LexborNode, clock: Clock) -> dict[str, Any]:
     """Return the origin of a forwarded message and the time at which it was first sent."""
     stamp = node.css_first("span.date")
     sender = _sender(inner_text(node).removesuffix(stamp.text() or "" if stamp else ""))
     found = {"forwarded_from": sender.pop("from"), **sender}
-    if stamp and (sent := _date(attribute(stamp, "title"))):
+    if stamp and (sent := _date(attribute(stamp, "title"), clock)):
         found |= {f"forwarded_{key}": value for key, value in sent.items()}
     return found
 
@@ -151,19 +121,15 @@ def _target(node: LexborNode) -> int | None:
     return None
 
 
-def _date(title: str) -> dict[str, str]:
-    """Return local time, and Unix time if the title has an offset: ``18.07.2023 00:58:43 UTC+08:00``."""
+def _date(title: str, clock: Clock) -> dict[str, str]:
+    """Return local time, and Unix time if it is certain: ``18.07.2023 00:58:43 UTC+08:00``.
+
+    The label is the offset of standard time, also in summer (:mod:`flows.exports.zones`).
+    """
     match = _TIME.search(title)
     if not match:
         return {}
-    day, month, year, hour, minute, second, sign, hours, minutes = match.groups()
-    found = {"date": f"{year}-{month}-{day}T{hour}:{minute}:{second}"}
-    if not sign:
-        return found
-    try:
-        local = datetime.fromisoformat(found["date"]).replace(tzinfo=UTC)
-    except ValueError:
-        return found
-    offset = timedelta(hours=int(hours), minutes=int(minutes))
-    sent = local - offset if sign == "+" else local + offset
-    return {**found, "date_unixtime": str(int(sent.timestamp()))}
+    day, month, year, hour, minute, second, hours, minutes = match.groups()
+    local = f"{year}-{month}-{day}T{hour}:{minute}:{second}"
+    sent = clock.instant(local, f"{hours}:{minutes}" if hours else None)
+    return {"date": local} if sent is None else {"date": local, "date_unixtime": str(sent)}

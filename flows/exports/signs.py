@@ -8,8 +8,8 @@ import re
 HEAD = 64 * 1024
 #: One of these keys begins every export in JSON; other JSON files do not have them.
 _JSON = re.compile(rb'"(?:messages|chats|left_chats|personal_information|about)"\s*:')
-_HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history|message )""")
-_PART = re.compile(r"(?:.*/)?messages\d*\.html", re.IGNORECASE)
+_HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history["' >]|message (?:default|service))""")
+_PART = re.compile(r"(?:.*/)?messages\d*\.html?", re.IGNORECASE)
 _LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/chats\.html)", re.IGNORECASE)
 
 
@@ -23,4 +23,9 @@ def is_page(path: str, head: bytes) -> bool:
 
     Pages with the usual names count whatever they contain; a part under another name is known by its content.
     """
-    return bool(_PART.fullmatch(path) or _LIST.fullmatch(path) or _HTML.search(head, 0, HEAD))
+    return bool(_PART.fullmatch(path) or _LIST.fullmatch(path) or is_messages_page(head))
+
+
+def is_messages_page(head: bytes) -> bool:
+    """Return whether a file that begins with ``head``, in UTF-8, is a page of messages."""
+    return bool(_HTML.search(head, 0, HEAD))

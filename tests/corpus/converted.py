@@ -21,7 +21,10 @@ START = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 
 
 class Export(NamedTuple):
-    """One chat in one source file; messages are (id, minute of sending, text)."""
+    """One chat in one source file; messages are (id, minute of sending, text).
+
+    ``ahead`` is the exporter's offset of UTC in minutes, ``sender`` the id and name of all senders.
+    """
 
     source: int
     key: str
@@ -29,6 +32,8 @@ class Export(NamedTuple):
     messages: Sequence[tuple[int, int, str]]
     utc: bool = True
     type: str | None = None
+    ahead: int = 0
+    sender: tuple[str, str] | None = None
 
 
 def rows(export: Export) -> list[dict[str, Any]]:
@@ -39,7 +44,9 @@ def rows(export: Export) -> list[dict[str, Any]]:
             "message_id": number,
             "type": "message",
             "sent_at": START + dt.timedelta(minutes=minute) if export.utc else None,
-            "sent_local": START.replace(tzinfo=None) + dt.timedelta(minutes=minute),
+            "sent_local": START.replace(tzinfo=None) + dt.timedelta(minutes=minute + export.ahead),
+            "sender_id": export.sender and export.sender[0],
+            "sender_name": export.sender and export.sender[1],
             "text": text,
             "revision": f"{minute:03d}-{form}-{sha256(f'{text}{export.utc}'.encode()).hexdigest()[:8]}",
             "source": f"{export.source:06d}-a.zip",

@@ -141,6 +141,9 @@ JSON = [
     quarantined("only brackets", lambda _: b'{"messages": [{"a":' + b"[" * 100_000, "cut off"),
 ]
 
+BODY = b'<div class="body">'
+INITIALS = b'<div class="userpic_wrap"><div class="initials">\n<A\n </div></div>'
+ELEMENT = b'<html><body id="matrixchat"><div class="mx_RoomHeader_name">Garden</div></body></html>'
 HTML = [
     stored(
         "HTML in two parts",
@@ -164,6 +167,37 @@ HTML = [
     stored(
         "HTML and JSON of one export",
         parts(("a/result.json", lambda chat: chat.json), ("a/messages.html", lambda chat: chat.html)),
+    ),
+    stored("HTML with Windows' line ends", lambda chat: chat.html.replace(b"\n", b"\r\n")),
+    stored("HTML in UTF-16", parts(("messages.html", lambda chat: chat.html.decode().encode("utf-16")))),
+    stored("HTML with initials that begin a tag", lambda chat: chat.html.replace(BODY, INITIALS + BODY)),
+    stored(
+        "HTML whose first part is called index.html",
+        parts(
+            ("site/index.html", lambda chat: chat.part(1, following="messages2.html")),
+            ("site/messages2.html", lambda chat: chat.part(2)),
+        ),
+    ),
+    stored(
+        "HTML of one chat beside JSON of another",
+        parts(
+            ("result.json", lambda chat: chat.json),
+            ("messages.html", lambda chat: Chat(chat.id + 90_000).html),
+        ),
+        rows=4,
+    ),
+    stored(
+        "HTML that is longer than the JSON beside it",
+        parts(
+            ("result.json", lambda chat: chat.dump(chat.message(2))),
+            ("messages.html", lambda chat: chat.part(1, 2, 3)),
+        ),
+        rows=3,
+    ),
+    partly(
+        "JSON beside a page of Element",
+        parts(("result.json", lambda chat: chat.json), ("messages.html", lambda _: ELEMENT)),
+        "written by Element (Matrix)",
     ),
     partly(
         "HTML with a part missing",

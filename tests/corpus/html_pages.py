@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.exports.columns import MESSAGES
 from flows.exports.discover import Export
+from flows.exports.html_batch import HtmlBatch
 from flows.exports.html_export import read_html
 from flows.exports.reading import Reading
 
@@ -58,11 +59,14 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def page(*messages: str, name: str = "Chat", following: str = "") -> str:
-    """Return a page; ``following`` is the part to which its last link leads."""
-    pagination = f'\n     <a class="pagination block_link" href="{following}">\nNext messages\n     </a>\n'
-    content = "".join([*messages, pagination] if following else messages)
-    return PAGE.format(name=f"{name} ", messages=content)
+def page(*messages: str, name: str = "Chat", back: str = "", following: str = "") -> str:
+    """Return a page; ``back`` and ``following`` are the parts to which it links."""
+    links = [_pagination(back, "Previous messages"), _pagination(following, "Next messages")]
+    return PAGE.format(name=f"{name} ", messages="".join([links[0], *messages, links[1]]))
+
+
+def _pagination(link: str, words: str) -> str:
+    return f'\n     <a class="pagination block_link" href="{link}">\n{words}\n     </a>\n' if link else ""
 
 
 def div(names: str, content: str) -> str:
@@ -98,8 +102,11 @@ def media(kind: str, title: str = "", description: str = "", status: str = "", l
     return div("media_wrap clearfix", f"<{opened}>\n{body}\n</{opened.split()[0]}>")
 
 
-def reader(folder: Path) -> Read:
-    """Return a function that reads the pages of a chat and returns rows and problems."""
+def reader(folder: Path, zone: str | None = None) -> Read:
+    """Return a function that reads the pages of a chat and returns rows and problems.
+
+    ``zone`` is the time zone that the operator has named.
+    """
 
     def read(*pages: str | bytes) -> tuple[list[dict[str, Any]], Reading]:
         parts = []
@@ -107,7 +114,7 @@ def reader(folder: Path) -> Read:
             parts.append(folder / f"messages{number if number > 1 else ''}.html")
             parts[-1].write_bytes(content if isinstance(content, bytes) else content.encode())
         reading = Reading("000001-x.zip")
-        batches = list(read_html(Export("html", tuple(parts)), reading))
+        batches = list(read_html(Export("html", tuple(parts)), reading, HtmlBatch(zone)))
         assert all(batch.schema == MESSAGES for batch in batches)
         rows = [row for batch in batches for row in batch.to_pylist()]
         for row in rows:

@@ -64,6 +64,48 @@ def test_local_times_are_compared_if_one_side_has_no_offset(
     ) == {"channel7": [1, 2, 3]}
 
 
+@pytest.mark.parametrize("ahead", [60, 120, -570])
+def test_wall_clocks_of_two_zones_are_no_proof_that_chats_differ(
+    database_url: str, tmp_path: Path, ahead: int
+) -> None:
+    html = Export(1, "html-0123", "Anna", [*HELLO, (4, 4, "more")], utc=False, ahead=ahead)
+    found = in_all_orders(database_url, tmp_path, html, Export(2, "channel7", "Anna", HELLO, ahead=120))
+    assert found == {"channel7": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "messages"),
+    [
+        (67, HELLO),
+        (27 * 60, HELLO),
+        (60, [(1, 1, ""), (2, 2, "")]),
+        (60, [(1, 1, "hello"), (2, 12, "there")]),
+    ],
+    ids=["no zone", "too far", "no text", "another time"],
+)
+def test_wall_clocks_that_no_zone_explains_keep_chats_apart(
+    database_url: str, tmp_path: Path, ahead: int, messages: list[tuple[int, int, str]]
+) -> None:
+    html = Export(1, "html-0123", "Anna", messages, utc=False, ahead=ahead)
+    json = Export(2, "channel7", "Anna", [(n, n, text) for n, _, text in messages])
+    assert set(in_all_orders(database_url, tmp_path, html, json)) == {"html-0123", "channel7"}
+
+
+def test_html_of_saved_messages_has_the_owners_name(database_url: str, tmp_path: Path) -> None:
+    owner, other = ("user9", "Nora Field"), ("user8", "Nora Field")
+    exports = [
+        Export(1, "html-0123~ab", "Nora Field", [*HELLO, (4, 4, "more")], utc=False),
+        Export(2, "user9@user9", None, HELLO, type="saved_messages", sender=owner),
+        Export(3, "user8@user8", None, [(1, 5, "not mine")], type="saved_messages", sender=other),
+        Export(4, "html-0123~cd", "Nora Field", [(7, 7, "a talk with her")], utc=False),
+    ]
+    assert in_all_orders(database_url, tmp_path, *exports) == {
+        "user9@user9": [1, 2, 3, 4],
+        "user8@user8": [1],
+        "html-0123~cd": [7],
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "messages"),
     [

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from html_pages import message, page
 
 from flows.exports.discover import discover
 
@@ -10,6 +11,10 @@ JSON = b'{"name": "Chat", "type": "personal_chat", "id": 1, "messages": []}'
 OTHER_JSON = b'{"name": "package", "dependencies": {}}'
 PAGE = b'<html><div class="page_body chat_page"><div class="history"></div></div></html>'
 OTHER_PAGE = b'<html><div class="page_body list_page"></div></html>'
+
+
+def part(number: int, **options: str) -> bytes:
+    return page(message(number), **options).encode()
 
 
 @pytest.mark.parametrize(
@@ -31,11 +36,25 @@ OTHER_PAGE = b'<html><div class="page_body list_page"></div></html>'
          ["html a/messages.html", "html b/messages.html"]),
         ({"messages (1).html": PAGE, "Chat.htm": PAGE, "index.html": OTHER_PAGE},
          ["html Chat.htm", "html messages (1).html"]),
-        # Both forms: the folder's HTML repeats its JSON.
+        # Both forms: reading finds out whether the HTML has more than the JSON.
         ({"E/result.json": JSON, "E/messages.html": PAGE, "F/messages.html": PAGE},
-         ["json E/result.json", "html F/messages.html"]),
+         ["json E/result.json", "html E/messages.html", "html F/messages.html"]),
         ({"D/result.json": JSON, "D/export_results.html": OTHER_PAGE, "D/lists/chats.html": OTHER_PAGE,
-          "D/chats/chat_001/messages.html": PAGE}, ["json D/result.json"]),
+          "D/chats/chat_001/messages.html": PAGE},
+         ["json D/result.json", "html D/chats/chat_001/messages.html"]),
+        # Parts are found by their links, titles and ids.
+        ({"index.html": part(1, following="messages2.html"), "messages2.html": part(3, back="messages.html")},
+         ["html index.html messages2.html"]),
+        ({"messages1.html": part(1, following="messages2.html"), "a.htm": part(3, back="messages.html")},
+         ["html messages1.html a.htm"]),
+        ({"messages.html": part(1, following="messages2.html"), "messages2.html": part(1, name="Other")},
+         ["html messages.html", "html messages2.html"]),
+        ({"messages.html": part(5, following="messages2.html"),
+          "messages2.html": part(2, back="messages.html")},
+         ["html messages.html", "html messages2.html"]),
+        ({"messages.html": part(1), "messages (1).html": part(7, following="messages2.html"),
+          "messages2.html": part(9, back="messages.html")},
+         ["html messages (1).html messages2.html", "html messages.html"]),
         ({"D/export_results.html": OTHER_PAGE, "D/lists/chats.html": OTHER_PAGE,
           "D/chats/chat_002/messages.html": PAGE, "D/chats/chat_001/messages.html": PAGE,
           "D/chats/chat_001/messages2.html": PAGE},

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from html_pages import WHEN, Read, message, page, reader, service, text
+from html_pages import WHEN, Read, div, message, page, reader, service, text
 
 from flows.exports.discover import Export
+from flows.exports.html_batch import HtmlBatch
 from flows.exports.html_export import read_html
 from flows.exports.json_export import read_json
 from flows.exports.reading import Reading
@@ -21,7 +22,7 @@ def read(tmp_path: Path) -> Read:
 def test_the_chat_is_identified_by_its_name(read: Read) -> None:
     (row,), reading = read(page(message(1), name="Ta &amp; Bo 📚"))
     (chat,) = reading.chats
-    assert row["chat_key"] == chat.chat_key == "html-79ae79f1964a9ac7~40eb62fe"
+    assert row["chat_key"] == chat.chat_key == "html-79ae79f1964a9ac7~b6015e33"
     assert (chat.name, chat.form, chat.chat_id, chat.type, chat.messages) == (
         "Ta & Bo 📚",
         "html",
@@ -104,6 +105,46 @@ def test_other_files_have_no_rows_and_a_reason(read: Read, content: bytes) -> No
     assert reading.reason
 
 
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-be"])
+def test_a_page_in_utf_16_is_read(read: Read, coding: str) -> None:
+    content = page(*[message(n, text(f"é {n}")) for n in range(1, 3000)], name="Wide é")
+    mark = "" if coding == "utf-16" else "\ufeff"
+    rows, reading = read((mark + content).encode(coding))
+    assert [row["text"] for row in rows] == [f"é {n}" for n in range(1, 3000)]
+    assert (reading.chats[0].name, reading.reason) == ("Wide é", None)
+
+
+def test_line_ends_of_windows_leave_no_trace(read: Read) -> None:
+    content = page(message(1, text("a<br>b")), message(2, text("<pre>c<br>d</pre>"), sender=None), name="CR")
+    rows, reading = read(content.replace("\n", "\r\n"))
+    assert [(row["text"], row["sender_name"]) for row in rows] == [("a\nb", "A"), ("c\nd", "A")]
+    assert (reading.chats[0].name, reading.reason) == ("CR", None)
+
+
+def test_messages_within_the_message_above_are_read_once(read: Read) -> None:
+    """Releases 4.15 to 5.8 did not close the table of buttons: all later messages lie within it."""
+    link = '<tbody><tr><td class="bot_button_row"><a ="" href="https://e.org/">Go</a></td></tr></tbody>'
+    table = f'<table class="bot_buttons_table">{link}<div class="signature details">Ed</div></table>'
+    call = div("media_wrap", div("media_call", div("status details", "Outgoing (5 seconds)")))
+    messages = [message(1, text("one"), table), message(2, text("two"), table), message(3, call)]
+    ending = "\n     </div>\n"
+    assert all(one.endswith(ending) for one in messages)
+    rows, reading = read(page(*(one.removesuffix(ending) for one in messages)))
+    assert [(row["text"], row["type"]) for row in rows] == [
+        ("one", "message"), ("two", "message"), ("", "service"),
+    ]  # fmt: skip
+    buttons = [[{"type": "url", "text": "Go", "data": "https://e.org/"}]]
+    assert [row["extra"] for row in rows[:2]] == [{"author": "Ed", "inline_bot_buttons": buttons}] * 2
+    assert reading.reason is None
+
+
+def test_the_page_of_another_program_is_named(read: Read) -> None:
+    _, reading = read(
+        b'<html><body><section id="matrixchat"><li class="mx_EventTile">x</li></section></html>'
+    )
+    assert reading.reason == "not a Telegram export: its page was written by Element (Matrix)"
+
+
 def test_messages_without_an_id_are_counted(read: Read) -> None:
     rows, reading = read(page(message(1), message(2).replace('id="message2"', ""), message(3)))
     assert [row["message_id"] for row in rows] == [1, 3]
@@ -115,7 +156,8 @@ def test_one_channel_in_both_forms(samples: Path) -> None:
     readings = Reading("json"), Reading("html")
     as_json = [row for batch in read_json(folder / "result.json", readings[0]) for row in batch.to_pylist()]
     pages = Export("html", (folder / "messages.html",))
-    as_html = [row for batch in read_html(pages, readings[1]) for row in batch.to_pylist()]
+    html = read_html(pages, readings[1], HtmlBatch("Africa/Algiers"))
+    as_html = [row for batch in html for row in batch.to_pylist()]
     assert [row["message_id"] for row in as_json] == [row["message_id"] for row in as_html]
     assert len(as_json) == len(as_html) == 213
     twins = [pair for pair in zip(as_json, as_html, strict=True) if pair[0]["type"] == "message"]

@@ -15,8 +15,6 @@ def read(tmp_path: Path) -> Read:
 
 LOCAL = datetime(2025, 7, 28, 20, 49, 27)  # noqa: DTZ001 -- the exporter's wall clock has no zone
 
-SENT = datetime(2025, 7, 28, 18, 49, 27, tzinfo=UTC)
-
 NOT_INCLUDED = "Not included, change data exporting settings to download."
 
 
@@ -74,8 +72,8 @@ def test_text(read: Read, html: str, words: str, entities: list[dict[str, str]] 
 @pytest.mark.parametrize(
     ("when", "sent_at", "sent_local"),
     [
-        (WHEN, SENT, LOCAL),
-        ("28.07.2025 20:49:27 UTC-05:30", datetime(2025, 7, 29, 2, 19, 27, tzinfo=UTC), LOCAL),
+        (WHEN, None, LOCAL),  # UTC+02:00 is the winter's offset, and summer time in most zones that have it
+        ("28.07.2025 20:49:27 UTC+05:30", datetime(2025, 7, 28, 15, 19, 27, tzinfo=UTC), LOCAL),
         ("28.07.2025 20:49:27", None, LOCAL),
         ("31.02.2025 20:49:27 UTC+02:00", None, None),
         ("yesterday", None, None),
@@ -84,6 +82,14 @@ def test_text(read: Read, html: str, words: str, entities: list[dict[str, str]] 
 def test_time(read: Read, when: str, sent_at: datetime | None, sent_local: datetime | None) -> None:
     (row,), _ = read(page(message(5, text("x"), when=when)))
     assert (row["sent_at"], row["sent_local"]) == (sent_at, sent_local)
+
+
+def test_the_operators_zone_gives_the_instant(tmp_path: Path) -> None:
+    title = '<span class="date details" title="28.01.2025 09:00:00 UTC+02:00"> 28.01.2025 09:00:00</span>'
+    forwarded = div("forwarded body", div("from_name", f"Bo {title}") + text("x"))
+    (row, first), _ = reader(tmp_path, "Europe/Kyiv")(page(message(5, text("x")), message(6, forwarded)))
+    assert row["sent_at"] == datetime(2025, 7, 28, 17, 49, 27, tzinfo=UTC)
+    assert first["forward"]["forwarded_date_unixtime"] == "1738047600"
 
 
 def test_senders_are_inherited_by_joined_messages_across_parts(read: Read) -> None:
@@ -221,6 +227,60 @@ def test_reactions_buttons_and_signatures(read: Read) -> None:
     assert row["extra"] == {"author": "Ed", "inline_bot_buttons": [[url, callback]]}
 
 
+def test_reactions_of_releases_that_wrote_div(read: Read) -> None:
+    """From 5.6 to 5.13."""
+    count = div("count", "12")
+    blocks = [
+        div("reaction active", div("emoji", "❤") + div("userpics", div("userpic", initials("JD", "Jo Doe")))),
+        div("reaction", div("emoji", '<a href = "stickers/sticker (3).webp">👋</a>') + count),
+        div("reaction paid", div("emoji", "⭐") + count),
+    ]
+    (row,), _ = read(page(message(1, text("x"), div("reactions", "".join(blocks)))))
+    assert row["reactions"] == [
+        {"type": "emoji", "emoji": "❤", "count": 1, "recent": [{"from": "Jo Doe"}]},
+        {"type": "custom_emoji", "document_id": "stickers/sticker (3).webp", "count": 12},
+        {"type": "paid", "count": 12},
+    ]
+
+
+def initials(shown: str, name: str = "") -> str:
+    title = f' title="{name}"' if name else ""
+    return f'<div class="initials" style="line-height: 42px"{title}>\n{shown}\n        </div>'
+
+
+def button(label: str) -> str:
+    link = f"<a onclick=\"return ShowTextCopied('Data: 1 | Type: callback');\"><div>\n{label}\n</div></a>"
+    block = div("bot_button", f"\n{link}\n")
+    return f'<table class="bot_buttons_table"><tr><td class="bot_button_row">\n{block}</td></tr></table>'
+
+
+@pytest.mark.parametrize("shown", ["<A", "<?", "A<", "<<", "</", "<!", "<", "<3"])
+@pytest.mark.parametrize("layout", ["lines", "one line"])
+def test_initials_that_begin_a_tag_swallow_nothing(read: Read, shown: str, layout: str) -> None:
+    """Before 2.5.9 initials were not escaped."""
+    first = message(1, text("one"), sender="&lt;3 Mia").replace(">A</div>", f">\n{shown}\n        </div>")
+    paid = div("userpics", initials(shown, "Jo"))
+    reacted = div("reactions", div("reaction", div("emoji", "❤") + paid))
+    whole = page(first, message(2, text("two"), reacted), message(3, text("three")))
+    rows, reading = read(whole if layout == "lines" else whole.replace("\n", ""))
+    assert [(row["text"].strip(), row["sender_name"]) for row in rows] == [
+        ("one", "<3 Mia"), ("two", "A"), ("three", "A"),
+    ]  # fmt: skip
+    assert all(row["sent_local"] == LOCAL for row in rows)
+    assert rows[1]["reactions"][0]["recent"] == [{"from": "Jo"}]
+    assert reading.reason is None
+
+
+@pytest.mark.parametrize(
+    "label", ["<3", "a <b> c", "<div>", "x < y", "<a href='", "</a>", "<!-- -->", "plain", "</div>"]
+)
+def test_labels_of_buttons_that_begin_a_tag_swallow_nothing(read: Read, label: str) -> None:
+    rows, reading = read(page(message(1, text("one"), button(label)), message(2, text("two"))))
+    assert [(row["message_id"], row["text"]) for row in rows] == [(1, "one"), (2, "two")]
+    assert rows[0]["extra"] == {"inline_bot_buttons": [[{"type": "callback", "text": label, "data": "1"}]]}
+    assert reading.reason is None
+
+
 @pytest.mark.parametrize(
     ("html", "expected"),
     [
@@ -231,6 +291,17 @@ def test_reactions_buttons_and_signatures(read: Read) -> None:
          {"action": "create_group", "sender_name": "A", "service": {"title": "T & Co"}}),
         ("Channel &laquo;T&raquo; created", {"action": "create_channel", "sender_name": None}),
         ("A joined group by link from B", {"action": "join_group_by_link", "service": {"inviter": "B"}}),
+        ('A scored 7 in <a href="#go_to_message4">this game</a>',
+         {"action": "score_in_game", "sender_name": "A", "service": {"score": 7, "game_message_id": 4}}),
+        ("A invited B and C to the voice chat", {"action": "invite_to_group_call", "sender_name": "A"}),
+        ("A invited B and C", {"action": "invite_members", "sender_name": "A"}),
+        ("A started voice chat (61 seconds)",
+         {"action": "group_call", "sender_name": "A", "service": {"duration": 61}}),
+        ("A changed topic title to &laquo;T, &raquo;U&raquo;,icon to &laquo;5&raquo;",
+         {"action": "topic_edit", "service": {"new_title": "T, »U", "new_icon_emoji_id": "5"}}),
+        ("New messages will auto-delete in 7 days", {"action": "set_messages_ttl", "sender_name": None}),
+        ('A set <a href="#go_to_message4">the same background</a> for this chat',
+         {"action": "set_same_chat_wallpaper", "service": {"message_id": 4}}),
         ("A did what no release before did", {"action": None, "sender_name": None, "service": None,
                                               "text": "A did what no release before did"}),
         ("This message is not supported by this version of Telegram Desktop. Please update the application.",

@@ -51,8 +51,10 @@ DELETE FROM chat_aliases WHERE alias = ANY(:chat_keys);
 -- name: compare(ones, others, most)
 -- Compares pairs of chats by the rows of their own exports, at most ``most`` shared ids of each (null: all):
 -- the number of shared ids, whether one of them is the same message in both chats, and whether one has
--- different times. Pair by pair and id by id (OFFSET 0): the planner has no statistics of new rows, and a join
--- by message id alone would compare every chat with every other.
+-- different times. If an instant is unknown, the wall clocks may have been in two zones: a difference by whole
+-- quarters of an hour, up to that of UTC-12 and UTC+14, is no different time, and proves that they are the same
+-- message only if it has a text. Pair by pair and id by id (OFFSET 0): the planner has no statistics of new rows,
+-- and a join by message id alone would compare every chat with every other.
 WITH own AS NOT MATERIALIZED (
     SELECT chat_key, message_id, type, sent_at, sent_local, text FROM messages WHERE joined_from IS NULL
     UNION ALL
@@ -69,16 +71,22 @@ FROM unnest(:ones::text[], :others::text[]) AS p (one, other)
 JOIN span s ON s.chat_key = p.one
 JOIN span o ON o.chat_key = p.other AND o.first <= s.last AND s.first <= o.last
 CROSS JOIN LATERAL (
-    SELECT count(*) AS shared, bool_or(same_time AND same_text) AS equal, bool_or(NOT same_time) AS differ
+    SELECT count(*) AS shared, bool_or(same_text AND (apart = 0 OR zones AND has_text)) AS equal,
+           bool_or(NOT (apart = 0 OR zones)) AS differ
     FROM (
-        SELECT CASE WHEN a.sent_at IS NULL OR b.sent_at IS NULL
-                   THEN date_trunc('second', a.sent_local) = date_trunc('second', b.sent_local)
-                   ELSE date_trunc('second', a.sent_at) = date_trunc('second', b.sent_at) END AS same_time,
+        SELECT apart, unknown AND mod(apart, 900) = 0 AND abs(apart) <= 26 * 3600 AS zones,
                a.type = 'message' AND b.type = 'message'
-                   AND btrim(a.text, E' \t\r\n') = btrim(b.text, E' \t\r\n') AS same_text
+                   AND btrim(a.text, E' \t\r\n') = btrim(b.text, E' \t\r\n') AS same_text,
+               btrim(a.text, E' \t\r\n') <> '' AS has_text
         FROM own a CROSS JOIN LATERAL (
             SELECT * FROM own WHERE chat_key = p.other AND message_id = a.message_id OFFSET 0
-        ) b
+        ) b CROSS JOIN LATERAL (SELECT a.sent_at IS NULL OR b.sent_at IS NULL AS unknown) instants
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN unknown THEN floor(extract(epoch FROM a.sent_local))
+                                         - floor(extract(epoch FROM b.sent_local))
+                        ELSE floor(extract(epoch FROM a.sent_at)) - floor(extract(epoch FROM b.sent_at))
+                   END AS apart
+        ) seconds
         WHERE a.chat_key = p.one AND a.message_id BETWEEN o.first AND o.last
         LIMIT :most
     ) seen

@@ -1,7 +1,8 @@
 """Convert: read the exports of a batch into rows, as Parquet.
 
-``python -m flows.stages.convert INPUT OUTPUT`` obeys :mod:`flows.stages.runner.contract`. INPUT is extract's
-output: one directory per source file (or a bare JSON or HTML file; a manifest is not needed). OUTPUT has
+``python -m flows.stages.convert INPUT OUTPUT [--html-zone=ZONE]`` obeys :mod:`flows.stages.runner.contract`.
+ZONE is the IANA name of the time zone in which HTML exports were made. INPUT is extract's output: one
+directory per source file (or a bare JSON or HTML file; a manifest is not needed). OUTPUT has
 ``chats.parquet`` and ``messages.parquet`` in the schemas of :mod:`flows.exports.columns`. Per source file the
 manifest counts ``chats``, ``messages`` and ``bytes_in``.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.exports.discover import Export, discover
+from flows.exports.discover import Export
 from flows.exports.parallel import Processors
 from flows.stages.runner.contract import (
     MANIFEST,
@@ -30,9 +31,11 @@ from flows.stages.runner.contract import (
 from flows.stages.runner.crash_history import process_or_quarantine
 
 if TYPE_CHECKING:
+    from flows.exports.html_batch import HtmlBatch
     from flows.exports.reading import Reading
     from flows.stages.convert.parquet import RowWriter
 
+_ZONE = "--html-zone="
 _USAGE, _TEMPORARY = 64, 75  # sysexits.h
 _BARE = {".json", ".html", ".htm"}
 _NOTHING = (
@@ -43,35 +46,42 @@ _NOTHING = (
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage as a process; return its exit status."""
-    if len(argv) != 2:
-        sys.stderr.write("usage: python -m flows.stages.convert INPUT OUTPUT\n")
+    zone = next((option.removeprefix(_ZONE) for option in argv[2:] if option.startswith(_ZONE)), None)
+    if len(argv) != (2 if zone is None else 3):
+        sys.stderr.write(f"usage: python -m flows.stages.convert INPUT OUTPUT [{_ZONE}ZONE]\n")
         return _USAGE
-    source, output = map(Path, argv)
+    source, output = map(Path, argv[:2])
     os.umask(0o077)
     # Messages have no reference cycles; searching thousands of them for cycles takes a tenth of the time.
     gc.set_threshold(200_000)
     try:
-        result = read_result(output) or convert(source, output)
+        result = read_result(output) or convert(source, output, zone)
     except OSError as error:  # a full or failing disk, not a source file
         sys.stderr.write(f"cannot convert: {error}\n")
         return _TEMPORARY
+    except ValueError as error:  # the zone
+        sys.stderr.write(f"{_ZONE}: {error}\n")
+        return _USAGE
     print_result(result)
     return 0
 
 
-def convert(source: Path, output: Path) -> Result:
+def convert(source: Path, output: Path, zone: str | None = None) -> Result:
     """Convert every source file in ``source`` into the new directory ``output``; return the result.
 
-    Raises OSError if the machine fails (a full disk, for example), never because of a source file's content.
+    ``zone`` is the time zone of HTML exports. Raises ValueError if there is no such zone, OSError if the
+    machine fails (a full disk, for example), never because of a source file's content.
     """
-    from flows.stages.convert.parquet import RowWriter  # late: the import of Arrow dominates the start
+    from flows.exports.html_batch import HtmlBatch  # late: the import of Arrow dominates the start
+    from flows.stages.convert.parquet import RowWriter
 
     with new_output(output) as partial:
         result = Result(stage="convert")
         with RowWriter(partial) as writer:
             processors = Processors(writer.stop_thread)
-            for entry in _entries(source):
-                work = functools.partial(_convert_file, entry, writer, processors)
+            html = HtmlBatch(zone, _entries(source))
+            for entry in html.in_order():
+                work = functools.partial(_convert_file, entry, writer, processors, html)
                 outcome = process_or_quarantine(output, entry.name, work)
                 result.files.append(outcome)
                 for name, number in outcome.counts.items():
@@ -92,16 +102,16 @@ def _entries(source: Path) -> Iterator[Path]:
             yield entry
 
 
-def _convert_file(entry: Path, writer: RowWriter, processors: Processors) -> FileOutcome:
+def _convert_file(entry: Path, writer: RowWriter, processors: Processors, html: HtmlBatch) -> FileOutcome:
     from flows.exports.reading import Reading
 
     reading = Reading(entry.name)
-    exports = discover(entry)
+    exports = html.exports(entry)
     if not exports:
         return FileOutcome(entry.name, "quarantined", _NOTHING)
     for export in exports:
         known = len(reading.problems)
-        _read(export, reading, writer, processors)
+        _read(export, reading, writer, processors, html)
         if len(exports) > 1:
             name = export.parts[0].relative_to(entry)
             reading.problems[known:] = [f"{name}: {problem}" for problem in reading.problems[known:]]
@@ -113,10 +123,12 @@ def _convert_file(entry: Path, writer: RowWriter, processors: Processors) -> Fil
     return FileOutcome(entry.name, "partial" if reading.reason else "ok", reading.reason, counts)
 
 
-def _read(export: Export, reading: Reading, writer: RowWriter, processors: Processors) -> None:
+def _read(
+    export: Export, reading: Reading, writer: RowWriter, processors: Processors, html: HtmlBatch
+) -> None:
     from flows.exports.formats import read_export
 
-    batches = read_export(export, reading, processors)
+    batches = read_export(export, reading, processors, html)
     while True:
         try:
             batch = next(batches, None)

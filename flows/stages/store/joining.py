@@ -2,10 +2,12 @@
 chats that are identified better.
 
 Two chats are compared if they share a clue by which at least one of them floats. They are the same if they
-share a message (same id, second and text), unless an id has messages of different times in them. Chats that
-are the same form a group, starting from the best identified pairs; but a group never has two chats that
-contradict each other or two that do not float, even if other chats connect them. So no message is overwritten
-by a different one.
+share a message (same id, second and text), unless an id has messages of different times in them. Where an
+instant is unknown, wall clocks of different zones may show the same time.
+
+Chats that are the same form a group, starting from the best identified pairs; but a group never has two chats
+that contradict each other or two that do not float, even if other chats connect them. So no message is
+overwritten by a different one.
 
 The rows of a group are stored under its best identified chat; the other chats are its aliases. Displaced rows
 are kept (``joined_chats``, ``joined_messages``): each load separates the chats that it touches, then decides
@@ -52,7 +54,10 @@ class Clue(NamedTuple):
 
 
 def clues(chat: Chat) -> Iterator[Clue]:
-    """Yield the clues of a chat: peer (personal chats and basic groups), start (floating chats) and name."""
+    """Yield the clues of a chat: peer (personal chats and basic groups), start (floating chats) and names.
+
+    Saved messages, which HTML titles with the owner's name, have it in ``owner_names``.
+    """
     key: str = chat["chat_key"]
     named, floats = key.startswith("html-"), is_floating(key)
     known_as, _, start = key.partition("~")
@@ -60,9 +65,9 @@ def clues(chat: Chat) -> Iterator[Clue]:
         yield Clue(key, f"peer:{known_as.partition('@')[0]}", 2 if floats else 0)
     if start:
         yield Clue(key, f"start:{start}", 2)
-    title = " ".join((chat["name"] or _TITLES.get(chat["type"], "")).split())
-    if title:
-        yield Clue(key, f"name:{title}", 2 if named else int(floats))
+    for name in {chat["name"] or _TITLES.get(chat["type"], ""), *chat.get("owner_names", ())}:
+        if title := " ".join(name.split()):
+            yield Clue(key, f"name:{title}", 2 if named else int(floats))
 
 
 def lock(connection: Connection, own: set[Clue]) -> set[Clue]:

@@ -39,6 +39,8 @@ from flows.stages.store.joining import Chat, Clue, clues, columns, join, lock, s
 
 #: Rows in memory at a time: some 10 MB of text, whatever the size of the file.
 _ROWS = 16_384
+#: Names of one owner that are compared with titles of HTML.
+_OWNER_NAMES = 5
 _SOURCE_ID = pa.field("source_id", pa.int64())
 #: The columns of COPY: MESSAGES with the ledger id of the source file in place of its name.
 STORED = MESSAGES.remove(MESSAGES.get_field_index("source")).append(_SOURCE_ID)
@@ -60,7 +62,26 @@ def read_chats(directory: Path) -> list[Chat]:
     """
     with _parquet(directory / "chats.parquet", CHATS) as file:
         chats = file.read().to_pylist()
-    return [{**chat, "source_id": entry_id(chat["source"]) or 0} for chat in chats]
+    names = _owner_names(directory, {chat["chat_key"] for chat in chats if chat["type"] == "saved_messages"})
+    return [
+        {**chat, "source_id": entry_id(chat["source"]) or 0, **({"owner_names": found} if found else {})}
+        for chat in chats
+        for found in [names.get(chat["chat_key"])]
+    ]
+
+
+def _owner_names(directory: Path, saved: set[str]) -> dict[str, list[str]]:
+    """Return the names under which the owners of these saved messages wrote them, by the chats' keys."""
+    if not saved:
+        return {}
+    names: dict[str, set[str]] = {}
+    with _parquet(directory / "messages.parquet", MESSAGES) as file:
+        for rows in file.iter_batches(_ROWS, columns=["chat_key", "sender_id", "sender_name"]):
+            kept = rows.filter(pc.is_in(rows["chat_key"], value_set=pa.array(sorted(saved))))
+            for key, sender, name in zip(*(column.to_pylist() for column in kept.columns), strict=True):
+                if name and (sender is None or key.startswith(f"{sender}@") or key.startswith(f"{sender}~")):
+                    names.setdefault(key, set()).add(name)
+    return {key: sorted(found)[:_OWNER_NAMES] for key, found in names.items()}
 
 
 def load(url: str, directory: Path, chats: list[Chat], sources: Sequence[int] = ()) -> dict[str, int]:
