@@ -15,6 +15,7 @@ from flows.exports.repair import Message
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 _PEER = re.compile(r"(?:user|channel|chat)\d{1,19}", re.ASCII)
+_NUMBER = re.compile(r"\d{1,19}", re.ASCII)
 _USERS, _CHATS, _END = 1 << 32, 2 << 32, 3 << 32
 
 #: Ends of the names of chat types whose ids are unique in all of Telegram.
@@ -26,12 +27,15 @@ _WITHOUT_PEER = ("replies", "verification_codes")
 def peer_id(value: int | str | None) -> str | None:
     """Return ``user1``, ``channel2`` or ``chat3`` for an id as an export writes it; None if it is invalid.
 
-    Releases before 2021-05 wrote integers; from 2020-10 on with 2**32 added for users and 2**33 for groups
-    and channels (kUserPeerIdShift, kChatPeerIdShift in tdesktop's export_data_types.cpp). The number does not
-    distinguish groups from channels; only channels and supergroups write messages, so it is a channel.
+    Releases before 2021-05 wrote integers (other programs may put them in quotes); from 2020-10 on with 2**32
+    added for users and 2**33 for groups and channels (kUserPeerIdShift, kChatPeerIdShift in tdesktop's
+    export_data_types.cpp). The number does not distinguish groups from channels; only channels and
+    supergroups write messages, so it is a channel.
     """
     if isinstance(value, str):
-        return value if _PEER.fullmatch(value) else None
+        if not _NUMBER.fullmatch(value):
+            return value if _PEER.fullmatch(value) else None
+        value = int(value)
     if value is None or not 0 < value < 1 << 63:
         return None
     if _CHATS < value < _END:
@@ -50,10 +54,16 @@ class PeerIds(dict[int | str | None, str | None]):
         return found
 
 
-def bare_chat_id(chat_id: int, kind: str, shifted: bool) -> int:
-    """Return a chat's id without the offset of 2020-10 to 2021-05.
+def is_bare_number(value: int | str | None) -> bool:
+    """Return whether an id is a number, as releases before 2021-05 wrote it."""
+    return isinstance(value, int) or (isinstance(value, str) and _NUMBER.fullmatch(value) is not None)
 
-    ``shifted``: the ids of its senders have the offset.
+
+def bare_chat_id(chat_id: int, kind: str, shifted: bool) -> int:
+    """Return a chat's id without the offset that releases of 2018-12 (1.5.8) to 2021-05 wrote.
+
+    ``shifted``: the ids of its senders are numbers, so the chat's id has the offset (the senders have it only
+    from 2020-10 on). Today's ids of users are as large, so the offset cannot be recognised by the id.
     """
     users = not kind.endswith(("channel", "group"))
     if users:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -15,18 +15,18 @@ import pyarrow as pa
 
 from flows.errors import BadInput
 from flows.exports import ids
+from flows.exports.encoding import as_utf8
 from flows.exports.parallel import Processors, parallel_map
 from flows.exports.reading import Chat, Reading
-from flows.exports.repair import Message, parse, repaired
+from flows.exports.repair import Message, add_member, parse, repaired
 from flows.exports.rows import BATCH, Rows
-from flows.exports.scan import CHUNK, LONGEST, Block, Malformed, Scanner
+from flows.exports.scan import CHUNK, LONGEST, Block, Joined, Malformed, Scanner
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top level of a whole account has.
 _ACCOUNT = {"personal_information", "profile_pictures", "stories", "contacts", "frequent_contacts"}
 _ACCOUNT |= {"sessions", "web_sessions", "other_data", *_CHAT_LISTS}
 _NO_EXPORT = "not a Telegram export; export again from Telegram Desktop as machine-readable JSON"
-_SHIFTED = 1 << 32
 #: Readers are forked only after this number of blocks of a chat, and if this number of bytes of the file is
 #: left: a fork costs more than it gains in a short chat.
 _BLOCKS_BEFORE_FORK = 3
@@ -46,16 +46,18 @@ class _BlockResult(NamedTuple):
     without_id: int
     lost: int
     missing_commas: int
+    error: BadInput | None
 
 
 def read_json(path: Path, reading: Reading, processors: Processors | None = None) -> Iterator[pa.RecordBatch]:
     """Yield the messages of a ``result.json`` in batches of MESSAGES; add chats and problems to ``reading``.
 
+    A file can hold several exports, one after the other (joined by ``cat``) or as elements of one array.
     Memory does not grow with the file. A file that is cut off or becomes invalid is read up to that byte.
     Long chats are read on all idle ``processors``.
     """
-    with path.open("rb", buffering=0) as file:
-        yield from _JsonReader(path, Scanner(file), reading, processors).batches()
+    with as_utf8(path) as utf8, utf8.open("rb", buffering=0) as file:
+        yield from _JsonReader(utf8, Scanner(file), reading, processors).batches()
 
 
 class _JsonReader:
@@ -64,21 +66,53 @@ class _JsonReader:
         self._size = path.stat().st_size
         self._rows = Rows("json", reading.source)
         self._account: str | None = None
+        #: Whether a chat of this document had the ids of 2018-12 to 2021-05.
+        self._shifted = False
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        problems, scanner = self._reading.problems, self._scanner
+        if (first := scanner.next_document()) not in (b"{", b"["):
+            problems.append(f"{'it is not JSON' if first else 'it is empty'}: {_NO_EXPORT}")
+            return
         try:
-            if (first := self._scanner.peek()) != b"{":
-                raise BadInput(f"{'it is not JSON' if first else 'it is empty'}: {_NO_EXPORT}")
-            yield from self._object(top=True)
+            yield from self._documents()
+            if size := scanner.rest():
+                problems.append(f"not read: the {size} bytes behind the end of its JSON")
         except BadInput as error:
-            self._reading.problems.append(str(error))
-        if commas := self._scanner.missing_commas:
-            self._reading.problems.append(f"commas missing in its JSON: {commas}")
+            problems.append(str(error))
+        if commas := scanner.missing_commas:
+            problems.append(f"commas missing in its JSON: {commas}")
         if len(self._rows):
             yield self._rows.batch()
 
-    def _object(self, *, top: bool = False) -> Iterator[pa.RecordBatch]:
-        """Read one chat, or at the ``top`` level a whole account, which has lists of chats."""
+    def _documents(self) -> Iterator[pa.RecordBatch]:
+        """Read the documents, one after the other; a joined document even if the one before it is cut off."""
+        exports = others = 0
+        while (first := self._scanner.next_document()) in (b"{", b"["):
+            try:
+                for _ in self._scanner.elements() if first == b"[" else first:
+                    is_export = yield from self._document()
+                    exports += is_export
+                    others += not is_export
+            except Joined as error:
+                exports += 1
+                self._reading.problems.append(str(error))
+                self._scanner.return_to_offset(error.offset)
+        if not exports:
+            raise BadInput(f"its JSON has neither messages nor chats at the top level: {_NO_EXPORT}")
+        if others:
+            self._reading.problems.append(f"not read: {others} JSON documents in it that are no exports")
+
+    def _document(self) -> Generator[pa.RecordBatch, None, bool]:
+        """Read one chat or one whole account; return whether it was one of them."""
+        if self._scanner.peek() != b"{":
+            self._scanner.value()
+            return False
+        self._account, self._shifted = None, False
+        return (yield from self._object(top=True))
+
+    def _object(self, *, top: bool = False) -> Generator[pa.RecordBatch, None, bool]:
+        """Read one chat, or at the ``top`` level a whole account; return whether it was one of them."""
         scanner = self._scanner
         chat, members, account, size = None, dict[str, bytes](), False, 0
         for key in scanner.members():
@@ -87,33 +121,40 @@ class _JsonReader:
                     members |= self._members_after_messages()
                 chat = self._chat(members)
                 yield from self._messages(chat)
-            elif top and key in _CHAT_LISTS and scanner.peek() == b"{":
+            elif top and key in _CHAT_LISTS:
                 account = True
-                yield from self._chats()
+                yield from self._chats(key)
             elif top and key in _ACCOUNT:
                 account = True
                 self._note_account(key, scanner.value())
             else:
-                members[key] = scanner.value()
-                size += len(key) + len(members[key])
+                value = scanner.value()
+                add_member(members, key, value)
+                size += len(key) + len(value)
                 if size > LONGEST:
                     raise Malformed(f"more than {LONGEST >> 20} MiB besides its messages")
         if chat:
             chat.extra = _extra(chat, members)
-        elif top and not account:
-            raise BadInput(f"its JSON has neither messages nor chats at the top level: {_NO_EXPORT}")
+        return bool(chat) or account
 
-    def _chats(self) -> Iterator[pa.RecordBatch]:
+    def _chats(self, section: str) -> Iterator[pa.RecordBatch]:
+        """Read ``{"about": …, "list": […]}``, or only the list."""
         scanner = self._scanner
-        for key in scanner.members():
-            if key != "list" or scanner.peek() != b"[":
-                scanner.value()
-                continue
-            for first in scanner.elements():
-                if first == b"{":
-                    yield from self._object()
-                else:
-                    scanner.value()
+        for key in scanner.members() if scanner.peek() == b"{" else ("list",):
+            if scanner.peek() == b"[":
+                yield from self._list_of_chats(section)
+            elif scanner.value() != b"null" and key == "list":
+                self._reading.problems.append(f"not read: its {section}, which are not a list")
+
+    def _list_of_chats(self, section: str) -> Iterator[pa.RecordBatch]:
+        others = 0
+        for first in self._scanner.elements():
+            if first == b"{":
+                others += not (yield from self._object())
+            else:
+                others += self._scanner.value() != b"null"
+        if others:
+            self._reading.problems.append(f"not read: {others} of its {section}, without a list of messages")
 
     def _messages(self, chat: Chat) -> Iterator[pa.RecordBatch]:
         identified = False
@@ -126,6 +167,8 @@ class _JsonReader:
             self._reading.lost += found.lost
             self._scanner.missing_commas += found.missing_commas
             self._reading.without_id += self._rows.add(chat, found)
+            if found.error:
+                raise found.error
             if len(self._rows) >= BATCH:
                 yield self._rows.batch()
             left = self._size - self._scanner.offset
@@ -147,6 +190,8 @@ class _JsonReader:
             if result.batch:
                 chat.messages += result.batch.num_rows
                 yield result.batch
+            if result.error:
+                raise result.error
 
     def _reopen(self) -> None:
         self._scanner.continue_with(self._path.open("rb", buffering=0))
@@ -159,7 +204,7 @@ class _JsonReader:
             for _ in self._scanner.blocks():
                 pass
             for key in self._scanner.members(inside=True):
-                members[key] = self._scanner.value()
+                add_member(members, key, self._scanner.value())
         self._scanner.return_to(mark)
         return members
 
@@ -169,7 +214,7 @@ class _JsonReader:
 
     def _chat(self, members: dict[str, bytes]) -> Chat:
         kind, name = (_decoded(members.get(key, b"null"), str | None, None) for key in ("type", "name"))
-        chat_id = _decoded(members.get("id", b"null"), ids.Int64 | None, None)
+        chat_id = _decoded(members.get("id", b"null"), ids.Int64 | None, None, strict=False)
         chat = Chat("", chat_id, kind, name, self._account, "json")
         self._identify(chat, [])
         self._reading.chats.append(chat)
@@ -180,8 +225,8 @@ class _JsonReader:
         kind = chat.type or ""
         senders = _senders(messages)
         if chat.chat_id is not None:
-            shifted = any(isinstance(sender, int) and sender > _SHIFTED for sender in senders)
-            chat.chat_id = ids.bare_chat_id(chat.chat_id, kind, shifted)
+            self._shifted |= any(map(ids.is_bare_number, senders))
+            chat.chat_id = ids.bare_chat_id(chat.chat_id, kind, self._shifted)
         if not self._account:
             chat.account = ids.account_of(kind, chat.chat_id, map(ids.peer_id, senders))
         chat.chat_key = ids.chat_key(kind, chat.chat_id, chat.name, chat.account)
@@ -194,7 +239,8 @@ def _read_block(chat: Chat, source: str, block: Block) -> _BlockResult:
     found = parse(block)
     rows = Rows("json", source)
     without_id = rows.add(replace(chat), found)
-    return _BlockResult(rows.batch() if len(rows) else None, without_id, found.lost, found.missing_commas)
+    batch = rows.batch() if len(rows) else None
+    return _BlockResult(batch, without_id, found.lost, found.missing_commas, found.error)
 
 
 def _senders(messages: list[Message]) -> set[int | str | None]:
@@ -202,9 +248,10 @@ def _senders(messages: list[Message]) -> set[int | str | None]:
     return {_decoded(raw, int | str | None, None) for raw in raws}
 
 
-def _decoded(raw: bytes, kind: Any, default: Any) -> Any:
+def _decoded(raw: bytes, kind: Any, default: Any, *, strict: bool = True) -> Any:
+    """Decode one value; if not ``strict``, a number can be in quotes."""
     try:
-        return msgspec.json.decode(repaired(raw) or b"null", type=kind)
+        return msgspec.json.decode(repaired(raw) or b"null", type=kind, strict=strict)
     except msgspec.DecodeError:
         return default
 

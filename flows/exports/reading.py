@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import pyarrow as pa
 
 from flows.exports.columns import CHATS
 
 #: Problems listed in the reason; an archive may hold thousands of exports with one problem each.
 _SHOWN = 5
+#: Characters of a chat's name in its column, which PostgreSQL indexes; Telegram allows 255.
+_NAME = 500
 
 
 @dataclass
@@ -59,8 +62,17 @@ class Reading:
 
     def chat_rows(self) -> pa.RecordBatch:
         """Return the chats in the schema CHATS."""
-        rows = [{**vars(chat), "source": self.source} for chat in self.chats]
+        rows = [{**vars(chat), **_cut(chat), "source": self.source} for chat in self.chats]
         return pa.RecordBatch.from_pylist(rows, schema=CHATS)
+
+
+def _cut(chat: Chat) -> dict[str, str]:
+    """Return a name that is too long for its column cut, and whole in ``extra``."""
+    if len(chat.name or "") <= _NAME or not chat.name:
+        return {}
+    extra = msgspec.json.decode(chat.extra or "{}", type=dict[str, msgspec.Raw])
+    whole = {"name": chat.name, **extra}
+    return {"name": chat.name[:_NAME], "extra": msgspec.json.encode(whole).decode()}
 
 
 def _messages(count: int) -> str:

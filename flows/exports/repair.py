@@ -2,6 +2,9 @@
 
 Valid blocks take the fast path: they are compacted, then split into raw members, both in C. Other blocks are
 decoded leniently, message by message, and encoded again; the result takes the fast path.
+
+If a key occurs several times in one object, the last value that is not empty counts. Other values that are
+not empty are kept in a member ``repeated_keys``: ``{"text": ["the first of two texts"]}``.
 """
 
 from __future__ import annotations
@@ -16,16 +19,23 @@ import msgspec
 import pyarrow as pa
 
 from flows.errors import BadInput
-from flows.exports.scan import Block, Malformed, Scanner
+from flows.exports.scan import Block, Joined, Malformed, Scanner
 
 Message = dict[str, msgspec.Raw]
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
+_ANY = msgspec.json.Decoder()
 _MESSAGES = msgspec.json.Decoder(list[Message])
 
 #: Control characters as Telegram Desktop wrote them (tdesktop issue 27571).
 _BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
 #: Paths without quotes, as version 4.1.1 wrote them (tdesktop issue 24961).
 _BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
+#: Strings, and commas without a member or element behind them (members deleted by hand).
+_SURPLUS_COMMA = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])', re.DOTALL)
+#: The member with further values of keys that occur several times in one object.
+REPEATED = "repeated_keys"
+#: The line break and indentation of the keys of a block's messages.
+_KEY_GAP = re.compile(rb'\{[ \t\r\n]*(\n[ \t]*)"')
 #: Characters that PostgreSQL's text does not accept: NUL and lone surrogates.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 #: Maps digits to 0 and exponents to e, to search for numbers outside the range of PostgreSQL's numeric.
@@ -37,24 +47,45 @@ _LONG = b"0" * 10_000
 class Messages(NamedTuple):
     """Messages: the members of each, each as a whole, and the number of unreadable messages (``lost``).
 
-    ``missing_commas`` counts the commas missing between messages.
+    ``missing_commas`` counts the commas missing between messages. ``error``: the array cannot be read any
+    further than these messages.
     """
 
     members: list[Message]
     raws: list[msgspec.Raw]
     lost: int = 0
     missing_commas: int = 0
+    error: Malformed | Joined | None = None
 
 
 def parse(block: Block) -> Messages:
-    """Read the messages of ``block``.
-
-    Raises :class:`~flows.exports.scan.Malformed` if the block extends beyond its array.
-    """
+    """Read the messages of ``block``."""
     try:
-        return _members(_compact(b"[" + block.data + b"]"))
+        found = _members(_compact(b"[" + block.data + b"]"))
     except _INVALID:
-        return _one_by_one(block.pieces())
+        return _one_by_one(block)
+    return found if _keys_are_distinct(block, found) else _with_all_values(found)
+
+
+def all_values(raw: bytes) -> bytes:
+    """Return a valid, compact JSON value in which each object has each key once."""
+    value = _ANY.decode(raw)
+    return raw if len(msgspec.json.encode(value)) == len(raw) else _encode(_lenient(raw))
+
+
+def add_member(members: dict[str, bytes], key: str, raw: bytes) -> None:
+    """Add a member to those of an object that is read member by member."""
+    if members.setdefault(key, raw) is raw:
+        return
+    try:
+        found = _object([(key, _lenient(members[key])), (key, _lenient(raw))])
+    except _UNREADABLE:
+        return
+    members[key] = _encode(found[key])
+    if REPEATED in found:
+        others = _lenient(members.get(REPEATED, b"{}"))
+        others.setdefault(key, []).extend(found[REPEATED][key])
+        members[REPEATED] = _encode(others)
 
 
 def repaired(raw: bytes) -> bytes | None:
@@ -77,10 +108,28 @@ def _members(array: bytes) -> Messages:
     return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
 
 
-def _one_by_one(pieces: list[bytes]) -> Messages:
+def _keys_are_distinct(block: Block, found: Messages) -> bool:
+    """Return whether certainly no message has a key twice: in this layout each key begins a line."""
+    if block.separator and (gap := _KEY_GAP.match(block.data)):
+        return block.data.count(gap[1] + b'"') == sum(map(len, found.members))
+    return False
+
+
+def _with_all_values(found: Messages) -> Messages:
+    """Encode the messages again that have a key several times: their members are shorter than the whole."""
+    for index, (members, raw) in enumerate(zip(found.members, found.raws, strict=True)):
+        size = 1 + sum(len(key.encode()) + len(value) + 4 for key, value in members.items())
+        if members and size != len(raw):
+            again = _members(_encode([_lenient(raw)]))
+            found.members[index], found.raws[index] = again.members[0], again.raws[0]
+    return found
+
+
+def _one_by_one(block: Block) -> Messages:
     found = Messages([], [])
     lost = commas = 0
-    todo = list(reversed(pieces))
+    todo = list(reversed(block.pieces()))
+    error: Malformed | Joined | None = None
     while todo:
         piece = todo.pop()
         array = b"[" + piece + b"]"
@@ -89,7 +138,15 @@ def _one_by_one(pieces: list[bytes]) -> Messages:
             messages = [value for value in values if isinstance(value, dict)]
             valid = _members(_encode(messages))
         except _UNREADABLE:
-            elements = _split(piece)
+            if (at := _document_in(piece, block.outer)) >= 0:
+                error = Joined(block.start + block.data.find(piece) + at)
+                todo = [piece[:at]]
+                continue
+            try:
+                elements = _split(piece)
+            except Malformed as malformed:
+                error = malformed
+                break
             commas += len(elements) - 1
             if elements[1:]:
                 todo += reversed(elements)
@@ -99,7 +156,14 @@ def _one_by_one(pieces: list[bytes]) -> Messages:
         lost += len(values) - len(messages)
         found.members.extend(valid.members)
         found.raws.extend(valid.raws)
-    return found._replace(lost=lost, missing_commas=commas)
+    return found._replace(lost=lost, missing_commas=commas, error=error)
+
+
+def _document_in(piece: bytes, outer: bytes) -> int:
+    """Return where in ``piece`` an object begins that is indented less than messages; -1 if none does."""
+    indentation = len(outer.rpartition(b"\n")[2])
+    match = re.search(rb'\{\r?\n[ \t]{0,%d}"' % indentation, piece) if outer else None
+    return match.start() if match else -1
 
 
 def _compact(raw: bytes) -> bytes:
@@ -119,7 +183,39 @@ def _lenient(raw: bytes) -> Any:
     raw = _BAD_ESCAPE.sub(rb"\1\\u00\2", raw)
     raw = _BARE_PATH.sub(lambda match: match[1] + _encode(match[2].decode("utf-8", "replace").strip()), raw)
     text = raw.decode("utf-8", "replace")
-    return _clean(json.loads(text, strict=False, parse_int=_int, parse_float=_float, parse_constant=_null))
+    try:
+        return _clean(_loads(text))
+    except json.JSONDecodeError:
+        return _clean(_loads(_SURPLUS_COMMA.sub(lambda match: "" if match[0] == "," else match[0], text)))
+
+
+def _loads(text: str) -> Any:
+    return json.loads(
+        text,
+        strict=False,
+        parse_int=_int,
+        parse_float=_float,
+        parse_constant=_null,
+        object_pairs_hook=_object,
+    )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) == len(pairs):
+        return members
+    members.clear()
+    others: dict[str, list[Any]] = {}
+    for key, value in pairs:
+        if (before := members.setdefault(key, value)) is value or value in _EMPTY:
+            continue
+        members[key] = value
+        if before != value and before not in _EMPTY:
+            others.setdefault(key, []).append(before)
+    return members | ({REPEATED: others} if others else {})
+
+
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 def _encode(value: Any) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -23,7 +23,8 @@ from flows.exports.ids import PeerIds
 from flows.exports.keys import MESSAGE_KEYS, SERVICE_KEYS
 from flows.exports.known import COLUMNS, NULL, Known, decode_known
 from flows.exports.reading import Chat
-from flows.exports.repair import Message, Messages
+from flows.exports.repair import Message, Messages, all_values
+from flows.exports.rich import rich_text
 
 #: Messages in a batch, at least; the last block can exceed it.
 BATCH = 4096
@@ -31,11 +32,13 @@ BATCH = 4096
 _RANK = {"html": "1", "json": "2"}
 
 #: Up to the year 9999, which Python, Arrow and PostgreSQL all support.
-_Seconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
+_YEAR_9999 = 253_402_300_799
+#: Seconds; greater numbers are milliseconds.
+_Seconds = Annotated[int, msgspec.Meta(ge=0, lt=10**11)]
 _SECOND = 1_000_000  # microseconds
 _DAY = 86_400 * _SECOND
 _YEAR_1 = -719_162 * _DAY
-_UNIX = msgspec.json.Decoder(_Seconds | None, strict=False)  # a number in quotes
+_UNIX = msgspec.json.Decoder(float | None, strict=False)  # a number in quotes
 _UNIXES = msgspec.json.Decoder(list[_Seconds | None], strict=False)
 _ANY = msgspec.json.Decoder()
 _UTC, _LOCAL = pa.timestamp("us", tz="UTC"), pa.timestamp("us")
@@ -89,17 +92,21 @@ class Rows:
         """Return the messages added since the last batch, in the schema MESSAGES."""
         rows = self._known
         types = [one.type for one in rows]
+        sent_at, sent_local = self._times(
+            "date", [one.date for one in rows], [one.date_unixtime for one in rows]
+        )
+        edited_at, edited_local = self._times(
+            "edited", [one.edited for one in rows], [one.edited_unixtime for one in rows]
+        )
         columns: dict[str, Any] = {
             "chat_key": pa.concat_arrays([pa.repeat(chat.chat_key, count) for chat, count in self._chats]),
             "message_id": pa.array([one.id for one in rows], pa.int64()),
             "type": pa.array([kind or "unknown" for kind in types], pa.string()),
-            "sent_at": self._instants("date_unixtime", [one.date_unixtime for one in rows]),
-            "sent_local": self._clock("date", [one.date for one in rows]),
+            "sent_at": sent_at,
+            "sent_local": sent_local,
             # Releases before 2021 wrote 1970-01-01 for messages that were never edited.
-            "edited_at": _after_1970(
-                self._instants("edited_unixtime", [one.edited_unixtime for one in rows])
-            ),
-            "edited_local": _after_1970(self._clock("edited", [one.edited for one in rows])),
+            "edited_at": _after_1970(edited_at),
+            "edited_local": _after_1970(edited_local),
             "sender_id": self._peer_ids(
                 "from_id", [one.from_id if one.actor_id is UNSET else one.actor_id for one in rows]
             ),
@@ -121,38 +128,48 @@ class Rows:
         self._begin()
         return batch
 
+    def _times(self, key: str, values: list[str | float | None], unix: list[msgspec.Raw]) -> tuple[Any, Any]:
+        """Return instants and the exporter's local times, from ``date`` and ``date_unixtime`` for example."""
+        instants = self._instants(f"{key}_unixtime", unix)
+        try:
+            times = pa.array(values, pa.string()).cast(_LOCAL)
+            if (pc.min(times).cast(pa.int64()).as_py() or 0) >= _YEAR_1:
+                return instants, times
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            pass
+        read = [self._time(key, at, value) for at, value in enumerate(values)]
+        return (
+            pc.coalesce(instants, pa.array([instant for instant, _ in read], _UTC)),
+            pa.array([local for _, local in read], _LOCAL),
+        )
+
     def _instants(self, key: str, raws: list[msgspec.Raw]) -> Any:
         try:
             seconds = _UNIXES.decode(b"[" + b",".join(raws) + b"]")
         except msgspec.DecodeError:
-            seconds = [self._instant(key, at, raw) for at, raw in enumerate(raws)]
+            return pa.array([self._instant(key, at, raw) for at, raw in enumerate(raws)], _UTC)
         return pa.array(seconds, pa.timestamp("s", tz="UTC")).cast(_UTC)
 
-    def _instant(self, key: str, at: int, raw: msgspec.Raw) -> int | None:
+    def _instant(self, key: str, at: int, raw: msgspec.Raw) -> datetime | None:
         try:
-            seconds: int | None = _UNIX.decode(raw)
-        except msgspec.DecodeError:
-            self._mistyped[at].add(key)
-            return None
-        return seconds
-
-    def _clock(self, key: str, texts: list[str | None]) -> Any:
-        try:
-            times = pa.array(texts, pa.string()).cast(_LOCAL)
-            if (pc.min(times).cast(pa.int64()).as_py() or 0) >= _YEAR_1:
-                return times
-        except pa.ArrowInvalid:
-            pass
-        return pa.array([self._time(key, at, text) for at, text in enumerate(texts)], _LOCAL)
-
-    def _time(self, key: str, at: int, text: str | None) -> datetime | None:
-        if text is None:
-            return None
-        try:
-            return datetime.fromisoformat(text).replace(tzinfo=None)
+            number: float | None = _UNIX.decode(raw)
+            return None if number is None else unix_time(number, earliest=0)
         except ValueError:
             self._mistyped[at].add(key)
             return None
+
+    def _time(self, key: str, at: int, value: str | float | None) -> tuple[datetime | None, datetime | None]:
+        """Return the instant and the local time of a date that is not written as Telegram Desktop does."""
+        if value is None:
+            return None, None
+        try:
+            if not isinstance(value, str) or value.isdecimal():
+                return unix_time(float(value)), None
+            time = datetime.fromisoformat(value)
+            return time.astimezone(UTC) if time.tzinfo else None, time.replace(tzinfo=None)
+        except (ValueError, OverflowError):
+            self._mistyped[at].add(key)
+            return None, None
 
     def _peer_ids(self, key: str, values: list[Any]) -> Any:
         peers = self._peers
@@ -179,16 +196,21 @@ class Rows:
         for at, one in enumerate(self._known):
             value = one.text
             if isinstance(value, str):
-                texts.append(value)
+                texts.append(value or self._rich_text(at))
             elif value is None:
                 mistyped = "text" in self._mistyped.get(at, ())
-                texts.append(_strings_of(self._members[at]["text"]) if mistyped else "")
+                texts.append(_strings_of(self._members[at]["text"]) if mistyped else self._rich_text(at))
             else:
-                texts.append("".join([part if isinstance(part, str) else part.text for part in value]))
+                text = "".join([part if isinstance(part, str) else part.text for part in value])
+                texts.append(text or self._rich_text(at))
                 entities[at] = entities[at] or _parts(self._members[at]["text"])
         return pa.array(texts, pa.string()), _json(
             [None if _is_plain(parts) else parts for parts in entities]
         )
+
+    def _rich_text(self, at: int) -> str:
+        raw = self._members[at].get("rich_message")
+        return rich_text(raw) if raw else ""
 
     def _leftovers(self, types: list[str | None]) -> dict[str, Any]:
         """Return the members without a column of their own, as one JSON object per message and column."""
@@ -203,7 +225,8 @@ class Rows:
             members: dict[str, list[bytes]] = {}
             for key, raw in row.items():
                 if key not in COLUMNS or key in mistyped or _REPLACED_BY.get(key) in row:
-                    members.setdefault(column_of.get(key, "extra"), []).append(_quoted(key) + raw)
+                    value = all_values(bytes(raw)) if b"{" in bytes(raw) else raw
+                    members.setdefault(column_of.get(key, "extra"), []).append(_quoted(key) + value)
             for name, found in members.items():
                 columns[name][at] = b"{" + b",".join(found) + b"}"
         return {name: _json(documents) for name, documents in columns.items()}
@@ -215,6 +238,17 @@ def _json(documents: list[bytes | None]) -> Any:
 
 def _after_1970(times: Any) -> Any:
     return pc.if_else(pc.greater(times.cast(pa.int64()), pa.scalar(2 * _DAY)), times, None)
+
+
+def unix_time(number: float, earliest: float = 10**9) -> datetime:
+    """Return the instant of a Unix time in seconds, or in milliseconds from 10**11 on.
+
+    Raises ValueError before ``earliest`` (2001: of numbers that may be no times) and after the year 9999.
+    """
+    seconds = number / 1000 if number >= 10**11 else number
+    if not earliest <= seconds <= _YEAR_9999:
+        raise ValueError(number)
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _is_plain(parts: bytes | None) -> bool:

@@ -25,6 +25,9 @@ _BLANK = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"', re.DOTALL)
 _TOKEN = re.compile(_STRING.pattern + rb'|["\[\]{}]', re.DOTALL)
 _SCALAR = re.compile(rb"[^\s,:\[\]{}\"]++")
+#: What may stand between two documents of one file: white space, commas, byte order marks (files joined by
+#: `cat`), NULs (a power failure), record separators (RFC 7464), and DOS's end-of-file mark (`copy a+b`).
+_BETWEEN = re.compile(rb"(?:[ \t\r\n,\0\x1a\x1e]|\xef\xbb\xbf)*+")
 
 
 class CutOff(BadInput):
@@ -35,12 +38,27 @@ class Malformed(BadInput):
     """The file is not JSON from some byte on, and reading cannot go on. What precedes it was kept."""
 
 
+class Joined(CutOff):
+    """The file ends too early in the middle of it: at ``offset`` another document begins."""
+
+    def __init__(self, offset: int) -> None:
+        """``offset``: of the other document in the file."""
+        super().__init__(f"another JSON document begins at byte {offset} in the middle of it: {_CUT_OFF}")
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[type[Joined], tuple[int]]:
+        """Return what a forked reader sends: by default the message would be passed as the offset."""
+        return Joined, (self.offset,)
+
+
 class Block(NamedTuple):
     """Some elements of an array, separated by commas, and the means to split them without parsing."""
 
     data: bytes
     separator: bytes = b""  # between any two elements, and within no JSON string
     elements: tuple[bytes, ...] = ()  # set if the layout has no such separator
+    start: int = 0  # offset of the data in the file, if the layout has a separator
+    outer: bytes = b""  # line break and indentation of the array that holds the elements
 
     def pieces(self) -> list[bytes]:
         """Return the elements one by one."""
@@ -73,13 +91,28 @@ class Scanner:
         self._gap_at = -1  # offset of the token that _gap precedes
         #: Number of members and elements without the comma that should precede them.
         self.missing_commas = 0
-        if self.peek() == b"\xef":
-            self._at += 3  # a byte order mark, written by text editors
+        self.next_document()  # skips a byte order mark, written by text editors
 
     @property
     def offset(self) -> int:
         """The number of bytes consumed so far."""
         return self._base + self._at
+
+    def next_document(self) -> bytes:
+        """Consume what may stand between two JSON documents; return the first byte after it, or b""."""
+        while True:
+            if match := _BETWEEN.match(self._data, self._at):
+                self._at = match.end()
+            if len(self._data) - self._at >= 3 or not self._fill():  # a byte order mark has three bytes
+                return self._data[self._at : self._at + 1]
+
+    def rest(self) -> int:
+        """Consume the rest of the file; return the number of its bytes."""
+        start = self.offset
+        self._at = len(self._data)
+        while self._fill():
+            self._at = len(self._data)
+        return self.offset - start
 
     def mark(self) -> tuple[int, bytes, int]:
         """Return the current position, for :meth:`return_to`."""
@@ -88,6 +121,10 @@ class Scanner:
     def return_to(self, mark: tuple[int, bytes, int]) -> None:
         """Return to a mark."""
         offset, self._key_gap, self.missing_commas = mark
+        self.return_to_offset(offset)
+
+    def return_to_offset(self, offset: int) -> None:
+        """Return to a byte of the file at which a value starts."""
         self._file.seek(offset)
         self._data, self._at, self._base = b"", 0, offset
 
@@ -144,26 +181,32 @@ class Scanner:
         self._take(b"[")
         first, inner = self.peek(), self._gap
         if first == b"{" and b"\n" in outer and b"\n" in inner and len(inner) > len(outer):
-            yield from self._by_separator(b"}," + inner + b"{", b"}" + outer + b"]")
+            yield from self._by_separator(b"}," + inner + b"{", outer)
         else:
             yield from self._by_brackets()
 
-    def _by_separator(self, separator: bytes, closer: bytes) -> Iterator[Block]:
+    def _by_separator(self, separator: bytes, outer: bytes) -> Iterator[Block]:
+        closer = outer + b"]"  # all lines of the elements are indented further
         while True:
+            start = self.offset
             close = self._data.find(closer, self._at)
             if close >= 0:
-                block = self._data[self._at : close + 1]
+                block = self._data[self._at : close].rstrip(
+                    b", \t\r\n"
+                )  # a comma may follow the last element
+                if not block.endswith(b"}"):
+                    break
                 self._at = close + len(closer)
-                yield Block(block, separator)
+                yield Block(block, separator, start=start, outer=outer)
                 return
             cut = self._data.rfind(separator, self._at)
             if cut >= 0:
                 block = self._data[self._at : cut + 1]
                 self._at = cut + len(separator) - 1
-                yield Block(block, separator)
+                yield Block(block, separator, start=start, outer=outer)
             if not self._fill():
                 break
-        yield from self._by_brackets()  # the last messages of a file that is cut off or of another layout
+        yield from self._by_brackets()  # the last messages of a file that is cut off or changes its layout
 
     def _by_brackets(self) -> Iterator[Block]:
         held: list[bytes] = []

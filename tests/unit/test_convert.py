@@ -117,6 +117,54 @@ def test_files_that_extract_quarantined_are_ignored(tmp_path: Path) -> None:
     assert list(convert(tmp_path / "in", tmp_path / "out")) == ["000001-a.zip"]
 
 
+def test_what_extract_kept_is_read_or_named(tmp_path: Path) -> None:
+    page = '<div class="page_body chat_page"><div class="history"></div></div>'
+    put(
+        tmp_path / "in",
+        **{
+            "000001-a.zip/result.json": chat(1),
+            "000001-a.zip/about.json": '{"about": "an account without chats"}',
+            "000001-a.zip/result.json.bak": chat(2),
+            "000001-a.zip/messages2.html.txt": page,
+            "000002-b.zip/Export/result.json": chat(1),
+            "000002-b.zip/Export/files/data.json": '{"dependencies": []}',
+            "000002-b.zip/Export/files/page.html": "<html><p>sent to somebody</p></html>",
+            "000002-b.zip/Export/photos/1.jpg": chat(1),
+            "000002-b.zip/export_results.html": "<html><a>chats</a></html>",
+            "000002-b.zip/lists/contacts.html": "<html><a>people</a></html>",
+            "000003-c.zip/messages.old": chat(1),
+            "000003-c.zip/notes.txt": "x",
+            "000004-d.zip/result.json": chat(1),
+            "000005-e.txt": "notes",
+        },
+    )
+    (tmp_path / "in/000006-f.zip").mkdir()
+    (tmp_path / "in/000006-f.zip/wide.json").write_bytes(chat(2).encode("utf-16"))
+    kept = {"000001-a.zip": 4, "000002-b.zip": 1, "000004-d.zip": 3, "000007-g.zip": 1}
+    write_result(
+        tmp_path / "in", Result("extract", [FileOutcome(n, counts={"members": m}) for n, m in kept.items()])
+    )
+    outcomes = {name[:6]: file for name, file in convert(tmp_path / "in", tmp_path / "out").items()}
+    assert {name: file["status"] for name, file in outcomes.items()} == {
+        "000001": "partial", "000002": "ok", "000003": "quarantined", "000004": "partial",
+        "000005": "quarantined", "000006": "ok", "000007": "quarantined",
+    }  # fmt: skip
+    reasons = {name: file["reason"] for name, file in outcomes.items()}
+    assert reasons["000001"] == "not read: 'about.json', 'messages2.html.txt', 'result.json.bak'"
+    assert reasons["000003"].endswith("not read: 'messages.old'")
+    assert reasons["000004"] == "2 of the 3 files that extract kept are missing in its output"
+    assert reasons["000007"] == "extract reports it, but has written nothing for it"
+
+
+def test_utf_16_is_read(tmp_path: Path) -> None:
+    for number, encoding in enumerate(["utf-16", "utf-16-be", "utf-16-le"], 1):
+        folder = tmp_path / "in" / f"{number:06d}-a.zip"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_bytes(chat(3, name="Ünï").encode(encoding))
+    outcomes = convert(tmp_path / "in", tmp_path / "out")
+    assert [(file["status"], file["counts"]["messages"]) for file in outcomes.values()] == [("ok", 3)] * 3
+
+
 def test_a_complete_output_is_not_converted_again(tmp_path: Path) -> None:
     put(tmp_path / "in", **{"000001-a.zip/result.json": chat(1)})
     first = stage(tmp_path / "in", tmp_path / "out")

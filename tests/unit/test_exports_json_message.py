@@ -16,6 +16,8 @@ def read(tmp_path: Path) -> Read:
 
 CLOCK = datetime(2023, 1, 2, 3, 4, 5)  # noqa: DTZ001 -- the exporter's wall clock has no zone
 
+EARLIER = datetime(2023, 1, 2, 0, 4, 5, tzinfo=UTC)
+
 BOLD = {"type": "bold", "text": "b"}
 
 ODD_LIST = ["a", 5, {"type": "x"}, {"text": "b"}]
@@ -41,12 +43,24 @@ INVITATION = {
         ({"text_entities": "odd"}, {"entities": None, "extra": {"text_entities": "odd"}}),
         ({"date_unixtime": "1672628645"}, {"sent_at": datetime(2023, 1, 2, 3, 4, 5, tzinfo=UTC)}),
         ({}, {"sent_at": None, "sent_local": CLOCK}),
-        ({"date": "2023-01-02T03:04:05+03:00"}, {"sent_at": None, "sent_local": CLOCK}),
+        # Other programs write an offset, or Unix time in seconds or milliseconds, as a number or in quotes.
+        ({"date": "2023-01-02T03:04:05+03:00"}, {"sent_at": EARLIER, "sent_local": CLOCK}),
+        ({"date": "2023-01-02T00:04:05Z"}, {"sent_at": EARLIER, "sent_local": EARLIER.replace(tzinfo=None)}),
+        ({"date": 1672617845}, {"sent_at": EARLIER, "sent_local": None, "extra": None}),
+        ({"date": 1672617845000}, {"sent_at": EARLIER, "sent_local": None}),
+        ({"date": 1672617845.0}, {"sent_at": EARLIER, "sent_local": None}),
+        ({"date": "1672617845"}, {"sent_at": EARLIER, "sent_local": None}),
+        ({"date": 1672617845, "date_unixtime": "1672617846"}, {"sent_at": EARLIER.replace(second=6)}),
+        ({"date": None, "date_unixtime": 1672617845000}, {"sent_at": EARLIER}),
+        ({"edited": "2023-01-02T03:04:05+03:00"}, {"edited_at": EARLIER, "edited_local": CLOCK}),
+        ({"edited": 1672617845}, {"edited_at": EARLIER, "edited_local": None}),
+        ({"date": "0001-01-01T00:00:00+14:00"}, {"extra": {"date": "0001-01-01T00:00:00+14:00"}}),
         ({"date_unixtime": "soon"}, {"sent_at": None, "extra": {"date_unixtime": "soon"}}),
         ({"date_unixtime": "9" * 30}, {"sent_at": None, "extra": {"date_unixtime": "9" * 30}}),
         ({"date": "2023-02-30T25:00:00"}, {"sent_local": None, "extra": {"date": "2023-02-30T25:00:00"}}),
         ({"date": "0000-01-01T00:00:00"}, {"sent_local": None, "extra": {"date": "0000-01-01T00:00:00"}}),
-        ({"date": 5}, {"sent_local": None, "extra": {"date": 5}}),
+        ({"date": 5}, {"sent_at": None, "sent_local": None, "extra": {"date": 5}}),
+        ({"date": 1e300}, {"sent_at": None, "extra": {"date": 1e300}}),
         ({"edited": "1970-01-01T03:00:00"}, {"edited_local": None, "extra": None}),
         ({"edited_unixtime": "0"}, {"edited_at": None, "extra": None}),
         ({"from": None}, {"sender_name": None, "sender_id": "user1"}),
@@ -55,6 +69,9 @@ INVITATION = {
         ({"from_id": 2**33 + 5}, {"sender_id": "channel5"}),
         ({"from_id": f"user{2**33 + 5}"}, {"sender_id": f"user{2**33 + 5}"}),  # recent ids are that large
         ({"from_id": "channel5"}, {"sender_id": "channel5"}),
+        ({"from_id": "5"}, {"sender_id": "user5"}),  # ids in quotes, as JavaScript programs write them
+        ({"id": "2", "reply_to_message_id": "1"}, {"message_id": 2, "reply_to_message_id": 1, "extra": None}),
+        ({"reply_to_message_id": "x"}, {"reply_to_message_id": None, "extra": {"reply_to_message_id": "x"}}),
         ({"from_id": "nobody"}, {"sender_id": None, "extra": {"from_id": "nobody"}}),
         ({"from_id": 10**30}, {"sender_id": None, "extra": {"from_id": 10**30}}),
         ({"from_id": None}, {"sender_id": None, "extra": None}),
@@ -81,7 +98,7 @@ INVITATION = {
     ],
 )  # fmt: skip
 def test_a_message(read: Read, members: Json, columns: Json) -> None:
-    text = json.dumps(chat(message(id=1), message(id=2, **members)), indent=1)
+    text = json.dumps(chat(message(id=1), message(**{"id": 2, **members})), indent=1)
     (_, row), reading = read(text)
     shown = {name: document(row[name]) if name in DOCUMENTS else row[name] for name in row}
     assert {name: shown[name] for name in columns} == columns
@@ -97,7 +114,15 @@ def test_a_message(read: Read, members: Json, columns: Json) -> None:
         ('"a": NaN, "b": -Infinity, "c": 1', {"a": None, "b": None, "c": 1}),
         ('"a": 1e999999, "b": 1e10', {"a": "1e999999", "b": 1e10}),
         (f'"a": {"7" * 20_000}', {"a": "7" * 20_000}),
-        ('"a": 1, "a": 2', {"a": 2}),
+        ('"a": 1,\n   "a": 2', {"a": 2, "repeated_keys": {"a": [1]}}),
+        (
+            '"a": 1,\n   "a": null,\n   "a": [2],\n   "a": 3,\n   "b": 1,\n   "b": 1',
+            {"a": 3, "b": 1, "repeated_keys": {"a": [1, [2]]}},
+        ),
+        ('"a": [{"b": {"c": "x", "c": ""}, "d": 1}]', {"a": [{"b": {"c": "x"}, "d": 1}]}),
+        ('"a": {"b": "x", "b": "y"}', {"a": {"b": "y", "repeated_keys": {"b": ["x"]}}}),
+        ('"ключ": 1,\n   "\\u043a\u043b\u044e\u0447": 2', {"ключ": 2, "repeated_keys": {"ключ": [1]}}),
+        ('"a": [1, 2,], "b": {"c": ",]",},', {"a": [1, 2], "b": {"c": ",]"}}),
         (
             '"e": [{\n     "type": "custom_emoji",\n     "document_id": video_files/sticker (2).webm\n    },'
             ' {\n     "document_id": stickers/it\'s.webp,\n     "text": "x"}]',  # tdesktop #24961
@@ -115,6 +140,88 @@ def test_known_defects_of_json_are_repaired(read: Read, written: str, extra: Jso
     rows, reading = read(export.replace('"mark": "HERE"', written))
     assert [row["message_id"] for row in rows] == [1, 2, 3]
     assert document(rows[1]["extra"]) == extra
+    assert reading.reason is None
+
+
+GIFT = {
+    "type": "service",
+    "action": "send_star_gift",
+    "text": "for the garden",
+    "SECOND": "",
+    "text_entities": [],
+}
+
+
+@pytest.mark.parametrize("second", ["", None, []])
+def test_of_two_texts_the_one_that_is_not_empty_counts(read: Read, second: Any) -> None:
+    gift = message(id=2, **GIFT | {"SECOND": second})
+    for text in layouts(chat(message(id=1), gift, message(id=3))):
+        rows, reading = read(text.replace("SECOND", "text"))
+        assert [(row["text"], row["extra"]) for row in rows] == [
+            ("", None),
+            ("for the garden", None),
+            ("", None),
+        ]
+        assert reading.reason is None
+
+
+def test_of_two_different_texts_both_are_kept(read: Read) -> None:
+    for text in layouts(chat(message(text="Open the form", SECOND="thanks"), FIRST="Old", name="New")):
+        (row,), reading = read(text.replace("SECOND", "text").replace("FIRST", "name"))
+        assert (row["text"], document(row["extra"])) == (
+            "thanks",
+            {"repeated_keys": {"text": ["Open the form"]}},
+        )
+        assert (reading.chats[0].name, document(reading.chats[0].extra)) == (
+            "Old",
+            {"repeated_keys": {"name": ["New"]}},
+        )
+
+
+def test_a_message_beside_one_with_repeated_keys_is_not_changed(read: Read) -> None:
+    odd = message(id=1, value=1.50, path="a/b")
+    alone, beside = (
+        read(json.dumps(chat(odd, *more), indent=1).replace("/", "\\/").replace("SECOND", "text"))[0][0]
+        for more in ([], [message(id=2, **GIFT)])
+    )
+    assert alone == beside
+
+
+RICH = {
+    "blocks": [
+        {"type": "heading", "size": 2, "text": "Opening hours"},
+        {"type": "paragraph", "text": ["Open from ", {"type": "bold", "text": "nine"}, " to five."]},
+        {"type": "list", "items": [
+            {"blocks": [{"type": "paragraph", "text": "bring a bag"}]},
+            {"label": "2.", "text": ["or ", "two"]},
+        ]},
+        {"type": "table", "cells": [[{"text": "Mon"}, {"text": {"type": "link", "text": "shut"}}]]},
+        {"type": "photo", "photo": {"id": "x"}, "caption": {"text": "the shop", "credit": "Ana"}},
+        {"type": "divider"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("members", [{"text": "", "text_entities": []}, {"text": None}, {"text": []}, {}])
+def test_the_text_of_a_rich_message_is_found(read: Read, members: Json) -> None:
+    (row,), _ = read(chat(message(**members, rich_message=RICH)))
+    lines = ["Opening hours", "Open from nine to five.", "bring a bag", "2.", "or two", "Mon", "shut"]
+    assert row["text"].splitlines()[:7] == lines
+    assert {"the shop", "Ana"} <= set(row["text"].splitlines())
+    assert document(row["extra"]) == {"rich_message": RICH}
+
+
+def test_a_text_beside_a_rich_message_is_kept(read: Read) -> None:
+    (row,), _ = read(chat(message(text="plain", rich_message=RICH)))
+    assert row["text"] == "plain"
+
+
+@pytest.mark.parametrize(
+    "rich", ["words", ["a", ["b"]], None, 5, {}, {"new": {"deeper": [{"text": "words"}]}}]
+)
+def test_a_rich_message_can_have_any_form(read: Read, rich: Any) -> None:
+    (row,), reading = read(chat(message(text="", rich_message=rich)))
+    assert ("words" in row["text"]) == ("words" in str(rich))
     assert reading.reason is None
 
 

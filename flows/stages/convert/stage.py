@@ -4,7 +4,8 @@
 ZONE is the IANA name of the time zone in which HTML exports were made. INPUT is extract's output: one
 directory per source file (or a bare JSON or HTML file; a manifest is not needed). OUTPUT has
 ``chats.parquet`` and ``messages.parquet`` in the schemas of :mod:`flows.exports.columns`. Per source file the
-manifest counts ``chats``, ``messages`` and ``bytes_in``.
+manifest counts ``chats``, ``messages`` and ``bytes_in``. What extract kept is read, or named in the file's
+reason: :mod:`flows.stages.convert.members` checks that for each source file.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING
 
 from flows.exports.discover import Export
 from flows.exports.parallel import Processors
+from flows.stages.convert.members import not_read, not_written
 from flows.stages.runner.contract import (
     MANIFEST,
     FileOutcome,
     Result,
+    entry_id,
     new_output,
     print_result,
     read_result,
@@ -76,12 +79,14 @@ def convert(source: Path, output: Path, zone: str | None = None) -> Result:
     from flows.stages.convert.parquet import RowWriter
 
     with new_output(output) as partial:
-        result = Result(stage="convert")
+        extracted = read_result(source)
+        kept = {file.name: file.counts.get("members") for file in extracted.files} if extracted else {}
+        result = Result("convert", not_written(source, extracted))
         with RowWriter(partial) as writer:
             processors = Processors(writer.stop_thread)
             html = HtmlBatch(zone, _entries(source))
             for entry in html.in_order():
-                work = functools.partial(_convert_file, entry, writer, processors, html)
+                work = functools.partial(_convert_file, entry, writer, processors, html, kept.get(entry.name))
                 outcome = process_or_quarantine(output, entry.name, work)
                 result.files.append(outcome)
                 for name, number in outcome.counts.items():
@@ -98,24 +103,30 @@ def _entries(source: Path) -> Iterator[Path]:
     for entry in sorted(source.iterdir()):
         if entry.name in ignored or entry.name.startswith("."):
             continue
-        if entry.is_dir() or entry.suffix.lower() in _BARE:
+        if entry.is_dir() or entry.suffix.lower() in _BARE or entry_id(entry.name) is not None:
             yield entry
 
 
-def _convert_file(entry: Path, writer: RowWriter, processors: Processors, html: HtmlBatch) -> FileOutcome:
+def _convert_file(
+    entry: Path, writer: RowWriter, processors: Processors, html: HtmlBatch, kept: int | None
+) -> FileOutcome:
     from flows.exports.reading import Reading
 
     reading = Reading(entry.name)
     exports = html.exports(entry)
+    parts = [part for export in exports for part in export.parts]
+    left_out = not_read(entry, set(parts), kept)
     if not exports:
-        return FileOutcome(entry.name, "quarantined", _NOTHING)
+        return FileOutcome(entry.name, "quarantined", "; ".join(filter(None, (_NOTHING, left_out))))
     for export in exports:
         known = len(reading.problems)
         _read(export, reading, writer, processors, html)
         if len(exports) > 1:
             name = export.parts[0].relative_to(entry)
             reading.problems[known:] = [f"{name}: {problem}" for problem in reading.problems[known:]]
-    size = sum(part.stat().st_size for export in exports for part in export.parts)
+    if left_out:
+        reading.problems.insert(0, left_out)  # only a few problems are shown
+    size = sum(part.stat().st_size for part in parts)
     if reading.reason and not reading.messages:
         return FileOutcome(entry.name, "quarantined", reading.reason, {"bytes_in": size})
     writer.chats(reading.chat_rows())

@@ -1,0 +1,53 @@
+"""The plain text of a ``rich_message``: nested blocks (headings, paragraphs, lists, tables) since 2026.
+
+The names of its members differ between releases and are not documented, so the text is collected by form:
+strings in lists are text, strings in objects are text under the names in TEXTS, and all else is descended
+into. The pieces of one text follow each other; everything else begins a new line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+#: Members whose strings people read; other strings are types, addresses and identifiers.
+TEXTS = ("text", "title", "subtitle", "caption", "header", "footer", "author", "summary", "credit", "label",
+         "content", "value", "plain", "alt", "code", "expression", "question", "name")  # fmt: skip
+
+
+def rich_text(raw: bytes) -> str:
+    """Return the text of one ``rich_message``, valid JSON."""
+    return "\n".join(filter(None, _lines(msgspec.json.decode(raw))))
+
+
+def _lines(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _lines(item)
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            if key in TEXTS and not isinstance(member, dict) and _is_inline(member):
+                yield _inline(member)
+            elif isinstance(member, list | dict):
+                yield from _lines(member)
+
+
+def _is_inline(value: Any) -> bool:
+    """Return whether ``value`` is one text: a string, a formatted piece of one, or a list of both."""
+    if isinstance(value, list):
+        return all(map(_is_inline, value))
+    if isinstance(value, dict):
+        return any(map(_is_inline, (value.get(key) for key in TEXTS))) and "blocks" not in value
+    return isinstance(value, str)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, list):
+        return "".join(map(_inline, value))
+    if isinstance(value, dict):
+        return "".join(_inline(value[key]) for key in TEXTS if _is_inline(value.get(key)))
+    return str(value)
