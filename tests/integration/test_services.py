@@ -68,8 +68,10 @@ def owner(settings: Settings, *command: str) -> Iterator[subprocess.Popen[str]]:
                 break
         else:
             pytest.fail("".join(seen))
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
     services.remove(settings)
 
 
@@ -277,3 +279,70 @@ def test_the_url_of_tdp_env_means_the_embedded_server(settings: Settings) -> Non
     url = services.environment(settings)["TDP_DATABASE_URL"]
     assert Settings(home=settings.home, database_url=SecretStr(url)).is_embedded
     assert not Settings(home=settings.home, database_url=SecretStr("postgresql://h/tdp")).is_embedded
+
+
+@pytest.fixture
+def small_disk(open_folder: Path) -> Iterator[Path]:
+    """A file system of 400 MB of its own."""
+    folder = open_folder / "small-disk"
+    folder.mkdir()
+    mount = ["/usr/bin/mount", "-t", "tmpfs", "-o", "size=400m,mode=755", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a file system")
+    yield folder
+    subprocess.run(["/usr/bin/umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file until the disk is full."""
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+    return folder / "filler"
+
+
+def crash(settings: Settings) -> None:
+    """End PostgreSQL as a failed write of its write-ahead log does; on a full disk it cannot start again."""
+    server = record.find(record.read(settings)["services"]["postgres"])
+    assert server
+    server.kill()
+
+
+def test_services_outlive_a_full_disk(small_disk: Path) -> None:
+    settings = Settings(home=small_disk / "home")
+    script = (
+        "from contextlib import ExitStack; from flows import services; from flows.settings import Settings\n"
+        "from flows.services.installation import Installation\n"
+        "settings = Settings(); settings.root.mkdir()\n"
+        "with ExitStack() as stack:\n"
+        "    up = Installation(settings, stack); up.start(services.postgres)\n"
+        "    print('Ready', flush=True); up.wait(lambda line: print(line, flush=True))"
+    )
+    with owner(settings, sys.executable, "-c", script) as up:
+        assert up.stdout is not None
+        filler = fill(small_disk)
+        crash(settings)
+        line = up.stdout.readline()
+        assert line.startswith(f"The disk is full: {settings.root} has "), line
+        filler.unlink()
+        assert [up.stdout.readline() for _ in range(2)] == [
+            "The disk has space again.\n",
+            "postgres exited with status -9; restarting it.\n",
+        ]
+        while not answers_sql(settings):
+            assert up.poll() is None
+        fill(small_disk)
+        crash(settings)
+        assert "The disk is full" in up.stdout.readline()
+        up.send_signal(signal.SIGINT)
+        rest = up.stdout.read()
+        assert "No space left" not in rest, rest
+        assert rest.endswith("KeyboardInterrupt\n"), rest
+
+
+def answers_sql(settings: Settings) -> bool:
+    try:
+        with psycopg.connect(settings.database) as connection:
+            return connection.execute("SELECT 1").fetchone() == (1,)
+    except psycopg.OperationalError:
+        return False

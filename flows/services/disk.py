@@ -1,0 +1,56 @@
+"""Disk space: whether the disk of a home is full, and the wait until it no longer is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.settings import Settings
+
+#: Below _FULL bytes PostgreSQL cannot add a file to its write-ahead log (16 MiB), and exits. From _ENOUGH on
+#: services start again: the distance keeps them from exiting again at once.
+_FULL, _ENOUGH = 32 << 20, 128 << 20
+_POLL_SECONDS = 0.5
+#: Seconds until the next attempt if the free space cannot be measured, as with a quota.
+_RETRY_SECONDS = 30.0
+#: The texts with which a program reports that it could not write.
+_REPORTED = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+
+
+def shortage(settings: Settings, below: int = _FULL) -> str | None:
+    """Return the folder of the home whose disk has less than ``below`` bytes free, and how many; or None."""
+    for folder in (settings.root, settings.postgres_data, settings.logs):
+        if folder.exists() and (free := shutil.disk_usage(folder).free) < below:
+            return f"{folder} has {free:,} bytes free"
+    return None
+
+
+def reported(log: Path, last_bytes: int = 4096) -> bool:
+    """Return whether the end of a service's log says that the disk or a quota was full."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - last_bytes))
+        text = file.read().decode(errors="replace")
+    return any(reason in text for reason in _REPORTED)
+
+
+def wait_for_space(settings: Settings, log: Path, report: Callable[[str], None]) -> bool:
+    """Wait while the disk is full, and ``report`` that; ``log`` is that of the service that exited.
+
+    Returns False at once if the disk has space and the log does not mention it.
+    """
+    found = shortage(settings)
+    if found is None and not reported(log):
+        return False
+    if found is None:
+        report(f"The disk or its quota is full according to {log}. Trying again in {_RETRY_SECONDS:.0f} s.")
+        time.sleep(_RETRY_SECONDS)
+        return True
+    report(f"The disk is full: {found}. Services start again when {_ENOUGH:,} bytes are free.")
+    while shortage(settings, _ENOUGH):
+        time.sleep(_POLL_SECONDS)
+    report("The disk has space again.")
+    return True
