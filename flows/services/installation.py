@@ -16,6 +16,7 @@ from flows.services import disk, record
 from flows.services.postgres import postgres
 from flows.services.prefect import client_environment, ensure_authentication, prefect_server, server_url
 from flows.services.processes import Child, stop
+from flows.services.server_lock import ServerLock
 from flows.settings import Settings
 
 _POLL_SECONDS = 0.5
@@ -39,6 +40,8 @@ class Installation:
         self.children: dict[Service, Child] = {}
         self._stack = stack
         self._stacks: dict[Service, ExitStack] = {}
+        #: Held while this process runs the Prefect server.
+        self.lock: ServerLock | None = None
 
     @property
     def url(self) -> str:
@@ -75,6 +78,8 @@ class Installation:
             for service, child in list(self.children.items()):
                 if child.process.poll() is not None:
                     self._restart(service, child, ends, try_report)
+            if self.lock:
+                self.lock.keep()
             time.sleep(_POLL_SECONDS)
 
     def _restart(
@@ -96,7 +101,8 @@ def installation(settings: Settings) -> Iterator[Installation]:
     """Run PostgreSQL, migrated, and the Prefect server until the block ends; ``start`` adds services.
 
     Services that a killed owner left running are stopped first. Raises :class:`AlreadyRunning` if another
-    process runs the services of this home, :class:`ServiceFailed` if a service does not start.
+    process runs the services of this home, :class:`ServiceFailed` if a service does not start, or if the
+    Prefect server of another home uses the same ledger.
     """
     ensure_authentication(settings, settings.server_host)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -106,6 +112,9 @@ def installation(settings: Settings) -> Iterator[Installation]:
         started = Installation(settings, stack)
         started.start(postgres)
         migrate(settings.database)
+        started.lock = ServerLock(settings)
+        stack.callback(started.lock.release)
+        started.lock.acquire()
         started.start(prefect_server)
         ports = {"server_host": settings.server_host, "server_port": settings.server_port}
         record.write(settings, {"url": started.url, "settings": ports})  # now other commands may use it

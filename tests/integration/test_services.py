@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -112,6 +113,10 @@ def test_services_start_are_found_and_leave_nothing_behind(settings: Settings) -
             assert connection.execute("SHOW fsync").fetchone() == ("on",)
             assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
         with pytest.raises(services.AlreadyRunning), services.installation(settings):
+            pass
+        second = Settings(home=f"{settings.home}-2", database_url=SecretStr(settings.database))
+        named = re.escape(f":{settings.root}"[-40:])
+        with pytest.raises(ServiceFailed, match=named), services.installation(second):
             pass
     assert services.running(settings) is None
     assert processes_of(settings) == []
