@@ -7,8 +7,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from flows.services.processes import Child
 from flows.settings import Settings
 
 #: Below _FULL bytes PostgreSQL cannot add a file to its write-ahead log (16 MiB), and exits. From _ENOUGH on
@@ -29,24 +29,16 @@ def shortage(settings: Settings, below: int = _FULL) -> str | None:
     return None
 
 
-def reported(log: Path, last_bytes: int = 4096) -> bool:
-    """Return whether the end of a service's log says that the disk or a quota was full."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - last_bytes))
-        text = file.read().decode(errors="replace")
-    return any(reason in text for reason in _REPORTED)
+def wait_for_space(settings: Settings, child: Child, report: Callable[[str], None]) -> bool:
+    """Wait while the disk is full, and ``report`` that; ``child`` is the service that exited.
 
-
-def wait_for_space(settings: Settings, log: Path, report: Callable[[str], None]) -> bool:
-    """Wait while the disk is full, and ``report`` that; ``log`` is that of the service that exited.
-
-    Returns False at once if the disk has space and the log does not mention it.
+    Returns False at once if the disk has space and the log of the service does not mention it.
     """
     found = shortage(settings)
-    if found is None and not reported(log):
+    if found is None and not any(reason in child.log_end() for reason in _REPORTED):
         return False
     if found is None:
-        report(f"The disk or its quota is full according to {log}. Trying again in {_RETRY_SECONDS:.0f} s.")
+        report(f"The disk or a quota is full, see {child.log}. Next attempt in {_RETRY_SECONDS:.0f} s.")
         time.sleep(_RETRY_SECONDS)
         return True
     report(f"The disk is full: {found}. Services start again when {_ENOUGH:,} bytes are free.")

@@ -85,7 +85,7 @@ class Installation:
     def _restart(
         self, service: Service, child: Child, ends: deque[float], report: Callable[[str], None]
     ) -> None:
-        if not disk.wait_for_space(self.settings, child.log, report):
+        if not disk.wait_for_space(self.settings, child, report):
             if len(ends) == _MAX_RESTARTS and time.monotonic() - ends[0] < _RESTART_WINDOW:
                 child.check()
             ends.append(time.monotonic())

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from flows import services
 from flows.errors import ServiceFailed
-from flows.services import record
+from flows.services import processes, record
 from flows.services.processes import child
 from flows.settings import Settings
 
@@ -351,3 +351,23 @@ def answers_sql(settings: Settings) -> bool:
             return connection.execute("SELECT 1").fetchone() == (1,)
     except psycopg.OperationalError:
         return False
+
+
+def test_logs_survive_restarts_and_large_ones_are_kept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(text: str) -> None:
+        with child(settings, "speaker", ["sh", "-c", f"echo {text}"]) as started:
+            started.process.wait()
+            assert started.log_tail().endswith(f":\n  {text}")
+
+    run("yesterday")
+    run("today")
+    log = settings.logs / "speaker.log"
+    assert log.read_text() == "yesterday\ntoday\n"
+    monkeypatch.setattr(processes, "_LOG_BYTES", 5)
+    for number in range(7):
+        run(f"{number} of many")
+    kept = sorted(path.name for path in settings.logs.iterdir())
+    assert kept == ["speaker.log", *(f"speaker.log.{number}" for number in range(1, 6))]
+    assert [Path(f"{log}.{number}").read_text() for number in (1, 5)] == ["5 of many\n", "1 of many\n"]
