@@ -22,6 +22,7 @@ from prefect_sqlalchemy import SqlAlchemyConnector
 from blocks import DATABASE, PIPELINE, PipelineConfig, StageCommand, connector
 from deployments.automations import apply_automations
 from deployments.definitions import apply_definitions
+from deployments.identity import pair
 from flows.domain import EXCLUSIVE_STAGES, STAGES
 from flows.services import WORK_POOL, environment
 from flows.settings import Settings
@@ -33,9 +34,14 @@ if TYPE_CHECKING:
 STORE_LIMIT = 5
 
 
-async def apply(settings: Settings) -> list[str]:
-    """Configure the server of ``settings`` completely; return one line per change."""
-    changes = await apply_basics(settings)
+async def apply(settings: Settings, replace_server: bool = False) -> list[str]:
+    """Configure the server of ``settings`` completely; return one line per change.
+
+    Raises ServiceFailed if the ledger belongs to another server, unless this one is to replace it.
+    """
+    async with get_client() as client:
+        changes = await pair(client, settings, replace_server)
+    changes += await apply_basics(settings)
     async with get_client() as client:
         parts = (apply_definitions(client, environment(settings)), apply_automations(client))
         return changes + [change for part in parts async for change in part]

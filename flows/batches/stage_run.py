@@ -19,6 +19,7 @@ from flows.gate.lanes import lanes
 from flows.ledger.batches import OwnedBatch
 from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
 from flows.stages.runner.crash_history import clear_current_file, record_crash
+from flows.stages.runner.output_lines import OutputLines
 
 
 async def run_stage(
@@ -56,6 +57,8 @@ async def run_stage(
     ):
         if result is None:
             argv, timeout = runtime.argv(stage, batch.batch_id), runtime.timeout(stage)
+            if held.supervisor:
+                held.supervisor.on_output = OutputLines(lambda line: log.info("%s", line)).feed
             try:
                 done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
             except (StageCrashed, StageTimedOut) as error:

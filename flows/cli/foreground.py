@@ -25,7 +25,7 @@ from flows.ledger.connection import connection
 from flows.reports import text
 from flows.reports.prefect_api import slots
 from flows.reports.summary import TIMING_HEADERS, timing_cells
-from flows.services.processes import stop
+from flows.services.processes import open_log, stop
 from flows.settings import Settings
 
 _REFRESH_SECONDS = 0.25
@@ -73,7 +73,7 @@ def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: 
             flow, settings, parameters, lambda process: _follow(process, ledger, limits, console)
         )
         summary = reports.summary(ledger, ended["flow_run_id"], limits=limits)
-    url = f"{services.server_url(settings)}/runs/flow-run/{ended['flow_run_id']}"
+    url = f"{services.ui_url(settings)}/runs/flow-run/{ended['flow_run_id']}"
     return Finished(url=url, summary=summary, **ended)
 
 
@@ -110,11 +110,11 @@ def _run_process(
 ) -> dict[str, Any]:
     """Return the outcome that the process of the run wrote; ``follow`` returns when the process has ended."""
     with TemporaryDirectory(prefix="tdp-run-") as folder:
-        log, outcome = Path(folder, "log"), Path(folder, "outcome.json")
+        log, outcome = settings.logs / "run.log", Path(folder, "outcome.json")
         arguments = {name: value for name, value in parameters.items() if value is not None}
         arguments["fan_out"] = "process"  # there may be no worker, and Ctrl-C here must end the batches
         arguments_json = msgspec.json.encode(arguments).decode()
-        with log.open("wb") as out:
+        with open_log(log) as out:
             process = psutil.Popen(
                 [sys.executable, "-m", "flows.cli.inbox_process", flow, arguments_json, str(outcome)],
                 env={**os.environ, **services.environment(settings)},

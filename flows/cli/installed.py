@@ -23,11 +23,14 @@ def installed(settings: Settings) -> Iterator[Settings]:
         yield started.settings
 
 
-def apply(settings: Settings) -> list[str]:
-    """Apply limits, blocks, work pool and deployments; return one line per change."""
+def apply(settings: Settings, replace_server: bool = False) -> list[str]:
+    """Apply limits, blocks, work pool and deployments; return one line per change.
+
+    Raises ServiceFailed if the ledger belongs to another Prefect server, unless this one is to replace it.
+    """
     settings.inbox.mkdir(parents=True, exist_ok=True)
     os.environ.update(services.environment(settings))
     # Prefect reads its settings from the environment when it is imported.
     from deployments.apply import apply as apply_all
 
-    return asyncio.run(apply_all(settings))
+    return asyncio.run(apply_all(settings, replace_server))

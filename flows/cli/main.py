@@ -42,6 +42,13 @@ app = typer.Typer(
     ),
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text.")]
+ReplaceServer = Annotated[
+    bool,
+    typer.Option(
+        "--replace-server",
+        help="Let this Prefect server replace the one that the ledger belongs to, which must be stopped.",
+    ),
+]
 
 
 def main() -> None:
@@ -59,14 +66,14 @@ app.command()(demo.demo)
 
 
 @app.command()
-def up() -> None:
+def up(replace_server: ReplaceServer = False) -> None:
     """Start PostgreSQL, the Prefect server, a worker, recovery and the monitor; run until Ctrl-C."""
     settings, console = Settings(), Console(soft_wrap=True, highlight=False)
     adopt_orphans()
     with stop_on_signals():
         try:
             with services.installation(settings) as started:
-                for change in apply_all(settings):
+                for change in apply_all(settings, replace_server):
                     console.print(change, style="dim")
                 started.start(services.worker)
                 started.start(services.recovery)
@@ -152,12 +159,12 @@ def sample(
 
 
 @app.command()
-def apply(as_json: Json = False) -> None:
+def apply(replace_server: ReplaceServer = False, as_json: Json = False) -> None:
     """Apply limits, blocks, deployments and automations to the running server.
 
     Safe to repeat: the store limit and the values of block documents are preserved.
     """
-    changes = apply_all(_reachable_settings())
+    changes = apply_all(_reachable_settings(), replace_server)
     typer.echo(json.dumps(changes) if as_json else "\n".join(changes or ["Nothing to change."]))
 
 

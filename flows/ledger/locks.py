@@ -17,6 +17,8 @@ QUEUE: Final = 0x74647071
 YIELDING: Final = 0x74647062
 #: "tdpi": held while a flow run claims source files or lists batches, so that claims are disjoint.
 INTAKE: Final = 0x74647069
+#: "tdps": held by the home whose Prefect server grants the limits of this ledger, while it runs.
+SERVER: Final = 0x74647073
 #: Held by a transaction that loads chats; the key is a hash bucket of chat keys and names.
 LOADING: Final = 0x74640001
 #: A 64-bit key: held while the schema is migrated.

@@ -20,14 +20,14 @@ Session = AsyncConnection[DictRow]
 
 #: This side takes a server that does not answer for dead after 5 s, the server this side after 15 s: work
 #: that was cut off has ended before its lock is released.
-_CLIENT_SIDE: dict[str, Any] = {
+CLIENT_SIDE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 2,
     "keepalives_interval": 1,
     "keepalives_count": 3,
     "tcp_user_timeout": 5_000,
 }
-_SERVER_SIDE = (
+SERVER_SIDE = (
     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3"
     " -c tcp_keepalives_count=3 -c tcp_user_timeout=15000"
 )
@@ -53,8 +53,8 @@ async def connect(url: str, application: str, patience: float = PATIENCE) -> Ses
                 autocommit=True,
                 row_factory=dict_row,
                 application_name=application,
-                options=_SERVER_SIDE,
-                **_CLIENT_SIDE,
+                options=SERVER_SIDE,
+                **CLIENT_SIDE,
             )
             return await _without_time_outs(session)
         except psycopg.OperationalError as error:

@@ -11,7 +11,7 @@ from flows.services.installation import (
     running,
 )
 from flows.services.postgres import binary, ensure_database, postgres
-from flows.services.prefect import WORK_POOL, free_port, is_free, prefect_server, server_url, worker
+from flows.services.prefect import WORK_POOL, free_port, is_free, prefect_server, server_url, ui_url, worker
 
 __all__ = [
     "WORK_POOL",
@@ -32,5 +32,6 @@ __all__ = [
     "remove",
     "running",
     "server_url",
+    "ui_url",
     "worker",
 ]

@@ -8,14 +8,15 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from flows.errors import ServiceFailed
 from flows.ledger.schema_version import migrate
-from flows.services import record
+from flows.services import disk, record
 from flows.services.postgres import postgres
 from flows.services.prefect import client_environment, ensure_authentication, prefect_server, server_url
 from flows.services.processes import Child, stop
+from flows.services.server_lock import ServerLock
 from flows.settings import Settings
 
 _POLL_SECONDS = 0.5
@@ -39,6 +40,8 @@ class Installation:
         self.children: dict[Service, Child] = {}
         self._stack = stack
         self._stacks: dict[Service, ExitStack] = {}
+        #: Held while this process runs the Prefect server.
+        self.lock: ServerLock | None = None
 
     @property
     def url(self) -> str:
@@ -62,22 +65,35 @@ class Installation:
     def wait(self, report: Callable[[str], None]) -> None:
         """Block until interrupted; restart services that exit, and ``report`` each restart.
 
-        Raises :class:`ServiceFailed` after ``_MAX_RESTARTS`` restarts within ``_RESTART_WINDOW`` seconds.
+        Services that exit because the disk is full are restarted as soon as it has space.
+        Raises :class:`ServiceFailed` after ``_MAX_RESTARTS`` other restarts in ``_RESTART_WINDOW`` seconds.
         """
+
+        def try_report(line: str) -> None:
+            with suppress(OSError):  # the output may be a file on the full disk
+                report(line)
+
         ends: deque[float] = deque(maxlen=_MAX_RESTARTS)
         while True:
             for service, child in list(self.children.items()):
-                if child.process.poll() is None:
-                    continue
-                if len(ends) == _MAX_RESTARTS and time.monotonic() - ends[0] < _RESTART_WINDOW:
-                    child.check()
-                ends.append(time.monotonic())
-                report(f"{child.name} exited with status {child.process.returncode}; restarting it.")
-                try:
-                    self.start(service)
-                except ServiceFailed as error:  # for example, its orphaned child still uses the port
-                    report(str(error))
+                if child.process.poll() is not None:
+                    self._restart(service, child, ends, try_report)
+            if self.lock:
+                self.lock.keep()
             time.sleep(_POLL_SECONDS)
+
+    def _restart(
+        self, service: Service, child: Child, ends: deque[float], report: Callable[[str], None]
+    ) -> None:
+        if not disk.wait_for_space(self.settings, child, report):
+            if len(ends) == _MAX_RESTARTS and time.monotonic() - ends[0] < _RESTART_WINDOW:
+                child.check()
+            ends.append(time.monotonic())
+        report(f"{child.name} exited with status {child.process.returncode}; restarting it.")
+        try:
+            self.start(service)
+        except (ServiceFailed, OSError) as error:  # for example, its orphaned child still uses the port
+            report(str(error))
 
 
 @contextmanager
@@ -85,7 +101,8 @@ def installation(settings: Settings) -> Iterator[Installation]:
     """Run PostgreSQL, migrated, and the Prefect server until the block ends; ``start`` adds services.
 
     Services that a killed owner left running are stopped first. Raises :class:`AlreadyRunning` if another
-    process runs the services of this home, :class:`ServiceFailed` if a service does not start.
+    process runs the services of this home, :class:`ServiceFailed` if a service does not start, or if the
+    Prefect server of another home uses the same ledger.
     """
     ensure_authentication(settings, settings.server_host)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -95,6 +112,9 @@ def installation(settings: Settings) -> Iterator[Installation]:
         started = Installation(settings, stack)
         started.start(postgres)
         migrate(settings.database)
+        started.lock = ServerLock(settings)
+        stack.callback(started.lock.release)
+        started.lock.acquire()
         started.start(prefect_server)
         ports = {"server_host": settings.server_host, "server_port": settings.server_port}
         record.write(settings, {"url": started.url, "settings": ports})  # now other commands may use it

@@ -32,6 +32,11 @@ def server_url(settings: Settings) -> str:
     return local_url(settings.server_host, settings.server_port)
 
 
+def ui_url(settings: Settings) -> str:
+    """Return the address of the UI in the version that the server opens by default."""
+    return f"{server_url(settings)}/v2"
+
+
 def local_url(host: str, port: int) -> str:
     """Return the URL for clients on this machine of a server that listens on ``host``."""
     host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
@@ -67,6 +72,10 @@ def client_environment(settings: Settings) -> dict[str, str]:
         "TDP_MONITOR_PORT": str(settings.monitor_port),
         "PREFECT_HOME": str(settings.prefect_home),
         "PREFECT_API_URL": f"{server_url(settings)}/api",
+        # The links that Prefect prints open the version of the UI that "/" opens.
+        "PREFECT_UI_URL": ui_url(settings),
+        # Prefect's log lines have only the time by default, but a log file has the lines of many days.
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%Y-%m-%d %H:%M:%S",
         # If no server responds, a client must fail, not start an ephemeral server on SQLite.
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         # Clients also retry status 500, which the server returns while its database is unavailable.

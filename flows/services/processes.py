@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -19,6 +19,8 @@ from flows.services import record
 from flows.settings import Settings
 
 _POLL_SECONDS = 0.05
+#: Size from which a log is kept as an older one at the next start, and the number of older ones.
+_LOG_BYTES, _LOGS_KEPT = 10_000_000, 5
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Child:
     name: str
     process: psutil.Popen
     log: Path
+    #: Length of the log when the process started.
+    log_offset: int = 0
 
     def wait_ready(self, is_ready: Callable[[], bool], seconds: float) -> None:
         """Wait for ``is_ready()``. Raises :class:`ServiceFailed` if the process exits or takes too long."""
@@ -46,9 +50,31 @@ class Child:
             )
 
     def log_tail(self, lines: int = 5) -> str:
-        """Return the name of the log and its last lines."""
-        text = self.log.read_text(errors="replace").strip().splitlines()[-lines:]
+        """Return the name of the log and the last lines that this process wrote."""
+        text = self.log_end().strip().splitlines()[-lines:]
         return "\n  ".join([f"Its log is {self.log}:", *text])
+
+    def log_end(self, size: int = 4096) -> str:
+        """Return at most ``size`` bytes from the end of what this process wrote into its log."""
+        with self.log.open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - size, self.log_offset if self.log_offset <= length else 0))
+            return file.read().decode(errors="replace")
+
+
+def open_log(log: Path) -> IO[bytes]:
+    """Open ``log`` to append; a large one is kept as ``<log>.1`` first, and older ones up to ``<log>.5``.
+
+    Restarts lose nothing of the days before. Append mode, because logrotate may truncate the file.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        for number in reversed(range(1, _LOGS_KEPT)):
+            older = Path(f"{log}.{number}")
+            if older.exists():
+                older.replace(f"{log}.{number + 1}")
+        log.replace(f"{log}.1")
+    return log.open("ab")
 
 
 @contextmanager
@@ -64,14 +90,12 @@ def child(
 ) -> Iterator[Child]:
     """Run ``command`` in a session of its own, so that Ctrl-C in the terminal does not reach it directly.
 
-    Output goes to ``<name>.log``; the previous log is kept as ``<name>.log.1``. At the end of the block the
-    process receives ``stop_signal`` and has ``grace`` seconds; then it and its descendants are killed.
+    Output is appended to ``<name>.log``, see :func:`open_log`. At the end of the block the process receives
+    ``stop_signal`` and has ``grace`` seconds; then it and its descendants are killed.
     """
-    settings.logs.mkdir(parents=True, exist_ok=True)
     log = settings.logs / f"{name}.log"
-    if log.exists():
-        log.replace(f"{log}.1")
-    with log.open("ab") as out:  # append: logrotate may truncate the file
+    with open_log(log) as out:
+        offset = out.tell()
         process = psutil.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -83,7 +107,7 @@ def child(
         )
     try:
         record.add(settings, name, process, stop_signal, log)
-        yield Child(name, process, log)
+        yield Child(name, process, log, offset)
     finally:
         stop(process, stop_signal, grace)
         record.remove(settings, name)

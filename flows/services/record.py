@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ def add(
 
 
 def remove(settings: Settings, name: str) -> None:
-    """Remove a stopped service from the record."""
+    """Remove a stopped service from the record; on a full disk its entry stays, and :func:`find` skips it."""
     services = read(settings)["services"]
     services.pop(name, None)
-    write(settings, {"services": services})
+    with suppress(OSError):
+        write(settings, {"services": services})
 
 
 def find(service: Mapping[str, Any]) -> psutil.Process | None:

