@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 
 from flows import services
 from flows.cli import backfill_command as backfill
-from flows.cli import database, demo, reports
+from flows.cli import database, demo, hold_command, reports
 from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
@@ -38,7 +38,8 @@ app = typer.Typer(
         "Telegram Desktop exports in, PostgreSQL tables out.\n\n"
         "Start with `tdp demo`; then run `tdp up` in one terminal and `tdp run FOLDER` in another. State is "
         "kept in .tdp below the current directory, or in the directory that TDP_HOME names.\n\n"
-        "Exit status: 0 success, 1 failure (with a message), 2 wrong usage, 130 interrupted."
+        "Exit status: 0 success, 1 failure (with a message), 2 wrong usage, 3 a run completed but files "
+        "were not stored, or only in part, 130 interrupted."
     ),
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text.")]
@@ -98,6 +99,9 @@ def run(
 ) -> None:
     """Process the files of a folder and show the progress.
 
+    Exit status 0 means that every file was stored; 3 that some were not, or only in part: they are listed
+    with the reason. Ctrl-C stops the run and holds its unfinished batches: `tdp resume` lets them go on.
+
     Uses the services that `tdp up` started; otherwise starts them for the duration of the run.
     """
     console = Console(stderr=as_json)
@@ -116,6 +120,7 @@ def run(
 
 
 app.command()(backfill.backfill)
+app.add_typer(hold_command.app)
 
 
 @app.command()
