@@ -1,4 +1,4 @@
-"""One Prefect automation for each condition that the monitor raises; it sends a notification if configured.
+"""One Prefect automation for each condition of the monitor and each kind of failure, to notify operators.
 
 The notification goes to the block document ``tdp-notify``, of any of Prefect's notification types. Without
 that document the automations only record in the UI when they were triggered.
@@ -12,8 +12,14 @@ from typing import Any
 from prefect.client.orchestration import PrefectClient
 from prefect.events.schemas.automations import Automation, AutomationCore
 
+from flows.domain import BACKFILL, MAINTAIN, PROCESS_BATCH, PROCESS_INBOX
+
 #: Name of the notification block document.
 NOTIFY = "tdp-notify"
+_HOW_TO_NOTIFY = (
+    f"It notifies once a notification block named {NOTIFY} exists and `tdp apply` has run."
+    " You can disable it; `tdp apply` overwrites other changes."
+)
 #: Marks the automations of this project; `tdp apply` does not touch others.
 PREFIX = "tdp: "
 #: The conditions of the monitor, with their meaning. postgres_down and prefect_server_down are missing:
@@ -29,6 +35,16 @@ CONDITIONS = {
     "cpu_high": "The pipeline uses more than 60 % of the cores of the machine.",
     "worker_down": "No worker is online.",
     "disk_down": "Less than 2 GiB of disk space are free.",
+}
+#: Failures that flows report by an event each, with their meaning.
+REPORTED = {
+    "file_quarantined": "A run has quarantined source files, or stored them only in part.",
+    "rule_broken": "The audit of the maintain flow has found rows that break a rule of `tdp verify`.",
+}
+#: Failures that Prefect's own events report: their meaning, and the flows.
+FAILED_RUNS = {
+    "batch_failed": ("A batch has failed for good.", [PROCESS_BATCH]),
+    "run_failed": ("A run has failed or crashed.", [PROCESS_INBOX, BACKFILL, MAINTAIN]),
 }
 _COMPARED = {"description", "tags", "trigger", "actions"}
 
@@ -58,32 +74,54 @@ async def _actions(client: PrefectClient) -> list[dict[str, Any]]:
     for document in await client.read_block_documents(include_secrets=False):
         schema = document.block_schema
         if document.name == NOTIFY and schema and "notify" in schema.capabilities:
-            text = {"subject": "{{ event.resource.name }}", "body": "{{ event.payload.detail }}"}
-            return [{"type": "send-notification", "block_document_id": document.id, **text}]
+            return [{"type": "send-notification", "block_document_id": document.id}]
     return [{"type": "do-nothing"}]
 
 
 def _wanted(actions: list[dict[str, Any]]) -> dict[str, AutomationCore]:
-    return {PREFIX + name: _automation(name, meaning, actions) for name, meaning in CONDITIONS.items()}
+    detail = {"subject": "{{ event.resource.name }}", "body": "{{ event.payload.detail }}"}
+    wanted = [
+        _automation(name, meaning, _raised(name), actions, detail)
+        for name, meaning in (CONDITIONS | REPORTED).items()
+    ]
+    for name, (meaning, flows) in FAILED_RUNS.items():
+        state = "{{ event.resource['prefect.state-name'] }}: {{ event.resource['prefect.state-message'] }}"
+        text = {"subject": f"{name} {{{{ event.resource.name }}}}", "body": state}
+        wanted.append(_automation(name, meaning, _failed(flows), actions, text))
+    return {automation.name: automation for automation in wanted}
 
 
-def _automation(name: str, meaning: str, actions: list[dict[str, Any]]) -> AutomationCore:
+def _raised(name: str) -> dict[str, Any]:
+    """Return the trigger of an event of this project."""
+    return {
+        "match": {"prefect.resource.id": f"tdp.condition.{name}"},
+        "expect": ["tdp.condition.raised"],
+    }
+
+
+def _failed(flows: list[str]) -> dict[str, Any]:
+    """Return the trigger of a failed or crashed run of these flows."""
+    return {
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": flows},
+        "expect": ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"],
+    }
+
+
+def _automation(
+    name: str, meaning: str, trigger: dict[str, Any], actions: list[dict[str, Any]], text: dict[str, str]
+) -> AutomationCore:
     # Every field is set explicitly, because an update sends only the fields that were set.
     return AutomationCore.model_validate(
         {
             "name": PREFIX + name,
-            "description": f"{meaning} You can disable it; `tdp apply` overwrites other changes.",
+            "description": f"{meaning} {_HOW_TO_NOTIFY}",
             "enabled": True,
             "tags": ["tdp"],
-            "trigger": {
-                "type": "event",
-                "posture": "Reactive",
-                "match": {"prefect.resource.id": f"tdp.condition.{name}"},
-                "expect": ["tdp.condition.raised"],
-                "threshold": 1,
-                "within": 0,
-            },
-            "actions": actions,
+            "trigger": {"type": "event", "posture": "Reactive", **trigger, "threshold": 1, "within": 0},
+            "actions": [
+                action | text if action["type"] == "send-notification" else action for action in actions
+            ],
         }
     )
 

@@ -13,12 +13,14 @@ from prefect.runtime import flow_run
 from psycopg.rows import DictRow
 
 from flows.batches.backfill_plan import ensure_readable, plan_backfill, plan_markdown
+from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import Outcomes, Run, run_all, runner
 from flows.batches.runtime import Runtime, yielding_runtime
+from flows.batches.stopping import Stopped, ensure_not_held, stops
 from flows.batches.workdir import discard_outputs, kept_stages
 from flows.domain import BACKFILL, BatchStatus, FanOut, Log, Stage
-from flows.errors import BatchesFailed
+from flows.errors import BatchesFailed, NothingChosen
 from flows.ledger.batches import own_batch
 from flows.ledger.owner import own_run
 from flows.ledger.selection import (
@@ -29,12 +31,9 @@ from flows.ledger.selection import (
     requeue_prepared,
     select_batches,
 )
-from flows.ledger.session import Session
+from flows.ledger.session import Session, fetch
 from flows.reports import summary, summary_markdown
 from flows.reports.prefect_api import slots
-
-#: Failed batches named in the state's message; the artifact lists all of them.
-_MAX_NAMED = 20
 
 
 @flow(name=BACKFILL, persist_result=False)
@@ -55,8 +54,9 @@ async def backfill(
 ) -> dict[str, int]:
     """Run again all batches that match every given filter, from ``from_stage`` on.
 
-    At least one filter is required, or ``resume``; all days are in UTC. Raises BatchesFailed after the last
-    batch if some failed or could not be run again. A retry of the run continues where it stopped.
+    At least one filter is required, or ``resume``; all days are in UTC. Raises NothingChosen if no batch
+    matches, BatchUnknown if an id is not in the ledger, and BatchesFailed after the last batch if some failed
+    or could not be run again, or if other runs process all of them. A retry continues where it stopped.
 
     Args:
         batch_ids: Ids of batches; empty means batches of any id.
@@ -80,21 +80,29 @@ async def backfill(
     )
     run_id = UUID(flow_run.get_id())
     log = get_run_logger()
-    async with yielding_runtime() as runtime, own_run(run_id, runtime.database_url) as owner:
+    async with (
+        yielding_runtime() as runtime,
+        own_run(run_id, runtime.database_url) as owner,
+        stops(owner, log) as stopping,
+    ):
         session = owner.session
         if dry_run:
             return await _report_plan(session, await select_batches(session, filters), from_stage, runtime)
-        listed = await _plan(session, run_id, filters, from_stage, resume, runtime, log)
-        async with runner(fan_out, runtime, log) as run:
-            outcomes = await _run_all(listed, run_id, window or runtime.config.window, runtime, log, run)
-        await decorate(_report(run_id, runtime), "this backfill", log)
-    if outcomes.failed:
-        named = [f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items()]
-        more = f"; and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
-        raise BatchesFailed(
-            f"{len(named)} of {len(listed)} batches failed: {'; '.join(named[:_MAX_NAMED])}{more}"
-        )
-    return {"batches": len(listed), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
+        try:
+            async with stopping.stoppable(run_id):
+                listed = await _plan(session, run_id, filters, from_stage, resume, runtime, log)
+                async with runner(fan_out, runtime, stopping, log) as run:
+                    size = window or runtime.config.window
+                    outcomes = await _run_all(listed, run_id, size, runtime, log, run)
+                await decorate(_report(run_id, runtime), "this backfill", log)
+                batches = [row["batch_id"] for row in listed]
+                if outcomes.count == len(outcomes.busy):
+                    raise BatchesFailed(f"nothing was done: other runs process {', '.join(outcomes.busy)}")
+                skipped = sorted(set(batch_ids or []) - set(batches))
+                end: dict[str, int] = await conclude(owner, batches, outcomes, log, skipped)
+        except Stopped as stop:
+            end = stop.state(log)
+    return end
 
 
 async def _plan(
@@ -108,6 +116,8 @@ async def _plan(
 ) -> list[DictRow]:
     """Return the run's list of batches: the existing one if the run is retried, otherwise a new one."""
     if listed := await listed_batches(session, run_id):
+        await fetch(session, "resume_listed", flow_run_id=run_id)
+        await fetch(session, "requeue_failed", flow_run_id=run_id)
         log.info("Continuing with the same %d batches", len(listed))
         return listed
     if resume:
@@ -115,6 +125,8 @@ async def _plan(
     else:
         await list_batches(session, run_id, filters, from_stage)
     listed = await listed_batches(session, run_id)
+    if not listed:
+        raise NothingChosen(f"nothing is left of backfill {resume}, or it has no list of batches")
     log.info("%d batches to run again", len(listed))
     return listed
 
@@ -135,11 +147,12 @@ async def _run_all(
 async def prepare(batch_id: str, from_stage: str, run_id: UUID, runtime: Runtime) -> None:
     """Discard the batch's outputs from ``from_stage`` on and re-queue it for that stage, once per run.
 
-    Raises BatchBusy, or SourceMissing if its source files must be read again and are not available. Then the
-    batch is unchanged.
+    Raises BatchBusy, BatchHeld, or SourceMissing if its source files must be read again and are not
+    available. Then the batch is unchanged.
     """
     folder = runtime.settings.work / batch_id
     async with own_batch(batch_id, runtime.database_url) as batch:
+        ensure_not_held(batch_id, await batch.held_because())
         kept = await asyncio.to_thread(kept_stages, folder, from_stage)
         async with batch.owner.alone() as session:
             if not kept:

@@ -53,6 +53,10 @@ class BatchBusy(TdpError):
     """Another live run holds the lock on this batch or flow run, and does the work."""
 
 
+class BatchHeld(TdpError):
+    """The batch is held: no run processes it. `tdp resume`, Retry of its run, or a backfill continues it."""
+
+
 class BatchFailed(TdpError):
     """A batch's run on the work pool ended without completing it. `tdp show BATCH` shows the reason."""
 
@@ -62,7 +66,7 @@ class BatchUnknown(TdpError):
 
 
 class NothingChosen(TdpError):
-    """A backfill has no filter. Name batches, a status, dates, a source file or an error."""
+    """A backfill has no filter, or no batch matches. Name batches, a status, dates, a file or an error."""
 
 
 class BatchesFailed(TdpError):

@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import TERMINAL_STATES
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
+from flows.batches.decoration import report_failure
 from flows.batches.receiving import GONE
 from flows.batches.runtime import Runtime, current_runtime
 from flows.batches.workdir import discard_outputs
@@ -75,9 +76,9 @@ async def maintain() -> dict[str, int]:
     get_run_logger().info("Removed: %s", asdict(removed))
     if broken := [check for check in checks if not check.is_kept]:
         rules = "; ".join(f"{check.name} ({_finding(check)})" for check in broken)
-        raise RulesBroken(
-            f"{len(broken)} of {len(checks)} rules are broken: {rules}; `tdp verify` shows the rows"
-        )
+        message = f"{len(broken)} of {len(checks)} rules are broken: {rules}; `tdp verify` shows the rows"
+        report_failure("rule_broken", message)
+        raise RulesBroken(message)
     return asdict(removed)
 
 

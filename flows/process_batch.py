@@ -12,15 +12,16 @@ from prefect import Task, flow, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import TerminationSignal
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run, task_run
 from prefect.tasks import exponential_backoff
 
 from flows.batches.decoration import decorate
 from flows.batches.runtime import Runtime, current_runtime, yielding_runtime
 from flows.batches.stage_run import run_stage
+from flows.batches.stopping import Stopped, ensure_not_held, stopped_by, stops
 from flows.domain import PROCESS_BATCH, STAGES
-from flows.errors import BatchBusy, Retryable
+from flows.errors import BatchBusy, BatchHeld, Retryable
 from flows.ledger.batches import OwnedBatch, own_batch
 from flows.reports import timings_markdown
 from flows.stages.runner.contract import read_result
@@ -83,17 +84,42 @@ async def process_batch(batch_id: str, yielding: bool = False) -> dict[str, Any]
     A ``yielding`` run lets the stage runs of others go first.
 
     Returns its report: batch_id, status, file_count, stored, partial, quarantined, messages. A batch that
-    another living run works on is left to it.
+    another living run works on is left to it. A run that is cancelled ends as Cancelled and holds its batch.
     """
+    log = get_run_logger()
     async with (
         yielding_runtime() if yielding else nullcontext(await current_runtime()) as runtime,
         own_batch(batch_id, runtime.database_url) as batch,
+        stops(batch.owner, log) as stopping,
     ):
-        if batch.status != "COMPLETED":
-            await _finish(batch, runtime)
-        report = dict(await batch.report())
-    get_run_logger().info("%s", "  ".join(f"{key}={value}" for key, value in report.items()))
+        try:
+            async with stopping.stoppable(UUID(flow_run.get_id()), batch_id):
+                if batch.status != "COMPLETED":
+                    await _ensure_wanted(batch)
+                    await _finish(batch, runtime)
+                report = dict(await batch.report())
+        except Stopped as stop:
+            cancelled: dict[str, Any] = stop.state(log)
+            return cancelled
+    log.info("%s", "  ".join(f"{key}={value}" for key, value in report.items()))
     return report
+
+
+async def _ensure_wanted(batch: OwnedBatch) -> None:
+    """Resume a held batch of which an operator started this run, and re-queue a failed one.
+
+    Raises BatchHeld in a run of a parent.
+
+    The parent has resumed the batches of its list when it began: the hold is newer.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run and run.parent_task_run_id and (not run.deployment_id or run.run_count <= 1):
+        ensure_not_held(batch.batch_id, await batch.held_because())
+    else:
+        await batch.resume()
+    if batch.status == "FAILED":
+        await batch.requeue()
 
 
 async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
@@ -105,7 +131,7 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
             else:
                 await _with_retries(run, runtime.config.task_retries)(batch, runtime)
         await batch.complete()
-    except BatchBusy:
+    except (BatchBusy, BatchHeld):
         raise
     except BaseException as error:
         stop = stopped_by(error)
@@ -118,23 +144,6 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
         raise stop from None
     else:
         await _show_timings(batch, runtime)
-
-
-def stopped_by(error: BaseException) -> BaseException | None:
-    """Return what ends the whole run, if ``error`` is that or has come of it; None if it is a batch's own.
-
-    Prefect raises on SIGTERM wherever the process is just then, and Ctrl-C cancels. In the start of a task
-    its engine raises another error over either, and a stopped run would go on to its end.
-    """
-    if not isinstance(error, Exception):
-        return error
-    task = asyncio.current_task()
-    # A time-out and a lost gate come of cancellations too, but have taken them back.
-    cancelled = (asyncio.CancelledError,) if task and task.cancelling() else ()
-    cause: BaseException | None = error
-    while cause and not isinstance(cause, (TerminationSignal, *cancelled)):
-        cause = cause.__cause__ or cause.__context__
-    return cause
 
 
 async def _show_timings(batch: OwnedBatch, runtime: Runtime) -> None:

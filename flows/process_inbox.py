@@ -11,16 +11,17 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
 
+from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
 from flows.batches.inbox import is_unpacked_export, look
 from flows.batches.receiving import Arrival, Intake, requeue_restored
 from flows.batches.runtime import Runtime, current_runtime
+from flows.batches.stopping import Stopped, stops
 from flows.domain import PROCESS_INBOX, FanOut, Log
-from flows.errors import BatchesFailed
 from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
 from flows.ledger.owner import own_run
-from flows.ledger.session import Session
+from flows.ledger.session import Session, fetch
 from flows.reports import summary, summary_markdown
 
 
@@ -49,18 +50,20 @@ async def process_inbox(
     runtime = await current_runtime()
     log = get_run_logger()
     run_id = UUID(flow_run.get_id())
-    async with own_run(run_id, runtime.database_url) as owner:
-        folder = Path(inbox).absolute() if inbox else runtime.settings.inbox
-        size = batch_size or runtime.config.batch_size
-        batches = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
-        async with runner(fan_out, runtime, log) as run:
-            outcomes = await run_all(batches, window or runtime.config.window, log, run)
-        if batches:
-            await decorate(report(run_id, runtime), "this run", log)
-    if outcomes.failed:
-        named = "; ".join(f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items())
-        raise BatchesFailed(f"{len(outcomes.failed)} of {len(batches)} batches failed: {named}")
-    return {"batches": len(batches), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
+    async with own_run(run_id, runtime.database_url) as owner, stops(owner, log) as stopping:
+        try:
+            async with stopping.stoppable(run_id):
+                folder = Path(inbox).absolute() if inbox else runtime.settings.inbox
+                size = batch_size or runtime.config.batch_size
+                batches = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
+                async with runner(fan_out, runtime, stopping, log) as run:
+                    outcomes = await run_all(batches, window or runtime.config.window, log, run)
+                if batches:
+                    await decorate(report(run_id, runtime), "this run", log)
+                end: dict[str, int] = await conclude(owner, batches, outcomes, log)
+        except Stopped as stop:
+            end = stop.state(log)
+    return end
 
 
 async def plan(
@@ -75,6 +78,8 @@ async def plan(
 ) -> list[str]:
     """Return the run's batches in order: the frozen list if the run is retried, otherwise a new list."""
     if batches := await frozen_batches(session, run_id):
+        await fetch(session, "resume_listed", flow_run_id=run_id)
+        await fetch(session, "requeue_failed", flow_run_id=run_id)
         log.info("Retrying the same %d batches in the same order", len(batches))
         return batches
     move = await asyncio.to_thread(_moves, inbox, runtime, log, move)

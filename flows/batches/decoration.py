@@ -1,9 +1,11 @@
-"""Artifacts: what a run shows in the Prefect UI besides doing its work, and what decides nothing."""
+"""Artifacts and events: what a run shows in Prefect besides doing its work, and what decides nothing."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+
+from prefect.events import emit_event
 
 from flows.domain import Log
 
@@ -24,3 +26,9 @@ async def decorate(writing: Awaitable[object], what: str, log: Log) -> None:
         log.warning("The artifact of %s is not written yet: the Prefect server does not answer", what)
     elif error := task.exception():
         log.warning("The artifact of %s could not be written: %r", what, error)
+
+
+def report_failure(name: str, detail: str) -> None:
+    """Emit the event that triggers the automation of this name in ``deployments/automations.py``."""
+    resource = {"prefect.resource.id": f"tdp.condition.{name}", "prefect.resource.name": name}
+    emit_event("tdp.condition.raised", resource=resource, payload={"detail": detail})

@@ -6,40 +6,36 @@ process takes seconds, so the window has to be larger than the lanes alone ask f
 difference to the ledger: it says what became of a batch, and what is done is never done again.
 
 On the work pool, a child whose process or host died is Crashed (by its worker, or by
-:mod:`flows.operations.recovery` once nobody holds its batch) and is started again. A cancelled parent takes
-its children with it: Prefect cancels them within half a minute, and their batches wait for the next run. A
-killed parent does not: what its children have begun they finish, and what they have not is claimed by the
-next run of the inbox.
+:mod:`flows.operations.recovery` once no process owns its batch) and is started again. The children of a
+cancelled parent are cancelled, and all its unfinished batches are held (:mod:`flows.batches.stopping`). The
+children of a killed parent finish what they have begun; the next run of the inbox claims the other batches.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import arun_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import Abort, ObjectNotFound
 from prefect.runtime import flow_run
+from prefect.states import Cancelled, Cancelling
 
 from flows.batches.runtime import Runtime
+from flows.batches.stopping import CANCELLED, Stops, ensure_not_held, read_runs, stopped_by
 from flows.domain import BATCH_DEPLOYMENT, FanOut, Log
-from flows.errors import BatchBusy, BatchesFailed, BatchFailed, DeploymentMissing
+from flows.errors import BatchBusy, BatchesFailed, BatchFailed, BatchHeld, DeploymentMissing
 from flows.gate.lanes import lanes
 from flows.ledger.owner import owner
-from flows.process_batch import process_batch, stopped_by
+from flows.process_batch import process_batch
 
 #: Processes the batch of that id and returns its report.
 Run = Callable[[str], Awaitable[dict[str, Any]]]
@@ -50,7 +46,8 @@ _LOOK_EVERY = 1.0
 #: requests of each would wait for those of all the others, and the first batch would reach extract last; so
 #: it is there at once, and the list's order is kept.
 _LANES_APART, _FIRST_AHEAD = 0.05, 0.15
-_ENDED = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES)))
+#: Times that a child which was cancelled or deleted is looked at until its process has ended.
+_LOOKS_AT_ITS_END = 20
 
 
 @dataclass
@@ -59,7 +56,13 @@ class Outcomes:
 
     completed: list[str] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of batches that have ended."""
+        return len(self.completed) + len(self.busy) + len(self.held) + len(self.failed)
 
 
 async def run_all(batches: list[str], window: int, log: Log, run: Run) -> Outcomes:
@@ -72,8 +75,7 @@ async def run_all(batches: list[str], window: int, log: Log, run: Run) -> Outcom
             await asyncio.sleep(_FIRST_AHEAD + number * _LANES_APART)
         for batch_id in waiting:
             await _process(batch_id, outcomes, run)
-            done = len(outcomes.completed) + len(outcomes.busy) + len(outcomes.failed)
-            log.info("%d of %d batches done  failed=%d", done, len(batches), len(outcomes.failed))
+            log.info("%d of %d batches done  failed=%d", outcomes.count, len(batches), len(outcomes.failed))
 
     # Lanes end by themselves or because the run is cancelled. A TaskGroup would cancel them once more while
     # they clean up, and wrap what Prefect must see to call the run Cancelled and not Crashed.
@@ -92,6 +94,8 @@ async def _process(batch_id: str, outcomes: Outcomes, run: Run) -> None:
         outcomes.completed.append(batch_id)
     except BatchBusy:
         outcomes.busy.append(batch_id)
+    except BatchHeld:
+        outcomes.held.append(batch_id)
     except Exception as error:
         if stop := stopped_by(error):
             raise stop from None
@@ -99,14 +103,14 @@ async def _process(batch_id: str, outcomes: Outcomes, run: Run) -> None:
 
 
 @asynccontextmanager
-async def runner(how: FanOut | None, runtime: Runtime, log: Log) -> AsyncIterator[Run]:
+async def runner(how: FanOut | None, runtime: Runtime, stopping: Stops, log: Log) -> AsyncIterator[Run]:
     """Yield what runs one batch of this parent run; ``how`` None is what the TDP pipeline block says."""
     if (how or runtime.config.fan_out) == "process":
         async with (
             owner(runtime.database_url, "tdp run") as owning,
             lanes(owning, runtime.settings.work_locks, is_yielding=runtime.yielding),
         ):
-            yield _run_here
+            yield partial(_run_here, stopping)
         return
     async with get_client() as client:
         pool = _WorkPool(client, runtime, log)
@@ -116,11 +120,19 @@ async def runner(how: FanOut | None, runtime: Runtime, log: Log) -> AsyncIterato
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+            if stopping.reason:
+                await pool.cancel()
 
 
-async def _run_here(batch_id: str) -> dict[str, Any]:
+async def _run_here(stopping: Stops, batch_id: str) -> dict[str, Any]:
     # Whatever a subflow returns as its result, Prefect remembers until the parent ends: 10 kB a batch.
-    state = await process_batch(batch_id, return_state=True)
+    try:
+        state = await process_batch(batch_id, return_state=True)
+    except Abort as deleted:
+        state = Cancelled(message=str(deleted))
+    if state.is_cancelled():
+        stopping.ensure_wanted()
+        raise BatchHeld(state.message)
     report: dict[str, Any] = await state.aresult()
     return report
 
@@ -132,35 +144,41 @@ class _WorkPool:
         self._client, self._runtime, self._log = client, runtime, log
         # A retry of this run must not be given the children of the time before.
         self._key = f"{flow_run.get_id()}-{flow_run.get_run_count()}"
-        self._open: dict[UUID, asyncio.Future[FlowRun]] = {}
+        self._open: dict[UUID, asyncio.Future[FlowRun | None]] = {}
 
     async def run(self, batch_id: str) -> dict[str, Any]:
-        """Return the batch's report. Raises BatchBusy, BatchFailed or DeploymentMissing."""
+        """Return the batch's report. Raises BatchBusy, BatchHeld, BatchFailed or DeploymentMissing."""
         if report := await self._report(batch_id):
             return report
         for attempt in range(1 + self._runtime.config.task_retries):
             child = await self._ended(await self._start(batch_id, f"{self._key}-{batch_id}-{attempt}"))
+            if child is None or (child.state and child.state.is_cancelled()):
+                await self._hold(batch_id)
             if report := await self._report(batch_id, child):
                 return report
-            self._log.warning("The run %s of %s crashed", child.name, batch_id)
+            self._log.warning("The run %s of %s crashed", child.name if child else "", batch_id)
         raise BatchFailed(f"its runs on the work pool crashed, the last one so: {_message(child)}")
 
     async def watch(self) -> None:
-        """Tell those who wait for a child when it has ended; return never."""
+        """Set the results of the children that have ended or were deleted. Never returns."""
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            if not self._open:
-                continue
-            ids = FlowRunFilterId(any_=list(self._open))
+            waiting = list(self._open)
             try:
-                ended = await self._client.read_flow_runs(flow_run_filter=FlowRunFilter(id=ids, state=_ENDED))
-            except (
-                Exception
-            ) as error:  # whatever is away comes back; without this look all would wait for ever
-                self._log.warning("No news of the work pool, looking again: %r", error)
+                found = await read_runs(self._client, waiting)
+            except Exception as error:  # the server comes back; without this loop all waits are endless
+                self._log.warning("The states of the children are unknown, asking again: %r", error)
                 continue
-            for child in ended:
-                self._open.pop(child.id).set_result(child)
+            for run_id in waiting:
+                child = found.get(run_id)
+                if child is None or (child.state and child.state.is_final()):
+                    self._open.pop(run_id).set_result(child)
+
+    async def cancel(self) -> None:
+        """Cancel the children that have not ended; Prefect does so only for a parent that is Cancelled."""
+        for run_id in self._open:
+            with suppress(httpx.HTTPError, ObjectNotFound):
+                await self._client.set_flow_run_state(run_id, Cancelling())
 
     async def _start(self, batch_id: str, key: str) -> FlowRun:
         """Start a child; a server that is away is waited for."""
@@ -184,19 +202,21 @@ class _WorkPool:
                 self._log.warning("The Prefect server does not answer, waiting for it: %r", error)
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def _ended(self, child: FlowRun) -> FlowRun:
+    async def _ended(self, child: FlowRun) -> FlowRun | None:
+        """Return the child once it has ended; None if it was deleted."""
         self._open[child.id] = asyncio.get_running_loop().create_future()
         return await self._open[child.id]
 
     async def _report(self, batch_id: str, child: FlowRun | None = None) -> dict[str, Any] | None:
-        """Return the report of a completed batch; None if it has to be run, be it for the first time.
+        """Return the report of a completed batch; None if a child has to be started for it.
 
-        Raises BatchBusy or BatchFailed if ``child`` has ended and that is not for us to mend.
+        Raises BatchHeld, BatchBusy, or BatchFailed if ``child`` has ended and another one would not help.
         """
         async with owner(self._runtime.database_url, f"tdp look {batch_id}") as owning:
             (batch,) = await owning.fetch("batch_outcome", batch_id=batch_id)
             if batch["status"] == "COMPLETED":
                 return dict(*await owning.fetch("batch_report", batch_id=batch_id))
+        ensure_not_held(batch_id, batch["held_because"])
         if child is None:
             return None
         if batch["owned"]:
@@ -205,6 +225,15 @@ class _WorkPool:
             raise BatchFailed(batch["error_message"] or _message(child))
         return None
 
+    async def _hold(self, batch_id: str) -> None:
+        """Hold the batch of a child that was cancelled or deleted, once its process has released it."""
+        async with owner(self._runtime.database_url, f"tdp look {batch_id}") as owning:
+            for _ in range(_LOOKS_AT_ITS_END):
+                if not (await owning.fetch("batch_outcome", batch_id=batch_id))[0]["owned"]:
+                    break
+                await asyncio.sleep(_LOOK_EVERY)
+            await owning.fetch("hold_batches", batch_ids=[batch_id], reason=CANCELLED)
 
-def _message(child: FlowRun) -> str:
-    return f"{child.state_name}: {child.state.message if child.state else ''}"
+
+def _message(child: FlowRun | None) -> str:
+    return f"{child.state_name}: {child.state.message if child.state else ''}" if child else "deleted"

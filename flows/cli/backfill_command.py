@@ -81,6 +81,7 @@ def backfill(
     """Run batches again: those that match all given conditions. Scheduled runs take precedence.
 
     Continue an interrupted backfill with --resume, or with Retry in the Prefect UI if it was started there.
+    Exit status 3: it completed, but files were not stored in full or batches were skipped; they are named.
     """
     filters = Filters(
         batches or None, status, received_from, received_to, processed_from, processed_to, source, error

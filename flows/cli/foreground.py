@@ -20,7 +20,7 @@ from rich.text import Text
 
 from flows import reports, services
 from flows.cli import pages
-from flows.errors import ServiceFailed
+from flows.errors import BatchesFailed, ServiceFailed
 from flows.ledger.connection import connection
 from flows.reports import text
 from flows.reports.prefect_api import slots
@@ -42,11 +42,15 @@ class Finished(msgspec.Struct):
     url: str
     summary: reports.Summary
     left: list[reports.LeftFile] = []
+    skipped: int = 0
 
     @property
     def status(self) -> int:
-        """Exit status: 0 if every batch was completed."""
-        return 0 if self.state == "Completed" else 1
+        """Exit status: 0 if every file was stored, 3 if some were not, 1 if the run did not complete."""
+        if self.state != "Completed":
+            return 1
+        totals = self.summary.totals
+        return 0 if totals.stored == totals.files and not self.skipped else 3
 
 
 def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
@@ -70,8 +74,10 @@ def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: 
     limits = _limits(settings)
     with connection(settings.database, readonly=True, autocommit=True) as ledger:
         ended = _run_process(
-            flow, settings, parameters, lambda process: _follow(process, ledger, limits, console)
+            flow, settings, parameters, console, lambda process: _follow(process, ledger, limits, console)
         )
+        if ended["state"] == "Deleted":
+            raise BatchesFailed(ended["message"])
         summary = reports.summary(ledger, ended["flow_run_id"], limits=limits)
     url = f"{services.ui_url(settings)}/runs/flow-run/{ended['flow_run_id']}"
     return Finished(url=url, summary=summary, **ended)
@@ -80,10 +86,19 @@ def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: 
 def print_finished(finished: Finished, console: Console) -> None:
     """Print the summary and the final state of a run."""
     console.print(summary_page(finished.summary))
-    colour = "green" if finished.status == 0 else "red"
+    incomplete = finished.summary.incomplete
+    for file in incomplete:
+        outcome = pages.coloured(file.status)
+        console.print(
+            Text.assemble(outcome, f"  {file.name} ({file.batch_id}): {file.error}"), soft_wrap=True
+        )
+    totals = finished.summary.totals
+    if (more := totals.partial + totals.quarantined - len(incomplete)) > 0:
+        console.print(f"and {more:,} more: `tdp show BATCH` lists the files of a batch")
+    colour = {0: "green", 3: "yellow"}.get(finished.status, "red")
     console.print(f"\n[{colour}]{finished.state}[/]", Text(finished.message or ""))
-    for file in finished.left:
-        console.print(Text(f"Left in {file.folder}: {file.name}: {file.reason}"), soft_wrap=True)
+    for left in finished.left:
+        console.print(Text(f"Left in {left.folder}: {left.name}: {left.reason}"), soft_wrap=True)
     console.print(f"Run  {finished.url}", soft_wrap=True)
 
 
@@ -106,7 +121,11 @@ def summary_page(summary: reports.Summary) -> RenderableType:
 
 
 def _run_process(
-    flow: str, settings: Settings, parameters: Mapping[str, Any], follow: Callable[[psutil.Popen], None]
+    flow: str,
+    settings: Settings,
+    parameters: Mapping[str, Any],
+    console: Console,
+    follow: Callable[[psutil.Popen], None],
 ) -> dict[str, Any]:
     """Return the outcome that the process of the run wrote; ``follow`` returns when the process has ended."""
     with TemporaryDirectory(prefix="tdp-run-") as folder:
@@ -125,6 +144,11 @@ def _run_process(
             )
         try:
             follow(process)
+        except KeyboardInterrupt:
+            stop(process, signal.SIGINT, grace=15)
+            if outcome.exists():
+                console.print(msgspec.json.decode(outcome.read_bytes())["message"], soft_wrap=True)
+            raise
         finally:
             stop(process, signal.SIGINT, grace=15)
         if not outcome.exists():

@@ -6,24 +6,42 @@ Arguments: the flow as ``module:function``, its parameters as JSON, and the file
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any, cast
 
 import msgspec
+from prefect.exceptions import Abort
+
+from flows.batches.stopping import interrupt
 
 
 class Outcome(msgspec.Struct):
-    """How a flow run ended: its id, and the name (Completed, Failed, …) and message of its final state."""
+    """How a flow run ended: its id, and the name (Completed, Failed, …) and message of its final state.
+
+    ``skipped`` batches of a completed run are held, or another run processes them.
+    """
 
     flow_run_id: str
     state: str
     message: str | None
+    skipped: int = 0
 
 
 async def _run(flow: str, parameters: dict[str, object]) -> Outcome:
-    state = await resolve_name(flow)(**parameters, return_state=True)
-    return Outcome(str(state.state_details.flow_run_id), state.name or state.type.value, state.message)
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt, task)
+    try:
+        state = await resolve_name(flow)(**parameters, return_state=True)
+    except Abort as deleted:
+        return Outcome("", "Deleted", str(deleted))
+    counts = await state.aresult() if state.is_completed() else {}
+    skipped = counts.get("batches", 0) - counts.get("completed", 0)
+    return Outcome(
+        str(state.state_details.flow_run_id), state.name or state.type.value, state.message, skipped
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 
 from flows import services
 from flows.cli import backfill_command as backfill
-from flows.cli import database, demo, files, reports
+from flows.cli import database, demo, files, hold_command, reports
 from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
@@ -38,7 +38,8 @@ app = typer.Typer(
         "Telegram Desktop exports in, PostgreSQL tables out.\n\n"
         "Start with `tdp demo`; then run `tdp up` in one terminal and `tdp run FOLDER` in another. State is "
         "kept in .tdp below the current directory, or in the directory that TDP_HOME names.\n\n"
-        "Exit status: 0 success, 1 failure (with a message), 2 wrong usage, 130 interrupted."
+        "Exit status: 0 success, 1 failure (with a message), 2 wrong usage, 3 a run completed but files "
+        "were not stored, or only in part, 130 interrupted."
     ),
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text.")]
@@ -113,7 +114,9 @@ def run(
     """Process the files of a folder and show the progress.
 
     The files of a folder are copied, and the folder stays as it was; received files leave the inbox, and with
-    --move any folder. Exit status: 0, 1 if a batch failed, 3 if files of the folder could not be received.
+    --move any folder. Exit status: 0 if every file was stored, 1 if a batch failed, 3 if some files were not
+    stored, or only in part: they are listed with the reason. Ctrl-C stops the run and holds its unfinished
+    batches: `tdp resume` lets them go on.
 
     Uses the services that `tdp up` started; otherwise starts them for the duration of the run.
     """
@@ -135,6 +138,7 @@ def run(
 
 
 app.command()(backfill.backfill)
+app.add_typer(hold_command.app)
 
 
 @app.command()

@@ -48,6 +48,7 @@ def status_page(now: Status) -> RenderableType:
     """Return lanes, batches and files at one point in time."""
     files = now.files
     counts = ", ".join(f"{count:,} {name}" for name, count in now.batches.items()) or "none"
+    counts += f"; {now.held:,} held, see `tdp batches --held`" if now.held else ""
     return Group(
         _lanes_table(now.lanes),
         *_queues(now.lanes),
@@ -138,13 +139,13 @@ def _batch_and_attempt(run: OpenRun) -> str:
 
 
 def batches_page(batches: Sequence[BatchLine]) -> RenderableType:
-    """Return one row per batch, and below the table the errors of failed batches."""
+    """Return one row per batch, and below the table the errors of failed and the reasons of held batches."""
     headers = ("Batch", "Status", "Created", "Files", "Messages", "Extract", "Convert", "Store")
     table = plain_table(headers, right=range(3, 8))
     for batch in batches:
         table.add_row(
             batch.batch_id,
-            coloured(batch.status),
+            coloured(batch.status) + (", held" if batch.held_at else ""),
             f"{batch.created_at.astimezone():%m-%d %H:%M}",
             str(batch.file_count),
             text.number(batch.messages, 0),
@@ -153,7 +154,15 @@ def batches_page(batches: Sequence[BatchLine]) -> RenderableType:
             text.seconds(batch.store_duration_sec),
         )
     errors = [(batch.batch_id, batch.error_message) for batch in batches]
-    return Group(table, *_reasons(errors, 300))
+    holds = [(batch.batch_id, _hold(batch)) for batch in batches]
+    return Group(table, *_reasons(errors, 300), *_reasons(holds, 300))
+
+
+def _hold(batch: BatchLine | BatchDetail) -> str | None:
+    """Return since when and why a batch is held, and what continues it; None if it is not held."""
+    if batch.held_at is None:
+        return None
+    return f"held since {when(batch.held_at)}, {batch.held_because}; to continue: tdp resume {batch.batch_id}"
 
 
 def batch_page(found: BatchDetail) -> RenderableType:
@@ -170,7 +179,7 @@ def batch_page(found: BatchDetail) -> RenderableType:
     return Group(
         head,
         *map(Text, lines),
-        *_reasons([("error", found.error_message)], 1000),
+        *_reasons([("error", found.error_message), ("hold", _hold(found))], 1000),
         Text(),
         _files_table(found),
         *_reasons(files, 300),

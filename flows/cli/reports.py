@@ -88,13 +88,14 @@ def batches(
     status: Annotated[
         BatchStatus | None, typer.Option(case_sensitive=False, help="Only batches with this status.")
     ] = None,
+    held: Annotated[bool, typer.Option("--held", help="Only batches that are held.")] = False,
     since: Since = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of batches.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List batches, newest first."""
     with _ledger(_installation()) as ledger:
-        found = reports.batches(ledger, status=status, since=since, limit=limit)
+        found = reports.batches(ledger, status=status, held=held, since=since, limit=limit)
     if as_json:
         _print_json(found)
         return

@@ -88,6 +88,15 @@ class OwnedBatch:
         with suppress(DatabaseUnavailable):
             await fetch(self.owner.session, "requeue_batch", batch_id=self.batch_id)
 
+    async def held_because(self) -> str | None:
+        """Return why the batch is held; None if it is not."""
+        rows = await self._fetch("held_batches", batch_ids=[self.batch_id])
+        return rows[0]["held_because"] if rows else None
+
+    async def resume(self) -> None:
+        """Let this run, and later ones, process the batch again."""
+        await self._fetch("resume_batches", batch_ids=[self.batch_id])
+
     async def report(self) -> DictRow:
         """Return batch_id, status, file_count, stored, partial, quarantined and messages."""
         (row,) = await self._fetch("batch_report")

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg.rows import DictRow
 
-from flows.errors import NothingChosen
+from flows.errors import BatchUnknown, NothingChosen
 from flows.ledger.intake import planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
@@ -37,7 +37,10 @@ class Filters:
 
 
 async def select_batches(session: Session, filters: Filters) -> list[str]:
-    """Return the batches that match ``filters``, oldest first. Raises NothingChosen if no filter is set."""
+    """Return the batches that match ``filters``, oldest first.
+
+    Raises NothingChosen if no filter is set or no batch matches, BatchUnknown if an id is not in the ledger.
+    """
     given = asdict(filters)
     if all(value is None for value in given.values()):
         raise NothingChosen("no filter: choose batches by id, status, dates, source file or error")
@@ -46,7 +49,17 @@ async def select_batches(session: Session, filters: Filters) -> list[str]:
     given["sha256"] = source.lower() if is_hash else None
     given["name_like"] = _like(source) if source and not is_hash else None
     given["batch_ids"] = list(filters.batch_ids) if filters.batch_ids is not None else None
-    return [row["batch_id"] for row in await fetch(session, "select_batches", **given)]
+    await _ensure_known(session, given["batch_ids"] or [])
+    chosen = [row["batch_id"] for row in await fetch(session, "select_batches", **given)]
+    if not chosen:
+        raise NothingChosen("no batch matches all filters; `tdp batches` lists the batches")
+    return chosen
+
+
+async def _ensure_known(session: Session, batch_ids: Sequence[str]) -> None:
+    known = {row["batch_id"] for row in await fetch(session, "statuses_of", batch_ids=batch_ids)}
+    if unknown := sorted(set(batch_ids) - known):
+        raise BatchUnknown(f"not in the ledger: {', '.join(unknown)}; `tdp batches` lists the batches")
 
 
 async def list_batches(session: Session, flow_run_id: UUID, filters: Filters, from_stage: str) -> None:
@@ -54,12 +67,14 @@ async def list_batches(session: Session, flow_run_id: UUID, filters: Filters, fr
     async with planning(session):  # no source file may be purged between selecting and listing
         chosen = await select_batches(session, filters)
         await fetch(session, "list_batches", flow_run_id=flow_run_id, batch_ids=chosen, from_stage=from_stage)
+        await fetch(session, "resume_listed", flow_run_id=flow_run_id)
 
 
 async def adopt_batches(session: Session, flow_run_id: UUID, earlier: UUID, database_url: str) -> None:
     """List the batches that the backfill ``earlier`` did not complete. Raises BatchBusy if it is alive."""
     async with own_run(earlier, database_url), planning(session):
         await fetch(session, "adopt_batches", flow_run_id=flow_run_id, earlier=earlier)
+        await fetch(session, "resume_listed", flow_run_id=flow_run_id)
 
 
 async def listed_batches(session: Session, flow_run_id: UUID) -> list[DictRow]:

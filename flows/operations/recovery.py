@@ -1,5 +1,7 @@
 """Recovery: set dead runs to Crashed, request a run that claims their batches, release leaked slots.
 
+It leaves held batches alone, and holds those that a cancelled run has left behind.
+
     python -m flows.operations.recovery
 
 A round processes no batches, so rounds may overlap and run on several hosts at once. A run is dead if the
@@ -27,6 +29,7 @@ from prefect.client.schemas.filters import (
     FlowFilterName,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterEndTime,
     FlowRunFilterExpectedStartTime,
     FlowRunFilterId,
     FlowRunFilterState,
@@ -36,12 +39,13 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed, Scheduled
+from prefect.states import Cancelled, Crashed, Scheduled
 
+from flows.batches.stopping import CANCELLED, how_to_continue
 from flows.domain import FLOW_NAMES, INBOX_DEPLOYMENT
 from flows.ledger.session import Session, connect, fetch
 from flows.settings import Settings
@@ -60,6 +64,8 @@ _REQUEST_INTERVAL = 15
 _OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 #: A stage is at rest if no run has held a slot for this many seconds. A run releases its slot before that.
 _AT_REST = 25.0
+#: How long after the end of a cancelled run its state gets its message.
+_EXPLAINED_WITHIN = timedelta(minutes=10)
 #: Most runs that one round reads; the next round reads the others.
 _PAGE = 200
 
@@ -72,7 +78,8 @@ class Recovered:
     """The results of one round.
 
     Flow runs and task runs set to Crashed, orphaned batches, the inbox run requested for them (None if none
-    was), and the number of leaked slots released by stage.
+    was), the number of leaked slots released by stage, the batches of cancelled runs that are held now, and
+    the cancelled runs whose state got a message that says so.
     """
 
     flow_runs: list[UUID] = field(default_factory=list)
@@ -80,6 +87,8 @@ class Recovered:
     batches: list[str] = field(default_factory=list)
     requested_run: UUID | None = None
     slots: dict[str, int] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
+    explained: list[UUID] = field(default_factory=list)
 
 
 class _Owner(NamedTuple):
@@ -89,17 +98,28 @@ class _Owner(NamedTuple):
     run_id: UUID | None = None
 
 
+class _Orphan(NamedTuple):
+    """An orphaned batch, and the last runs that processed and that listed it."""
+
+    batch_id: str
+    flow_run_id: UUID | None
+    parent_run_id: UUID | None
+
+
 async def recover(settings: Settings) -> Recovered:
     """Run one round. Raises DatabaseUnavailable, or an httpx error if the Prefect server is unavailable."""
     async with get_client() as client, await connect(settings.database, "tdp recover", patience=0) as ledger:
         dead, orphans = await asyncio.gather(
-            _found_twice(lambda: _dead_runs(client, ledger)), _found_twice(lambda: _orphans(client, ledger))
+            _found_twice(lambda: _dead_runs(client, ledger)), _found_twice(lambda: _orphans(ledger))
         )
-        done = Recovered(batches=orphans)
+        done = Recovered()
+        done.held = await _hold_cancelled(client, ledger, orphans)
+        done.batches = [orphan.batch_id for orphan in orphans if orphan.batch_id not in done.held]
+        done.explained = await _explain_cancelled(client, ledger)
         done.flow_runs = [run_id for run_id in dead if await _crash(client, run_id)]
         done.task_runs = await _crash_tasks(client)
         done.slots = await _release_leaked_slots(client, ledger)
-        if orphans:
+        if done.batches:
             done.requested_run = await _request_run(client)
     return done
 
@@ -168,17 +188,49 @@ async def _locks(client: PrefectClient, runs: Iterable[FlowRun]) -> dict[UUID, _
     return locks
 
 
-async def _orphans(client: PrefectClient, ledger: Session) -> list[str]:
-    """Return the orphaned batches, except those of cancelled runs, which wait for the next scheduled run."""
+async def _orphans(ledger: Session) -> list[_Orphan]:
     rows = await fetch(ledger, "orphaned_batches")
-    owners = {row[name] for row in rows for name in ("flow_run_id", "parent_run_id") if row[name]}
+    return [_Orphan(**row) for row in rows]
+
+
+async def _hold_cancelled(client: PrefectClient, ledger: Session, orphans: list[_Orphan]) -> list[str]:
+    """Hold the orphaned batches of cancelled runs, whose processes ended before they could do so."""
+    owners = {run_id for orphan in orphans for run_id in orphan[1:] if run_id}
+    if not owners:
+        return []
     cancelled = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             id=FlowRunFilterId(any_=list(owners)), state=_in_state(StateType.CANCELLED, StateType.CANCELLING)
         )
     )
     stopped = {run.id for run in cancelled}
-    return [row["batch_id"] for row in rows if not stopped & {row["flow_run_id"], row["parent_run_id"]}]
+    left = [orphan.batch_id for orphan in orphans if stopped & {*orphan[1:]}]
+    rows = await fetch(ledger, "hold_batches", batch_ids=left, reason=CANCELLED)
+    return [row["batch_id"] for row in rows]
+
+
+async def _explain_cancelled(client: PrefectClient, ledger: Session) -> list[UUID]:
+    """Let the states of runs that a worker has set to Cancelled say what became of their batches."""
+    runs = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
+        flow_run_filter=FlowRunFilter(
+            state=_in_state(StateType.CANCELLED),
+            end_time=FlowRunFilterEndTime.model_validate(
+                {"after_": await _server_time(client) - _EXPLAINED_WITHIN}
+            ),
+        ),
+        limit=_PAGE,
+    )
+    plain = [run for run in runs if run.state and not (run.state.message or "").startswith("Stopped: ")]
+    explained = []
+    for run in plain:
+        rows = await fetch(ledger, "held_of_run", flow_run_id=run.id)
+        if rows:
+            held = [row["batch_id"] for row in rows]
+            state: State[None] = Cancelled(message=f"Stopped: {CANCELLED}. {how_to_continue(held)}")
+            await client.set_flow_run_state(run.id, state, force=True)
+            explained.append(run.id)
+    return explained
 
 
 async def _crash(client: PrefectClient, run_id: UUID) -> bool:

@@ -53,11 +53,12 @@ class Files(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The whole installation at one moment, by the database's clock."""
+    """The whole installation at one moment, by the database's clock; ``held`` batches have a status, too."""
 
     at: datetime
     lanes: list[Lane]
     batches: dict[str, int]
+    held: int
     files: Files
 
 
@@ -76,6 +77,8 @@ class BatchLine(msgspec.Struct, frozen=True):
     convert_duration_sec: float | None
     store_duration_sec: float | None
     error_message: str | None
+    held_at: datetime | None = None
+    held_because: str | None = None
 
 
 class BatchFile(msgspec.Struct, frozen=True):
@@ -123,6 +126,8 @@ class BatchDetail(msgspec.Struct, frozen=True):
     resumes_at: str | None
     files: list[BatchFile]
     stage_runs: list[StageRun]
+    held_at: datetime | None = None
+    held_because: str | None = None
 
 
 def status(connection: Connection, limits: Mapping[str, int] | None = None) -> Status:
@@ -145,15 +150,22 @@ def status(connection: Connection, limits: Mapping[str, int] | None = None) -> S
         at=_sql.clock(connection),
         lanes=lanes,
         batches={row["status"]: row["batches"] for row in _sql.batch_statuses(connection)},
+        held=_sql.held_count(connection),
         files=Files(**_sql.file_counts(connection)),
     )
 
 
 def batches(
-    connection: Connection, *, status: str | None = None, since: datetime | None = None, limit: int = 50
+    connection: Connection,
+    *,
+    status: str | None = None,
+    held: bool = False,
+    since: datetime | None = None,
+    limit: int = 50,
 ) -> list[BatchLine]:
-    """Return batches of one status or of all, newest first, at most ``limit``."""
-    return records(_sql.batches(connection, status=status, since=since, limit=limit), BatchLine)
+    """Return at most ``limit`` batches, newest first: of one status, or only those that are held, or all."""
+    rows = _sql.batches(connection, status=status, held=held, since=since, limit=limit)
+    return records(rows, BatchLine)
 
 
 def batch(connection: Connection, batch_id: str) -> BatchDetail:

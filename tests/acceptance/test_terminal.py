@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +59,30 @@ def test_tdp_run_processes_real_exports(up: Installed, samples: Path, tmp_path: 
     assert twin == [{"n": 213}]
 
 
+def test_ctrl_c_on_tdp_run_holds_its_batches_until_they_are_resumed(up: Installed) -> None:
+    up.obstruct("extract")
+    first, second = up.next_batches(2)
+    up.flag(first, "hold")
+    up.drop(4, seed=54)
+    screen = up.flags / "run.log"
+    command = [Path(sys.executable).parent / "tdp", "run", "--batch-size", "2"]
+    with screen.open("wb") as out:
+        run = subprocess.Popen(command, env=up.environment, stdout=out, stderr=out, start_new_session=True)
+    up.until(lambda: len(up.works()) == 1)
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait(60) == 130
+    assert up.works() == []
+    up.flag(first, "hold").unlink()
+    said = " ".join(screen.read_text().split())
+    assert f"Held: {first}, {second}. The next run continues them after `tdp resume {first} {second}`" in said
+    assert up.type("tdp", "batches", "--held").count("interrupted in the terminal") == 2
+
+    up.ended(up.run_deployment("process-inbox/scheduled"))  # as the schedule does
+    assert up.statuses(first, second) == ["QUEUED", "QUEUED"]
+    assert up.type("tdp", "resume", first, second).count("resumed") == 2
+    up.until(lambda: up.statuses(first, second) == ["COMPLETED", "COMPLETED"])  # by recovery
+
+
 def test_ctrl_c_and_sigterm_end_every_process_and_the_next_run_resumes(up: Installed) -> None:
     up.obstruct("extract")
     (batch,) = up.next_batches(1)
@@ -69,7 +96,7 @@ def test_ctrl_c_and_sigterm_end_every_process_and_the_next_run_resumes(up: Insta
     up.start()
     up.flag(batch, "hold").unlink()
     up.run_deployment("process-inbox/scheduled")
-    up.until(lambda: up.statuses(batch) == ["COMPLETED"])
+    up.until(lambda: up.statuses(batch) == ["COMPLETED"])  # not held: no run was cancelled
     assert up.query(ROWS)[0]["messages"] - before["messages"] == expected.messages
     first, *others = up.stage_runs(batch)
     assert first in [("extract", 1, "CANCELLED"), ("extract", 1, "LOST")]

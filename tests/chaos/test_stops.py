@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from plant import STAGES, Plant
 
+from flows.batches.stopping import CANCELLED
 from flows.samples import write_samples
 
 matrix = pytest.mark.matrix
@@ -42,10 +45,23 @@ def test_cancelled_in_prefect(plant: Plant, stage: str) -> None:
     plant.until(lambda: plant.state(run) == "Cancelled")
     left = "SELECT DISTINCT status FROM batch_processing WHERE status <> 'COMPLETED'"
     plant.until(lambda: plant.query(left) == [{"status": "QUEUED"}])
-    plant.run_deployment("process-inbox/scheduled")  # as the schedule does
+    unfinished = "SELECT batch_id FROM batch_processing WHERE status <> 'COMPLETED' ORDER BY 1"
+    assert set(held(plant).values()) == {CANCELLED}
+    assert list(held(plant)) == [row["batch_id"] for row in plant.query(unfinished)]
+    message = plant.until(lambda: told(plant, run), 30)
+    assert all(batch_id in message for batch_id in held(plant))
+    assert {state["name"] for state in children(plant, run).values()} <= {"Cancelled", "Completed"}
+    plant.api("POST", f"flow_runs/{run}/set_state", state={"type": "SCHEDULED", "name": "AwaitingRetry"})
     plant.until(plant.is_done, 120)
+    assert held(plant) == {}
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind()
+
+
+def told(plant: Plant, run: str) -> str | None:
+    """Return the message of a run's state once it says how to go on."""
+    message = plant.api("GET", f"flow_runs/{run}")["state"]["message"] or ""
+    return message if "tdp resume" in message else None
 
 
 @matrix
@@ -94,5 +110,128 @@ def test_two_parents_a_backfill_and_a_retry_compete_for_one_batch(plant: Plant) 
     assert [tuple(run.values()) for run in runs[1:]] == [(stage, "COMPLETED") for stage in STAGES]
     said = [log.read_text() for log in sorted(plant.folder.glob("flow[01].log"))]
     assert sum("another run is working on batch_000001" in log or "'busy': 1" in log for log in said) >= 1
+    plant.assert_nothing_lost_nothing_twice()
+    plant.assert_nothing_left_behind()
+
+
+def held(plant: Plant) -> dict[str, str]:
+    """Return the held batches with the reason."""
+    rows = plant.query(
+        "SELECT batch_id, held_because FROM batch_processing WHERE held_at IS NOT NULL ORDER BY 1"
+    )
+    return {row["batch_id"]: row["held_because"] for row in rows}
+
+
+def runs(plant: Plant, **wanted: object) -> list[dict[str, Any]]:
+    """Return the flow runs of this test's ledger that match, the oldest first."""
+    found = plant.api("POST", "flow_runs/filter", flow_runs=wanted, sort="START_TIME_ASC")
+    return list(found)
+
+
+def children(plant: Plant, parent: str) -> dict[str, dict[str, Any]]:
+    """Return the state of each subflow of a run, by batch."""
+    return {run["name"]: run["state"] for run in runs(plant, parent_flow_run_id={"any_": [parent]})}
+
+
+def tdp(plant: Plant, *arguments: str) -> str:
+    """Run the command line on the plant's installation."""
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def parent_of(plant: Plant) -> str:
+    (row,) = plant.query("SELECT DISTINCT flow_run_id FROM run_batches")
+    return str(row["flow_run_id"])
+
+
+@pytest.mark.parametrize("how", ["cancelled", "deleted"])
+def test_a_subflow_that_is_cancelled_or_deleted_ends_and_its_batch_is_held(plant: Plant, how: str) -> None:
+    plant.configure(files=4)
+    hold = plant.folder / "convert.hold"
+    hold.touch()
+    flow = plant.start_flow()
+    work = plant.work(flow, "convert")
+    (batch,) = plant.query("SELECT batch_id, flow_run_id FROM batch_processing WHERE status = 'CONVERTING'")
+    if how == "cancelled":
+        state = {"type": "CANCELLING"}
+        plant.api("POST", f"flow_runs/{batch['flow_run_id']}/set_state", state=state, force=False)
+    else:
+        plant.api("DELETE", f"flow_runs/{batch['flow_run_id']}")
+    plant.until(lambda: not work.is_running(), 10)
+    hold.unlink()
+    plant.until(lambda: held(plant) == {batch["batch_id"]: f"its run was {how} in Prefect"}, 10)
+    flow.wait(120)
+    parent = parent_of(plant)
+    assert plant.state(parent) == "Completed", plant.logs()
+    if how == "cancelled":
+        state = children(plant, parent)[batch["batch_id"]]
+        assert state["name"] == "Cancelled"
+        assert f"tdp resume {batch['batch_id']}" in state["message"]
+    plant.start_flow().wait(60)
+    assert list(held(plant)) == [batch["batch_id"]]  # neither the run itself nor the next one processed it
+
+    assert tdp(plant, "resume", batch["batch_id"]).startswith(batch["batch_id"])
+    plant.finish()
+    plant.assert_nothing_lost_nothing_twice()
+    plant.assert_nothing_left_behind()
+
+
+@pytest.mark.parametrize("how", ["cancelling", "cancelled", "deleted"])
+def test_a_parent_that_is_cancelled_or_deleted_ends_and_its_batches_are_held(plant: Plant, how: str) -> None:
+    """A run without a worker: no process but its own can end it."""
+    plant.configure(files=5)
+    hold = plant.folder / "extract.hold"
+    hold.touch()
+    flow = plant.start_flow()
+    work = plant.work(flow, "extract")
+    parent = parent_of(plant)
+    if how == "deleted":
+        plant.api("DELETE", f"flow_runs/{parent}")
+    else:
+        state = {"type": how.upper()}
+        plant.api("POST", f"flow_runs/{parent}/set_state", state=state, force=how == "cancelled")
+    plant.until(lambda: not work.is_running(), 10)
+    flow.wait(30)
+    assert set(held(plant)) == {"batch_000001", "batch_000002", "batch_000003"}
+    if how != "deleted":
+        found = plant.api("GET", f"flow_runs/{parent}")["state"]
+        assert (found["name"], "tdp resume" in found["message"]) == ("Cancelled", True)
+        assert {state["name"] for state in children(plant, parent).values()} == {"Cancelled"}
+    hold.unlink()
+    plant.start_flow().wait(60)
+    assert len(held(plant)) == 3
+    tdp(plant, "resume", "--all")
+    plant.finish()
+    plant.assert_nothing_lost_nothing_twice()
+    plant.assert_nothing_left_behind()
+
+
+@matrix
+def test_a_hold_ends_waits_and_lets_the_stage_at_work_finish(plant: Plant) -> None:
+    plant.configure(files=5)
+    hold = plant.folder / "extract.hold"
+    hold.touch()
+    flow = plant.start_flow()
+    work = plant.work(flow, "extract")
+    at_work = plant.in_stage("extract")["batch_id"]
+    plant.until(lambda: plant.query("SELECT 1 FROM stage_runs HAVING count(*) = 3"))
+    tdp(plant, "hold", "--all")
+    waiting = "SELECT 1 FROM stage_runs WHERE finished_at IS NULL HAVING count(*) = 1"
+    plant.until(lambda: plant.query(waiting), 10)
+    assert work.is_running()
+    hold.unlink()
+    flow.wait(60)
+    ended = plant.query("SELECT batch_id, stage FROM stage_runs WHERE outcome = 'COMPLETED'")
+    assert ended == [{"batch_id": at_work, "stage": "extract"}]
+    assert len(held(plant)) == 3
+    shown = tdp(plant, "status") + tdp(plant, "batches") + tdp(plant, "show", at_work)
+    assert shown.count("held") >= 5
+    tdp(plant, "resume", at_work)
+    plant.start_flow().wait(60)
+    assert len(held(plant)) == 2
+    tdp(plant, "resume", "--all")
+    plant.finish()
     plant.assert_nothing_lost_nothing_twice()
     plant.assert_nothing_left_behind()

@@ -169,7 +169,9 @@ HTML = [
         parts(("a/result.json", lambda chat: chat.json), ("a/messages.html", lambda chat: chat.html)),
     ),
     stored("HTML with Windows' line ends", lambda chat: chat.html.replace(b"\n", b"\r\n")),
-    stored("HTML in UTF-16", parts(("messages.html", lambda chat: chat.html.decode().encode("utf-16")))),
+    stored(
+        "HTML in UTF-16 in ZIP", parts(("messages.html", lambda chat: chat.html.decode().encode("utf-16")))
+    ),
     stored("HTML with initials that begin a tag", lambda chat: chat.html.replace(BODY, INITIALS + BODY)),
     stored(
         "HTML whose first part is called index.html",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import queue
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from uuid import UUID
 
+import psycopg
 import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import PrefectClient, get_client
@@ -17,11 +20,17 @@ from prefect.events.actions import DoNothing, SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
 from prefect.exceptions import ObjectNotFound
 
-from deployments.automations import CONDITIONS, NOTIFY, PREFIX, apply_automations
+from blocks import PIPELINE, PipelineConfig, StageCommand
+from deployments.automations import CONDITIONS, FAILED_RUNS, NOTIFY, PREFIX, REPORTED, apply_automations
+from flows.errors import BatchesFailed, RulesBroken
+from flows.maintain import maintain
 from flows.monitor.health import Monitor
 from flows.monitor.server import Watch
+from flows.process_inbox import process_inbox
+from flows.samples import write_samples
 from flows.settings import Settings
 
+ALL = [*CONDITIONS, *REPORTED, *FAILED_RUNS]
 #: While these conditions hold, the Prefect server cannot receive events.
 NOT_REPORTED = {"postgres_down", "prefect_server_down"}
 
@@ -96,9 +105,10 @@ async def by_name(client: PrefectClient) -> dict[str, Automation]:
 async def test_each_condition_has_an_automation_and_a_second_apply_changes_nothing(
     client: PrefectClient,
 ) -> None:
-    assert sorted(await apply(client)) == sorted(f"automation {PREFIX}{name}: created" for name in CONDITIONS)
+    assert sorted(await apply(client)) == sorted(f"automation {PREFIX}{name}: created" for name in ALL)
     made = await by_name(client)
-    assert made.keys() == {PREFIX + name for name in CONDITIONS}
+    assert made.keys() == {PREFIX + name for name in ALL}
+    assert all(NOTIFY in automation.description for automation in made.values())
     assert all(automation.actions == [DoNothing()] and automation.enabled for automation in made.values())
     assert await apply(client) == []
 
@@ -152,8 +162,41 @@ async def test_automations_follow_the_notification_block(client: PrefectClient, 
     await client.pause_automation(slow.id)
     await client.delete_block_document(notify)
     changes = await apply(client)
-    assert sorted(changes) == sorted(f"automation {PREFIX}{name}: changed" for name in CONDITIONS)
+    assert sorted(changes) == sorted(f"automation {PREFIX}{name}: changed" for name in ALL)
     now = await by_name(client)
     assert all(automation.actions == [DoNothing()] for automation in now.values())
     assert (now[slow.name].id, now[slow.name].enabled) == (slow.id, False)
     assert await apply(client) == []
+
+
+@pytest.mark.usefixtures("notify")
+async def test_failures_are_sent_through_the_notification_block(
+    installation: Settings, client: PrefectClient, listener: Listener
+) -> None:
+    await apply(client)
+    await PipelineConfig(settle_seconds=0, task_retries=0, batch_size=2).asave(PIPELINE, overwrite=True)
+    flag = installation.root / "broken"
+    built_in = f"{sys.executable} -I -m flows.stages.extract {{input}} {{output}}"
+    script = f"test ! -e {flag} || exit 64; exec {built_in}"
+    await StageCommand(command=["sh", "-c", script]).asave("extract", overwrite=True)
+    write_samples(installation.inbox, files=0, messages=5, seed=5, broken=1)
+    await process_inbox()
+    flag.touch()
+    write_samples(installation.inbox, files=1, messages=5, seed=6, broken=0)
+    with pytest.raises(BatchesFailed):
+        await process_inbox()
+    with psycopg.connect(installation.database) as connection:  # a batch that no rule allows
+        connection.execute("UPDATE batch_processing SET status = 'COMPLETED'")
+    with pytest.raises(RulesBroken):
+        await maintain()
+    wanted = {"file_quarantined", "batch_failed", "run_failed", "rule_broken"}
+    messages: dict[str, str] = {}
+    while missing := wanted - messages.keys():
+        try:
+            message = await asyncio.to_thread(listener.received.get, timeout=60)
+        except queue.Empty:
+            raise AssertionError(f"not sent: {missing}") from None
+        messages.setdefault(message["subject"].split()[0], message["body"])
+    assert "(batch_000001) was quarantined: " in messages["file_quarantined"]
+    assert messages["batch_failed"].startswith("Failed: ")
+    assert "rules are broken: " in messages["rule_broken"]

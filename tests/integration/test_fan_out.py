@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 from blocks import PIPELINE, PipelineConfig, StageCommand
 from deployments.apply import apply
 from flows import services
+from flows.batches.stopping import CANCELLED, DELETED
 from flows.operations.recovery import recover
 from flows.settings import Settings
 
@@ -169,9 +170,30 @@ async def test_a_cancelled_run_takes_its_children_with_it(
             await asyncio.sleep(0.2)
     assert (await client.read_flow_run(parent.id)).state_name == "Cancelled"
     await until(lambda: not flow.is_running())
-    left = rows(installation, "SELECT status, count(*) AS n FROM batch_processing GROUP BY status")
-    assert left == [{"status": "QUEUED", "n": 3}]
-    assert (await recover(installation)).batches == []  # they wait for the next run
+    left = rows(installation, "SELECT status, held_because FROM batch_processing")
+    assert left == [{"status": "QUEUED", "held_because": CANCELLED}] * 3
+    done = await recover(installation)
+    assert (done.batches, parent.id in done.explained) == ([], True)  # they wait for an operator
+
+
+@pytest.mark.matrix
+@pytest.mark.usefixtures("pool")
+async def test_a_deleted_child_ends_and_its_batch_is_held_while_the_others_go_on(
+    installation: Settings, client: PrefectClient, flags: Path
+) -> None:
+    hold = flags / "batch_000002.extract.hold"
+    hold.touch()
+    parent = await start(client)
+    flow = await working(installation, "batch_000002")
+    wanted = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [str(parent.id)]}})
+    (child,) = [
+        run for run in await client.read_flow_runs(flow_run_filter=wanted) if run.name == "batch_000002"
+    ]
+    await client.delete_flow_run(child.id)
+    await until(lambda: not flow.is_running(), 15)
+    assert (await ended(client, parent)).state_name == "Completed"
+    held = rows(installation, "SELECT batch_id, held_because FROM batch_processing WHERE held_at IS NOT NULL")
+    assert held == [{"batch_id": "batch_000002", "held_because": DELETED}]
 
 
 @pytest.mark.matrix

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import shutil
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
+from prefect.states import State
 from psycopg.rows import dict_row
 
 from blocks import PIPELINE, PipelineConfig, StageCommand
@@ -40,9 +43,15 @@ async def test_every_file_ends_stored_or_quarantined_and_only_once(
     copies = tmp_path / "copies"
     shutil.copytree(inbox, copies)
 
-    result = await process_inbox(str(inbox), batch_size=4, move=True)
+    state: State[Any] = await process_inbox(str(inbox), batch_size=4, move=True, return_state=True)
 
-    assert result == {"batches": 3, "completed": 3, "busy": 0}
+    assert await state.aresult() == {"batches": 3, "completed": 3, "busy": 0}
+    outcomes = Counter(file.outcome for file in expected.by_file.values())
+    words = {"ok": "stored", "partial": "in part", "quarantined": "quarantined"}
+    assert state.message == ", ".join(f"{outcomes[name]} {words[name]}" for name in words if outcomes[name])
+    broken = {name for name, file in expected.by_file.items() if file.outcome != "ok"}
+    warned = await warnings_of(state.state_details.flow_run_id, len(broken))
+    assert {message.split("  batch_id=")[0] for message in warned} == broken
     assert rows(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
     assert rows(installation, "SELECT count(*) AS n FROM chats") == [{"n": expected.chats}]
     assert {row["status"] for row in rows(installation, "SELECT status FROM batch_files")} >= {"STORED"}
@@ -227,6 +236,42 @@ async def test_a_run_stopped_while_a_task_starts_requeues_its_batch(
     assert (await process_inbox(str(installation.inbox)))["completed"] == 1
 
 
+@pytest.mark.usefixtures("copying_stages")
+async def test_the_status_of_a_batch_is_that_of_the_lanes(installation: Settings, tmp_path: Path) -> None:
+    """Whenever it changes, it is QUEUED or the stage at work; FAILED only at the end of a run."""
+    seen = """
+        CREATE TABLE seen (number serial, status text, at_work text);
+        CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO seen (status, at_work) SELECT b.status, (
+                SELECT stage FROM stage_runs WHERE started_at IS NOT NULL AND finished_at IS NULL)
+            FROM batch_processing b; RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON batch_processing DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION see();
+    """
+    with psycopg.connect(installation.database) as connection:
+        connection.execute(seen)
+    await configure(task_retries=1)
+    mark = tmp_path / "mark"
+    mark.touch()
+    await command("convert", FAIL_WHILE.format(mark=str(mark), name="0.zip"))
+    drop(installation, 1)
+    with pytest.raises(BatchesFailed):
+        await process_inbox()
+    mark.unlink()
+    (batch,) = rows(installation, "SELECT batch_id FROM batch_processing")
+    await process_batch(batch["batch_id"])
+    changes = rows(installation, "SELECT status, at_work FROM seen ORDER BY number")
+    kept = [change for change, before in zip(changes, [None, *changes], strict=False) if change != before]
+    waits = {"status": "QUEUED", "at_work": None}
+    extract, convert, store = (
+        {"status": status, "at_work": stage}
+        for stage, status in (("extract", "EXTRACTING"), ("convert", "CONVERTING"), ("store", "STORING"))
+    )
+    failed = [extract, waits, convert, waits, convert, waits, {"status": "FAILED", "at_work": None}]
+    again = [waits, convert, waits, store, waits, {"status": "COMPLETED", "at_work": None}]
+    assert kept == failed + again
+
+
 async def test_status_0_without_an_output_is_a_failure(installation: Settings) -> None:
     await configure(task_retries=0)
     await command("extract", "print('done')")
@@ -295,6 +340,18 @@ async def test_log_lines_reach_the_prefect_ui(installation: Settings) -> None:
     messages = await logs_of(run["flow_run_id"], len(wanted))
     found = iter(messages)
     assert all(any(re.fullmatch(line, message) for message in found) for line in wanted), messages
+
+
+async def warnings_of(flow_run_id: Any, count: int) -> list[str]:
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterLevel
+
+    wanted = LogFilter(
+        flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]), level=LogFilterLevel(ge_=logging.WARNING)
+    )
+    async with asyncio.timeout(30), get_client() as client:
+        while len(logs := await client.read_logs(wanted, limit=200)) < count:  # sent in the background
+            await asyncio.sleep(0.2)
+    return [log.message for log in logs]
 
 
 async def logs_of(flow_run_id: Any, at_least: int) -> list[str]:

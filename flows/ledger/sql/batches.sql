@@ -22,7 +22,7 @@ SELECT pg_try_advisory_lock(batch_lock_key(:batch_id)) AS owned,
 
 -- name: batch_outcome^
 -- The result of the batch's run in another process; owned: that run is alive.
-SELECT status, error_message, EXISTS (
+SELECT status, error_message, held_because, EXISTS (
     SELECT FROM advisory_locks WHERE granted AND space IS NULL AND key = batch_lock_key(:batch_id)) AS owned
 FROM batch_processing WHERE batch_id = :batch_id;
 
@@ -70,3 +70,62 @@ SELECT b.batch_id, b.status, b.file_count,
        coalesce(sum(f.messages), 0)::bigint AS messages
 FROM batch_processing b LEFT JOIN batch_files f USING (batch_id)
 WHERE b.batch_id = :batch_id GROUP BY b.batch_id;
+
+-- name: hold_batches
+-- No run processes these batches until they are resumed. A completed or failed batch has nothing to hold.
+UPDATE batch_processing SET held_at = clock_timestamp(), held_because = :reason
+WHERE (:batch_ids::text[] IS NULL OR batch_id = ANY (:batch_ids::text[])) AND held_at IS NULL
+  AND status NOT IN ('COMPLETED', 'FAILED') RETURNING batch_id;
+
+-- name: hold_listed
+-- The unfinished batches of a stopped run, except those that another living run processes or has listed.
+WITH others AS MATERIALIZED (
+    SELECT key FROM advisory_locks WHERE granted AND space IS NULL AND pid <> pg_backend_pid()
+)
+UPDATE batch_processing b SET status = 'QUEUED', held_at = coalesce(held_at, clock_timestamp()),
+    held_because = coalesce(held_because, :reason)
+FROM (SELECT DISTINCT batch_id FROM run_batches WHERE flow_run_id = :flow_run_id) listed
+WHERE b.batch_id = listed.batch_id AND b.status NOT IN ('COMPLETED', 'FAILED')
+  AND NOT EXISTS (SELECT FROM others WHERE key = batch_lock_key(b.batch_id))
+  AND NOT EXISTS (SELECT FROM run_batches r JOIN others ON key = run_lock_key(r.flow_run_id)
+                  WHERE r.batch_id = b.batch_id)
+RETURNING b.batch_id;
+
+-- name: hold_stopped!
+-- The run of this batch was stopped. If a hold stopped it, the batch keeps the reason of that hold.
+UPDATE batch_processing SET status = 'QUEUED', completed_at = NULL, error_message = NULL,
+    held_at = coalesce(held_at, clock_timestamp()), held_because = coalesce(held_because, :reason)
+WHERE batch_id = :batch_id AND status <> 'COMPLETED';
+
+-- name: resume_batches
+UPDATE batch_processing SET held_at = NULL, held_because = NULL, resumed_at = clock_timestamp()
+WHERE (:batch_ids::text[] IS NULL OR batch_id = ANY (:batch_ids::text[])) AND held_at IS NOT NULL RETURNING batch_id;
+
+-- name: requeue_failed!
+-- A retried run processes the failed batches of its list again. Those that a backfill has not prepared keep their
+-- status until their turn.
+UPDATE batch_processing b SET status = 'QUEUED', completed_at = NULL, error_message = NULL
+FROM run_batches r WHERE r.flow_run_id = :flow_run_id AND r.batch_id = b.batch_id AND b.status = 'FAILED'
+  AND (r.from_stage IS NULL OR r.prepared_at IS NOT NULL);
+
+-- name: resume_listed!
+-- A retried run or a backfill processes the held batches of its list as well.
+UPDATE batch_processing b SET held_at = NULL, held_because = NULL, resumed_at = clock_timestamp()
+FROM run_batches r WHERE r.flow_run_id = :flow_run_id AND r.batch_id = b.batch_id AND b.held_at IS NOT NULL;
+
+-- name: held_batches
+-- Held ones of these batches. at_work: a stage of the batch is at work; it may end.
+SELECT batch_id, held_because, EXISTS (
+    SELECT FROM stage_runs r
+    WHERE r.batch_id = b.batch_id AND r.started_at IS NOT NULL AND r.finished_at IS NULL) AS at_work
+FROM batch_processing b WHERE batch_id = ANY (:batch_ids::text[]) AND held_at IS NOT NULL;
+
+-- name: held_of_run
+-- The held batches of a run: of its list, or the one it processed.
+SELECT batch_id FROM batch_processing b WHERE held_at IS NOT NULL
+  AND (flow_run_id = :flow_run_id OR EXISTS (
+      SELECT FROM run_batches r WHERE r.flow_run_id = :flow_run_id AND r.batch_id = b.batch_id))
+ORDER BY batch_id;
+
+-- name: statuses_of
+SELECT batch_id, status, held_at IS NOT NULL AS held FROM batch_processing WHERE batch_id = ANY (:batch_ids::text[]);

@@ -95,16 +95,20 @@ SELECT pg_try_advisory_lock(run_lock_key(:flow_run_id)) AS owned;
 SELECT batch_id FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
 
 -- name: orphaned_batches
--- Unfinished batches that no live run owns or has listed. flow_run_id is the last run that processed the batch,
--- parent_run_id the last run that listed it.
+-- Unfinished batches that are not held and that no live run owns or has listed. flow_run_id is the last run that
+-- processed the batch, parent_run_id the last run that listed it: null if that was before it was last resumed.
 WITH held AS (
     SELECT key FROM advisory_locks WHERE granted AND space IS NULL
 )
-SELECT b.batch_id, b.flow_run_id, (
-    SELECT r.flow_run_id FROM run_batches r WHERE r.batch_id = b.batch_id ORDER BY r.listed_at DESC LIMIT 1
+SELECT b.batch_id, (
+    SELECT r.flow_run_id FROM stage_runs r WHERE r.batch_id = b.batch_id AND r.flow_run_id = b.flow_run_id
+    AND r.queued_at >= coalesce(b.resumed_at, '-infinity') LIMIT 1
+) AS flow_run_id, (
+    SELECT r.flow_run_id FROM run_batches r WHERE r.batch_id = b.batch_id
+    AND r.listed_at >= coalesce(b.resumed_at, '-infinity') ORDER BY r.listed_at DESC LIMIT 1
 ) AS parent_run_id
 FROM batch_processing b
-WHERE b.status NOT IN ('COMPLETED', 'FAILED')
+WHERE b.status NOT IN ('COMPLETED', 'FAILED') AND b.held_at IS NULL
   AND NOT EXISTS (SELECT FROM held WHERE key = batch_lock_key(b.batch_id))
   AND NOT EXISTS (SELECT FROM run_batches r JOIN held ON key = run_lock_key(r.flow_run_id)
                   WHERE r.batch_id = b.batch_id)

@@ -18,6 +18,9 @@ ORDER BY s.position, t.started_at NULLS LAST, t.queued_at, t.stage_run_id;
 SELECT status, count(*) AS batches FROM batch_processing GROUP BY status
 ORDER BY array_position('{QUEUED,EXTRACTING,CONVERTING,STORING,COMPLETED,FAILED}', status);
 
+-- name: held_count()$
+SELECT count(*) FROM batch_processing WHERE held_at IS NOT NULL;
+
 -- name: file_counts()^
 -- A source file without a batch counts as waiting.
 SELECT (SELECT count(*) FROM receipts WHERE NOT duplicate) AS received,
@@ -28,22 +31,23 @@ SELECT (SELECT count(*) FROM receipts WHERE NOT duplicate) AS received,
        (SELECT count(*) FROM receipts WHERE duplicate) AS duplicates
 FROM source_files LEFT JOIN batch_files f USING (source_id);
 
--- name: batches(status, since, limit)
+-- name: batches(status, held, since, limit)
 SELECT b.batch_id, b.status, b.file_count, f.messages, f.quarantined, b.created_at, b.started_at,
-       b.completed_at, b.extract_duration_sec, b.convert_duration_sec, b.store_duration_sec, b.error_message
+       b.completed_at, b.extract_duration_sec, b.convert_duration_sec, b.store_duration_sec, b.error_message,
+       b.held_at, b.held_because
 FROM batch_processing b CROSS JOIN LATERAL (
     SELECT coalesce(sum(messages), 0)::bigint AS messages,
            count(*) FILTER (WHERE status = 'QUARANTINED') AS quarantined
     FROM batch_files WHERE batch_id = b.batch_id
 ) f
-WHERE (:status::text IS NULL OR b.status = :status)
+WHERE (:status::text IS NULL OR b.status = :status) AND (NOT :held OR b.held_at IS NOT NULL)
   AND (:since::timestamptz IS NULL OR b.created_at >= :since)
 ORDER BY b.created_at DESC, b.batch_id DESC
 LIMIT :limit;
 
 -- name: batch(batch_id)^
 SELECT batch_id, status, file_count, created_at, started_at, completed_at, error_message,
-       flow_run_id::text AS flow_run_id,
+       flow_run_id::text AS flow_run_id, held_at, held_because,
        CASE WHEN status <> 'COMPLETED' THEN (
            SELECT s.stage FROM stages s
            WHERE NOT EXISTS (SELECT FROM stage_runs r WHERE r.batch_id = b.batch_id AND r.stage = s.stage

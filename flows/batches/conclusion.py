@@ -1,0 +1,70 @@
+"""How a parent run ends: its state has the outcomes of its files, its log each file that was not stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.states import Completed
+
+from flows.batches.decoration import report_failure
+from flows.batches.fan_out import Outcomes
+from flows.domain import Log
+from flows.errors import BatchesFailed
+from flows.ledger.owner import Owner
+
+#: Files not stored in full that the log names; the ledger has all of them.
+_MAX_LOGGED = 1000
+#: Batches that the state's message names; the artifact lists all failed ones.
+_MAX_NAMED = 20
+
+
+async def conclude(
+    owner: Owner, batches: list[str], outcomes: Outcomes, log: Log, skipped: Sequence[str] = ()
+) -> Any:
+    """Log each file that was not stored in full; return the run's state, for the flow to return.
+
+    ``batches`` is the run's list; ``skipped`` names batches that were asked for but are not in it. Raises
+    BatchesFailed if some of the batches failed.
+    """
+    files = await _files(owner, outcomes.completed, log)
+    left = [
+        f"left to another run: {_named(outcomes.busy)}" if outcomes.busy else "",
+        f"held: {_named(outcomes.held)} (`tdp resume`, Retry or `tdp backfill` continues)"
+        if outcomes.held
+        else "",
+        f"skipped, for they do not match the other filters: {_named(skipped)}" if skipped else "",
+    ]
+    for part in filter(None, left):
+        log.warning("%s", part.capitalize())
+    rest = "; ".join(part for part in (files, *left) if part)
+    if outcomes.failed:
+        named = _named([f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items()], "; ")
+        raise BatchesFailed(f"{len(outcomes.failed)} of {len(batches)} batches failed: {named}; {rest}")
+    counts = {"batches": len(batches), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
+    return Completed(message=rest, data=counts)
+
+
+async def _files(owner: Owner, completed: list[str], log: Log) -> str:
+    """Return the numbers of files of these batches by outcome, and log each that was not stored in full."""
+    (totals,) = await owner.fetch("batch_totals", batch_ids=completed)
+    rows = await owner.fetch("incomplete_files", batch_ids=completed, limit=_MAX_LOGGED)
+    reasons = []
+    for row in rows:
+        how = "quarantined" if row["status"] == "QUARANTINED" else "stored in part"
+        log.warning("%s  batch_id=%s was %s: %s", row["name"], row["batch_id"], how, row["error"])
+        reasons.append(f"{row['name']} ({row['batch_id']}) was {how}: {row['error']}")
+    if reasons:
+        report_failure("file_quarantined", _named(reasons, "; "))
+    if (more := totals["partial"] + totals["quarantined"] - len(rows)) > 0:
+        log.warning("and %d more files; `tdp show BATCH` lists the files of a batch", more)
+    if not totals["files"]:
+        return "no files to process"
+    counts = {"stored": "stored", "partial": "in part", "quarantined": "quarantined"}
+    named = [f"{totals[name]} {word}" for name, word in counts.items() if totals[name] or name == "stored"]
+    return ", ".join(named)
+
+
+def _named(items: Sequence[str], separator: str = ", ") -> str:
+    more = f" and {len(items) - _MAX_NAMED} more" if len(items) > _MAX_NAMED else ""
+    return separator.join(items[:_MAX_NAMED]) + more
