@@ -19,13 +19,16 @@ _LABELS = re.compile(
     rf"""(\bbot_button{_ATTRIBUTES}\s*+<a [^\n]{{0,9999}}>\s*<div>\s*+)(?!</div>\s*</a>)"""
     r"""([^\n<]{0,999}<(?!/div>\s*</a>)[^\n]{0,999}?)(\s*</div>\s*</a>)"""
 )
-#: Finds both, and little else.
-_HINT = re.compile(r"""\binitials["'][^>\n]{0,300}+>\s*+[^\n<]{0,99}<(?!/div>)|<div>\s*+[^\n<]*+<(?!/div>)""")
+#: Fast signs of either; each begins with literal text.
+_HINTS = [
+    re.compile(r"""initials["'][^>\n]{0,300}+>\s*+[^\n<]{0,99}<(?!/div>)"""),
+    re.compile(r"""<div>\s*+[^\n<]*+<(?!/div>)"""),
+]
 
 
 def escaped(html: str) -> str:
     """Return ``html`` with initials and labels of buttons escaped."""
-    if not _HINT.search(html):
+    if not any(hint.search(html) for hint in _HINTS):
         return html
     html = _INITIALS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
     return _LABELS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
