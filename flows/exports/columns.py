@@ -53,7 +53,7 @@ _messages: list[pa.Field[Any]] = [
     pa.field("chat_key", pa.string(), nullable=False),
     pa.field("message_id", pa.int64(), nullable=False),
     pa.field("type", pa.string(), nullable=False),  # message, service, unsupported, or the export's own value
-    pa.field("sent_at", _utc),  # null if the export has no UTC offset
+    pa.field("sent_at", _utc),  # null if the instant is not certain
     pa.field("sent_local", _local),  # the exporter's wall clock
     pa.field("edited_at", _utc),
     pa.field("edited_local", _local),

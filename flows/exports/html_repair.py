@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import re
 
-_ATTRIBUTES = r"""(?:[^>"']|"[^"]*"|'[^']*')*>"""
+#: The rest of a tag, behind the name of its class; a quoted value may contain ``>``. All lengths are bounded,
+#: so that the time does not grow with the square of a line.
+_ATTRIBUTES = r"""(?:["' ]|(?=>))(?:[^>"'\n]|"[^"\n]{0,200}+"|'[^'\n]{0,200}+'){0,300}+>"""
 #: Blocks of raw text that contain a ``<``: the text ends with its line if it has a line of its own.
 _INITIALS = re.compile(
-    rf"""(initials(?:"|'|\b){_ATTRIBUTES}\s*)(?!</div>)([^\n<]*<(?!/div>)[^\n]*?)(\s*</div>)"""
+    rf"""(\binitials{_ATTRIBUTES}\s*+)(?!</div>)([^\n<]{{0,99}}<(?!/div>)[^\n]{{0,99}}?)(\s*</div>)"""
 )
 _LABELS = re.compile(
-    rf"""(bot_button(?:"|'|\b)[^>]*>\s*<a\b{_ATTRIBUTES}\s*<div>)(\s*)(?!</div>\s*</a>)"""
-    r"""([^\n<]*<(?!/div>\s*</a>)[^\n]*?)(\s*</div>\s*</a>)"""
+    rf"""(\bbot_button{_ATTRIBUTES}\s*+<a [^\n]{{0,9999}}>\s*<div>\s*+)(?!</div>\s*</a>)"""
+    r"""([^\n<]{0,999}<(?!/div>\s*</a>)[^\n]{0,999}?)(\s*</div>\s*</a>)"""
 )
-_HINT = re.compile(r"""initials["'][^>\n]*>\s*[^\n<]*<(?!/div>)|<div>\s*[^\n<]*<(?!/div>\s*</a>)""")
+#: Fast signs of either; each begins with literal text.
+_HINTS = [
+    re.compile(r"""initials["'][^>\n]{0,300}+>\s*+[^\n<]{0,99}<(?!/div>)"""),
+    re.compile(r"""<div>\s*+[^\n<]*+<(?!/div>)"""),
+]
 
 
 def escaped(html: str) -> str:
     """Return ``html`` with initials and labels of buttons escaped."""
-    if not _HINT.search(html):
+    if not any(hint.search(html) for hint in _HINTS):
         return html
     html = _INITIALS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
-    return _LABELS.sub(lambda found: f"{found[1]}{found[2]}{_escaped(found[3])}{found[4]}", html)
+    return _LABELS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
 
 
 def _escaped(text: str) -> str:

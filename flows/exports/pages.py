@@ -10,13 +10,14 @@ import codecs
 import html
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from flows.exports.signs import is_messages_page
 
 #: Bytes at each end of a file that are searched.
-ENDS = 1 << 16
+ENDS = 1 << 14
 #: Day bars are service messages numbered -1, -2, … through all parts; a migrated group's messages have ids
 #: near -10**9.
 DAY_BARS = range(-1_000_000, 0)
@@ -54,10 +55,15 @@ def is_page(head: bytes) -> bool:
 
 
 def read_page(path: Path) -> Page:
-    """Read both ends of a page. Raises OSError."""
+    """Read both ends of a page, or return what was read of it before. Raises OSError."""
+    status = path.stat()
+    return _read_page(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(10_000)
+def _read_page(path: Path, size: int, _changed: int) -> Page:
     with path.open("rb", buffering=0) as file:
         head = file.read(ENDS)
-        size = path.stat().st_size
         file.seek(max(size - ENDS, 0) & ~1)  # characters of UTF-16 have two bytes
         tail = head if size <= ENDS else file.read()
     begin, end = _text(head), _text(tail, head[:2])

@@ -8,7 +8,7 @@ operator names the zone of the exports, its offset is used wherever the label ag
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -64,7 +64,14 @@ _LABELS = """
 """
 #: The first and the last year of messages for which the table was made.
 _SINCE, _UNTIL = "2013", "2037"
-_HOUR = timedelta(hours=1)
+#: Lengths of a month (the longest), a day and an hour by the characters of their times, and what completes
+#: these to a time.
+_SPANS = {7: timedelta(days=31), 10: timedelta(days=1), 13: timedelta(hours=1)}
+_COMPLETE = {7: "-01", 10: "", 13: ":00"}
+#: No zone has changed its offset twice within this time.
+_STEP = timedelta(days=7)
+#: In place of an offset: it changes within the span, or the time occurs twice or never.
+_CHANGES = object()
 
 
 class Clock:
@@ -73,33 +80,36 @@ class Clock:
     def __init__(self, zone: str | None = None) -> None:
         """Raise ValueError if there is no such zone."""
         self._zone = time_zone(zone) if zone else None
-        self._offset = lru_cache(50_000)(self._offset_within_hour)
+        self._offset = lru_cache(20_000)(self._offset_within)
 
     def instant(self, local: str, label: str | None) -> int | None:
         """Return the Unix time of ``2025-07-14T14:00:00`` labelled ``+01:00`` (or not); None if unknown."""
-        offset = self._offset(local[:13], label)
-        if offset is None:
-            return None
         try:
-            return int(datetime.fromisoformat(local).replace(tzinfo=UTC).timestamp()) - offset
+            for chars in _SPANS:
+                offset = self._offset(local[:chars], label)
+                if offset is not _CHANGES:
+                    break
+            if not isinstance(offset, int):
+                return None
+            return int(datetime.fromisoformat(f"{local}+00:00").timestamp()) - offset
         except ValueError:
             return None
 
-    def _offset_within_hour(self, hour: str, label: str | None) -> int | None:
-        """Return the offset in seconds of all times in an hour ``2025-07-14T14``; None if it is unknown."""
-        try:
-            begin = datetime.fromisoformat(f"{hour}:00:00")
-        except ValueError:
-            return None
-        if self._zone and (label is None or _seconds(label) in _standard_offsets(self._zone)):
-            return _offset_in(self._zone, begin)
-        if label is None or not _SINCE <= hour[:4] <= _UNTIL:
-            return None
-        zones, stated = _suggested(label), _seconds(label)
+    def _offset_within(self, span: str, label: str | None) -> int | object | None:
+        """Return the offset in seconds of all times of a month, a day or an hour: ``2025-07-14T14``.
+
+        None if it is unknown, _CHANGES if a zone changes its offset within the span. Raises ValueError.
+        """
+        begin, length = datetime.fromisoformat(span + _COMPLETE[len(span)]), _SPANS[len(span)]
+        stated = None if label is None else _seconds(label)
+        if self._zone and (stated is None or stated in _standard_offsets(self._zone)):
+            return _offset_in(self._zone, begin, length)
+        zones = _suggested(label) if label and _SINCE <= span[:4] <= _UNTIL else None
         if zones is None:
             return None
-        counted = (zone for zone, until in zones if not until or hour < until)
-        return stated if all(_offset_in(zone, begin) == stated for zone in counted) else None
+        counted = [zone for zone, until in zones if not until or span < until]
+        offsets = {_offset_in(zone, begin, length) for zone in counted} - {stated}
+        return None if offsets - {_CHANGES} else _CHANGES if offsets else stated
 
 
 def time_zone(name: str) -> ZoneInfo:
@@ -142,14 +152,12 @@ def _standard_offsets(zone: ZoneInfo) -> set[int]:
     return found
 
 
-def _offset_in(zone: ZoneInfo, begin: datetime) -> int | None:
-    """Return the offset in seconds of the hour from ``begin`` on the wall clocks of ``zone``.
-
-    None if it changes within the hour, if the hour occurs twice, or if it is skipped.
-    """
-    ends = begin, begin + _HOUR - timedelta(seconds=1)
-    offsets = {end.replace(tzinfo=zone, fold=fold).utcoffset() for end in ends for fold in (0, 1)}
-    return int((offsets.pop() or timedelta()).total_seconds()) if len(offsets) == 1 else None
+def _offset_in(zone: ZoneInfo, begin: datetime, length: timedelta) -> int | object:
+    """Return the offset in seconds from ``begin`` on by the wall clocks of ``zone``, or _CHANGES."""
+    times = [begin + _STEP * step for step in range(-(-length // _STEP))]
+    times.append(begin + length - timedelta(seconds=1))
+    offsets = {time.replace(tzinfo=zone, fold=fold).utcoffset() for time in times for fold in (0, 1)}
+    return int((offsets.pop() or timedelta()).total_seconds()) if len(offsets) == 1 else _CHANGES
 
 
 def _seconds(label: str) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from html_pages import message, page, service, text
+from pydantic import ValidationError
 
-from flows.stages.convert.stage import convert
+from blocks import PipelineConfig
+from flows.stages.convert.stage import convert, main
 
 START = datetime(2024, 5, 1, 12, 0, 7)  # noqa: DTZ001 - wall clock
 
@@ -190,3 +192,15 @@ def test_the_zone_of_the_exports_is_an_option(tmp_path: Path) -> None:
     assert [f"{row['sent_at']:%H:%M:%S}" for row in found.rows] == ["10:01:07"]
     with pytest.raises(ValueError, match="no time zone"):
         convert(tmp_path / "in", tmp_path / "none", "Mars/Base")
+
+
+def test_the_block_passes_the_zone_to_convert(tmp_path: Path) -> None:
+    assert PipelineConfig().options("convert") == []
+    options = PipelineConfig(html_zone=" Europe/Berlin ").options("convert")
+    assert options == ["--html-zone=Europe/Berlin"]
+    (tmp_path / "in").mkdir()
+    assert main([str(tmp_path / "in"), str(tmp_path / "out"), *options]) == 0
+    assert main([str(tmp_path / "in"), str(tmp_path / "none"), "--html-zone=Mars/Base"]) == 64
+    assert main([str(tmp_path / "in"), str(tmp_path / "none"), "--zone=Europe/Berlin"]) == 64
+    with pytest.raises(ValidationError, match="IANA name such as Europe/Berlin"):
+        PipelineConfig(html_zone="Mars/Base")

@@ -272,7 +272,7 @@ def test_initials_that_begin_a_tag_swallow_nothing(read: Read, shown: str, layou
 
 
 @pytest.mark.parametrize(
-    "label", ["<3", "a <b> c", "<div>", "x < y", "<a href='", "</a>", "<!-- -->", "plain", "</div>"]
+    "label", ["<3", "a <b> c", "<div>", "x < y", "<a href='", "</a>", "<!-- -->", "plain"]
 )
 def test_labels_of_buttons_that_begin_a_tag_swallow_nothing(read: Read, label: str) -> None:
     rows, reading = read(page(message(1, text("one"), button(label)), message(2, text("two"))))

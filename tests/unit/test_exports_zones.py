@@ -47,6 +47,8 @@ def test_an_instant_is_derived_only_if_all_zones_of_the_label_agree(
         ("2025-03-30T02:30:00", "+01:00", None),  # does not occur
         ("2025-07-14T14:00:00", "+05:30", "2025-07-14 08:30:00"),  # exported elsewhere
         ("2025-07-14T14:00:00", "-08:00", None),
+        ("2025-10-26T00:30:00", "+01:00", "2025-10-25 22:30:00"),
+        ("2025-10-26T03:30:00", "+01:00", "2025-10-26 02:30:00"),
     ],
 )
 def test_the_named_zone_counts_where_the_label_agrees(
