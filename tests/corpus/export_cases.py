@@ -135,7 +135,7 @@ JSON = [
         "'result.json' has no chats",
     ),
     quarantined("JSON of another shape", lambda _: b'{"dependencies": {}}', "not a Telegram export"),
-    quarantined("a list", parts(("result.json", lambda _: b'[1, 2]')), "not a Telegram export"),
+    quarantined("a list", parts(("result.json", lambda _: b"[1, 2]")), "not a Telegram export"),
     quarantined("messages that are a number", lambda _: b'{"messages": 5}', "not a Telegram export"),
     quarantined("cut off at once", lambda _: b'{"messages": [{"id": 1, "te', "cut off in the middle"),
     quarantined("only brackets", lambda _: b'{"messages": [{"a":' + b"[" * 100_000, "cut off"),
