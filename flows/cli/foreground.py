@@ -90,7 +90,8 @@ def summary_page(summary: reports.Summary) -> RenderableType:
         table.add_row(label, *figures)
     rate = totals.messages / summary.elapsed_sec if summary.elapsed_sec else None
     lines = [
-        f"{totals.files:,} files in {totals.batches:,} batches: {totals.stored:,} stored, "
+        f"{text.count(totals.files, 'file', 'files')} in {text.count(totals.batches, 'batch', 'batches')}:"
+        f" {totals.stored:,} stored, "
         f"{totals.partial:,} in part, {totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
         f"{totals.messages:,} messages in {text.seconds(summary.elapsed_sec)}, "
         f"{text.number(rate, 0)} per second",

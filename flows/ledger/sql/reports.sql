@@ -113,7 +113,7 @@ WITH runs AS (
 ), lanes AS (
     SELECT "group", position, stage, exclusive,
            count(*) AS runs,
-           count(*) FILTER (WHERE NOT completed) AS failed,
+           count(*) FILTER (WHERE outcome NOT IN ('COMPLETED', 'CANCELLED')) AS failed,
            percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY wait_sec)
                FILTER (WHERE started_at IS NOT NULL) AS waits,
            percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY duration_sec)
