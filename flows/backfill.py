@@ -15,6 +15,7 @@ from psycopg.rows import DictRow
 from flows.batches.backfill_plan import ensure_readable, plan_backfill, plan_markdown
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import Outcomes, Run, run_all, runner
+from flows.batches.run_name import name_run
 from flows.batches.runtime import Runtime, yielding_runtime
 from flows.batches.workdir import discard_outputs, kept_stages
 from flows.domain import BACKFILL, BatchStatus, FanOut, Log, Stage
@@ -85,6 +86,8 @@ async def backfill(
         if dry_run:
             return await _report_plan(session, await select_batches(session, filters), from_stage, runtime)
         listed = await _plan(session, run_id, filters, from_stage, resume, runtime, log)
+        batches = [row["batch_id"] for row in listed]
+        await decorate(name_run(run_id, "backfill", batches, runtime), "the name of this run", log)
         async with runner(fan_out, runtime, log) as run:
             outcomes = await _run_all(listed, run_id, window or runtime.config.window, runtime, log, run)
         await decorate(_report(run_id, runtime), "this backfill", log)

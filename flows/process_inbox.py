@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
 from flows.batches.inbox import receive, settled_files
+from flows.batches.run_name import name_run
 from flows.batches.runtime import Runtime, current_runtime
 from flows.domain import PROCESS_INBOX, FanOut, Log
 from flows.errors import BatchesFailed
@@ -48,6 +49,7 @@ async def process_inbox(
         folder = Path(inbox) if inbox else runtime.settings.inbox
         size = batch_size or runtime.config.batch_size
         batches = await plan(owner.session, run_id, folder, size, runtime, log)
+        await decorate(name_run(run_id, folder.name, batches, runtime), "the name of this run", log)
         async with runner(fan_out, runtime, log) as run:
             outcomes = await run_all(batches, window or runtime.config.window, log, run)
         if batches:

@@ -11,6 +11,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import msgspec
+from prefect.client.schemas.objects import FlowRun
+
+from flows.cli.progress import run_id_file
 
 
 class Outcome(msgspec.Struct):
@@ -21,8 +24,13 @@ class Outcome(msgspec.Struct):
     message: str | None
 
 
+def _write_run_id(_: object, flow_run: FlowRun, __: object) -> None:
+    run_id_file(Path(sys.argv[3])).write_text(str(flow_run.id))
+
+
 async def _run(flow: str, parameters: dict[str, object]) -> Outcome:
-    state = await resolve_name(flow)(**parameters, return_state=True)
+    run = resolve_name(flow).with_options(on_running=[_write_run_id])
+    state = await run(**parameters, return_state=True)
     return Outcome(str(state.state_details.flow_run_id), state.name or state.type.value, state.message)
 
 

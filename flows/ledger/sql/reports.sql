@@ -167,3 +167,12 @@ WHERE batch_id = ANY (:batch_ids::text[]) AND status = 'FAILED' ORDER BY batch_i
 -- name: elapsed(ids)$
 SELECT coalesce(extract(epoch FROM max(coalesce(finished_at, clock_timestamp())) - min(queued_at)), 0)::float8
 FROM stage_runs WHERE stage_run_id = ANY (:ids::bigint[]);
+
+-- name: run_progress(flow_run_id)^
+-- The batches of a parent run, as far as they ended since it listed them.
+SELECT count(*) AS batches,
+       count(*) FILTER (WHERE b.status = 'COMPLETED' AND b.completed_at >= l.listed_at) AS completed,
+       count(*) FILTER (WHERE b.status = 'FAILED' AND b.completed_at >= l.listed_at) AS failed,
+       count(*) FILTER (WHERE b.status IN ('EXTRACTING', 'CONVERTING', 'STORING')) AS working,
+       coalesce(extract(epoch FROM clock_timestamp() - min(l.listed_at)), 0)::float8 AS elapsed_sec
+FROM run_batches l JOIN batch_processing b USING (batch_id) WHERE l.flow_run_id = :flow_run_id::uuid;
