@@ -16,6 +16,7 @@ from flows.batches.backfill_plan import ensure_readable, plan_backfill, plan_mar
 from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import Outcomes, Run, run_all, runner
+from flows.batches.run_name import name_run
 from flows.batches.runtime import Runtime, yielding_runtime
 from flows.batches.stopping import Stopped, ensure_not_held, stops
 from flows.batches.workdir import discard_outputs, kept_stages
@@ -91,11 +92,12 @@ async def backfill(
         try:
             async with stopping.stoppable(run_id):
                 listed = await _plan(session, run_id, filters, from_stage, resume, runtime, log)
+                batches = [row["batch_id"] for row in listed]
+                await decorate(name_run(run_id, "backfill", batches, runtime), "the name of this run", log)
                 async with runner(fan_out, runtime, stopping, log) as run:
                     size = window or runtime.config.window
                     outcomes = await _run_all(listed, run_id, size, runtime, log, run)
                 await decorate(_report(run_id, runtime), "this backfill", log)
-                batches = [row["batch_id"] for row in listed]
                 if outcomes.count == len(outcomes.busy):
                     raise BatchesFailed(f"nothing was done: other runs process {', '.join(outcomes.busy)}")
                 skipped = sorted(set(batch_ids or []) - set(batches))

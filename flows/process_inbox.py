@@ -16,6 +16,7 @@ from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
 from flows.batches.inbox import is_unpacked_export, look
 from flows.batches.receiving import Arrival, Intake, requeue_restored
+from flows.batches.run_name import name_run
 from flows.batches.runtime import Runtime, current_runtime
 from flows.batches.stopping import Stopped, stops
 from flows.domain import PROCESS_INBOX, FanOut, Log
@@ -56,6 +57,7 @@ async def process_inbox(
                 folder = Path(inbox).absolute() if inbox else runtime.settings.inbox
                 size = batch_size or runtime.config.batch_size
                 batches = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
+                await decorate(name_run(run_id, folder.name, batches, runtime), "the name of this run", log)
                 async with runner(fan_out, runtime, stopping, log) as run:
                     outcomes = await run_all(batches, window or runtime.config.window, log, run)
                 if batches:

@@ -47,9 +47,9 @@ class Settings(BaseSettings):
         default="prefect", description="Name of the Prefect server's database on the same PostgreSQL server."
     )
     server_host: str = Field(default="127.0.0.1", description="Address the Prefect server listens on.")
-    server_port: int = Field(default=4200, description="Port of the Prefect server and its UI.")
+    server_port: int = Field(default=4200, ge=0, le=65535, description="Port of the Prefect server and UI.")
     monitor_host: str = Field(default="127.0.0.1", description="Address the monitor listens on.")
-    monitor_port: int = Field(default=8080, description="Port of /health and /metrics.")
+    monitor_port: int = Field(default=8080, ge=0, le=65535, description="Port of /health and /metrics.")
     auth_string: SecretStr | None = Field(
         default=None,
         description="`user:password` for the Prefect API, and for the monitor if it is not on loopback.",

@@ -109,8 +109,9 @@ def backfill(
 
 def _confirm(plan: Plan) -> None:
     if len(plan.batches) > _CONFIRM_ABOVE:
+        total = text.count(len(plan.batches), "batch", "batches")
         duration = text.seconds(plan.seconds)
-        typer.confirm(f"Run {len(plan.batches)} batches again (about {duration})?", abort=True, err=True)
+        typer.confirm(f"Run {total} again (about {duration})?", abort=True, err=True)
 
 
 def _run(settings: Settings, parameters: dict[str, Any], console: Console) -> Finished:
@@ -147,10 +148,11 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     batches = pages.plain_table(["Batch", "Would run", "Refused"])
     for batch in plan.batches[:_SHOWN]:
         batches.add_row(batch.batch_id, ", ".join(batch.stages) or text.NOTHING, Text(batch.refused or ""))
-    console = Console()
+    console = pages.console()
     console.print(batches)
     if len(plan.batches) > _SHOWN:
         console.print(f"… and {len(plan.batches) - _SHOWN} more")
     console.print()
     console.print(lanes)
-    console.print(f"\n{len(plan.batches)} batches, about {text.seconds(plan.seconds)} based on past averages")
+    total = text.count(len(plan.batches), "batch", "batches")
+    console.print(f"\n{total}, about {text.seconds(plan.seconds)} based on past averages")

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from flows import reports, services
 from flows.cli import pages
+from flows.cli.progress import progress, read_run_id
 from flows.errors import BatchesFailed, ServiceFailed
 from flows.ledger.connection import connection
 from flows.reports import text
@@ -73,9 +74,11 @@ def run_backfill(settings: Settings, parameters: Mapping[str, Any], console: Con
 def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
     limits = _limits(settings)
     with connection(settings.database, readonly=True, autocommit=True) as ledger:
-        ended = _run_process(
-            flow, settings, parameters, console, lambda process: _follow(process, ledger, limits, console)
-        )
+
+        def follow(process: psutil.Popen, outcome: Path) -> None:
+            _follow(process, outcome, ledger, limits, console)
+
+        ended = _run_process(flow, settings, parameters, console, follow)
         if ended["state"] == "Deleted":
             raise BatchesFailed(ended["message"])
         summary = reports.summary(ledger, ended["flow_run_id"], limits=limits)
@@ -112,7 +115,8 @@ def summary_page(summary: reports.Summary) -> RenderableType:
         table.add_row(label, *figures)
     rate = totals.messages / summary.elapsed_sec if summary.elapsed_sec else None
     lines = [
-        f"{totals.files:,} files in {totals.batches:,} batches: {totals.stored:,} stored, "
+        f"{text.count(totals.files, 'file', 'files')} in {text.count(totals.batches, 'batch', 'batches')}:"
+        f" {totals.stored:,} stored, "
         f"{totals.partial:,} in part, {totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
         f"{totals.messages:,} messages in {text.seconds(summary.elapsed_sec)}, "
         f"{text.number(rate, 0)} per second",
@@ -125,7 +129,7 @@ def _run_process(
     settings: Settings,
     parameters: Mapping[str, Any],
     console: Console,
-    follow: Callable[[psutil.Popen], None],
+    follow: Callable[[psutil.Popen, Path], None],
 ) -> dict[str, Any]:
     """Return the outcome that the process of the run wrote; ``follow`` returns when the process has ended."""
     with TemporaryDirectory(prefix="tdp-run-") as folder:
@@ -143,7 +147,7 @@ def _run_process(
                 start_new_session=True,  # only this process receives Ctrl-C; it then stops the child in order
             )
         try:
-            follow(process)
+            follow(process, outcome)
         except KeyboardInterrupt:
             stop(process, signal.SIGINT, grace=15)
             if outcome.exists():
@@ -158,21 +162,23 @@ def _run_process(
         return ended
 
 
-def _follow(process: psutil.Popen, ledger: Any, limits: Mapping[str, int], console: Console) -> None:
+def _follow(
+    process: psutil.Popen, outcome: Path, ledger: Any, limits: Mapping[str, int], console: Console
+) -> None:
     if not console.is_terminal:
-        _follow_in_lines(process, ledger, console)
+        _follow_in_lines(process, outcome, ledger, console)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while process.poll() is None:
-            live.update(pages.status_page(reports.status(ledger, limits)), refresh=True)
+            line = Text(f"This run: {progress(ledger, read_run_id(outcome)) or 'receiving files'}", "bold")
+            live.update(Group(line, pages.status_page(reports.status(ledger, limits))), refresh=True)
             time.sleep(_REFRESH_SECONDS)
 
 
-def _follow_in_lines(process: psutil.Popen, ledger: Any, console: Console) -> None:
+def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console: Console) -> None:
     printed, printed_at = "", 0.0
     while process.poll() is None:
-        batches = reports.status(ledger).batches
-        line = "batches: " + (", ".join(f"{count} {name}" for name, count in batches.items()) or "none yet")
+        line = str(progress(ledger, read_run_id(outcome)) or "receiving files")
         if line != printed and time.monotonic() - printed_at > _LINE_SECONDS:
             console.print(line)
             printed, printed_at = line, time.monotonic()

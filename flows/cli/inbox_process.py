@@ -13,9 +13,11 @@ from pkgutil import resolve_name
 from typing import Any, cast
 
 import msgspec
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Abort
 
 from flows.batches.stopping import interrupt
+from flows.cli.progress import run_id_file
 
 
 class Outcome(msgspec.Struct):
@@ -30,11 +32,16 @@ class Outcome(msgspec.Struct):
     skipped: int = 0
 
 
+def _write_run_id(_: object, flow_run: FlowRun, __: object) -> None:
+    run_id_file(Path(sys.argv[3])).write_text(str(flow_run.id))
+
+
 async def _run(flow: str, parameters: dict[str, object]) -> Outcome:
     task = cast("asyncio.Task[Any]", asyncio.current_task())
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt, task)
     try:
-        state = await resolve_name(flow)(**parameters, return_state=True)
+        run = resolve_name(flow).with_options(on_running=[_write_run_id])
+        state = await run(**parameters, return_state=True)
     except Abort as deleted:
         return Outcome("", "Deleted", str(deleted))
     counts = await state.aresult() if state.is_completed() else {}

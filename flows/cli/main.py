@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import psutil
+import psycopg
+import psycopg2
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
 from flows import services
 from flows.cli import backfill_command as backfill
@@ -23,6 +29,7 @@ from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
 from flows.cli.signals import stop_on_signals
+from flows.cli.umask import make_private
 from flows.errors import ServiceFailed, TdpError
 from flows.reports.prefect_api import request
 from flows.samples import write_samples
@@ -34,6 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Telegram Desktop exports in, PostgreSQL tables out.\n\n"
         "Start with `tdp demo`; then run `tdp up` in one terminal and `tdp run FOLDER` in another. State is "
@@ -52,15 +60,61 @@ ReplaceServer = Annotated[
 ]
 
 
+#: Errors with a cause outside of the program, which an operator can remove.
+_REPORTED = (
+    TdpError,
+    OSError,
+    ValidationError,
+    psycopg.OperationalError,
+    psycopg2.OperationalError,
+    OperationalError,
+)
+
+
 def main() -> None:
-    """Run the command line; print a TdpError as a message without a traceback, with exit status 1."""
-    os.umask(0o077)  # private messages: only the user of this process may read the files it writes
+    """Run the command line; print the errors below as a message without a traceback, with exit status 1."""
+    make_private()
     try:
         app()
-    except TdpError as error:
-        message = Text.assemble(("error:", "red"), " ", str(error))
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except _REPORTED as error:
+        message = Text.assemble(("error:", "red"), " ", describe(error))
         Console(stderr=True, highlight=False, soft_wrap=True).print(message)
         raise SystemExit(1) from error
+
+
+def describe(error: Exception) -> str:
+    """Return the error with what it concerns: the file, or the environment variable of a setting."""
+    if isinstance(error, OperationalError):
+        return str(error.orig).strip()
+    if isinstance(error, OSError):
+        return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
+    return str(error).strip()
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """Return the name of the environment variable that a setting is read from."""
+    name = str(location[0]) if location else "settings"
+    return name if name.isupper() else f"TDP_{name.upper()}"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tdp {version('telegram-data-processor')}, Prefect {version('prefect')}")
+        raise typer.Exit
+
+
+@app.callback(help=app.info.help)
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the versions.")
+    ] = False,
+) -> None:
+    """Print the versions if they are asked for; the help text of the program is above."""
 
 
 app.command()(demo.demo)
@@ -73,7 +127,7 @@ def up(replace_server: ReplaceServer = False) -> None:
     adopt_orphans()
     with stop_on_signals():
         try:
-            with services.installation(settings) as started:
+            with services.installation(settings, with_monitor=True) as started:
                 for change in apply_all(settings, replace_server):
                     console.print(change, style="dim")
                 started.start(services.worker)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,10 @@ from flows.reports.summary import TIMING_HEADERS, timing_cells
 from flows.reports.timings import Timing
 
 _QUEUE_SHOWN = 8
+#: Columns with the ids of batches, and the width in which a narrow terminal still shows an id completely.
+_ID_HEADERS, _ID_WIDTH = ("Batch", "Holder"), len("batch_000001")
+#: Columns of an output that is not a terminal.
+_UNWRAPPED = 10_000
 _COLOURS = {
     "COMPLETED": "green",
     "STORED": "green",
@@ -25,12 +30,21 @@ _COLOURS = {
 }
 
 
+def console(*, stderr: bool = False, highlight: bool = True) -> Console:
+    """Return a console; without a terminal its lines do not wrap, so that scripts can read them."""
+    found = Console(stderr=stderr, highlight=highlight)
+    if found.is_terminal or "COLUMNS" in os.environ:
+        return found
+    return Console(stderr=stderr, highlight=highlight, width=_UNWRAPPED)
+
+
 def plain_table(headers: Sequence[str], right: Iterable[int] = ()) -> Table:
     """Return a table without lines; the columns ``right`` are aligned to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     numeric = set(right)
     for index, header in enumerate(headers):
-        table.add_column(header, justify="right" if index in numeric else "left")
+        least = _ID_WIDTH if header in _ID_HEADERS else None
+        table.add_column(header, justify="right" if index in numeric else "left", min_width=least)
     return table
 
 
@@ -40,8 +54,13 @@ def coloured(status: str) -> Text:
 
 
 def when(moment: datetime | None) -> str:
-    """Return a time in the time zone of this machine."""
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else text.NOTHING
+    """Return a time in the time zone of this machine, with the name of the zone."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z}" if moment else text.NOTHING
+
+
+def local_zone() -> str:
+    """Return the name of this machine's time zone."""
+    return f"{datetime.now().astimezone():%Z}"
 
 
 def status_page(now: Status) -> RenderableType:
@@ -140,7 +159,8 @@ def _batch_and_attempt(run: OpenRun) -> str:
 
 def batches_page(batches: Sequence[BatchLine]) -> RenderableType:
     """Return one row per batch, and below the table the errors of failed and the reasons of held batches."""
-    headers = ("Batch", "Status", "Created", "Files", "Messages", "Extract", "Convert", "Store")
+    created = f"Created, {local_zone()}"
+    headers = ("Batch", "Status", created, "Files", "Messages", "Extract", "Convert", "Store")
     table = plain_table(headers, right=range(3, 8))
     for batch in batches:
         table.add_row(
@@ -203,7 +223,7 @@ def _files_table(found: BatchDetail) -> Table:
 
 
 def _runs_table(found: BatchDetail) -> Table:
-    headers = ("Stage", "Attempt", "Queued", "Wait", "Duration", "Outcome", "Where")
+    headers = ("Stage", "Attempt", f"Queued, {local_zone()}", "Wait", "Duration", "Outcome", "Where")
     table = plain_table(headers, right=(1, 3, 4))
     for run in found.stage_runs:
         table.add_row(

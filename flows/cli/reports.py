@@ -15,11 +15,11 @@ from uuid import UUID
 import msgspec
 import psycopg2
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from flows import reports
 from flows.cli import pages
+from flows.cli.umask import callers_umask
 from flows.domain import BatchStatus
 from flows.errors import DatabaseUnavailable, ServiceFailed
 from flows.ledger.connection import Connection, connection
@@ -78,7 +78,7 @@ def status(
         if as_json:
             _print_json(now)
         elif not watch:
-            Console().print(pages.status_page(now))
+            pages.console().print(pages.status_page(now))
         else:
             _watch(ledger, settings, now)
 
@@ -99,7 +99,7 @@ def batches(
     if as_json:
         _print_json(found)
         return
-    Console().print(pages.batches_page(found) if found else "No batches.")
+    pages.console().print(pages.batches_page(found) if found else "No batches.")
 
 
 @app.command()
@@ -113,7 +113,7 @@ def show(
     if as_json:
         _print_json(found)
     else:
-        Console().print(pages.batch_page(found))
+        pages.console().print(pages.batch_page(found))
 
 
 @app.command()
@@ -132,9 +132,9 @@ def timings(
         _print_json(found)
         return
     if not found:
-        Console().print("No stage has run.")
+        pages.console().print("No stage has run.")
         return
-    Console().print(
+    pages.console().print(
         pages.stages_table(found) if by is By.stage else pages.groups_table(found, by.value.capitalize())
     )
 
@@ -153,7 +153,8 @@ def timeline(
     if str(out) == "-":
         typer.echo(picture)
     else:
-        out.write_text(picture, encoding="utf-8")
+        with callers_umask():  # a picture has no received data
+            out.write_text(picture, encoding="utf-8")
 
 
 @app.command()
@@ -168,7 +169,7 @@ def verify(since: Since = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(checks)
     else:
-        Console().print(pages.verify_page(checks))
+        pages.console().print(pages.verify_page(checks))
     if not all(check.is_kept for check in checks):
         raise typer.Exit(1)
 

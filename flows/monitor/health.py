@@ -196,7 +196,8 @@ def _conditions(
             else "no run holds the intake lock without receiving files",
         ),
         "extract_queue_long": Condition(
-            extract.waiting > _QUEUE_LONG, f"{extract.waiting} batches wait for extract"
+            extract.waiting > _QUEUE_LONG,
+            f"{text.count(extract.waiting, 'batch', 'batches')} waiting for extract",
         ),
         "extract_slow": Condition(
             average is not None and average > _EXTRACT_SLOW,
@@ -227,7 +228,8 @@ def _past_timeout(lanes: list[Lane], timeouts: dict[str, float]) -> list[str]:
 def _idle_gaps(lanes: list[Lane]) -> list[str]:
     """Describe long idle gaps: a queue is normal at a busy lane, but a fault at a free one."""
     return [
-        f"{lane.stage}: {lane.waiting} batches wait, no run for {text.seconds(lane.idle_gap_sec)}"
+        f"{lane.stage}: {text.count(lane.waiting, 'batch', 'batches')} waiting"
+        f", no run for {text.seconds(lane.idle_gap_sec)}"
         for lane in lanes
         if lane.idle_gap_sec > _WAIT_LONG
     ]

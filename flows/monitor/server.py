@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from flows.services.prefect import ensure_authentication, is_loopback, local_url
 from flows.settings import Settings
 
 WATCH_SECONDS = 15.0
+#: A worker that was started together with the monitor is online within this time.
+_WORKER_START_SECONDS = 60.0
 _log = logging.getLogger("flows.monitor")
 
 
@@ -125,9 +128,10 @@ class Watch:
     ``tdp.condition.<name>``, for use in automations.
     """
 
-    def __init__(self, monitor: Monitor) -> None:
-        """Start with no condition raised."""
+    def __init__(self, monitor: Monitor, start_seconds: float = 0.0) -> None:
+        """Start with no condition raised; the first worker has ``start_seconds`` to come online."""
         self._monitor = monitor
+        self._starts_until = time.monotonic() + start_seconds
         self._sampler = Sampler(monitor.settings)
         self._raised: dict[str, str] = {}
 
@@ -140,7 +144,12 @@ class Watch:
     def check(self) -> None:
         """Check the conditions once."""
         self._monitor.usage = self._sampler.sample()
-        found = _raised(self._monitor.health())
+        health = self._monitor.health()
+        found = _raised(health)
+        if health.components["worker"].ok:
+            self._starts_until = 0.0
+        elif time.monotonic() < self._starts_until:
+            found.pop("worker_down", None)
         for name in found.keys() - self._raised.keys():
             _log.warning("Raised: %s (%s)", name, found[name])
             self._emit(name, "raised", found[name])
@@ -175,7 +184,8 @@ def monitor(settings: Settings, port: int | None = None) -> Iterator[MonitorServ
     """Serve and watch in threads until the block ends; raise ServiceFailed if the port is in use."""
     stop = threading.Event()
     with MonitorServer(settings, settings.monitor_port if port is None else port) as server:
-        threading.Thread(target=Watch(server.monitor).run, args=(stop,), daemon=True).start()
+        watch = Watch(server.monitor, _WORKER_START_SECONDS)
+        threading.Thread(target=watch.run, args=(stop,), daemon=True).start()
         serving = threading.Thread(target=server.serve_forever, args=(0.1,))
         serving.start()
         try:

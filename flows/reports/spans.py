@@ -42,8 +42,8 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def has_failed(self) -> bool:
-        """Whether the run ended with an outcome other than COMPLETED."""
-        return self.row.outcome not in (None, "COMPLETED")
+        """Whether the run failed, timed out or was lost."""
+        return self.row.outcome not in (None, "COMPLETED", "CANCELLED")
 
     @property
     def description(self) -> str:

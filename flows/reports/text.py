@@ -36,6 +36,11 @@ def number(value: float | None, digits: int = 1) -> str:
     return NOTHING if value is None else f"{value:,.{digits}f}"
 
 
+def count(value: int, one: str, many: str) -> str:
+    """Return a number with its noun: ``1 batch``, ``1,200 batches``."""
+    return f"{value:,} {one if value == 1 else many}"
+
+
 def percent(value: float | None) -> str:
     """Return a fraction of 1 as a percentage."""
     return NOTHING if value is None else f"{value:.0%}"

@@ -34,12 +34,12 @@ text { font: 11px system-ui, sans-serif; fill: #52525b } .strong { font-weight: 
 .number { fill: #ffffff; font-size: 10px } .paper { fill: #ffffff } .lane { fill: #f1f2f4 }
 .grid { stroke: #e0e2e6 } .stripe { stroke: #d6293e } .wait { opacity: .3 } .queue { opacity: .35 }
 .extract { fill: #3b6fd4 } .convert { fill: #c86b12 } .store { fill: #1f8a68 }
-.failed { fill: #d6293e } .idle { fill: url(#hatch) }
+.failed { fill: #d6293e } .cancelled { fill: #83838d } .idle { fill: url(#hatch) }
 @media (prefers-color-scheme: dark) {
 text { fill: #a1a1aa } .strong { fill: #f4f4f5 } .number { fill: #101114 } .paper { fill: #17181c }
 .lane { fill: #24262c } .grid { stroke: #34373f } .stripe { stroke: #ff6b78 }
 .wait, .queue { opacity: .4 } .extract { fill: #7aa5ff } .convert { fill: #f2a54a } .store { fill: #45c79e }
-.failed { fill: #ff5c6c } }
+.failed { fill: #ff5c6c } .cancelled { fill: #9d9da8 } }
 """
 
 
@@ -75,7 +75,7 @@ def draw(rows: Sequence[spans.Row], stages: Sequence[str]) -> str:
     first, last = rows[0].queued_at.astimezone(UTC), max(row.ended_at for row in rows).astimezone(UTC)
     pattern = "%H:%M:%S" if first.date() == last.date() else "%Y-%m-%d %H:%M:%S"
     return picture.finish(
-        f"{batches:,} {'batch' if batches == 1 else 'batches'} in {text.seconds(end)}",
+        f"{text.count(batches, 'batch', 'batches')} in {text.seconds(end)}",
         f"{first:%Y-%m-%d %H:%M:%S} to {last:{pattern}} UTC",
     )
 
@@ -98,7 +98,8 @@ class _Picture:
         entries = [(stage, stage) for stage in stages]
         entries += [
             ("failed", "failed, timed out or lost"),
-            ("idle", "idle gap: free although a batch waits"),
+            ("cancelled", "cancelled"),
+            ("idle", "idle gap"),
         ]
         x = float(_LEFT)
         for kind, label in entries:
@@ -237,10 +238,14 @@ def _tops(steps: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
                 tops.append((tops[-1][0] + _MIN_WIDTH, last))
             tops.append((x, depth))
         last = depth
+    if tops and last != tops[-1][1]:
+        tops.append((tops[-1][0] + _MIN_WIDTH, last))
     return tops
 
 
 def _kind(run: Run) -> str:
+    if run.row.outcome == "CANCELLED":
+        return "cancelled"
     return "failed" if run.has_failed else run.row.stage
 
 

@@ -8,8 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flows.errors import ServiceFailed
-from flows.services.prefect import client_environment, is_free, local_url
+from flows.services.prefect import client_environment, ensure_free, local_url
 from flows.services.processes import Child, child
 from flows.settings import Settings
 
@@ -24,8 +23,7 @@ def monitor_url(settings: Settings) -> str:
 @contextmanager
 def monitoring(settings: Settings) -> Iterator[Child]:
     """Run :mod:`flows.monitor` until the block ends; yield once it is ready. Raises ServiceFailed."""
-    if not is_free(settings.monitor_host, settings.monitor_port):
-        raise ServiceFailed(f"Port {settings.monitor_port} is in use. Set TDP_MONITOR_PORT to a free port.")
+    ensure_free(settings.monitor_host, settings.monitor_port, "TDP_MONITOR_PORT")
     command = [sys.executable, "-m", "flows.monitor"]
     env = client_environment(settings)
     with child(settings, "monitor", command, env=env, cwd=settings.root, grace=5) as started:

@@ -14,7 +14,13 @@ from flows.errors import ServiceFailed
 from flows.ledger.schema_version import migrate
 from flows.services import disk, record
 from flows.services.postgres import postgres
-from flows.services.prefect import client_environment, ensure_authentication, prefect_server, server_url
+from flows.services.prefect import (
+    client_environment,
+    ensure_authentication,
+    ensure_free,
+    prefect_server,
+    server_url,
+)
 from flows.services.processes import Child, stop
 from flows.services.server_lock import ServerLock
 from flows.settings import Settings
@@ -97,10 +103,11 @@ class Installation:
 
 
 @contextmanager
-def installation(settings: Settings) -> Iterator[Installation]:
+def installation(settings: Settings, with_monitor: bool = False) -> Iterator[Installation]:
     """Run PostgreSQL, migrated, and the Prefect server until the block ends; ``start`` adds services.
 
-    Services that a killed owner left running are stopped first. Raises :class:`AlreadyRunning` if another
+    Services that a killed owner left running are stopped first. Then the port of the server must be free, and
+    that of the monitor if it is to be started too. Raises :class:`AlreadyRunning` if another
     process runs the services of this home, :class:`ServiceFailed` if a service does not start, or if the
     Prefect server of another home uses the same ledger.
     """
@@ -108,6 +115,9 @@ def installation(settings: Settings) -> Iterator[Installation]:
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
     with _home_lock(settings), ExitStack() as stack:
         _stop_leftovers(settings)
+        ensure_free(settings.server_host, settings.server_port, "TDP_SERVER_PORT")
+        if with_monitor:
+            ensure_free(settings.monitor_host, settings.monitor_port, "TDP_MONITOR_PORT")
         stack.callback(record.path(settings).unlink, missing_ok=True)
         started = Installation(settings, stack)
         started.start(postgres)

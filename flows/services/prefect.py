@@ -98,8 +98,7 @@ def prefect_server(settings: Settings) -> Iterator[Child]:
     """
     ensure_authentication(settings, settings.server_host)
     host, port = settings.server_host, settings.server_port
-    if not is_free(host, port):
-        raise ServiceFailed(f"Port {port} on {host} is in use. Set TDP_SERVER_PORT to a free port.")
+    ensure_free(host, port, "TDP_SERVER_PORT")
     env = client_environment(settings) | server_settings(os.environ)
     if settings.auth_string:
         env["PREFECT_SERVER_API_AUTH_STRING"] = settings.auth_string.get_secret_value()
@@ -144,6 +143,12 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def ensure_free(host: str, port: int, variable: str) -> None:
+    """Raise :class:`ServiceFailed`, which names the ``variable`` to set, if the port is in use."""
+    if not is_free(host, port):
+        raise ServiceFailed(f"Port {port} on {host} is in use. Set {variable} to a free port.")
 
 
 def is_free(host: str, port: int) -> bool:

@@ -202,7 +202,7 @@ def test_a_long_queue_is_a_condition_but_only_a_stuck_stage_is_unhealthy(
     add_run(ledger, "convert", 900)
     stages = json.loads(get(server, "/health")[2])["components"]["stages"]
     assert not stages["ok"]
-    assert stages["detail"] == "convert: 1 batches wait, no run for 15 min 00 s"
+    assert stages["detail"] == "convert: 1 batch waiting, no run for 15 min 00 s"
 
 
 def test_metrics_of_the_ledger(ledger: Any, server: MonitorServer) -> None:
@@ -268,7 +268,7 @@ def test_raised_and_cleared_conditions_are_logged_and_sent_to_prefect(
     add_run(ledger, "convert", 700)
     watch.check()
     watch.check()
-    assert caplog.text.count("Raised: stage_idle_beside_queue (convert: 1 batches wait") == 1
+    assert caplog.text.count("Raised: stage_idle_beside_queue (convert: 1 batch waiting") == 1
     with ledger.cursor() as cursor:
         cursor.execute("DELETE FROM stage_runs")
     watch.check()

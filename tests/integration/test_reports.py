@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from flows import reports
 from flows.cli.reports import app
+from flows.cli.umask import make_private
 from flows.errors import BatchUnknown, DatabaseUnavailable
 from flows.reports.timeline import timeline_svg
 
@@ -310,6 +312,39 @@ def test_batches_show_and_timings_print_tables_and_json(two_batches: Any, tdp: C
     assert json.loads(tdp("show", "batch_000002", "--json").stdout)["resumes_at"] == "convert"
     assert tdp("timings", "--by", "batch").stdout.count("batch_00000") == 5
     assert json.loads(tdp("timings", "--since", "1h", "--json").stdout) == []
+
+
+def test_a_narrow_terminal_shows_whole_ids_and_a_pipe_does_not_wrap(
+    two_batches: Any, database_url: str, tmp_path: Path
+) -> None:
+    def page(command: str, columns: str | None) -> str:
+        env = {"TDP_DATABASE_URL": database_url, "TDP_HOME": str(tmp_path), "COLUMNS": columns}
+        return CliRunner().invoke(app, [command], env=env).stdout
+
+    add_run(two_batches, "batch_000002", "convert", 41, 41, None)
+    assert all("batch_000002" in page(command, "60") for command in ("batches", "status"))
+    (row,) = [line for line in page("status", None).splitlines() if line.startswith("convert")]
+    assert re.search(r"batch_000002 .*alpha pid 42", row)
+    zone = f"{datetime.now().astimezone():%Z}"
+    assert f"Created, {zone}" in page("batches", None)
+    assert re.search(rf"at 20[-0-9]+ [0-9:]+ {re.escape(zone)}", page("status", None))
+
+
+def test_a_cancelled_run_is_not_counted_as_failed(two_batches: Any, tdp: Callable[..., Result]) -> None:
+    add_run(two_batches, "batch_000002", "convert", 41, 41, 42, outcome="CANCELLED")
+    found = json.loads(tdp("timings", "--json").stdout)
+    assert {lane["stage"]: (lane["runs"], lane["failed"]) for lane in found}["convert"] == (3, 1)
+
+
+@pytest.mark.usefixtures("two_batches")
+def test_the_timeline_is_a_file_that_others_may_read(tdp: Callable[..., Result], tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        make_private()
+        assert tdp("timeline", tmp_path / "lanes.svg").exit_code == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "lanes.svg").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("args", [("timings", "--since", "soon"), ("batches", "--status", "lost"), ("show",)])

@@ -92,6 +92,12 @@ def test_failed_and_running_runs_are_marked() -> None:
     assert "batch_000001 extract: waited 0.00 s, worked 3.00 s, still at work" in titles
 
 
+def test_a_cancelled_run_has_a_colour_of_its_own() -> None:
+    picture = draw([row(1, 0, 0, 10, outcome="CANCELLED")], STAGES)
+    assert (len(bars(picture, "cancelled")), len(bars(picture, "failed"))) == (1 + 2, 1)
+    assert "idle gap" in words(picture)
+
+
 def test_slots_of_a_lane_have_separate_rows() -> None:
     runs = [row(n, 0, 0, 10, stage="store", slot=n - 1) for n in (1, 2, 3)]
     tops = {bar.get("y") for bar in bars(draw(runs, STAGES), "store") if bar.get("height") != "16"}
@@ -119,6 +125,7 @@ def test_ten_thousand_batches_make_a_picture_of_bounded_size() -> None:
 
 
 def test_the_queue_is_drawn_to_its_last_length() -> None:
+    assert _tops([(0, 0), (50, 1), (50.4, 0)]) == [(0, 0), (50, 1), (51.0, 0)], "it ended within a pixel"
     assert _tops([(0, 0), (0, 9), (0.1, 2), (50, 3), (50.1, 0), (90, 1)]) == [
         (0, 9),
         (1.0, 2),

@@ -117,7 +117,7 @@ WITH runs AS (
 ), lanes AS (
     SELECT "group", position, stage, exclusive,
            count(*) AS runs,
-           count(*) FILTER (WHERE NOT completed) AS failed,
+           count(*) FILTER (WHERE outcome NOT IN ('COMPLETED', 'CANCELLED')) AS failed,
            percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY wait_sec)
                FILTER (WHERE started_at IS NOT NULL) AS waits,
            percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY duration_sec)
@@ -183,3 +183,12 @@ ORDER BY s.source_id DESC LIMIT :limit;
 -- name: left_in_folder(folder)
 SELECT folder, name, reason, is_error, noticed_at FROM left_files
 WHERE :folder::text IS NULL OR folder = :folder ORDER BY folder, name;
+
+-- name: run_progress(flow_run_id)^
+-- The batches of a parent run, as far as they ended since it listed them.
+SELECT count(*) AS batches,
+       count(*) FILTER (WHERE b.status = 'COMPLETED' AND b.completed_at >= l.listed_at) AS completed,
+       count(*) FILTER (WHERE b.status = 'FAILED' AND b.completed_at >= l.listed_at) AS failed,
+       count(*) FILTER (WHERE b.status IN ('EXTRACTING', 'CONVERTING', 'STORING')) AS working,
+       coalesce(extract(epoch FROM clock_timestamp() - min(l.listed_at)), 0)::float8 AS elapsed_sec
+FROM run_batches l JOIN batch_processing b USING (batch_id) WHERE l.flow_run_id = :flow_run_id::uuid;

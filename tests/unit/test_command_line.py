@@ -1,0 +1,60 @@
+"""The `tdp` command without services: versions, help, and errors without a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.reports import text
+
+
+def tdp(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_versions_and_help() -> None:
+    assert tdp("--version").stdout.startswith("tdp 0.")
+    assert tdp("-h").stdout == tdp("--help").stdout
+    assert "Exit status" in tdp("-h").stdout
+    assert "--by" in tdp("timings", "-h").stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"TDP_SERVER_PORT": "abc"}, "TDP_SERVER_PORT: Input should be a valid integer"),
+        ({"TDP_MONITOR_PORT": "70000"}, "TDP_MONITOR_PORT: Input should be less than"),
+        ({"TDP_HOME": "/proc/none"}, "/proc/none: "),
+        ({"TDP_HOME": __file__}, f"{__file__}"),
+    ],
+)
+def test_a_wrong_setting_is_named_without_a_traceback(variables: dict[str, str], message: str) -> None:
+    done = tdp("up", **variables)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_both_ports_are_checked_before_a_service_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as used, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        monitor = used.getsockname()[1]
+        done = tdp("up", TDP_HOME=str(tmp_path), TDP_SERVER_PORT=str(port), TDP_MONITOR_PORT=str(monitor))
+    assert done.stderr.startswith(f"error: Port {monitor} on 127.0.0.1 is in use. Set TDP_MONITOR_PORT")
+    assert not (tmp_path / "postgres").exists()
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert [text.count(n, "file", "files") for n in (0, 1, 1200)] == ["0 files", "1 file", "1,200 files"]
