@@ -224,6 +224,14 @@ def test_a_rich_message_can_have_any_form(read: Read, rich: Any) -> None:
     assert reading.reason is None
 
 
+def test_a_rich_message_that_is_nested_too_deep_costs_only_its_text(read: Read) -> None:
+    deep = '{"blocks": [' * 450 + "]}" * 450
+    text = json.dumps(chat(message(text="", rich_message="DEEP"), message(id=2)), indent=1)
+    rows, reading = read(text.replace('"DEEP"', deep))
+    assert [row["text"] for row in rows] == ["", ""]
+    assert reading.reason is None
+
+
 def test_bytes_that_are_not_utf8_are_replaced(read: Read) -> None:
     export = json.dumps(chat(message(text="HERE")), indent=1).encode()
     (row,), reading = read(export.replace(b"HERE", b"a\xff\xed\xa0\x80b"))
