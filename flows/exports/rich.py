@@ -19,7 +19,7 @@ TEXTS = ("text", "title", "subtitle", "caption", "header", "footer", "author", "
 
 
 def rich_text(raw: bytes) -> str:
-    """Return the text of one ``rich_message``, valid JSON; empty if it is nested deeper than a message can be."""
+    """Return the text of one ``rich_message``, valid JSON; empty if it is nested too deep."""
     with suppress(RecursionError):
         return "\n".join(filter(None, _lines(msgspec.json.decode(raw))))
     return ""
