@@ -127,7 +127,7 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
         for stage, run in zip(STAGES, (extract, convert, store), strict=True):
             done = read_result(runtime.directory(batch.batch_id, stage))
             if done and await batch.has_completed(stage):
-                await batch.record(stage, done)  # whoever ran it may have died before it did so
+                await batch.record(stage, done)  # the run that completed it may have died before
             else:
                 await _with_retries(run, runtime.config.task_retries)(batch, runtime)
         await batch.complete()

@@ -38,7 +38,8 @@ async def run_stage(
     output = runtime.directory(batch.batch_id, stage)
     if stage == "extract":
         await _fill_input(batch, runtime.input_of(stage, batch.batch_id))
-    # Of a run that died after its work was done. Nobody else writes here: its processes held the batch too.
+    # Of a run that died after its work was done. No other process writes here: the next stage run of a batch
+    # waits until the work of the last one is gone.
     result = read_result(output)
     if result is None:
         await asyncio.to_thread(discard, output)
@@ -72,7 +73,7 @@ async def run_stage(
 
 
 async def _fill_input(batch: OwnedBatch, directory: Path) -> None:
-    """Link the batch's source files into ``directory``; those gone from disk cost nobody but themselves."""
+    """Link the batch's source files into ``directory``; those gone from disk cost no other file."""
     await batch.reset_files()
     sources = await batch.sources()
     missing = await asyncio.to_thread(_link, sources, directory)
@@ -122,8 +123,8 @@ def _left_out(stage: str, source: Path, output: Path, result: Result) -> list[st
     before = read_result(source)
     refused = {file.name for file in before.files if file.status == "quarantined"} if before else set()
     names = [*(entry.name for entry in output.iterdir()), *(file.name for file in result.files)]
-    told = {entry_id(name) for name in names} - {None}
-    if not told and (names or stage == "store"):
+    named = {entry_id(name) for name in names} - {None}
+    if not named and (names or stage == "store"):
         return []
     entries = sorted(entry.name for entry in source.iterdir() if entry.name not in refused)
-    return [name for name in entries if entry_id(name) not in {None, *told}]
+    return [name for name in entries if entry_id(name) not in {None, *named}]

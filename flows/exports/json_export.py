@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from flows.errors import BadInput
 from flows.exports import ids
+from flows.exports.damage import Joined, Malformed
 from flows.exports.encoding import as_utf8
 from flows.exports.parallel import Processors, parallel_map
 from flows.exports.reading import Chat, Reading
 from flows.exports.repair import Message, add_member, parse, repaired
 from flows.exports.rows import BATCH, Rows
-from flows.exports.scan import CHUNK, LONGEST, Block, Joined, Malformed, Scanner
+from flows.exports.scan import CHUNK, LONGEST, Block, Scanner
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top level of a whole account has.

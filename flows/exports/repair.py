@@ -3,8 +3,9 @@
 Valid blocks take the fast path: they are compacted, then split into raw members, both in C. Other blocks are
 decoded leniently, message by message, and encoded again; the result takes the fast path.
 
-If a key occurs several times in one object, the last value that is not empty counts. Other values that are
-not empty are kept in a member ``repeated_keys``: ``{"text": ["the first of two texts"]}``.
+If a key occurs several times in a message or chat, the last value that is not empty counts. Other values that
+are not empty are kept in a member ``repeated_keys``: ``{"text": ["the first of two texts"]}``. Objects within
+members are searched for such keys only where the message is decoded leniently: it costs a tenth of the time.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import msgspec
 import pyarrow as pa
 
 from flows.errors import BadInput
-from flows.exports.scan import Block, Joined, Malformed, Scanner
+from flows.exports.damage import Joined, Malformed
+from flows.exports.scan import Block, Scanner
 
 Message = dict[str, msgspec.Raw]
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
-_ANY = msgspec.json.Decoder()
+_ENCODER = msgspec.json.Encoder()
+_BUFFER = bytearray()
 _MESSAGES = msgspec.json.Decoder(list[Message])
 
 #: Control characters as Telegram Desktop wrote them (tdesktop issue 27571).
@@ -34,8 +37,6 @@ _BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]
 _SURPLUS_COMMA = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])', re.DOTALL)
 #: The member with further values of keys that occur several times in one object.
 REPEATED = "repeated_keys"
-#: The line break and indentation of the keys of a block's messages.
-_KEY_GAP = re.compile(rb'\{[ \t\r\n]*(\n[ \t]*)"')
 #: Characters that PostgreSQL's text does not accept: NUL and lone surrogates.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 #: Maps digits to 0 and exponents to e, to search for numbers outside the range of PostgreSQL's numeric.
@@ -61,16 +62,11 @@ class Messages(NamedTuple):
 def parse(block: Block) -> Messages:
     """Read the messages of ``block``."""
     try:
-        found = _members(_compact(b"[" + block.data + b"]"))
+        array = _compact(b"[" + block.data + b"]")
+        found = _members(array)
     except _INVALID:
         return _one_by_one(block)
-    return found if _keys_are_distinct(block, found) else _with_all_values(found)
-
-
-def all_values(raw: bytes) -> bytes:
-    """Return a valid, compact JSON value in which each object has each key once."""
-    value = _ANY.decode(raw)
-    return raw if len(msgspec.json.encode(value)) == len(raw) else _encode(_lenient(raw))
+    return found if len(_encoded(found.members)) == len(array) else _with_all_values(found)
 
 
 def add_member(members: dict[str, bytes], key: str, raw: bytes) -> None:
@@ -108,11 +104,10 @@ def _members(array: bytes) -> Messages:
     return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
 
 
-def _keys_are_distinct(block: Block, found: Messages) -> bool:
-    """Return whether certainly no message has a key twice: in this layout each key begins a line."""
-    if block.separator and (gap := _KEY_GAP.match(block.data)):
-        return block.data.count(gap[1] + b'"') == sum(map(len, found.members))
-    return False
+def _encoded(value: Any) -> bytearray:
+    """Encode a value into a buffer that the next call uses again: less than half the time."""
+    _ENCODER.encode_into(value, _BUFFER)
+    return _BUFFER
 
 
 def _with_all_values(found: Messages) -> Messages:

@@ -8,6 +8,7 @@ into. The pieces of one text follow each other; everything else begins a new lin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -18,8 +19,10 @@ TEXTS = ("text", "title", "subtitle", "caption", "header", "footer", "author", "
 
 
 def rich_text(raw: bytes) -> str:
-    """Return the text of one ``rich_message``, valid JSON."""
-    return "\n".join(filter(None, _lines(msgspec.json.decode(raw))))
+    """Return the text of one ``rich_message``, valid JSON; empty if it is nested too deep."""
+    with suppress(RecursionError):
+        return "\n".join(filter(None, _lines(msgspec.json.decode(raw))))
+    return ""
 
 
 def _lines(value: Any) -> Iterator[str]:

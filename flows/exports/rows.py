@@ -23,7 +23,7 @@ from flows.exports.ids import PeerIds
 from flows.exports.keys import MESSAGE_KEYS, SERVICE_KEYS
 from flows.exports.known import COLUMNS, NULL, Known, decode_known
 from flows.exports.reading import Chat
-from flows.exports.repair import Message, Messages, all_values
+from flows.exports.repair import Message, Messages
 from flows.exports.rich import rich_text
 
 #: Messages in a batch, at least; the last block can exceed it.
@@ -225,8 +225,7 @@ class Rows:
             members: dict[str, list[bytes]] = {}
             for key, raw in row.items():
                 if key not in COLUMNS or key in mistyped or _REPLACED_BY.get(key) in row:
-                    value = all_values(bytes(raw)) if b"{" in bytes(raw) else raw
-                    members.setdefault(column_of.get(key, "extra"), []).append(_quoted(key) + value)
+                    members.setdefault(column_of.get(key, "extra"), []).append(_quoted(key) + raw)
             for name, found in members.items():
                 columns[name][at] = b"{" + b",".join(found) + b"}"
         return {name: _json(documents) for name, documents in columns.items()}

@@ -14,10 +14,10 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from flows.errors import BadInput
+from flows.exports.damage import CUT_OFF, CutOff, Malformed
 
 #: Bytes read at once, and the approximate size of a block of messages.
 CHUNK = 1 << 20
-_CUT_OFF = "cut off in the middle: complete messages before that were kept; export or copy it again"
 #: Bytes that a value (a message, a skipped section) may have; keeps memory bounded.
 LONGEST = 64 << 20
 
@@ -28,27 +28,6 @@ _SCALAR = re.compile(rb"[^\s,:\[\]{}\"]++")
 #: What may stand between two documents of one file: white space, commas, byte order marks (files joined by
 #: `cat`), NULs (a power failure), record separators (RFC 7464), and DOS's end-of-file mark (`copy a+b`).
 _BETWEEN = re.compile(rb"(?:[ \t\r\n,\0\x1a\x1e]|\xef\xbb\xbf)*+")
-
-
-class CutOff(BadInput):
-    """The file ends too early: the export or the copy was interrupted. Complete messages were kept."""
-
-
-class Malformed(BadInput):
-    """The file is not JSON from some byte on, and reading cannot go on. What precedes it was kept."""
-
-
-class Joined(CutOff):
-    """The file ends too early in the middle of it: at ``offset`` another document begins."""
-
-    def __init__(self, offset: int) -> None:
-        """``offset``: of the other document in the file."""
-        super().__init__(f"another JSON document begins at byte {offset} in the middle of it: {_CUT_OFF}")
-        self.offset = offset
-
-    def __reduce__(self) -> tuple[type[Joined], tuple[int]]:
-        """Return what a forked reader sends: by default the message would be passed as the offset."""
-        return Joined, (self.offset,)
 
 
 class Block(NamedTuple):
@@ -108,8 +87,7 @@ class Scanner:
 
     def rest(self) -> int:
         """Consume the rest of the file; return the number of its bytes."""
-        start = self.offset
-        self._at = len(self._data)
+        start, self._at = self.offset, len(self._data)
         while self._fill():
             self._at = len(self._data)
         return self.offset - start
@@ -167,10 +145,10 @@ class Scanner:
     def value(self) -> bytes:
         """Return the next value, raw."""
         if not self.peek():
-            raise CutOff(_CUT_OFF)
+            raise CutOff(CUT_OFF)
         while (end := self._end()) < 0:
             if not self._fill():
-                raise CutOff(_CUT_OFF)
+                raise CutOff(CUT_OFF)
         taken = self._data[self._at : end]
         self._at = end
         return taken
@@ -234,7 +212,7 @@ class Scanner:
             self._take(opener)
         while (byte := self.peek()) != closer:
             if not byte:
-                raise CutOff(_CUT_OFF)
+                raise CutOff(CUT_OFF)
             if byte == b",":
                 if comma:
                     raise self._malformed("a value")
@@ -249,7 +227,7 @@ class Scanner:
     def _take(self, byte: bytes) -> None:
         found = self.peek()
         if not found:
-            raise CutOff(_CUT_OFF)
+            raise CutOff(CUT_OFF)
         if found != byte:
             raise self._malformed(byte.decode())
         self._at += 1

@@ -1,4 +1,4 @@
-"""Proof of compliance: no two exclusive runs ever overlapped, nothing was lost, nobody holds what is not his.
+"""The audit: no two exclusive runs ever overlapped, nothing was lost, every lock and slot has its holder.
 
 What is true only for a moment (who lives, who holds a slot) is looked at several times; a run that begins or
 ends between two readings is no finding.

@@ -225,8 +225,8 @@ def test_exit_statuses_of_wrong_usage_and_of_a_database_that_is_not_set_up(
 
 def test_invalid_input_stores_nothing(database_url: str, tmp_path: Path) -> None:
     good = message("channel1", 1, 1)
-    folder = write(tmp_path / "json", [chat("channel1", 1)], [good, message("channel1", 2, 1, media="{oops")])
-    process = spawn(database_url, folder, tmp_path / "out")
+    folder = write(tmp_path / "json", [chat("channel1", 1)], [good, message("channel1", 2, 2, media="{oops")])
+    process = spawn(database_url, folder, tmp_path / "out")  # the row's source file has no chat
     assert (process.returncode, process.stderr.count("\n")) == (65, 1)
     assert "invalid input syntax for type json" in process.stderr
     folder = write(tmp_path / "columns", [chat("channel1", 1)], [good])
@@ -237,6 +237,46 @@ def test_invalid_input_stores_nothing(database_url: str, tmp_path: Path) -> None
     assert "messages.parquet lacks the columns revision, text" in process.stderr
     assert query(database_url, "SELECT * FROM chats") == query(database_url, "SELECT * FROM messages") == []
     assert not (tmp_path / "out").exists()
+
+
+LONG = "".join(map(chr, range(300, 3300)))  # more than a page of an index holds, even compressed
+
+
+def refused_batch(folder: Path) -> Path:
+    """Write three files; PostgreSQL does not accept a chat of the first and a message of the last."""
+    chats = [chat("channel1", 41, LONG), chat("channel1", 42), chat("channel2", 42), chat("channel3", 43)]
+    messages = [
+        message("channel1", 1, 41),
+        message("channel1", 1, 42),
+        message("channel2", 2, 42),
+        message("channel3", 3, 43, extra='{"invalid": '),
+    ]
+    return write(folder, chats, messages)
+
+
+def test_a_row_that_postgresql_refuses_costs_its_file_only(database_url: str, tmp_path: Path) -> None:
+    result = store(database_url, refused_batch(tmp_path / "in"))
+    assert [(file.name[:6], file.status) for file in result.files] == [
+        ("000041", "quarantined"), ("000042", "ok"), ("000043", "quarantined"),
+    ]  # fmt: skip
+    first, _, last = (file.reason or "" for file in result.files)
+    assert first.startswith("PostgreSQL does not accept one of its rows: index row size")
+    assert "invalid input syntax for type json" in last
+    assert result.counts == {"chats": 2, "messages": 2, "rows_new": 2, "rows_changed": 0, "rows_same": 0}
+    assert query(database_url, "SELECT chat_key, source_id FROM messages ORDER BY 1") == [
+        ("channel1", 42), ("channel2", 42),
+    ]  # fmt: skip
+    assert query(database_url, "SELECT chat_key, name FROM chats ORDER BY 1") == [
+        ("channel1", "Anna"), ("channel2", "Anna"),
+    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_batch_of_one_file_with_a_refused_row_is_completed(database_url: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", [chat("channel1", 41, LONG)], [message("channel1", 1, 41)])
+    (file,) = store(database_url, folder).files
+    assert file.status == "quarantined"
+    assert query(database_url, "SELECT count(*) FROM messages") == [(0,)]
 
 
 def test_an_input_output_error_is_retried(database_url: str, tmp_path: Path) -> None:

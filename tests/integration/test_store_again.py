@@ -176,6 +176,16 @@ def test_a_source_that_has_become_empty_leaves_no_rows(ledger: str, tmp_path: Pa
     assert not any(tables(ledger).values())
 
 
+def test_a_source_that_is_refused_now_keeps_its_rows(ledger: str, tmp_path: Path) -> None:
+    store(ledger, tmp_path, 1, export(1, 1))
+    before = tables(ledger)
+    made = export(1, 2)
+    made["messages"][0]["extra"] = '{"invalid": '
+    (outcome,) = store(ledger, tmp_path, 1, made).files
+    assert outcome.status == "quarantined"
+    assert tables(ledger) == before
+
+
 def test_rows_that_a_killed_store_committed_are_replaced(ledger: str, tmp_path: Path) -> None:
     store(ledger, tmp_path, 1, export(1, 1))
     with psycopg.connect(ledger) as connection:

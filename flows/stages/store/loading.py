@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -84,11 +84,20 @@ def _owner_names(directory: Path, saved: set[str]) -> dict[str, list[str]]:
     return {key: sorted(found)[:_OWNER_NAMES] for key, found in names.items()}
 
 
-def load(url: str, directory: Path, chats: list[Chat], sources: Sequence[int] = ()) -> dict[str, int]:
+def load(
+    url: str,
+    directory: Path,
+    chats: list[Chat],
+    sources: Sequence[int] = (),
+    *,
+    keep: Collection[int] = (),
+    commit: bool = True,
+) -> dict[str, int]:
     """Load ``chats`` and ``messages.parquet`` of ``directory``; return counts of the message rows.
 
     ``sources`` are the ledger ids of the batch's source files. Rows that an earlier store of the batch may
-    have loaded are deleted first, in the same transaction, and counted as ``rows_replaced``.
+    have loaded are deleted first, in the same transaction, and counted as ``rows_replaced``, except those of
+    the sources ``keep``. Without ``commit`` the load is only tried.
 
     ``rows_new`` is the number by which the table grew, ``rows_changed`` the number of messages replaced by a
     greater revision, ``rows_same`` the number of the others: the table has the same or a greater revision.
@@ -98,22 +107,29 @@ def load(url: str, directory: Path, chats: list[Chat], sources: Sequence[int] = 
     with connect(url, application_name="tdp store") as connection:
         try:
             once = {key for key, n in exports.items() if n == 1}
-            counts = _load(connection, directory, chats, once, sources)
+            counts = _load(connection, directory, chats, once, sources, keep)
         except psycopg2.errors.UniqueViolation:
             # An export has a message twice: loading through the temporary table resolves that.
             connection.rollback()
-            counts = _load(connection, directory, chats, set(), sources)
-        connection.commit()
+            counts = _load(connection, directory, chats, set(), sources, keep)
+        if commit:
+            connection.commit()
     return counts
 
 
 def _load(
-    connection: Connection, directory: Path, chats: list[Chat], once: set[str], sources: Sequence[int]
+    connection: Connection,
+    directory: Path,
+    chats: list[Chat],
+    once: set[str],
+    sources: Sequence[int],
+    keep: Collection[int],
 ) -> dict[str, int]:
     """Load in the open transaction. New chats among ``once`` are copied into the table directly."""
     path = directory / "messages.parquet"
     own = {clue for chat in chats for clue in clues(chat)}
-    earlier: list[int] = sql.stored_before(connection, sources=list(sources))
+    stored: list[int] = sql.stored_before(connection, sources=list(sources))
+    earlier = [source for source in stored if source not in keep]
     before = {Clue(*row) for row in sql.chats_of_sources(connection, sources=earlier)} if earlier else set()
     involved = own | {clue for clue in before if clue.clue}
     found = lock(connection, involved)

@@ -3,8 +3,9 @@
     TDP_DATABASE_URL=postgresql://… python -m flows.stages.store INPUT OUTPUT
 
 INPUT is convert's output. OUTPUT has only the manifest: ``chats`` and ``messages`` per source file, and the
-totals ``rows_new``, ``rows_changed`` and ``rows_same``. The URL is passed in the environment, because every
-user of the host can read a command line.
+totals ``rows_new``, ``rows_changed`` and ``rows_same``. A source file with a row that PostgreSQL does not
+accept is quarantined, and the others are stored. The URL is passed in the environment, because every user of
+the host can read a command line.
 """
 
 from __future__ import annotations
@@ -54,9 +55,13 @@ def _store_into(output: Path, url: str, source: Path, converted: Result) -> int:
     import psycopg2
     import pyarrow as pa
 
+    from flows.stages.store.refused import concerns_row
+
     try:
         result = store(url, source, converted)
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        if concerns_row(error):
+            return _fail(DATA, f"{source} has rows that the database does not accept: {_line(error, url)}")
         return _fail(RETRY, f"the database is unavailable or ended the session: {_line(error, url)}")
     except psycopg2.ProgrammingError as error:
         return _fail(CONFIG, f"the database is not set up, run `tdp up`: {_line(error, url)}")
@@ -73,17 +78,18 @@ def _store_into(output: Path, url: str, source: Path, converted: Result) -> int:
 
 def store(url: str, source: Path, converted: Result) -> Result:
     """Load convert's output ``source``, whose manifest is ``converted``. Raises psycopg2.Error."""
-    from flows.stages.store.loading import load, read_chats
+    from flows.stages.store.refused import load_accepted
 
-    chats = read_chats(source)
     sources = [source_id for file in converted.files if (source_id := entry_id(file.name))]
-    counts = load(url, source, chats, sources)
+    counts, chats, reasons = load_accepted(url, source, sources)
     chats_of = Counter(chat["source"] for chat in chats)
     messages_of: Counter[str] = Counter()
     for chat in chats:
         messages_of[chat["source"]] += chat["messages"]
     files = [
-        FileOutcome(file.name, counts={"chats": chats_of[file.name], "messages": messages_of[file.name]})
+        FileOutcome(file.name, "quarantined", reasons[file.name])
+        if file.name in reasons
+        else FileOutcome(file.name, counts={"chats": chats_of[file.name], "messages": messages_of[file.name]})
         for file in converted.files
         if file.status != "quarantined"
     ]
