@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from flows.ledger.locks import FENCE, QUEUE
+
 if TYPE_CHECKING:
     from conftest import Installed
 
@@ -149,7 +151,7 @@ def test_waiting_task_run_names_the_holder_and_cancel_ends_both(page: Page, up: 
     work.wait(10)
     up.until(lambda: up.statuses(*batches) == ["QUEUED", "QUEUED"], 10)
     assert [up.stage_runs(batch) for batch in batches] == [[("extract", 1, "CANCELLED")]] * 2
-    assert up.query("SELECT * FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2") == []
+    assert up.query("SELECT * FROM advisory_locks WHERE space IN (%s, %s)", FENCE, QUEUE) == []
     assert up.get("v2/concurrency_limits/extract")["active_slots"] == 0
     assert up.ended(parent)["state_name"] == "Cancelled"
     expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()

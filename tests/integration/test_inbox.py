@@ -409,6 +409,7 @@ async def test_a_file_that_cannot_be_removed_has_one_receipt_and_is_named_once(
 ) -> None:
     inbox = shared / "inbox"
     path = drop(inbox, "a.zip")
+    path.chmod(0o644)
     inbox.chmod(0o755)
     unprivileged()
     counts = [(await take(session, inbox)).counts for _ in range(3)]
