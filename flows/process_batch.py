@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import Task, flow, get_run_logger, task
@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run, task_run
+from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 
 from flows.batches.decoration import decorate
@@ -98,9 +99,11 @@ async def process_batch(batch_id: str, yielding: bool = False) -> dict[str, Any]
                     await _ensure_wanted(batch)
                     await _finish(batch, runtime)
                 report = dict(await batch.report())
+        except BatchHeld as held:  # since its parent listed it
+            log.warning("%s", held)
+            return cast("dict[str, Any]", Cancelled(message=str(held)))
         except Stopped as stop:
-            cancelled: dict[str, Any] = stop.state(log)
-            return cancelled
+            return cast("dict[str, Any]", stop.state(log))
     log.info("%s", "  ".join(f"{key}={value}" for key, value in report.items()))
     return report
 
@@ -129,6 +132,7 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
             if done and await batch.has_completed(stage):
                 await batch.record(stage, done)  # whoever ran it may have died before it did so
             else:
+                ensure_not_held(batch.batch_id, await batch.held_because())
                 await _with_retries(run, runtime.config.task_retries)(batch, runtime)
         await batch.complete()
     except (BatchBusy, BatchHeld):
