@@ -162,6 +162,7 @@ def test_waiting_task_run_names_the_holder_and_cancel_ends_both(page: Page, up: 
     )
 
     up.clear()
+    up.type("tdp", "resume", *batches)  # what was cancelled is held until an operator says so
     assert up.ended(up.run_deployment("process-inbox/scheduled"))["state_name"] == "Completed"
     for batch in batches:
         assert up.stage_runs(batch)[1:] == [
