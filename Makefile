@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	.venv/bin/tdp demo $(ARGS)
 
 # Half of the suite's time is waiting: more processes than cores. tests/conftest.py shares the work among them.
-WORKERS = 4
+WORKERS = 3
 PARALLEL = --numprocesses $(WORKERS) --durations 10
 
 test: lint

@@ -92,6 +92,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByGroup(config, log)
 
 
+@pytest.fixture(autouse=True)
+def ordinary_umask() -> Iterator[None]:
+    """Undo the umask of stages that an earlier test ran in this process."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def postgres(open_folder: Path) -> Iterator[str]:
     """URL (libpq) of the admin database of a PostgreSQL of our own."""

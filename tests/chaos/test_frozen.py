@@ -224,7 +224,6 @@ def test_a_clock_that_was_set_back(contest: Contest) -> None:
 def test_a_gate_that_waits_for_nothing_is_seen_in_the_ledger(contest: Contest) -> None:
     """The check of the check: were a successor not to wait for the work, the ledger would show it."""
     contest.start()
-    contest.processes[0].send_signal(signal.SIGSTOP)
     broken = (
         "import runpy, sys; from flows.gate import predecessor\n"
         "async def at_once(*_): pass\n"
@@ -234,7 +233,8 @@ def test_a_gate_that_waits_for_nothing_is_seen_in_the_ledger(contest: Contest) -
     argv = [sys.executable, "-c", broken, str(PROGRAMS / "contender.py"), "gated", "extract"]
     second = subprocess.Popen([*argv, contest.batches[1], "--", *heart])
     contest.processes.append(second)
-    contest.until(lambda: contest.query("SELECT 1 FROM stage_runs WHERE batch_id = %s", contest.batches[1]))
+    contest.until(lambda: contest.query("SELECT 1 FROM advisory_locks WHERE NOT granted"))
+    contest.processes[0].send_signal(signal.SIGSTOP)  # only now: it is ended 5 s later
     contest.lose_sessions()
     contest.until(contest.second_began)
     contest.processes[0].send_signal(signal.SIGCONT)
