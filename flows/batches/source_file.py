@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -264,16 +265,16 @@ def _clone(source: int, target: int) -> bool:
     return True
 
 
-def _read(file: object) -> Iterator[bytes]:
-    file.seek(0)  # type: ignore[attr-defined]
-    while chunk := file.read(_CHUNK):  # type: ignore[attr-defined]
+def _read(file: FileIO) -> Iterator[bytes]:
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
         yield chunk
 
 
-def _write(file: object, chunk: bytes) -> None:
+def _write(file: FileIO, chunk: bytes) -> None:
     view = memoryview(chunk)
     while view:
-        view = view[file.write(view) :]  # type: ignore[attr-defined]
+        view = view[file.write(view) :]
 
 
 def _protect(stored: Path) -> None:

@@ -241,8 +241,8 @@ def test_a_gate_that_waits_for_nothing_is_seen_in_the_ledger(contest: Contest) -
     contest.until(lambda: contest.query("SELECT * FROM stage_overlaps"))
 
 
-def test_the_loop_of_a_flow_is_blocked_by_its_log(contest: Contest) -> None:
-    """As by a worker that is frozen: the pipe is full, and a write waits."""
+def test_the_event_loop_of_a_flow_is_blocked(contest: Contest) -> None:
+    """As when its worker is frozen and the pipe to it is full; here a sleep blocks the loop."""
     blocked = (
         "import asyncio, runpy, sys, time; from flows.stages.runner import process\n"
         "wait = process.Supervisor._wait\n"
