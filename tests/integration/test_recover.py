@@ -56,6 +56,12 @@ SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
 AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 1)
 """
 
+#: The flow runs in a ledger: parents and subflows.
+RUNS = """
+SELECT flow_run_id FROM run_batches
+UNION SELECT flow_run_id FROM stage_runs WHERE flow_run_id IS NOT NULL
+"""
+
 
 @pytest.fixture
 async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
@@ -114,11 +120,7 @@ def extracting(settings: Settings) -> list[dict[str, Any]]:
 
 async def states(client: PrefectClient, settings: Settings) -> list[str]:
     """Return the state name of every flow run in this test's ledger."""
-    known = rows(
-        settings,
-        "SELECT flow_run_id FROM run_batches UNION SELECT flow_run_id FROM stage_runs"
-        " WHERE flow_run_id IS NOT NULL",
-    )
+    known = rows(settings, RUNS)
     found = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [str(r["flow_run_id"]) for r in known]}})
     )
@@ -170,8 +172,8 @@ async def test_a_dead_run_without_a_worker_ends_crashed_with_its_children(
     assert replace(before, flow_runs=[], task_runs=[]) == Recovered()
     flow_process.send_signal(signal.SIGKILL)
     flow_process.wait()
-    dead = {hung["flow_run_id"]}
-    dead |= {row["flow_run_id"] for row in rows(installation, "SELECT flow_run_id FROM run_batches")}
+    dead = {row["flow_run_id"] for row in rows(installation, RUNS)}
+    assert hung["flow_run_id"] in dead
     first = await recover(installation)
     crashed = set(first.flow_runs)
     while not dead <= crashed:  # each run has its own grace time from its start on
