@@ -23,7 +23,7 @@ from flows.batches.workdir import discard_outputs, kept_stages
 from flows.domain import BACKFILL, BatchStatus, FanOut, Log, Stage
 from flows.errors import BatchesFailed, NothingChosen
 from flows.ledger.batches import own_batch
-from flows.ledger.owner import own_run
+from flows.ledger.owner import Owner, own_run
 from flows.ledger.selection import (
     Filters,
     adopt_batches,
@@ -80,18 +80,28 @@ async def backfill(
         batch_ids, status, received_from, received_to, processed_from, processed_to, source, error
     )
     run_id = UUID(flow_run.get_id())
-    log = get_run_logger()
-    async with (
-        yielding_runtime() as runtime,
-        own_run(run_id, runtime.database_url) as owner,
-        stops(owner, log) as stopping,
-    ):
-        session = owner.session
+    async with yielding_runtime() as runtime, own_run(run_id, runtime.database_url) as owner:
         if dry_run:
-            return await _report_plan(session, await select_batches(session, filters), from_stage, runtime)
+            chosen = await select_batches(owner.session, filters)
+            return await _report_plan(owner.session, chosen, from_stage, runtime)
+        return await _backfill(owner, run_id, filters, from_stage, window, resume, fan_out, runtime)
+
+
+async def _backfill(
+    owner: Owner,
+    run_id: UUID,
+    filters: Filters,
+    from_stage: Stage,
+    window: int | None,
+    resume: UUID | None,
+    fan_out: FanOut | None,
+    runtime: Runtime,
+) -> dict[str, int]:
+    log = get_run_logger()
+    async with stops(owner, log) as stopping:
         try:
             async with stopping.stoppable(run_id):
-                listed = await _plan(session, run_id, filters, from_stage, resume, runtime, log)
+                listed = await _plan(owner.session, run_id, filters, from_stage, resume, runtime, log)
                 batches = [row["batch_id"] for row in listed]
                 await decorate(name_run(run_id, "backfill", batches, runtime), "the name of this run", log)
                 async with runner(fan_out, runtime, stopping, log) as run:
@@ -100,7 +110,7 @@ async def backfill(
                 await decorate(_report(run_id, runtime), "this backfill", log)
                 if outcomes.count == len(outcomes.busy):
                     raise BatchesFailed(f"nothing was done: other runs process {', '.join(outcomes.busy)}")
-                skipped = sorted(set(batch_ids or []) - set(batches))
+                skipped = sorted({*(filters.batch_ids or [])} - set(batches))
                 end: dict[str, int] = await conclude(owner, batches, outcomes, log, skipped)
         except Stopped as stop:
             end = stop.state(log)

@@ -14,7 +14,7 @@ from flows.batches.runtime import Runtime
 from flows.batches.workdir import discard
 from flows.domain import Log
 from flows.errors import StageCrashed, StageFailed, StageTimedOut
-from flows.gate.gate import gate
+from flows.gate.gate import Held, gate
 from flows.gate.lanes import lanes
 from flows.ledger.batches import OwnedBatch
 from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
@@ -57,19 +57,24 @@ async def run_stage(
         ) as held,
     ):
         if result is None:
-            argv, timeout = runtime.argv(stage, batch.batch_id), runtime.timeout(stage)
-            if held.supervisor:
-                held.supervisor.on_output = OutputLines(lambda line: log.info("%s", line)).feed
-            try:
-                done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
-            except (StageCrashed, StageTimedOut) as error:
-                record_crash(output, str(error))
-                raise
-            source = runtime.input_of(stage, batch.batch_id)
-            result = read_result(output) or _adopt(stage, source, output, done.stdout)
+            result = await _work(held, stage, batch.batch_id, runtime, log)
         held.counts = result.counts
     await batch.record(stage, result)
     return result
+
+
+async def _work(held: Held, stage: str, batch_id: str, runtime: Runtime, log: Log) -> Result:
+    """Run the stage's program behind the gate; return the result that it has left in its output."""
+    output = runtime.directory(batch_id, stage)
+    if held.supervisor:
+        held.supervisor.on_output = OutputLines(lambda line: log.info("%s", line)).feed
+    argv, timeout = runtime.argv(stage, batch_id), runtime.timeout(stage)
+    try:
+        done = await held.run(argv, timeout=timeout, memory=runtime.memory(stage))
+    except (StageCrashed, StageTimedOut) as error:
+        record_crash(output, str(error))
+        raise
+    return read_result(output) or _adopt(stage, runtime.input_of(stage, batch_id), output, done.stdout)
 
 
 async def _fill_input(batch: OwnedBatch, directory: Path) -> None:

@@ -39,43 +39,46 @@ def _day(value: str) -> date:
         raise typer.BadParameter(f"{value!r}: use a date such as 2026-03-01") from None
 
 
-_DAY: dict[str, Any] = {"parser": _day, "metavar": "DAY"}
+def _day_option(which: str) -> Any:
+    return typer.Option(parser=_day, metavar="DAY", help=f"Only {which} (UTC).")
+
+
+_Status = Annotated[
+    BatchStatus | None, typer.Option(case_sensitive=False, help="Only batches with this status.")
+]
+_ReceivedFrom = Annotated[date | None, _day_option("with files received on this day or later")]
+_ReceivedTo = Annotated[date | None, _day_option("with files received on this day or earlier")]
+_ProcessedFrom = Annotated[date | None, _day_option("batches that ended on this day or later")]
+_ProcessedTo = Annotated[date | None, _day_option("batches that ended on this day or earlier")]
+_Source = Annotated[
+    str | None, typer.Option(help="Only with a source file of this name (wildcards *, ?) or SHA-256.")
+]
+_Error = Annotated[
+    str | None, typer.Option(help="Only with this text in the error of the batch or of a file.")
+]
+_Resume = Annotated[UUID | None, typer.Option(help="Continue the earlier backfill with this flow run id.")]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would run and the expected duration; run nothing.")
+]
+_Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask for confirmation, whatever the number of batches.")
+]
 
 
 def backfill(
     batches: Annotated[list[str] | None, typer.Argument(help="Batch ids.", show_default=False)] = None,
-    status: Annotated[
-        BatchStatus | None, typer.Option(case_sensitive=False, help="Only batches with this status.")
-    ] = None,
-    received_from: Annotated[
-        date | None, typer.Option(**_DAY, help="Only with files received on this day or later (UTC).")
-    ] = None,
-    received_to: Annotated[
-        date | None, typer.Option(**_DAY, help="Only with files received on this day or earlier (UTC).")
-    ] = None,
-    processed_from: Annotated[
-        date | None, typer.Option(**_DAY, help="Only batches that ended on this day or later (UTC).")
-    ] = None,
-    processed_to: Annotated[
-        date | None, typer.Option(**_DAY, help="Only batches that ended on this day or earlier (UTC).")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Only with a source file of this name (wildcards *, ?) or SHA-256.")
-    ] = None,
-    error: Annotated[
-        str | None, typer.Option(help="Only with this text in the error of the batch or of a file.")
-    ] = None,
+    status: _Status = None,
+    received_from: _ReceivedFrom = None,
+    received_to: _ReceivedTo = None,
+    processed_from: _ProcessedFrom = None,
+    processed_to: _ProcessedTo = None,
+    source: _Source = None,
+    error: _Error = None,
     from_stage: Annotated[Stage, typer.Option("--from", help="The first stage to run again.")] = "extract",
     window: Annotated[int | None, typer.Option(min=1, help="Batches in flight.")] = None,
-    resume: Annotated[
-        UUID | None, typer.Option(help="Continue the earlier backfill with this flow run id.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run and the expected duration; run nothing.")
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask for confirmation, whatever the number of batches.")
-    ] = False,
+    resume: _Resume = None,
+    dry_run: _DryRun = False,
+    yes: _Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text.")] = False,
 ) -> None:
     """Run batches again: those that match all given conditions. Scheduled runs take precedence.

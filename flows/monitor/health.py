@@ -177,8 +177,6 @@ def _conditions(
         for lane in lanes
         if lane.oldest_wait_sec > _WAIT_LONG
     ]
-    extract = lanes[0]
-    average = extract.average_sec
     return {
         "stage_waits_long": _condition(
             waits, f"no stage run has waited longer than {text.seconds(_WAIT_LONG)}"
@@ -195,6 +193,19 @@ def _conditions(
             if standstill > _INTAKE_STANDS
             else "no run holds the intake lock without receiving files",
         ),
+        **_extract_conditions(lanes[0]),
+        "memory_high": Condition(
+            usage.memory_share > _MEMORY_HIGH, f"{usage.memory_share:.0%} of the machine's memory"
+        ),
+        "cpu_high": Condition(
+            usage.cpu_share > _CPU_HIGH, f"{usage.cpu_share:.0%} of all cores, average of 5 minutes"
+        ),
+    }
+
+
+def _extract_conditions(extract: Lane) -> dict[str, Condition]:
+    average = extract.average_sec
+    return {
         "extract_queue_long": Condition(
             extract.waiting > _QUEUE_LONG,
             f"{text.count(extract.waiting, 'batch', 'batches')} waiting for extract",
@@ -202,12 +213,6 @@ def _conditions(
         "extract_slow": Condition(
             average is not None and average > _EXTRACT_SLOW,
             f"average duration in the last hour: {text.seconds(average)}",
-        ),
-        "memory_high": Condition(
-            usage.memory_share > _MEMORY_HIGH, f"{usage.memory_share:.0%} of the machine's memory"
-        ),
-        "cpu_high": Condition(
-            usage.cpu_share > _CPU_HIGH, f"{usage.cpu_share:.0%} of all cores, average of 5 minutes"
         ),
     }
 

@@ -29,6 +29,8 @@ _sql = load("verify.sql")
 _LOOKS, _PAUSE_SECONDS = 3, 0.7
 
 Row = dict[str, Any]
+#: Runs a named query with its values; returns its rows.
+Query = Callable[..., list[Row]]
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -54,7 +56,10 @@ def verify(connection: Connection, settings: Settings, *, since: datetime | None
     def rows(name: str, **values: Any) -> list[Row]:
         return [dict(row) for row in getattr(_sql, name)(connection, **values)]
 
-    work = [path.name for path in settings.work.iterdir()] if settings.work.is_dir() else []
+    return [*_of_runs(rows, since), *_of_holders(rows, settings), *_of_files(rows, settings, since)]
+
+
+def _of_runs(rows: Query, since: datetime | None) -> list[Check]:
     return [
         Check(
             "overlaps",
@@ -66,9 +71,14 @@ def verify(connection: Connection, settings: Settings, *, since: datetime | None
             "every run was queued, fenced, started and finished in this order",
             rows("disordered_runs", since=since),
         ),
+    ]
+
+
+def _of_holders(rows: Query, settings: Settings) -> list[Check]:
+    return [
         Check(
             "owners",
-            "every unfinished run holds its fence, or waits for a batch that somebody owns",
+            "every unfinished run holds its fence, or waits for a batch that a live run owns",
             _lasting(lambda: rows("unowned_runs", fence_space=FENCE)),
         ),
         Check(
@@ -86,6 +96,12 @@ def verify(connection: Connection, settings: Settings, *, since: datetime | None
             "the Prefect server counts as many slots as runs hold, and exclusive limits are 1",
             lambda: _lasting(lambda: _miscounted(settings, rows("slots_in_use"))),
         ),
+    ]
+
+
+def _of_files(rows: Query, settings: Settings, since: datetime | None) -> list[Check]:
+    work = [path.name for path in settings.work.iterdir()] if settings.work.is_dir() else []
+    return [
         Check(
             "files",
             "every file received is stored, quarantined or waiting, once",

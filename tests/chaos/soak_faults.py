@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import psycopg
+from freezer import frozen
 from plant import WITNESS, kill
 from psycopg.rows import dict_row
 
@@ -27,6 +28,7 @@ TDP = Path(sys.executable).with_name("tdp")
 STAGES = ("extract", "convert", "store")
 LIMITS = "v2/concurrency_limits"
 AT_WORK = "SELECT * FROM stage_runs WHERE started_at IS NOT NULL AND finished_at IS NULL"
+TIME_OUTS = ("statement_timeout", "lock_timeout", "idle_session_timeout", "transaction_timeout")
 T = TypeVar("T")
 
 
@@ -89,7 +91,15 @@ class Installed:
 
     def query(self, statement: str) -> list[dict[str, Any]]:
         with psycopg.connect(self.settings.database, row_factory=dict_row, connect_timeout=10) as ledger:
-            return ledger.execute(statement.encode()).fetchall()
+            cursor = ledger.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def terminate_sessions(self) -> None:
+        """End all sessions with which flows hold locks, as a restart of PostgreSQL does."""
+        self.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name ~ '^tdp (run|extract|convert|store|batch) '"
+        )
 
     def until(self, look: Callable[[], T], seconds: float) -> T:
         """Return the first true value of ``look``, or its last value when the time is over."""
@@ -128,7 +138,10 @@ def _command(process: psutil.Process) -> str:
     return ""
 
 
-def _kill_one(*words: str) -> Callable[[Installed, Random], None]:
+Fault = Callable[[Installed, Random], None]
+
+
+def _kill_one(*words: str) -> Fault:
     def fault(installed: Installed, rng: Random) -> None:
         installed.at_work()
         if not (found := installed.below(*words)):
@@ -138,14 +151,47 @@ def _kill_one(*words: str) -> Callable[[Installed, Random], None]:
     return fault
 
 
-def _stop_flow(installed: Installed, rng: Random) -> None:
-    flow = installed.flow()
-    flow.suspend()
-    time.sleep(rng.uniform(10, 20))
-    flow.resume()
+def _freeze(target: Callable[[Installed], psutil.Process], *, lose_sessions: bool = False) -> Fault:
+    """Stop one process for 10 to 20 s; with ``lose_sessions``, the sessions of its flows end meanwhile."""
+
+    def fault(installed: Installed, rng: Random) -> None:
+        installed.at_work()
+        process = target(installed)
+        process.suspend()
+        try:
+            time.sleep(rng.uniform(1, 5))
+            if lose_sessions:
+                installed.terminate_sessions()
+            time.sleep(rng.uniform(9, 15))
+        finally:
+            process.resume()
+
+    return fault
 
 
-def _start_again(end: Callable[[Installed], None]) -> Callable[[Installed, Random], None]:
+def _freeze_runs(installed: Installed, rng: Random) -> None:
+    """Freeze the worker, its flow runs and stages as a suspended host is; their sessions end meanwhile."""
+    installed.at_work()
+    worker = installed.service("worker")
+    with frozen([worker, *worker.children(recursive=True)]):
+        time.sleep(rng.uniform(1, 5))
+        installed.terminate_sessions()
+        time.sleep(rng.uniform(10, 20))
+
+
+def _set_time_outs(installed: Installed, rng: Random) -> None:
+    """Let the database end statements, waits and idle sessions after 2 s, for new sessions."""
+    (row,) = installed.query("SELECT current_database() AS name")
+    for timeout in TIME_OUTS:
+        installed.query(f"ALTER DATABASE {row['name']} SET {timeout} = 2000")
+    try:
+        installed.terminate_sessions()
+        time.sleep(rng.uniform(15, 25))
+    finally:
+        installed.query(f"ALTER DATABASE {row['name']} RESET ALL")
+
+
+def _start_again(end: Callable[[Installed], None]) -> Fault:
     def fault(installed: Installed, _: Random) -> None:
         installed.at_work()
         end(installed)
@@ -190,11 +236,18 @@ def _delete_limit(installed: Installed, rng: Random) -> None:
 
 
 #: Where an operator would have to restore a limit, the fault itself does so with `tdp apply`.
-FAULTS: dict[str, Callable[[Installed, Random], None]] = {
+FAULTS: dict[str, Fault] = {
     "stage process killed": _kill_one("witness.py", "flows.stages."),
     "supervisor killed": _kill_one("supervise.py"),
     "flow killed": lambda installed, _: installed.flow().kill(),
-    "flow stopped for 10-20 s": _stop_flow,
+    "flow frozen": _freeze(Installed.flow),
+    "flow frozen, its sessions terminated": _freeze(Installed.flow, lose_sessions=True),
+    "worker frozen, sessions terminated": _freeze(
+        lambda installed: installed.service("worker"), lose_sessions=True
+    ),
+    "worker and its runs frozen as a host, sessions terminated": _freeze_runs,
+    "sessions terminated": lambda installed, _: installed.terminate_sessions(),
+    "time-outs of the database": _set_time_outs,
     "worker killed": lambda installed, _: installed.service("worker").kill(),
     "Prefect server killed": lambda installed, _: installed.service("prefect-server").kill(),
     "PostgreSQL restarted, fast": lambda installed, _: _end_postgres(installed, signal.SIGINT),

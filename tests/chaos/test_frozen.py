@@ -13,19 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 import pytest
+from freezer import CGROUPS, frozen
 from psycopg.rows import dict_row
 
 from flows.settings import Settings
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
-CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and cgroups")
 
 
@@ -126,24 +126,6 @@ def contest(installation: Settings, tmp_path: Path) -> Iterator[Contest]:
             process = psutil.Process(int(mark.suffix[1:]))
             if str(PROGRAMS / "heart.py") in process.cmdline():
                 process.kill()
-
-
-@contextmanager
-def frozen(processes: list[psutil.Process]) -> Iterator[None]:
-    """Freeze processes as a host that is suspended is: none of them runs, not even for a signal."""
-    group = CGROUPS / f"tdp-test-{os.getpid()}"
-    group.mkdir()
-    try:
-        for process in processes:
-            (group / "cgroup.procs").write_text(str(process.pid))
-        (group / "cgroup.freeze").write_text("1")
-        yield
-    finally:
-        (group / "cgroup.freeze").write_text("0")
-        for pid in (group / "cgroup.procs").read_text().split():
-            with suppress(OSError):
-                (CGROUPS / "cgroup.procs").write_text(pid)
-        group.rmdir()
 
 
 def test_a_frozen_flow_that_lost_its_sessions(contest: Contest) -> None:
