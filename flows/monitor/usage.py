@@ -11,10 +11,11 @@ import msgspec
 import psutil
 
 from flows.settings import Settings
+from flows.stages.runner.process import SUPERVISOR
 
 #: Text in a command line that identifies a service; a process without one belongs to its parent's service.
 _SERVICES = (
-    ("supervise.py", "stages"),
+    (str(SUPERVISOR), "stages"),
     ("prefect.flow_engine", "flows"),
     ("prefect.engine", "flows"),
     ("flows.cli.inbox_process", "flows"),

@@ -35,6 +35,7 @@ from soak_faults import FAULTS, LIMITS, STAGES, Installed, NoTarget
 
 from flows.monitor.usage import Sampler
 from flows.samples import ExpectedFile, write_samples
+from flows.stages.runner.process import SUPERVISOR
 
 #: Seconds: between two faults; of load without faults at the end; for the pipeline to process the rest.
 _PAUSE, _QUIET, _DRAIN = (20.0, 60.0), 60.0, 1200.0
@@ -181,7 +182,7 @@ class Soak:
         self.expect_none("advisory locks", installed.query(LOCKS))
         limits = [installed.send("GET", f"{LIMITS}/{stage}") for stage in STAGES]
         self.expect_none("slots", [limit for limit in limits if limit["active_slots"]])
-        self.expect_none("stage processes", installed.below("witness.py", "flows.stages.", "supervise.py"))
+        self.expect_none("stage processes", installed.below("witness.py", "flows.stages.", str(SUPERVISOR)))
         partial = [path for root in (settings.work, settings.sources) for path in root.rglob(".*.partial")]
         self.expect_none("unfinished outputs", partial)
 

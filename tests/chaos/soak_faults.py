@@ -23,6 +23,7 @@ from psycopg.rows import dict_row
 from flows import services
 from flows.services import record
 from flows.settings import Settings
+from flows.stages.runner.process import SUPERVISOR
 
 TDP = Path(sys.executable).with_name("tdp")
 STAGES = ("extract", "convert", "store")
@@ -238,7 +239,7 @@ def _delete_limit(installed: Installed, rng: Random) -> None:
 #: Where an operator would have to restore a limit, the fault itself does so with `tdp apply`.
 FAULTS: dict[str, Fault] = {
     "stage process killed": _kill_one("witness.py", "flows.stages."),
-    "supervisor killed": _kill_one("supervise.py"),
+    "supervisor killed": _kill_one(str(SUPERVISOR)),
     "flow killed": lambda installed, _: installed.flow().kill(),
     "flow frozen": _freeze(Installed.flow),
     "flow frozen, its sessions terminated": _freeze(Installed.flow, lose_sessions=True),

@@ -1,4 +1,4 @@
-"""Several hosts on one machine: network namespaces with addresses of their own, connected by a bridge.
+"""Several hosts on one machine: network and pid namespaces of their own, connected by a bridge.
 
 The hub has the services of the first host in deployments/compose/several.yaml: PostgreSQL and Redis with
 passwords, the Prefect API, its background services, recovery. Every host has a worker and shares the home. No
@@ -132,8 +132,10 @@ class Hosts:
     def start(self, name: str, log: str, *command: str | Path, **environment: str) -> None:
         """Start a service in a namespace under the host name ``name``."""
         self.settings.logs.mkdir(parents=True, exist_ok=True)
-        inside = ["ip", "netns", "exec", f"{self.prefix}-{name}", "unshare", "--uts", "sh", "-c"]
-        inside += ['hostname "$0"; exec "$@"', name]
+        inside = ["ip", "netns", "exec", f"{self.prefix}-{name}", "unshare", "--uts"]
+        if name != "hub":  # a host has process ids of its own, and does not see the processes of the others
+            inside += ["--pid", "--fork", "--kill-child=SIGTERM", "--mount-proc"]
+        inside += ["sh", "-c", 'hostname "$0"; exec "$@"', name]
         with (self.settings.logs / f"{log}.log").open("wb") as out:
             process = psutil.Popen(
                 [*inside, *map(str, command)],

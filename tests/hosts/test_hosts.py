@@ -70,7 +70,7 @@ def witnesses(batch_id: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
-        if str(WITNESS) in command and f"/{batch_id}/" in command and "supervise.py" not in command:
+        if str(WITNESS) in command and f"/{batch_id}/" in command:
             found.append(process)
     return found
 

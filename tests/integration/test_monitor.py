@@ -34,6 +34,7 @@ from flows.monitor.usage import Sampler
 from flows.reports.prefect_api import request
 from flows.services import WORK_POOL
 from flows.settings import Settings
+from flows.stages.runner.process import SUPERVISOR
 
 
 @pytest.fixture
@@ -293,9 +294,8 @@ def test_usage_covers_processes_of_the_home_and_their_descendants(tmp_path: Path
     settings = Settings(home=tmp_path, database_url=SecretStr("postgresql://elsewhere/tdp"))
     sampler = Sampler(settings)
     busy = "import sys, time; s = bytearray(50_000_000); print(flush=True)\nwhile True: pass"
-    parent = (
-        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}, 'supervise.py'], env={{}})"
-    )
+    command = ["-c", busy, str(SUPERVISOR)]
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, *{command!r}], env={{}})"
     environment = os.environ | {"TDP_HOME": str(tmp_path)}
     with subprocess.Popen(
         [sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE, start_new_session=True

@@ -23,7 +23,8 @@ from flows.stages.runner.completion import to_the_end
 from flows.stages.runner.contract import PERMANENT
 from flows.stages.runner.supervisor import CLOCK, WATCHDOG
 
-_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+#: The program at the head of the processes of every stage run; its command line identifies them.
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 #: Of each stream only the end is kept: a flood costs no memory. Enough for the result line of 1,000 files.
 TAIL_BYTES = 1 << 20
 _ERROR_CHARS = 4_000
@@ -76,7 +77,7 @@ async def standby(*, env: Mapping[str, str], lock: Path) -> AsyncIterator[Superv
         locked = work_lock.acquire(lock)
         inherited = (theirs.fileno(), status_write, locked)
         process = subprocess.Popen(  # noqa: ASYNC220  a vfork of a few ms; asyncio's own would reap behind us
-            [sys.executable, "-I", "-S", str(_SUPERVISOR), *map(str, inherited)],
+            [sys.executable, "-I", "-S", str(SUPERVISOR), *map(str, inherited)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
