@@ -17,6 +17,7 @@ from alembic.script import Script, ScriptDirectory
 from flows import ledger, services
 from flows.batches.runtime import current_runtime
 from flows.errors import SchemaMismatch
+from flows.ledger import schema_version
 from flows.ledger.schema_version import check_schema, migrate
 from flows.monitor.health import Monitor
 from flows.settings import Settings
@@ -38,6 +39,10 @@ INSERT INTO messages (chat_key, message_id, type, text, revision, source_id)
 SELECT 'user1', number, 'message', 'привет ' || number, '1', 1 FROM generate_series(1, 1000) number;
 """
 TABLES = ["source_files", "receipts", "batch_processing", "batch_files", "stage_runs", "chats", "messages"]
+
+
+def test_revisions_are_those_that_alembic_reads() -> None:
+    assert schema_version._revisions() == [script.revision for script in REVISIONS]
 
 
 @pytest.fixture

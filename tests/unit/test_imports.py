@@ -33,6 +33,12 @@ def test_inbox_imports_no_prefect() -> None:
     assert done.stdout == "False\n"
 
 
+def test_a_flow_starts_without_alembic() -> None:
+    code = "import sys, flows.process_inbox\nprint('alembic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 #: The modules of the project that a room may import, besides its own.
 FACTS = {"flows.domain", "flows.errors", "flows.settings"}
 MAY_IMPORT = {
