@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from flows.errors import GateLost, StageFailed, StageMisconfigured, StageTimedOut
-from flows.stages.runner.process import _SUPERVISOR, TAIL_BYTES, run_command
+from flows.stages.runner.process import SUPERVISOR, TAIL_BYTES, run_command
 from flows.stages.runner.supervisor import CLOCK
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -173,7 +173,7 @@ def test_the_tree_dies_with_a_flow_that_dies_before_the_work_has_begun() -> None
     status_read, status = os.pipe()
     held_read, held = os.pipe()  # inherited by the whole tree, as the lock is
     inherited = (theirs.fileno(), status, held)
-    argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), *map(str, inherited)]
+    argv = [sys.executable, "-I", "-S", str(SUPERVISOR), *map(str, inherited)]
     with subprocess.Popen(argv, pass_fds=inherited, stderr=subprocess.PIPE) as supervisor:
         theirs.close()
         for fd in (status, held, status_read):
@@ -237,7 +237,7 @@ async def supervisor_of(flow: psutil.Process) -> psutil.Process:
     while True:
         for child in flow.children():  # the process may have others
             with suppress(psutil.NoSuchProcess):
-                if str(_SUPERVISOR) in child.cmdline():
+                if str(SUPERVISOR) in child.cmdline():
                     return child
         await asyncio.sleep(0.01)
 
