@@ -89,7 +89,7 @@ async def plan(
         inbox,
         runtime.config.settle_seconds,
         runtime.config.quiet_seconds,
-        partial(known_sightings, session),
+        partial(known_sightings, session, runtime.config.quiet_seconds),
     )
     if found.busy:
         log.info("%d files are still being written; a later run receives them", len(found.busy))

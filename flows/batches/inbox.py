@@ -31,8 +31,8 @@ _PAGE = re.compile(r"messages\d*\.html|export_results\.html|result\.json")
 _PAGES = (".html", ".htm", ".json")
 _FOLDER = "a folder: zip it and copy the ZIP here, or run `tdp run` on the folder"
 
-#: Returns which of these sightings were received or left by an earlier run.
-Known = Callable[[list[str]], Awaitable[set[str]]]
+#: Returns those of these sightings that were seen before; true: received, left, or seen for long enough.
+Known = Callable[[list[str]], Awaitable[dict[str, bool]]]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Look:
     busy: list[Path] = field(default_factory=list)
 
 
-async def _none_known(_: list[str]) -> set[str]:
-    return set()
+async def _none_known(_: list[str]) -> dict[str, bool]:
+    return {}
 
 
 async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: Known = _none_known) -> Look:
@@ -62,10 +62,11 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
 
     If a file changed within the last ``settle_seconds``, all files are checked again after that time. If the
     kernel does not say whether a file is open for writing (it is another user's, or its file system has no
-    leases), the file must be the same at a second look ``quiet_seconds`` later, unless it is ``known``.
-    Hidden files and names of unfinished files are ignored.
+    leases), the file must be the same at a second look ``quiet_seconds`` later, unless it is ``known``: then
+    it is complete, or it is still being watched and counts as being written. Hidden files and names of
+    unfinished files are ignored.
     """
-    files, left = await asyncio.to_thread(_scan, inbox)
+    files, left = await asyncio.to_thread(scan, inbox)
     newest = time.time_ns() - settle_seconds * 1e9
     if any(seen.st_mtime_ns > newest for seen in files.values()):
         files = await _unchanged(files, inbox, settle_seconds)
@@ -73,10 +74,11 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
     unsure = {
         path: sighting(path, files[path]) for path, answer in writers.items() if answer is Writers.UNKNOWN
     }
-    known_now = await known(list(unsure.values())) if unsure else set()
-    first_seen = {path: files[path] for path, seen in unsure.items() if seen not in known_now}
+    seen_before = await known(list(unsure.values())) if unsure else {}
+    first_seen = {path: files[path] for path, seen in unsure.items() if seen not in seen_before}
     quiet = await _unchanged(first_seen, inbox, quiet_seconds) if first_seen else {}
     busy = {path for path, answer in writers.items() if answer is Writers.SOME} | (first_seen.keys() - quiet)
+    busy |= {path for path, seen in unsure.items() if not seen_before.get(seen, True)}
     ready = sorted(files.keys() - busy, key=lambda path: (files[path].st_mtime_ns, path.name))
     return Look([Candidate(p, sighting(p, files[p]), p in unsure) for p in ready], left, sorted(busy))
 
@@ -86,7 +88,7 @@ async def _unchanged(
 ) -> dict[Path, os.stat_result]:
     """Return those of the files that are the same after some time."""
     await asyncio.sleep(seconds)
-    later, _ = await asyncio.to_thread(_scan, inbox)
+    later, _ = await asyncio.to_thread(scan, inbox)
     return {
         path: seen
         for path, seen in files.items()
@@ -94,7 +96,7 @@ async def _unchanged(
     }
 
 
-def _scan(inbox: Path) -> tuple[dict[Path, os.stat_result], dict[Path, str]]:
+def scan(inbox: Path) -> tuple[dict[Path, os.stat_result], dict[Path, str]]:
     """Return the files that may be received, and the other entries with the reasons why they stay."""
     entries = {}
     with os.scandir(inbox) as found:

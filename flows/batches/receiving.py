@@ -122,7 +122,7 @@ class Intake:
             return Arrival.LEFT, f"{other}, neither an archive nor an export"
         if not file.is_unchanged():
             return Arrival.LATER, None
-        origin = _decodable(str(file.path))
+        origin = decodable(str(file.path))
         for source in await fetch(self.session, "source_of_content", sha256=sha256):
             if source["purged_at"] is None and is_stored(source["stored_path"], source["size_bytes"]):
                 self._report_quarantined(file.path, source)
@@ -155,7 +155,7 @@ class Intake:
             self.session,
             "announce_arrival",
             sha256=sha256,
-            name=_decodable(file.path.name),
+            name=decodable(file.path.name),
             size_bytes=file.seen.st_size,
             stored_path=str(stored),
             origin=origin,
@@ -205,14 +205,14 @@ class Intake:
     async def _note_left(self, folder: Path, done: Received, sightings: dict[Path, str]) -> None:
         entries = [
             {
-                "name": _decodable(path.name),
+                "name": decodable(path.name),
                 "sighting": sightings.get(path, ""),
-                "reason": _decodable(reason),
+                "reason": decodable(reason),
                 "is_error": path in done.failed,
             }
             for path, reason in (done.left | done.failed).items()
         ]
-        named = await fetch(self.session, "note_left", folder=_decodable(str(folder)), entries=Jsonb(entries))
+        named = await fetch(self.session, "note_left", folder=decodable(str(folder)), entries=Jsonb(entries))
         for row in named:
             self.log.warning("Left in %s: %s: %s", folder, row["name"], row["reason"])
         if before := len(entries) - len(named):
@@ -262,6 +262,6 @@ def _other(file: SourceFile) -> str | None:
     return plainly_other(file.path.name, head, is_whole=file.seen.st_size <= HEAD)
 
 
-def _decodable(name: str) -> str:
+def decodable(name: str) -> str:
     """Return a file name of any bytes as text that PostgreSQL can store."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -91,7 +91,7 @@ def intake(session: Session, inbox: Path, *, move: bool = True) -> Intake:
 
 async def take(session: Session, inbox: Path, *, move: bool = True, quiet: float = 0) -> Received:
     """Receive what is in the inbox now."""
-    found = await look(inbox, 0, quiet, lambda seen: known_sightings(session, seen))
+    found = await look(inbox, 0, quiet, lambda seen: known_sightings(session, quiet, seen))
     return await intake(session, inbox, move=move).receive_all(inbox, found)
 
 
