@@ -15,6 +15,7 @@ from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
 from flows.batches.inbox import is_unpacked_export, look
+from flows.batches.kept import release_kept
 from flows.batches.receiving import Arrival, Intake, requeue_restored
 from flows.batches.run_name import name_run
 from flows.batches.runtime import Runtime, current_runtime
@@ -100,6 +101,7 @@ async def plan(
             log,
             move=move,
             only_exports=runtime.is_built_in("extract"),
+            keeps=inbox.samefile(runtime.settings.inbox),
         )
         received = await intake.receive_all(inbox, found)
         await requeue_restored(intake, runtime.settings.work, runtime.database_url)
@@ -114,9 +116,10 @@ async def plan(
 
 
 def _moves(inbox: Path, runtime: Runtime, log: Log, move: bool | None) -> bool:
-    """Return whether received files leave the directory; make the inbox of this installation."""
+    """Return whether received files leave the directory; prepare the inbox of this installation."""
     own = runtime.settings.inbox
     own.mkdir(parents=True, exist_ok=True)
+    release_kept(own)
     if inbox.samefile(own):
         return move is not False
     if move and is_unpacked_export(inbox):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from psycopg.types.json import Jsonb
 
 from flows.batches.inbox import Candidate, Look
+from flows.batches.kept import put_back
 from flows.batches.recognition import HEAD, plainly_other
 from flows.batches.source_file import (
     Interrupted,
@@ -24,7 +25,6 @@ from flows.batches.source_file import (
     SourceFile,
     Writers,
     is_stored,
-    put_back,
 )
 from flows.batches.workdir import discard_outputs
 from flows.domain import Log
@@ -66,7 +66,8 @@ class Received:
 class Intake:
     """Receives files into ``sources``; ``move``: they leave their folder.
 
-    ``only_exports``: files that are plainly neither an export nor an archive are left.
+    ``only_exports``: files that are plainly neither an export nor an archive are left. ``keeps``: an original
+    that may still be open for writing stays hidden in the folder for an hour.
     """
 
     session: Session
@@ -74,6 +75,7 @@ class Intake:
     log: Log
     move: bool = True
     only_exports: bool = True
+    keeps: bool = False
     #: Sources whose stored file was missing and is there again.
     restored: list[int] = field(default_factory=list)
 
@@ -177,7 +179,7 @@ class Intake:
         if file.has_moved or not self.move:
             return arrival, None
         try:
-            await self._in_thread(file, file.remove)
+            await self._in_thread(file, lambda: file.remove(keeps=self.keeps))
         except OSError as error:
             return arrival, f"received, but it cannot be removed: {error.strerror or error}"
         return arrival, None

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from flows.batches.kept import keep, withdraw
+
 _CHUNK = 1 << 20
 #: ioctl_ficlone(2): let a new file share the blocks of another one, copy on write.
 _FICLONE = 0x40049409
@@ -130,7 +132,7 @@ class SourceFile:
         if move and self.writers is Writers.NONE and self.seen.st_nlink == 1:
             os.fsync(self.file.fileno())
             try:
-                moved = self._withdraw(stored)
+                moved = withdraw(self.path, stored, self._is_at)
             except FileNotFoundError:
                 return False
             except OSError:  # another file system, or a folder or file that may not be changed
@@ -143,27 +145,26 @@ class SourceFile:
             return moved
         return self._copy(stored)
 
-    def remove(self) -> bool:
+    def remove(self, *, keeps: bool) -> bool:
         """Remove the file from its folder. Returns False, with the path as it was, if it changed meanwhile.
 
+        With ``keeps`` it is only hidden there if it may be open for writing (:mod:`flows.batches.kept`).
         Raises OSError if the file may not be removed.
         """
         hidden = self.path.with_name(f".tdp-{self.sighting[:32]}")
         try:
-            if not self._withdraw(hidden):
+            if keeps and self.writers is Writers.UNKNOWN:
+                return keep(self.path, self._is_at)
+            if not withdraw(self.path, hidden, self._is_at):
                 return False
         except FileNotFoundError:
             return True  # by its owner
         hidden.unlink()
         return True
 
-    def _withdraw(self, to: Path) -> bool:
-        """Rename the file to ``to``; put it back if that was not this file, or it is being changed."""
-        self.path.rename(to)
-        if os.path.samestat(to.lstat(), self.seen) and self.is_unchanged():
-            return True
-        put_back(to, self.path)
-        return False
+    def _is_at(self, path: Path) -> bool:
+        """Return whether ``path`` is this file, and not being changed."""
+        return os.path.samestat(path.lstat(), self.seen) and self.is_unchanged()
 
     def _copy(self, stored: Path) -> bool:
         partial = stored.with_name(f".{stored.name}.partial")
@@ -199,27 +200,6 @@ class SourceFile:
             return False
         # While the lease is being broken, this is the type that it must be reduced to.
         return fcntl.fcntl(self.file.fileno(), fcntl.F_GETLEASE) == fcntl.F_RDLCK
-
-
-def put_back(stored: Path, path: Path) -> Path:
-    """Move a file back to ``path``, or to a numbered name if another file is there; return where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        target = path if number == 1 else path.with_name(f"{path.stem} ({number}){path.suffix}")
-        try:
-            target.hardlink_to(stored)
-            stored.unlink()
-        except FileExistsError:
-            number += 1
-        except OSError:  # no hard links here
-            if os.path.lexists(target):
-                number += 1
-                continue
-            stored.rename(target)
-            return target
-        else:
-            return target
 
 
 def is_stored(path: str, size: int) -> bool:

@@ -20,6 +20,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 
 from blocks import PIPELINE, PipelineConfig
 from flows.batches.inbox import scan
+from flows.batches.kept import release_kept
 from flows.batches.receiving import decodable
 from flows.batches.source_file import Writers, sighting, writers_of
 from flows.ledger.locks import INTAKE
@@ -72,6 +73,7 @@ class Arrivals:
         inbox = self._settings.inbox
         if not inbox.is_dir():
             return []
+        await asyncio.to_thread(release_kept, inbox)
         files, left = await asyncio.to_thread(scan, inbox)
         noted = await fetch(ledger, "left_here", folder=decodable(str(inbox)))
         # A file that could not be stored is tried again; one that may not be read changes when it may.

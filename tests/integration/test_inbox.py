@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from uuid import uuid4
 
 import pytest
 
 from flows.batches.inbox import look
+from flows.batches.kept import put_back, release_kept
 from flows.batches.receiving import Arrival, Intake, Received
-from flows.batches.source_file import NotARegularFile, SourceFile, put_back
+from flows.batches.source_file import NotARegularFile, SourceFile
 from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, connect
@@ -189,6 +191,37 @@ async def test_a_slow_writer_of_another_user_is_waited_for(
         assert (await take(session, inbox, quiet=0.2)).counts == {Arrival.NEW: 1}
         writer.write(b", too late")
     assert await sources(session) == ["first half, second half"]
+    assert list(inbox.iterdir()) == []
+
+
+#: Writes half of a file, then waits for a line, then writes the rest.
+PAUSING = """exec 3>"$1"; printf 'first half' >&3; echo; read _; printf ', second half' >&3"""
+
+
+@needs_root
+async def test_what_another_user_writes_after_a_long_pause_is_received_as_well(
+    session: Session, shared: Path, unprivileged: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = shared / "inbox"
+    path = inbox / "slow.zip"
+    argv = ["sh", "-c", PAUSING, "sh", str(path)]
+    writer = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE, user=NOBODY - 1)
+    assert writer.stdout
+    await writer.stdout.readline()
+    unprivileged()
+    keeping = Intake(session, shared / "sources", LOG, keeps=True)
+    assert (await keeping.receive_all(inbox, await look(inbox, 0, 0))).counts == {Arrival.NEW: 1}
+    assert not path.exists()
+    assert release_kept(inbox) == []
+    await writer.communicate(b"\n")
+    assert release_kept(inbox) == [path]
+    assert (await keeping.receive_all(inbox, await look(inbox, 0, 0))).counts == {Arrival.NEW: 1}
+    assert await sources(session) == ["first half", "first half, second half"]
+
+    assert release_kept(inbox) == []
+    assert len(list(inbox.iterdir())) == 1
+    monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
+    assert release_kept(inbox) == []
     assert list(inbox.iterdir()) == []
 
 
