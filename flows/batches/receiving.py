@@ -19,13 +19,9 @@ from psycopg.types.json import Jsonb
 from flows.batches.inbox import Candidate, Look
 from flows.batches.kept import put_back
 from flows.batches.recognition import HEAD, plainly_other
-from flows.batches.source_file import (
-    Interrupted,
-    NotARegularFile,
-    SourceFile,
-    Writers,
-    is_stored,
-)
+from flows.batches.source_file import Interrupted, NotARegularFile, SourceFile, Writers
+from flows.batches.source_folder import SourceFolder
+from flows.batches.stored_file import is_stored
 from flows.batches.workdir import discard_outputs
 from flows.domain import Log
 from flows.errors import BatchBusy
@@ -36,6 +32,7 @@ from flows.ledger.session import Session, fetch, fetch_one
 GONE = "the stored file is gone from disk"
 
 T = TypeVar("T")
+Source = SourceFile | SourceFolder
 
 
 class Arrival(StrEnum):
@@ -103,7 +100,7 @@ class Intake:
         Raises OSError if it cannot be read or stored; then it is in its folder, and not in the ledger.
         """
         try:
-            file = await asyncio.to_thread(SourceFile, candidate.path)
+            file = await asyncio.to_thread(_open, candidate.path)
         except FileNotFoundError:
             return Arrival.LATER, None
         except NotARegularFile as error:
@@ -118,7 +115,7 @@ class Intake:
                 return Arrival.LATER, None
             return await self._receive(file)
 
-    async def _receive(self, file: SourceFile) -> tuple[Arrival, str | None]:
+    async def _receive(self, file: Source) -> tuple[Arrival, str | None]:
         other, sha256 = await self._in_thread(file, lambda: self._examine(file))
         if other:
             return Arrival.LEFT, f"{other}, neither an archive nor an export"
@@ -143,22 +140,22 @@ class Intake:
             return done
         return await self._store(file, sha256, origin, Arrival.NEW)
 
-    def _examine(self, file: SourceFile) -> tuple[str | None, str]:
+    def _examine(self, file: Source) -> tuple[str | None, str]:
         """Return what the file plainly is, if it is to be left, and otherwise its hash."""
         if self.only_exports and (other := _other(file)):
             return other, ""
         return None, file.sha256()
 
     async def _store(
-        self, file: SourceFile, sha256: str, origin: str, arrival: Arrival
+        self, file: Source, sha256: str, origin: str, arrival: Arrival
     ) -> tuple[Arrival, str | None]:
         stored = self.sources / sha256[:2] / sha256
         await fetch(
             self.session,
             "announce_arrival",
             sha256=sha256,
-            name=decodable(file.path.name),
-            size_bytes=file.seen.st_size,
+            name=decodable(file.name),
+            size_bytes=file.size,
             stored_path=str(stored),
             origin=origin,
             sighting=file.sighting,
@@ -174,7 +171,7 @@ class Intake:
         await fetch_one(self.session, "record_arrival", sha256=sha256)
         return await self._leave(file, arrival)
 
-    async def _leave(self, file: SourceFile, arrival: Arrival) -> tuple[Arrival, str | None]:
+    async def _leave(self, file: Source, arrival: Arrival) -> tuple[Arrival, str | None]:
         """Remove a file that is stored from its folder, if files move."""
         if file.has_moved or not self.move:
             return arrival, None
@@ -220,7 +217,7 @@ class Intake:
         if before := len(entries) - len(named):
             self.log.info("%d entries of the folder stay there as before: `tdp files --left`", before)
 
-    async def _in_thread(self, file: SourceFile, work: Callable[[], T]) -> T:
+    async def _in_thread(self, file: Source, work: Callable[[], T]) -> T:
         """Return ``work()`` from a thread; if this is cancelled, wait until the thread has stopped."""
         running = asyncio.ensure_future(asyncio.to_thread(work))
         try:
@@ -259,9 +256,12 @@ def _any_exists(paths: Iterable[str]) -> bool:
     return any(Path(path).is_file() for path in paths)
 
 
-def _other(file: SourceFile) -> str | None:
-    head = file.head(HEAD)
-    return plainly_other(file.path.name, head, is_whole=file.seen.st_size <= HEAD)
+def _open(path: Path) -> Source:
+    return SourceFolder(path) if path.is_dir() and not path.is_symlink() else SourceFile(path)
+
+
+def _other(file: Source) -> str | None:
+    return plainly_other(file.path.name, file.head(HEAD), is_whole=file.size <= HEAD)
 
 
 def decodable(name: str) -> str:

@@ -19,10 +19,10 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient, get_client
 
 from blocks import PIPELINE, PipelineConfig
-from flows.batches.inbox import scan
+from flows.batches.inbox import scan, writers_at
 from flows.batches.kept import release_kept
 from flows.batches.receiving import decodable
-from flows.batches.source_file import Writers, sighting, writers_of
+from flows.batches.source_file import Writers
 from flows.ledger.locks import INTAKE
 from flows.ledger.session import Session, connect, fetch
 from flows.operations.requests import REQUEST_INTERVAL, request_run
@@ -79,15 +79,14 @@ class Arrivals:
         # A file that could not be stored is tried again; one that may not be read changes when it may.
         known = {row["sighting"] for row in noted if not row["is_error"] or _FORBIDDEN in row["reason"]}
         named = {(row["name"], row["reason"]) for row in noted}
-        seen = {path: sighting(path, status) for path, status in files.items()}
-        new = {path: shown for path, shown in seen.items() if shown not in known}
+        new = {path: seen.sighting for path, seen in files.items() if seen.sighting not in known}
         unnamed = [path for path, reason in left.items() if (decodable(path.name), reason) not in named]
         closed = await self._closed(new, client, ledger) if new else []
         return map(str, [*closed, *unnamed])
 
     async def _closed(self, files: dict[Path, str], client: PrefectClient, ledger: Session) -> list[Path]:
         """Return those of the files that no process has open for writing, as far as can be known."""
-        writers = await asyncio.to_thread(lambda: {path: writers_of(path) for path in files})
+        writers = await asyncio.to_thread(lambda: {path: writers_at(path) for path in files})
         unsure = {path: shown for path, shown in files.items() if writers[path] is Writers.UNKNOWN}
         quiet: set[str] = set()
         if unsure:
