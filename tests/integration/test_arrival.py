@@ -221,11 +221,11 @@ async def test_a_file_of_another_user_is_watched_until_it_is_quiet(
     assert await arrivals.look(client, ledger)
 
 
-@pytest.mark.usefixtures("deployment")
 async def test_a_killed_planner_costs_no_file_and_an_idle_installation_makes_no_run(
     installation: Settings,
     client: PrefectClient,
     ledger: Session,
+    deployment: UUID,
     inbox: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -242,7 +242,7 @@ async def test_a_killed_planner_costs_no_file_and_an_idle_installation_makes_no_
         done = "SELECT 1 FROM batch_files WHERE status = 'STORED'"
         await until(lambda: len(rows(installation, done)) == 3)
         assert rows(installation, "SELECT count(*) AS batches FROM batch_processing") == [{"batches": 1}]
-        runs = [run for run in await client.read_flow_runs() if "arrival" in run.tags]
+        runs = [run for run in await client.read_flow_runs() if run.deployment_id == deployment]
         while not all(run.state and run.state.is_final() for run in runs):
             runs = [await client.read_flow_run(run.id) for run in runs]
         looked = "SELECT count(*) AS looks FROM pg_stat_activity WHERE application_name = 'tdp arrival'"
