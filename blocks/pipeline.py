@@ -58,7 +58,7 @@ class PipelineConfig(Block):
         le=3600,
         description="Where the kernel does not say whether a file is open for writing (it belongs to another"
         " user, or its file system has no leases), the file must be the same at two looks this far apart."
-        " A run with such files waits for this long.",
+        " If its writer goes on within an hour, it is received again, complete. Folders likewise.",
     )
     extract_timeout_minutes: float = Field(
         default=30,

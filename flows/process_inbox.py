@@ -14,7 +14,8 @@ from prefect.runtime import flow_run
 from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
-from flows.batches.inbox import is_unpacked_export, look
+from flows.batches.inbox import Look, is_one_export, is_unpacked_export, look, look_at_export
+from flows.batches.kept import release_kept
 from flows.batches.receiving import Arrival, Intake, requeue_restored
 from flows.batches.run_name import name_run
 from flows.batches.runtime import Runtime, current_runtime
@@ -85,12 +86,7 @@ async def plan(
         log.info("Retrying the same %d batches in the same order", len(batches))
         return batches
     move = await asyncio.to_thread(_moves, inbox, runtime, log, move)
-    found = await look(
-        inbox,
-        runtime.config.settle_seconds,
-        runtime.config.quiet_seconds,
-        partial(known_sightings, session),
-    )
+    found = await _look(session, inbox, runtime)
     if found.busy:
         log.info("%d files are still being written; a later run receives them", len(found.busy))
     async with planning(session):
@@ -100,6 +96,7 @@ async def plan(
             log,
             move=move,
             only_exports=runtime.is_built_in("extract"),
+            keeps=inbox.samefile(runtime.settings.inbox),
         )
         received = await intake.receive_all(inbox, found)
         await requeue_restored(intake, runtime.settings.work, runtime.database_url)
@@ -113,14 +110,23 @@ async def plan(
     return batches
 
 
+async def _look(session: Session, inbox: Path, runtime: Runtime) -> Look:
+    settle, quiet = runtime.config.settle_seconds, runtime.config.quiet_seconds
+    own = inbox.samefile(runtime.settings.inbox)
+    if not own and is_unpacked_export(inbox) and is_one_export(inbox):
+        return await look_at_export(inbox, settle)
+    return await look(inbox, settle, quiet, partial(known_sightings, session, quiet))
+
+
 def _moves(inbox: Path, runtime: Runtime, log: Log, move: bool | None) -> bool:
-    """Return whether received files leave the directory; make the inbox of this installation."""
+    """Return whether received files leave the directory; prepare the inbox of this installation."""
     own = runtime.settings.inbox
     own.mkdir(parents=True, exist_ok=True)
+    release_kept(own)
     if inbox.samefile(own):
         return move is not False
     if move and is_unpacked_export(inbox):
-        log.warning("%s is an unpacked export: its pages are copied, not moved", inbox)
+        log.warning("%s is an unpacked export: it is copied, not moved", inbox)
         return False
     return bool(move)
 

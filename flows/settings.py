@@ -73,6 +73,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Files changed within this time may still be being copied; they are checked again.",
     )
+    look_seconds: float = Field(
+        default=2.0,
+        ge=0,
+        description="Seconds between two looks at the inbox; a run is requested if files wait. 0: only the"
+        " hourly schedule starts runs.",
+    )
     html_zone: str = Field(
         default="",
         description="Time zone in which HTML exports were made, as an IANA name such as Europe/Berlin.",

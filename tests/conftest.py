@@ -42,6 +42,7 @@ _TOGETHER = (
     "tests/integration/test_monitor.py",
     "tests/integration/test_maintain.py",
     "tests/integration/test_automations.py",
+    "tests/integration/test_arrival.py",
 )
 #: Statements that make each document and each limit of the server what it was when it was new.
 _NEW: list[tuple[LiteralString, Sequence[Any]]] = []
@@ -61,6 +62,9 @@ SAMPLES = Path(os.environ.get("TDP_SAMPLES", Path(__file__).parents[2] / "shared
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "TDP_", "BATCH_SIZE"))]:
     if _name != "TDP_SAMPLES":  # that is for the tests, and for the processes that share them
         del os.environ[_name]
+
+# Tests start the runs that they examine; the tests of arrivals set another value.
+os.environ["TDP_LOOK_SECONDS"] = "0"
 
 # A shell's background job ignores SIGINT, and its child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -7,15 +7,16 @@ import os
 import re
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from flows.batches.recognition import is_junk, is_unfinished
 from flows.batches.source_file import Writers, kind_of, sighting, writers_of
+from flows.batches.source_folder import sighting_of, tree_of, writers_in
 
-#: Suffixes that copying tools and browsers give to unfinished files.
-_UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
 #: Folders that Telegram Desktop writes beside its pages, and that no export is lost with.
 _BESIDE_PAGES = {"css", "js", "images"}
 _OF_EXPORTS = _BESIDE_PAGES | {
@@ -29,10 +30,22 @@ _OF_EXPORTS = _BESIDE_PAGES | {
 }
 _PAGE = re.compile(r"messages\d*\.html|export_results\.html|result\.json")
 _PAGES = (".html", ".htm", ".json")
-_FOLDER = "a folder: zip it and copy the ZIP here, or run `tdp run` on the folder"
+_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
+_JUNK = "metadata of Windows or macOS"
+_FOLDER = (
+    "a folder, but not one unpacked export (result.json or messages.html, no archives):"
+    " zip it and copy the ZIP here, or run `tdp run` on the folder"
+)
 
-#: Returns which of these sightings were received or left by an earlier run.
-Known = Callable[[list[str]], Awaitable[set[str]]]
+#: Returns those of these sightings that were seen before; true: received, left, or seen for long enough.
+Known = Callable[[list[str]], Awaitable[dict[str, bool]]]
+
+
+class Seen(NamedTuple):
+    """A file, or an unpacked export, at one look; ``mtime_ns`` is when it was last changed."""
+
+    sighting: str
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -46,15 +59,18 @@ class Candidate:
 
 @dataclass
 class Look:
-    """The complete files, oldest first; the entries that stay, with reasons; files that are being written."""
+    """The complete files, oldest first; the entries that stay, with reasons; files that are being written.
+
+    An unpacked export counts as a file.
+    """
 
     files: list[Candidate] = field(default_factory=list)
     left: dict[Path, str] = field(default_factory=dict)
     busy: list[Path] = field(default_factory=list)
 
 
-async def _none_known(_: list[str]) -> set[str]:
-    return set()
+async def _none_known(_: list[str]) -> dict[str, bool]:
+    return {}
 
 
 async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: Known = _none_known) -> Look:
@@ -62,66 +78,98 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
 
     If a file changed within the last ``settle_seconds``, all files are checked again after that time. If the
     kernel does not say whether a file is open for writing (it is another user's, or its file system has no
-    leases), the file must be the same at a second look ``quiet_seconds`` later, unless it is ``known``.
-    Hidden files and names of unfinished files are ignored.
+    leases), the file must be the same at a second look ``quiet_seconds`` later, unless it is ``known``: then
+    it is complete, or it is still being watched and counts as being written. So must a folder, because its
+    next file may be on its way. Hidden files and names of unfinished files are ignored.
     """
-    files, left = await asyncio.to_thread(_scan, inbox)
+    files, left = await asyncio.to_thread(scan, inbox)
     newest = time.time_ns() - settle_seconds * 1e9
-    if any(seen.st_mtime_ns > newest for seen in files.values()):
+    if any(seen.mtime_ns > newest for seen in files.values()):
         files = await _unchanged(files, inbox, settle_seconds)
-    writers = await asyncio.to_thread(lambda: {path: writers_of(path) for path in files})
-    unsure = {
-        path: sighting(path, files[path]) for path, answer in writers.items() if answer is Writers.UNKNOWN
-    }
-    known_now = await known(list(unsure.values())) if unsure else set()
-    first_seen = {path: files[path] for path, seen in unsure.items() if seen not in known_now}
+    writers = await asyncio.to_thread(lambda: {path: writers_at(path) for path in files})
+    unsure = {path: seen.sighting for path, seen in files.items() if writers[path] is Writers.UNKNOWN}
+    seen_before = await known(list(unsure.values())) if unsure else {}
+    first_seen = {path: files[path] for path, seen in unsure.items() if seen not in seen_before}
     quiet = await _unchanged(first_seen, inbox, quiet_seconds) if first_seen else {}
     busy = {path for path, answer in writers.items() if answer is Writers.SOME} | (first_seen.keys() - quiet)
-    ready = sorted(files.keys() - busy, key=lambda path: (files[path].st_mtime_ns, path.name))
-    return Look([Candidate(p, sighting(p, files[p]), p in unsure) for p in ready], left, sorted(busy))
+    busy |= {path for path, seen in unsure.items() if not seen_before.get(seen, True)}
+    ready = sorted(files.keys() - busy, key=lambda path: (files[path].mtime_ns, path.name))
+    return Look([Candidate(p, files[p].sighting, p in unsure) for p in ready], left, sorted(busy))
 
 
-async def _unchanged(
-    files: dict[Path, os.stat_result], inbox: Path, seconds: float
-) -> dict[Path, os.stat_result]:
+async def look_at_export(folder: Path, settle_seconds: float) -> Look:
+    """Look at a folder that is an unpacked export itself: one source file, or busy while it is written to."""
+    before = await asyncio.to_thread(_folder, folder)
+    await asyncio.sleep(settle_seconds)
+    seen = await asyncio.to_thread(_folder, folder)
+    if isinstance(seen, str):
+        return Look(left={folder: seen})
+    if seen != before or await asyncio.to_thread(writers_at, folder) is Writers.SOME:
+        return Look(busy=[folder])
+    return Look([Candidate(folder, seen.sighting, is_quiet=True)])
+
+
+async def _unchanged(files: dict[Path, Seen], inbox: Path, seconds: float) -> dict[Path, Seen]:
     """Return those of the files that are the same after some time."""
     await asyncio.sleep(seconds)
-    later, _ = await asyncio.to_thread(_scan, inbox)
-    return {
-        path: seen
-        for path, seen in files.items()
-        if path in later and sighting(path, later[path]) == sighting(path, seen)
-    }
+    later, _ = await asyncio.to_thread(scan, inbox)
+    return {path: seen for path, seen in files.items() if path in later and later[path] == seen}
 
 
-def _scan(inbox: Path) -> tuple[dict[Path, os.stat_result], dict[Path, str]]:
-    """Return the files that may be received, and the other entries with the reasons why they stay."""
-    entries = {}
+def scan(inbox: Path) -> tuple[dict[Path, Seen], dict[Path, str]]:
+    """Return what may be received, and the other entries with the reasons why they stay."""
+    files: dict[Path, Seen] = {}
+    left: dict[Path, str] = {}
+    folders = []
     with os.scandir(inbox) as found:
         for entry in found:
+            path = Path(entry.path)
             with suppress(FileNotFoundError):  # removed since the directory was read
-                if not _is_unfinished(entry.name):
-                    entries[Path(entry.path)] = entry.stat(follow_symlinks=False)
-    files = {path: seen for path, seen in entries.items() if stat.S_ISREG(seen.st_mode)}
-    others = {path: kind_of(seen.st_mode) for path, seen in entries.items() if path not in files}
-    beside = _BESIDE_PAGES if _has_page(files) else set()
-    return files, {
-        path: _FOLDER if reason == kind_of(stat.S_IFDIR) else reason
-        for path, reason in others.items()
-        if path.name not in beside
-    }
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode) and not is_unfinished(entry.name):
+                    folders.append(path)
+                elif is_junk(entry.name):
+                    left[path] = _JUNK
+                elif is_unfinished(entry.name):
+                    continue
+                elif stat.S_ISREG(status.st_mode):
+                    files[path] = Seen(sighting(path, status), status.st_mtime_ns)
+                else:
+                    left[path] = kind_of(status.st_mode)
+    beside = _BESIDE_PAGES if any(path.suffix.lower() in _PAGES for path in files) else set()
+    for path in folders:
+        if path.name not in beside:
+            seen = _folder(path)
+            left |= {path: seen} if isinstance(seen, str) else {}
+            files |= {path: seen} if isinstance(seen, Seen) else {}
+    return files, left
+
+
+def _folder(path: Path) -> Seen | str:
+    """Return an unpacked export as a file, and of any other folder the reason why it stays."""
+    try:
+        if not is_one_export(path):
+            return _FOLDER
+        tree = tree_of(path)
+    except OSError as error:
+        return f"a folder that cannot be read: {error.strerror or error}"
+    return tree.problem or Seen(sighting_of(path, tree), tree.mtime_ns)
+
+
+def writers_at(path: Path) -> Writers:
+    """Return whether a process has the file, or a file of the folder, open for writing."""
+    return writers_in(path) if path.is_dir() and not path.is_symlink() else writers_of(path)
+
+
+def is_one_export(folder: Path) -> bool:
+    """Return whether all of ``folder`` is one export: pages, and no archives, which would be others."""
+    names = [entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
+    return any(map(_PAGE.fullmatch, names)) and not any(name.lower().endswith(_ARCHIVES) for name in names)
 
 
 def is_unpacked_export(folder: Path) -> bool:
-    """Return whether ``folder`` is an export as Telegram Desktop wrote it: pages beside their folders."""
+    """Return whether Telegram Desktop wrote an export into ``folder``: pages, or folders beside one."""
     names = {entry.name: entry.is_dir() for entry in os.scandir(folder)}
-    has_page = any(_PAGE.fullmatch(name) for name, is_folder in names.items() if not is_folder)
-    return has_page and any(name in _OF_EXPORTS for name, is_folder in names.items() if is_folder)
-
-
-def _has_page(files: Iterable[Path]) -> bool:
-    return any(path.suffix.lower() in _PAGES for path in files)
-
-
-def _is_unfinished(name: str) -> bool:
-    return name.startswith(".") or name.lower().endswith(_UNFINISHED_SUFFIXES)
+    pages = [name for name, is_folder in names.items() if not is_folder and _PAGE.fullmatch(name)]
+    has_folders = any(name in _OF_EXPORTS for name, is_folder in names.items() if is_folder)
+    return len(pages) > 1 or (bool(pages) and has_folders)

@@ -17,15 +17,11 @@ from typing import Any, TypeVar
 from psycopg.types.json import Jsonb
 
 from flows.batches.inbox import Candidate, Look
+from flows.batches.kept import put_back
 from flows.batches.recognition import HEAD, plainly_other
-from flows.batches.source_file import (
-    Interrupted,
-    NotARegularFile,
-    SourceFile,
-    Writers,
-    is_stored,
-    put_back,
-)
+from flows.batches.source_file import Interrupted, NotARegularFile, SourceFile, Writers
+from flows.batches.source_folder import SourceFolder
+from flows.batches.stored_file import is_stored
 from flows.batches.workdir import discard_outputs
 from flows.domain import Log
 from flows.errors import BatchBusy
@@ -36,6 +32,7 @@ from flows.ledger.session import Session, fetch, fetch_one
 GONE = "the stored file is gone from disk"
 
 T = TypeVar("T")
+Source = SourceFile | SourceFolder
 
 
 class Arrival(StrEnum):
@@ -66,7 +63,8 @@ class Received:
 class Intake:
     """Receives files into ``sources``; ``move``: they leave their folder.
 
-    ``only_exports``: files that are plainly neither an export nor an archive are left.
+    ``only_exports``: files that are plainly neither an export nor an archive are left. ``keeps``: an original
+    that may still be open for writing stays hidden in the folder for an hour.
     """
 
     session: Session
@@ -74,6 +72,7 @@ class Intake:
     log: Log
     move: bool = True
     only_exports: bool = True
+    keeps: bool = False
     #: Sources whose stored file was missing and is there again.
     restored: list[int] = field(default_factory=list)
 
@@ -101,7 +100,7 @@ class Intake:
         Raises OSError if it cannot be read or stored; then it is in its folder, and not in the ledger.
         """
         try:
-            file = await asyncio.to_thread(SourceFile, candidate.path)
+            file = await asyncio.to_thread(_open, candidate.path)
         except FileNotFoundError:
             return Arrival.LATER, None
         except NotARegularFile as error:
@@ -116,13 +115,13 @@ class Intake:
                 return Arrival.LATER, None
             return await self._receive(file)
 
-    async def _receive(self, file: SourceFile) -> tuple[Arrival, str | None]:
+    async def _receive(self, file: Source) -> tuple[Arrival, str | None]:
         other, sha256 = await self._in_thread(file, lambda: self._examine(file))
         if other:
             return Arrival.LEFT, f"{other}, neither an archive nor an export"
         if not file.is_unchanged():
             return Arrival.LATER, None
-        origin = _decodable(str(file.path))
+        origin = decodable(str(file.path))
         for source in await fetch(self.session, "source_of_content", sha256=sha256):
             if source["purged_at"] is None and is_stored(source["stored_path"], source["size_bytes"]):
                 self._report_quarantined(file.path, source)
@@ -141,22 +140,22 @@ class Intake:
             return done
         return await self._store(file, sha256, origin, Arrival.NEW)
 
-    def _examine(self, file: SourceFile) -> tuple[str | None, str]:
+    def _examine(self, file: Source) -> tuple[str | None, str]:
         """Return what the file plainly is, if it is to be left, and otherwise its hash."""
         if self.only_exports and (other := _other(file)):
             return other, ""
         return None, file.sha256()
 
     async def _store(
-        self, file: SourceFile, sha256: str, origin: str, arrival: Arrival
+        self, file: Source, sha256: str, origin: str, arrival: Arrival
     ) -> tuple[Arrival, str | None]:
         stored = self.sources / sha256[:2] / sha256
         await fetch(
             self.session,
             "announce_arrival",
             sha256=sha256,
-            name=_decodable(file.path.name),
-            size_bytes=file.seen.st_size,
+            name=decodable(file.name),
+            size_bytes=file.size,
             stored_path=str(stored),
             origin=origin,
             sighting=file.sighting,
@@ -172,12 +171,12 @@ class Intake:
         await fetch_one(self.session, "record_arrival", sha256=sha256)
         return await self._leave(file, arrival)
 
-    async def _leave(self, file: SourceFile, arrival: Arrival) -> tuple[Arrival, str | None]:
+    async def _leave(self, file: Source, arrival: Arrival) -> tuple[Arrival, str | None]:
         """Remove a file that is stored from its folder, if files move."""
         if file.has_moved or not self.move:
             return arrival, None
         try:
-            await self._in_thread(file, file.remove)
+            await self._in_thread(file, lambda: file.remove(keeps=self.keeps))
         except OSError as error:
             return arrival, f"received, but it cannot be removed: {error.strerror or error}"
         return arrival, None
@@ -205,20 +204,20 @@ class Intake:
     async def _note_left(self, folder: Path, done: Received, sightings: dict[Path, str]) -> None:
         entries = [
             {
-                "name": _decodable(path.name),
+                "name": decodable(path.name),
                 "sighting": sightings.get(path, ""),
-                "reason": _decodable(reason),
+                "reason": decodable(reason),
                 "is_error": path in done.failed,
             }
             for path, reason in (done.left | done.failed).items()
         ]
-        named = await fetch(self.session, "note_left", folder=_decodable(str(folder)), entries=Jsonb(entries))
+        named = await fetch(self.session, "note_left", folder=decodable(str(folder)), entries=Jsonb(entries))
         for row in named:
             self.log.warning("Left in %s: %s: %s", folder, row["name"], row["reason"])
         if before := len(entries) - len(named):
             self.log.info("%d entries of the folder stay there as before: `tdp files --left`", before)
 
-    async def _in_thread(self, file: SourceFile, work: Callable[[], T]) -> T:
+    async def _in_thread(self, file: Source, work: Callable[[], T]) -> T:
         """Return ``work()`` from a thread; if this is cancelled, wait until the thread has stopped."""
         running = asyncio.ensure_future(asyncio.to_thread(work))
         try:
@@ -257,11 +256,14 @@ def _any_exists(paths: Iterable[str]) -> bool:
     return any(Path(path).is_file() for path in paths)
 
 
-def _other(file: SourceFile) -> str | None:
-    head = file.head(HEAD)
-    return plainly_other(file.path.name, head, is_whole=file.seen.st_size <= HEAD)
+def _open(path: Path) -> Source:
+    return SourceFolder(path) if path.is_dir() and not path.is_symlink() else SourceFile(path)
 
 
-def _decodable(name: str) -> str:
+def _other(file: Source) -> str | None:
+    return plainly_other(file.path.name, file.head(HEAD), is_whole=file.size <= HEAD)
+
+
+def decodable(name: str) -> str:
     """Return a file name of any bytes as text that PostgreSQL can store."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -7,7 +7,14 @@ import re
 
 from flows.stages.extract.archives import HEAD, format_of
 
-__all__ = ["HEAD", "plainly_other"]
+__all__ = ["HEAD", "is_junk", "is_unfinished", "plainly_other"]
+
+#: Suffixes that copying tools and browsers give to unfinished files.
+_UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
+#: What Windows and macOS write into folders, for themselves.
+_JUNK = re.compile(
+    r"(eh)?thumbs\.db|desktop\.ini|\.ds_store|\._.*|.*:zone\.identifier", re.IGNORECASE | re.DOTALL
+)
 
 #: Names of files that people send as exports: whatever they contain, the reason for failure is recorded.
 _SENT = re.compile(
@@ -25,6 +32,16 @@ _OTHER = {
     rb"ID3|OggS|fLaC|RIFF....WAVE": "a sound recording",
 }
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f]")
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a file is metadata of an operating system, by its name."""
+    return bool(_JUNK.fullmatch(name))
+
+
+def is_unfinished(name: str) -> bool:
+    """Return whether a file is hidden or has the name of an unfinished copy."""
+    return name.startswith(".") or name.lower().endswith(_UNFINISHED_SUFFIXES)
 
 
 def plainly_other(name: str, head: bytes, *, is_whole: bool) -> str | None:

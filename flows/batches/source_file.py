@@ -13,12 +13,14 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from enum import Enum
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from flows.batches import stored_file
+from flows.batches.kept import keep, withdraw
 
 _CHUNK = 1 << 20
 #: ioctl_ficlone(2): let a new file share the blocks of another one, copy on write.
@@ -99,6 +101,16 @@ class SourceFile:
         """Close the file, which releases the lease."""
         self.file.close()
 
+    @property
+    def name(self) -> str:
+        """The name under which it is recorded."""
+        return self.path.name
+
+    @property
+    def size(self) -> int:
+        """Its bytes when it was opened."""
+        return self.seen.st_size
+
     def head(self, size: int) -> bytes:
         """Return the first bytes."""
         self.file.seek(0)
@@ -130,7 +142,7 @@ class SourceFile:
         if move and self.writers is Writers.NONE and self.seen.st_nlink == 1:
             os.fsync(self.file.fileno())
             try:
-                moved = self._withdraw(stored)
+                moved = withdraw(self.path, stored, self._is_at)
             except FileNotFoundError:
                 return False
             except OSError:  # another file system, or a folder or file that may not be changed
@@ -139,52 +151,42 @@ class SourceFile:
                 # The folders need no sync: should the rename not survive a power failure, the file is in its
                 # folder again, and is stored again.
                 self.has_moved = True
-                _protect(stored)
+                stored_file.protect(stored)
             return moved
         return self._copy(stored)
 
-    def remove(self) -> bool:
+    def remove(self, *, keeps: bool) -> bool:
         """Remove the file from its folder. Returns False, with the path as it was, if it changed meanwhile.
 
+        With ``keeps`` it is only hidden there if it may be open for writing (:mod:`flows.batches.kept`).
         Raises OSError if the file may not be removed.
         """
         hidden = self.path.with_name(f".tdp-{self.sighting[:32]}")
         try:
-            if not self._withdraw(hidden):
+            if keeps and self.writers is Writers.UNKNOWN:
+                return keep(self.path, self._is_at)
+            if not withdraw(self.path, hidden, self._is_at):
                 return False
         except FileNotFoundError:
             return True  # by its owner
         hidden.unlink()
         return True
 
-    def _withdraw(self, to: Path) -> bool:
-        """Rename the file to ``to``; put it back if that was not this file, or it is being changed."""
-        self.path.rename(to)
-        if os.path.samestat(to.lstat(), self.seen) and self.is_unchanged():
-            return True
-        put_back(to, self.path)
-        return False
+    def _is_at(self, path: Path) -> bool:
+        """Return whether ``path`` is this file, and not being changed."""
+        return os.path.samestat(path.lstat(), self.seen) and self.is_unchanged()
 
     def _copy(self, stored: Path) -> bool:
-        partial = stored.with_name(f".{stored.name}.partial")
-        partial.unlink(missing_ok=True)
-        try:
-            with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b", 0) as copy:
-                digest = hashlib.sha256()
-                cloned = _clone(self.file.fileno(), copy.fileno())
-                for chunk in _read(copy) if cloned else self._chunks():
-                    digest.update(chunk)
-                    if not cloned:
-                        _write(copy, chunk)
-                os.fsync(copy.fileno())
+        digest = hashlib.sha256()
+        with stored_file.NewFile(stored) as new:
+            cloned = _clone(self.file.fileno(), new.file.fileno())
+            for chunk in _read(new.file) if cloned else self._chunks():
+                digest.update(chunk)
+                if not cloned:
+                    stored_file.write_all(new.file, chunk)
             if digest.hexdigest() != stored.name or not self.is_unchanged():
                 return False
-            partial.rename(stored)
-        finally:
-            partial.unlink(missing_ok=True)
-        for folder in (stored.parent, stored.parent.parent):  # the original may be removed now
-            _sync_folder(folder)
-        _protect(stored)
+            new.complete()
         return True
 
     def _chunks(self) -> Iterator[bytes]:
@@ -199,36 +201,6 @@ class SourceFile:
             return False
         # While the lease is being broken, this is the type that it must be reduced to.
         return fcntl.fcntl(self.file.fileno(), fcntl.F_GETLEASE) == fcntl.F_RDLCK
-
-
-def put_back(stored: Path, path: Path) -> Path:
-    """Move a file back to ``path``, or to a numbered name if another file is there; return where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        target = path if number == 1 else path.with_name(f"{path.stem} ({number}){path.suffix}")
-        try:
-            target.hardlink_to(stored)
-            stored.unlink()
-        except FileExistsError:
-            number += 1
-        except OSError:  # no hard links here
-            if os.path.lexists(target):
-                number += 1
-                continue
-            stored.rename(target)
-            return target
-        else:
-            return target
-
-
-def is_stored(path: str, size: int) -> bool:
-    """Return whether a source file's bytes are in place."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
 
 
 def writers_of(path: Path) -> Writers:
@@ -269,22 +241,3 @@ def _read(file: FileIO) -> Iterator[bytes]:
     file.seek(0)
     while chunk := file.read(_CHUNK):
         yield chunk
-
-
-def _write(file: FileIO, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _protect(stored: Path) -> None:
-    with suppress(PermissionError):  # another user owns the file; the directory protects it
-        stored.chmod(0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

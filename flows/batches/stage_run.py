@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import shutil
 from pathlib import Path
 from uuid import UUID
 
 import msgspec
 
+from flows.batches.kept import put_back
 from flows.batches.receiving import GONE
 from flows.batches.runtime import Runtime
 from flows.batches.workdir import discard
@@ -16,7 +19,7 @@ from flows.domain import Log
 from flows.errors import StageCrashed, StageFailed, StageTimedOut
 from flows.gate.gate import Held, gate
 from flows.gate.lanes import lanes
-from flows.ledger.batches import OwnedBatch
+from flows.ledger.batches import BatchSource, OwnedBatch
 from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
 from flows.stages.runner.crash_history import clear_current_file, record_crash
 from flows.stages.runner.output_lines import OutputLines
@@ -37,7 +40,7 @@ async def run_stage(
     await batch.ensure_owned()
     output = runtime.directory(batch.batch_id, stage)
     if stage == "extract":
-        await _fill_input(batch, runtime.input_of(stage, batch.batch_id))
+        await _fill_input(batch, runtime.input_of(stage, batch.batch_id), runtime.settings.inbox)
     # Of a run that died after its work was done. No other process writes here: the next stage run of a batch
     # waits until the work of the last one is gone.
     result = read_result(output)
@@ -77,29 +80,44 @@ async def _work(held: Held, stage: str, batch_id: str, runtime: Runtime, log: Lo
     return read_result(output) or _adopt(stage, runtime.input_of(stage, batch_id), output, done.stdout)
 
 
-async def _fill_input(batch: OwnedBatch, directory: Path) -> None:
+async def _fill_input(batch: OwnedBatch, directory: Path, inbox: Path) -> None:
     """Link the batch's source files into ``directory``; those gone from disk cost no other file."""
     await batch.reset_files()
     sources = await batch.sources()
-    missing = await asyncio.to_thread(_link, sources, directory)
+    await asyncio.to_thread(_empty, directory)
+    missing = [
+        FileOutcome(source.entry, "quarantined", f"{GONE}: {reason}")
+        for source in sources
+        if (reason := await asyncio.to_thread(_link, source, directory, inbox))
+    ]
     if missing:
-        reason = f"{GONE}: copy it into the inbox again, and the batch runs again"
-        gone = [FileOutcome(name, "quarantined", reason) for name in missing]
-        await batch.record("extract", Result("extract", gone))
+        await batch.record("extract", Result("extract", missing))
 
 
-def _link(sources: list[tuple[str, Path]], directory: Path) -> list[str]:
+def _empty(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, mode=0o700)
-    missing = []
-    for name, stored in sources:
-        try:
-            (directory / name).hardlink_to(stored)
-        except FileNotFoundError:
-            missing.append(name)
-        except OSError:  # another file system
-            (directory / name).symlink_to(stored)
-    return missing
+
+
+def _link(source: BatchSource, directory: Path, inbox: Path) -> str | None:
+    """Link a source file into ``directory``; return the reason if it is not there as it was received.
+
+    A stored file that was changed since is put back into the inbox, to be received as what it is now.
+    """
+    entry = directory / source.entry
+    try:
+        entry.hardlink_to(source.stored)
+    except FileNotFoundError:
+        return "copy it into the inbox again, and the batch runs again"
+    except OSError:  # another file system
+        entry.symlink_to(source.stored)
+    with entry.open("rb") as file:
+        same = os.fstat(file.fileno()).st_size == source.size
+        if same and hashlib.file_digest(file, "sha256").hexdigest() == source.sha256:
+            return None
+    entry.unlink()
+    back = put_back(source.stored, inbox / (Path(source.name).name or source.entry))
+    return f"it was changed after it was received, and is received again from {back}"
 
 
 def _adopt(stage: str, source: Path, output: Path, stdout: str) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg.rows import DictRow
@@ -14,6 +15,16 @@ from flows.errors import BatchBusy, BatchUnknown, DatabaseUnavailable
 from flows.ledger.owner import Owner, owner
 from flows.ledger.session import fetch
 from flows.stages.runner.contract import Result, entry_id, entry_name
+
+
+class BatchSource(NamedTuple):
+    """A source file of a batch, as the ledger has it: ``entry`` is its name in the batch's input."""
+
+    entry: str
+    name: str
+    sha256: str
+    size: int
+    stored: Path
 
 
 class OwnedBatch:
@@ -42,10 +53,19 @@ class OwnedBatch:
             raise BatchBusy(f"another run is working on {self.batch_id}")
         return rows
 
-    async def sources(self) -> list[tuple[str, Path]]:
-        """Return entry name and stored path of every source file of the batch that is still wanted."""
+    async def sources(self) -> list[BatchSource]:
+        """Return every source file of the batch."""
         rows = await self._fetch("batch_sources")
-        return [(entry_name(row["source_id"], row["name"]), Path(row["stored_path"])) for row in rows]
+        return [
+            BatchSource(
+                entry_name(row["source_id"], row["name"]),
+                row["name"],
+                row["sha256"],
+                row["size_bytes"],
+                Path(row["stored_path"]),
+            )
+            for row in rows
+        ]
 
     async def record(self, stage: str, result: Result) -> None:
         """Record what a stage made of each source file."""

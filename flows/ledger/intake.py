@@ -22,9 +22,13 @@ async def planning(session: Session) -> AsyncIterator[None]:
         await fetch(session, "unlock_intake", space=INTAKE)
 
 
-async def known_sightings(session: Session, sightings: list[str]) -> set[str]:
-    """Return those of these sightings whose files were received, or left, by an earlier run."""
-    return {row["sighting"] for row in await fetch(session, "known_sightings", sightings=sightings)}
+async def known_sightings(session: Session, quiet_seconds: float, sightings: list[str]) -> dict[str, bool]:
+    """Return those of these sightings that the ledger has.
+
+    True: an earlier run received or left the file, or it was first seen so ``quiet_seconds`` ago.
+    """
+    rows = await fetch(session, "known_sightings", sightings=sightings, quiet_seconds=quiet_seconds)
+    return {row["sighting"]: row["is_quiet"] for row in rows}
 
 
 async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:

@@ -4,6 +4,8 @@ It leaves held batches alone, and holds those that a cancelled run has left behi
 
     python -m flows.operations.recovery
 
+This process also requests runs for files that arrive (:mod:`flows.operations.arrival`).
+
 A round processes no batches, so rounds may overlap and run on several hosts at once. A run is dead if the
 lock that it holds while it is alive is not held: the lock on its own id, or for process-batch the lock on its
 batch or, in a parent's process, on the parent's id. A slot is leaked if its limit counts it while the stage
@@ -14,11 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
@@ -28,12 +28,8 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
-    FlowRunFilterDeploymentId,
     FlowRunFilterEndTime,
-    FlowRunFilterExpectedStartTime,
     FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
     TaskRunFilter,
     TaskRunFilterId,
     TaskRunFilterState,
@@ -42,12 +38,13 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Crashed, Scheduled
+from prefect.states import Cancelled, Crashed
 
 from flows.batches.stopping import CANCELLED, how_to_continue
-from flows.domain import FLOW_NAMES, INBOX_DEPLOYMENT
+from flows.domain import FLOW_NAMES
 from flows.ledger.session import Session, connect, fetch
+from flows.operations.arrival import watch
+from flows.operations.requests import OPEN, in_state, request_run, server_time
 from flows.settings import Settings
 
 #: Seconds between two rounds.
@@ -59,9 +56,6 @@ _LOCK_GRACE = 15.0
 #: Seconds in which a worker must start the process of a run (24 s were measured on a loaded machine).
 _START_GRACE = 90.0
 _GRACE = {StateType.RUNNING: _LOCK_GRACE, StateType.PENDING: _START_GRACE}
-#: At most one inbox run is requested in this many seconds, even if each one dies at its start.
-_REQUEST_INTERVAL = 15
-_OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 #: A stage is at rest if no run has held a slot for this many seconds. A run releases its slot before that.
 _AT_REST = 25.0
 #: How long after the end of a cancelled run its state gets its message.
@@ -120,7 +114,7 @@ async def recover(settings: Settings) -> Recovered:
         done.task_runs = await _crash_tasks(client)
         done.slots = await _release_leaked_slots(client, ledger)
         if done.batches:
-            done.requested_run = await _request_run(client)
+            done.requested_run = await request_run(client, ledger, "recovery", done.batches)
     return done
 
 
@@ -137,13 +131,13 @@ async def _dead_runs(client: PrefectClient, ledger: Session) -> list[UUID]:
     """Return the runs that are open according to Prefect, but whose lock is not held."""
     open_runs = await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
-        flow_run_filter=FlowRunFilter(state=_in_state(*_GRACE)),
+        flow_run_filter=FlowRunFilter(state=in_state(*_GRACE)),
         sort=FlowRunSort.START_TIME_ASC,
         limit=_PAGE,
     )
     if not open_runs:
         return []
-    now = await _server_time(client)
+    now = await server_time(client)
     locks = await _locks(client, [run for run in open_runs if _is_past_grace(run, now)])
     live = await fetch(
         ledger,
@@ -155,11 +149,6 @@ async def _dead_runs(client: PrefectClient, ledger: Session) -> list[UUID]:
     )
     alive = {row["flow_run_id"] for row in live}
     return [run_id for run_id in locks if str(run_id) not in alive]
-
-
-async def _server_time(client: PrefectClient) -> datetime:
-    """Return the Prefect server's time, which dates states; the clock of this host may be wrong."""
-    return parsedate_to_datetime((await client.hello()).headers["date"])
 
 
 def _is_past_grace(run: FlowRun, now: datetime) -> bool:
@@ -200,7 +189,7 @@ async def _hold_cancelled(client: PrefectClient, ledger: Session, orphans: list[
         return []
     cancelled = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
-            id=FlowRunFilterId(any_=list(owners)), state=_in_state(StateType.CANCELLED, StateType.CANCELLING)
+            id=FlowRunFilterId(any_=list(owners)), state=in_state(StateType.CANCELLED, StateType.CANCELLING)
         )
     )
     stopped = {run.id for run in cancelled}
@@ -214,9 +203,9 @@ async def _explain_cancelled(client: PrefectClient, ledger: Session) -> list[UUI
     runs = await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
         flow_run_filter=FlowRunFilter(
-            state=_in_state(StateType.CANCELLED),
+            state=in_state(StateType.CANCELLED),
             end_time=FlowRunFilterEndTime.model_validate(
-                {"after_": await _server_time(client) - _EXPLAINED_WITHIN}
+                {"after_": await server_time(client) - _EXPLAINED_WITHIN}
             ),
         ),
         limit=_PAGE,
@@ -244,8 +233,8 @@ async def _crash_tasks(client: PrefectClient) -> list[UUID]:
     """Set open task runs of crashed flow runs to Crashed; some reach the server up to a minute late."""
     tasks = await client.read_task_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
-        flow_run_filter=FlowRunFilter(state=_in_state(StateType.CRASHED)),
-        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_OPEN))),
+        flow_run_filter=FlowRunFilter(state=in_state(StateType.CRASHED)),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=OPEN))),
         limit=_PAGE,
     )
     for task in tasks:
@@ -269,36 +258,6 @@ async def _release_leaked_slots(client: PrefectClient, ledger: Session) -> dict[
     return leaked
 
 
-async def _request_run(client: PrefectClient) -> UUID | None:
-    """Create an inbox run, unless one is scheduled now or open, or the deployment is paused or missing."""
-    try:
-        deployment = await client.read_deployment_by_name(INBOX_DEPLOYMENT)
-    except ObjectNotFound:
-        return None
-    if deployment.paused:
-        return None
-    soon = await _server_time(client) + timedelta(seconds=_INTERVAL)
-    open_runs = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
-            state=_in_state(*_OPEN),
-            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": soon}),
-        ),
-        limit=1,
-    )
-    if open_runs:
-        return None
-    key = f"recovery-{int(time.time()) // _REQUEST_INTERVAL}"
-    run = await client.create_flow_run_from_deployment(
-        deployment.id, state=Scheduled(), tags=["recovery"], idempotency_key=key
-    )
-    return run.id
-
-
-def _in_state(*types: StateType) -> FlowRunFilterState:
-    return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
-
-
 async def _run_rounds(settings: Settings) -> None:
     while True:
         try:
@@ -310,6 +269,10 @@ async def _run_rounds(settings: Settings) -> None:
         await asyncio.sleep(_INTERVAL)
 
 
+async def _run(settings: Settings) -> None:
+    await asyncio.gather(_run_rounds(settings), watch(settings))
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    asyncio.run(_run_rounds(Settings()))
+    asyncio.run(_run(Settings()))

@@ -120,7 +120,7 @@ def worker(settings: Settings) -> Iterator[Child]:
     temporary = settings.root / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    env = client_environment(settings) | {"TMPDIR": str(temporary), "PREFECT_WORKER_QUERY_SECONDS": "2"}
+    env = client_environment(settings) | {"TMPDIR": str(temporary), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     with child(settings, "worker", command, env=env, cwd=settings.root, grace=5) as started:
         try:
             yield started

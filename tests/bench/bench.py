@@ -26,8 +26,8 @@ from rich.table import Table
 HERE = Path(__file__).parent
 OUTPUT = Path(".bench")
 PARTS = [
-    "scheduling", "handover", "convert", "store", "extract", "start", "end_to_end", "growth", "ledger",
-    "backfill",
+    "scheduling", "arrival", "handover", "convert", "store", "extract", "start", "end_to_end", "growth",
+    "ledger", "backfill",
 ]  # fmt: skip
 
 

@@ -92,6 +92,36 @@ async def test_content_that_arrives_again_replaces_a_missing_stored_file_and_its
     assert rows(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
 
 
+async def test_a_stored_file_that_was_changed_is_received_again_as_what_it_is(
+    installation: Settings,
+) -> None:
+    await configure()
+    first = write_samples(installation.inbox, files=2, messages=20, seed=8)
+    other = write_samples(installation.home / "other", files=1, messages=20, seed=9)
+    (replacement,) = (installation.home / "other").iterdir()
+    await process_inbox()
+    stored = [Path(row["stored_path"]) for row in rows(installation, SOURCES)]
+    stored[0].write_bytes(replacement.read_bytes())
+    stored[1].write_bytes(bytes([stored[1].read_bytes()[0] ^ 1]) + stored[1].read_bytes()[1:])
+    shutil.rmtree(installation.work)
+    execute(installation, "UPDATE batch_processing SET status = 'QUEUED'")
+    await process_batch("batch_000001")
+    changed = rows(installation, SOURCES)
+    assert [row["status"] for row in changed] == ["QUARANTINED"] * 2
+    assert all("it was changed after it was received" in row["error"] for row in changed)
+    back = {path.name for path in installation.inbox.iterdir()}
+    assert back == {row["name"] for row in changed}
+
+    await process_inbox()
+    assert [row["status"] for row in rows(installation, SOURCES)[2:]].count("STORED") == 1
+    stored_messages = [{"n": first.messages + other.messages}]
+    assert rows(installation, "SELECT count(*) AS n FROM messages") == stored_messages
+
+
+#: All sources with what became of them.
+SOURCES = "SELECT * FROM source_files JOIN batch_files USING (source_id) ORDER BY source_id"
+
+
 async def test_another_folder_is_copied_and_an_unpacked_export_even_with_move(
     installation: Settings, tmp_path: Path
 ) -> None:

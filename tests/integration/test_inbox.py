@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from uuid import uuid4
 
 import pytest
 
 from flows.batches.inbox import look
+from flows.batches.kept import put_back, release_kept
 from flows.batches.receiving import Arrival, Intake, Received
-from flows.batches.source_file import NotARegularFile, SourceFile, put_back
+from flows.batches.source_file import NotARegularFile, SourceFile
 from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, connect
@@ -91,7 +93,7 @@ def intake(session: Session, inbox: Path, *, move: bool = True) -> Intake:
 
 async def take(session: Session, inbox: Path, *, move: bool = True, quiet: float = 0) -> Received:
     """Receive what is in the inbox now."""
-    found = await look(inbox, 0, quiet, lambda seen: known_sightings(session, seen))
+    found = await look(inbox, 0, quiet, lambda seen: known_sightings(session, quiet, seen))
     return await intake(session, inbox, move=move).receive_all(inbox, found)
 
 
@@ -135,7 +137,7 @@ async def test_complete_files_are_found_oldest_first_and_the_others_are_named(in
     assert [candidate.path.name for candidate in found.files] == ["b.zip", "a.zip"]
     reasons = {path.name: reason for path, reason in found.left.items()}
     assert reasons.keys() == {"folder", "link.zip", "pipe.zip"}
-    assert reasons["folder"].startswith("a folder: zip it")
+    assert reasons["folder"].startswith("a folder, but not one unpacked export")
 
 
 async def test_the_folders_beside_pages_are_not_named(inbox: Path) -> None:
@@ -189,6 +191,37 @@ async def test_a_slow_writer_of_another_user_is_waited_for(
         assert (await take(session, inbox, quiet=0.2)).counts == {Arrival.NEW: 1}
         writer.write(b", too late")
     assert await sources(session) == ["first half, second half"]
+    assert list(inbox.iterdir()) == []
+
+
+#: Writes half of a file, then waits for a line, then writes the rest.
+PAUSING = """exec 3>"$1"; printf 'first half' >&3; echo; read _; printf ', second half' >&3"""
+
+
+@needs_root
+async def test_what_another_user_writes_after_a_long_pause_is_received_as_well(
+    session: Session, shared: Path, unprivileged: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = shared / "inbox"
+    path = inbox / "slow.zip"
+    argv = ["sh", "-c", PAUSING, "sh", str(path)]
+    writer = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE, user=NOBODY - 1)
+    assert writer.stdout
+    await writer.stdout.readline()
+    unprivileged()
+    keeping = Intake(session, shared / "sources", LOG, keeps=True)
+    assert (await keeping.receive_all(inbox, await look(inbox, 0, 0))).counts == {Arrival.NEW: 1}
+    assert not path.exists()
+    assert release_kept(inbox) == []
+    await writer.communicate(b"\n")
+    assert release_kept(inbox) == [path]
+    assert (await keeping.receive_all(inbox, await look(inbox, 0, 0))).counts == {Arrival.NEW: 1}
+    assert await sources(session) == ["first half", "first half, second half"]
+
+    assert release_kept(inbox) == []
+    assert len(list(inbox.iterdir())) == 1
+    monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
+    assert release_kept(inbox) == []
     assert list(inbox.iterdir()) == []
 
 
@@ -283,13 +316,13 @@ async def test_files_are_read_and_stored_in_threads(
 CRASH = """
 import asyncio, logging, os, sys
 from pathlib import Path
-from flows.batches import source_file
+from flows.batches import source_file, stored_file
 from flows.batches.inbox import look
 from flows.batches.receiving import Intake
 from flows.ledger.session import connect
 
 url, inbox, where = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-owner = source_file if where.startswith("_") else source_file.SourceFile
+owner = stored_file if hasattr(stored_file, where) else source_file.SourceFile
 def die(*_, **__): os.kill(os.getpid(), 9)
 setattr(owner, where, die)
 
@@ -312,9 +345,9 @@ async def crash(database_url: str, inbox: Path, where: str) -> None:
     ("where", "copied"),
     [
         ("store", False),  # announced, not moved
-        ("_protect", False),  # moved, not recorded
-        ("_write", True),  # in the middle of the copy, as between two file systems
-        ("_protect", True),  # copied, not recorded
+        ("protect", False),  # moved, not recorded
+        ("write_all", True),  # in the middle of the copy, as between two file systems
+        ("protect", True),  # copied, not recorded
         ("remove", True),  # recorded, not removed
     ],
 )
@@ -340,7 +373,7 @@ async def test_a_moved_file_that_was_changed_before_the_run_died_is_put_back(
     session: Session, database_url: str, inbox: Path
 ) -> None:
     path = drop(inbox, "a.zip")
-    await crash(database_url, inbox, "_protect")
+    await crash(database_url, inbox, "protect")
     (moved,) = [stored for stored in (inbox.parent / "sources").rglob("*") if stored.is_file()]
     moved.write_text("written after all")
     await take(session, inbox)
@@ -418,6 +451,14 @@ async def test_a_file_that_cannot_be_removed_has_one_receipt_and_is_named_once(
     assert await rows(session, "SELECT duplicate FROM receipts") == [(False,)]
     named = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert named == [f"Left in {inbox}: a.zip: received, but it cannot be removed: Permission denied"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", ".DS_Store", "desktop.ini", "a.zip:Zone.Identifier", "._a.zip"]
+)
+async def test_metadata_of_operating_systems_is_named(inbox: Path, name: str) -> None:
+    drop(inbox, name)
+    assert (await look(inbox, 0, 0)).left == {inbox / name: "metadata of Windows or macOS"}
 
 
 async def test_other_files_stay_and_are_named_once(

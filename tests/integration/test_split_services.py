@@ -46,7 +46,7 @@ def environment(postgres: str, tmp_path: Path) -> dict[str, str]:
     own = read(UNITS / "tdp-server.service")["Service"]["EnvironmentFile"].replace(CHECKOUT, str(ROOT))
     files = [Path(own), UNITS / "tdp.env"]
     lines = common["Environment"].split() + [line for file in files for line in file.read_text().splitlines()]
-    lines += [f"TDP_PREFECT_DATABASE={name}_p", f"TDP_MONITOR_PORT={monitor}"]
+    lines += [f"TDP_PREFECT_DATABASE={name}_p", f"TDP_MONITOR_PORT={monitor}", "TDP_LOOK_SECONDS=2"]
     variables = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     for old, new in here.items():
         variables = {key: value.replace(old, new) for key, value in variables.items()}
@@ -132,8 +132,6 @@ def test_split_services_process_the_inbox_and_stop_on_sigterm(
             unit("tdp-monitor", environment, tmp_path),
         ):
             write_samples(home / "inbox", 3, 10, 7)
-            prefect = str(Path(sys.prefix) / "bin" / "prefect")
-            run(environment, [prefect, "deployment", "run", "process-inbox/scheduled"])
             done = "SELECT 1 FROM batch_processing WHERE status = 'COMPLETED'"
             until(lambda: rows(done), tmp_path)
             monitor = f"http://127.0.0.1:{environment['TDP_MONITOR_PORT']}"

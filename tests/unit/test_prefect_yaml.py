@@ -73,7 +73,7 @@ def test_names_match_the_wanted_schedules() -> None:
     assert {"process-inbox/scheduled", "process-batch/adhoc"} <= names
 
 
-def test_one_inbox_run_at_a_time() -> None:
+def test_inbox_runs_overlap() -> None:
     by_entrypoint = {entry["entrypoint"]: entry for entry in DEPLOYMENTS}
     inbox = by_entrypoint["flows.process_inbox.process_inbox"]
-    assert inbox["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+    assert inbox["concurrency_limit"] == {"limit": 3, "collision_strategy": "CANCEL_NEW"}

@@ -27,7 +27,7 @@ SELECT status, error_message, held_because, EXISTS (
 FROM batch_processing WHERE batch_id = :batch_id;
 
 -- name: batch_sources
-SELECT source_id, name, stored_path FROM batch_files JOIN source_files USING (source_id)
+SELECT source_id, name, sha256, size_bytes, stored_path FROM batch_files JOIN source_files USING (source_id)
 WHERE batch_id = :batch_id ORDER BY position;
 
 -- name: record_files!

@@ -10,9 +10,12 @@ SELECT pg_advisory_unlock(:space, 0);
 UPDATE intake SET moved_at = clock_timestamp();
 
 -- name: known_sightings
--- Which of these sightings need no second look: files received before, and files left for the same reason.
-SELECT sighting FROM receipts WHERE sighting = ANY (:sightings::text[])
-UNION SELECT sighting FROM left_files WHERE sighting = ANY (:sightings::text[]);
+-- is_quiet: the file needs no second look, because it was received before, left, or seen so for long enough.
+SELECT sighting, bool_or(is_quiet) AS is_quiet FROM (
+    SELECT sighting, true AS is_quiet FROM receipts
+    UNION ALL SELECT sighting, true FROM left_files
+    UNION ALL SELECT sighting, seen_at <= clock_timestamp() - :quiet_seconds * interval '1 second' FROM seen_files
+) s WHERE sighting = ANY (:sightings::text[]) GROUP BY sighting;
 
 -- name: received_before
 SELECT s.stored_path, s.size_bytes, s.purged_at FROM receipts r JOIN source_files s USING (source_id)

@@ -1,0 +1,130 @@
+"""Arrivals: request an inbox run within seconds of a file's arrival.
+
+A look receives nothing and holds no lock: the run that is requested looks again and decides. So looks may
+overlap, on one host or on several. Where no process looks, the deployment's hourly schedule starts a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, cast
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+
+from blocks import PIPELINE, PipelineConfig
+from flows.batches.inbox import scan, writers_at
+from flows.batches.kept import release_kept
+from flows.batches.receiving import decodable
+from flows.batches.source_file import Writers
+from flows.ledger.locks import INTAKE
+from flows.ledger.session import Session, connect, fetch
+from flows.operations.requests import REQUEST_INTERVAL, request_run
+from flows.settings import Settings
+
+#: Looking uses this share of the time at most: looks at a large folder are further apart.
+_SHARE = 0.1
+#: Seconds until a run is requested again for a thing that the last one left as it was: doubled each time.
+_FIRST_PAUSE, _LONGEST_PAUSE = float(REQUEST_INTERVAL), 3600.0
+_FORBIDDEN = os.strerror(errno.EACCES)
+
+_log = logging.getLogger("flows.operations.arrival")
+
+
+class _Asked(NamedTuple):
+    """A run was requested for a thing; the next request is due at ``due`` (time.monotonic)."""
+
+    due: float
+    pause: float
+
+
+class Arrivals:
+    """What waits for a run in the inbox and in the ledger, and for which of it a run was requested."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Remember nothing yet."""
+        self._settings = settings
+        self._asked: dict[str, _Asked] = {}
+
+    async def look(self, client: PrefectClient, ledger: Session) -> UUID | None:
+        """Request a run if something new waits; return its id.
+
+        Raises DatabaseUnavailable, OSError, or an httpx error if the Prefect server is unavailable.
+        """
+        wanted = {*await self._in_inbox(client, ledger), *await _in_ledger(ledger)}
+        now = time.monotonic()
+        self._asked = {thing: asked for thing, asked in self._asked.items() if thing in wanted}
+        due = {thing for thing in wanted if thing not in self._asked or self._asked[thing].due <= now}
+        run_id = await request_run(client, ledger, "arrival", due) if due else None
+        if run_id:
+            for thing in due:
+                pause = self._asked[thing].pause if thing in self._asked else _FIRST_PAUSE
+                self._asked[thing] = _Asked(now + pause, min(2 * pause, _LONGEST_PAUSE))
+        return run_id
+
+    async def _in_inbox(self, client: PrefectClient, ledger: Session) -> Iterable[str]:
+        """Return the entries of the inbox that a run would receive, or has still to name as left."""
+        inbox = self._settings.inbox
+        if not inbox.is_dir():
+            return []
+        await asyncio.to_thread(release_kept, inbox)
+        files, left = await asyncio.to_thread(scan, inbox)
+        noted = await fetch(ledger, "left_here", folder=decodable(str(inbox)))
+        # A file that could not be stored is tried again; one that may not be read changes when it may.
+        known = {row["sighting"] for row in noted if not row["is_error"] or _FORBIDDEN in row["reason"]}
+        named = {(row["name"], row["reason"]) for row in noted}
+        new = {path: seen.sighting for path, seen in files.items() if seen.sighting not in known}
+        unnamed = [path for path, reason in left.items() if (decodable(path.name), reason) not in named]
+        closed = await self._closed(new, client, ledger) if new else []
+        return map(str, [*closed, *unnamed])
+
+    async def _closed(self, files: dict[Path, str], client: PrefectClient, ledger: Session) -> list[Path]:
+        """Return those of the files that no process has open for writing, as far as can be known."""
+        writers = await asyncio.to_thread(lambda: {path: writers_at(path) for path in files})
+        unsure = {path: shown for path, shown in files.items() if writers[path] is Writers.UNKNOWN}
+        quiet: set[str] = set()
+        if unsure:
+            config = cast("PipelineConfig", await PipelineConfig.aload(PIPELINE, client=client))
+            rows = await fetch(
+                ledger, "watch_files", sightings=list(unsure.values()), quiet_seconds=config.quiet_seconds
+            )
+            quiet = {row["sighting"] for row in rows if row["is_quiet"]}
+        closed = [path for path in files if writers[path] is Writers.NONE]
+        return closed + [path for path, shown in unsure.items() if shown in quiet]
+
+
+async def _in_ledger(ledger: Session) -> list[str]:
+    """Return the sources that are in no batch, and the arrivals that dead runs have announced."""
+    rows = await fetch(ledger, "unfinished_intake", space=INTAKE)
+
+    def stored() -> list[str]:
+        return [row["thing"] for row in rows if row["is_announced"] or Path(row["stored_path"]).is_file()]
+
+    return await asyncio.to_thread(stored)
+
+
+async def watch(settings: Settings) -> None:
+    """Look every ``look_seconds``. Never returns, unless that is 0."""
+    arrivals, pause, reported = Arrivals(settings), settings.look_seconds, ""
+    while pause:
+        try:
+            async with (
+                get_client() as client,
+                await connect(settings.database, "tdp arrival", patience=0) as ledger,
+            ):
+                while True:
+                    began = time.monotonic()
+                    await arrivals.look(client, ledger)
+                    reported = ""
+                    await asyncio.sleep(max(pause, (time.monotonic() - began) / _SHARE))
+        except Exception as error:  # a server that is unavailable now must find this running later
+            if repr(error) != reported:
+                reported = repr(error)
+                _log.warning("The inbox cannot be watched now, trying again every %g s: %r", pause, error)
+            await asyncio.sleep(pause)
