@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,63 @@ def test_a_killed_supervisor_with_work_that_has_left_its_group_or_closed_everyth
     supervisor.kill()
     contest.start(seconds=1)
     contest.assert_no_overlap()
+
+
+@root_only
+def test_work_that_cannot_die_after_a_time_out_and_ctrl_c(
+    contest: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes to a file system that is frozen: no signal ends that, not even SIGKILL."""
+    with mounted(tmp_path) as disk:
+        monkeypatch.setenv("CONTENDER_TIMEOUT", "2")
+        contest.start("--also", f"{disk}/file")
+        (work,) = contest.supervisor().children()
+        assert run("fsfreeze", "--freeze", disk)
+        try:
+            contest.until(lambda: has_been_killed(work))
+            assert work.status() == psutil.STATUS_DISK_SLEEP
+            contest.start(seconds=1)
+            for _ in range(2):
+                contest.processes[0].send_signal(signal.SIGINT)
+                time.sleep(1)  # the second one must reach what the first one has begun
+            with pytest.raises(AssertionError, match="did not happen"):
+                contest.until(contest.second_began, 3)
+            assert work.is_running()
+        finally:
+            assert run("fsfreeze", "--unfreeze", disk)
+        contest.until(contest.second_began)
+        assert not work.is_running()
+        contest.assert_no_overlap()
+        work.wait(10)
+
+
+def has_been_killed(process: psutil.Process) -> bool:
+    """Return whether SIGKILL is pending: it was sent, and the kernel cannot deliver it."""
+    pending = re.findall(r"(?:SigPnd|ShdPnd):\t(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return any(int(signals, 16) >> signal.SIGKILL - 1 & 1 for signals in pending)
+
+
+def run(*command: str | Path) -> bool:
+    """Run a command of the system; return whether it succeeded."""
+    try:
+        return subprocess.run(command, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[Path]:
+    """Yield the root of a file system of its own; the test is skipped where none can be mounted."""
+    image, root = folder / "image", folder / "mounted"
+    root.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    if not (run("mkfs.ext4", "-q", image) and run("mount", "-o", "loop", image, root)):
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield root
+    finally:
+        assert run("umount", root)
 
 
 def test_a_supervisor_killed_alone(contest: Contest) -> None:

@@ -3,7 +3,8 @@
 usage: contender.py gated|free STAGE BATCH_ID... -- COMMAND...
 
 Runs COMMAND once per batch, with or without the gate of STAGE; ends with status 1 at the first crash.
-Prints "fenced SECONDS PID" on every entry. TDP_DATABASE_URL names the ledger.
+Prints "fenced SECONDS PID" on every entry. TDP_DATABASE_URL names the ledger, CONTENDER_TIMEOUT is the
+time-out of a gated run in seconds.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ async def main() -> None:
             async with gate(stage, batch_id, lanes=own_lanes, log=log, environment=dict(os.environ)) as held:
                 sys.stdout.write(f"fenced {time.time()} {os.getpid()}\n")
                 sys.stdout.flush()
-                await held.run(command, timeout=60)
+                await held.run(command, timeout=float(os.environ.get("CONTENDER_TIMEOUT", "60")))
 
 
 try:
