@@ -6,6 +6,7 @@ The intake lock must be held for everything here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -85,7 +86,6 @@ class Intake:
             try:
                 arrival, reason = await self.receive(candidate)
             except OSError as error:
-                self.log.error("Not received, still in its folder: %s: %s", candidate.path, error)
                 done.failed[candidate.path] = f"not received: {error.strerror or error}"
                 continue
             done.counts[arrival] += 1
@@ -213,7 +213,8 @@ class Intake:
         ]
         named = await fetch(self.session, "note_left", folder=decodable(str(folder)), entries=Jsonb(entries))
         for row in named:
-            self.log.warning("Left in %s: %s: %s", folder, row["name"], row["reason"])
+            level = logging.ERROR if row["is_error"] else logging.WARNING
+            self.log.log(level, "Left in %s: %s: %s", folder, row["name"], row["reason"])
         if before := len(entries) - len(named):
             self.log.info("%d entries of the folder stay there as before: `tdp files --left`", before)
 

@@ -67,6 +67,7 @@ def status_page(now: Status) -> RenderableType:
     """Return lanes, batches and files at one point in time."""
     files = now.files
     counts = ", ".join(f"{count:,} {name}" for name, count in now.batches.items()) or "none"
+    left = f"; {now.left:,} left in their folders, see `tdp files --left`" if now.left else ""
     counts += f"; {now.held:,} held, see `tdp batches --held`" if now.held else ""
     return Group(
         _lanes_table(now.lanes),
@@ -76,6 +77,7 @@ def status_page(now: Status) -> RenderableType:
             ("Files: ", "bold"),
             f"{files.received:,} received: {files.stored:,} stored, {files.partial:,} in part, "
             f"{files.quarantined:,} quarantined, {files.waiting:,} waiting; {files.duplicates:,} duplicates",
+            left,
         ),
         Text(f"at {when(now.at)}", style="dim"),
     )

@@ -53,13 +53,17 @@ class Files(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The whole installation at one moment, by the database's clock; ``held`` batches have a status, too."""
+    """The whole installation at one moment, by the database's clock; ``held`` batches have a status, too.
+
+    ``left`` is the number of entries that the last looks at folders left there.
+    """
 
     at: datetime
     lanes: list[Lane]
     batches: dict[str, int]
     held: int
     files: Files
+    left: int = 0
 
 
 class BatchLine(msgspec.Struct, frozen=True):
@@ -152,6 +156,7 @@ def status(connection: Connection, limits: Mapping[str, int] | None = None) -> S
         batches={row["status"]: row["batches"] for row in _sql.batch_statuses(connection)},
         held=_sql.held_count(connection),
         files=Files(**_sql.file_counts(connection)),
+        left=_sql.left_count(connection),
     )
 
 

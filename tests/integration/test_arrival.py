@@ -21,10 +21,12 @@ from blocks import PIPELINE, PipelineConfig
 from deployments.apply import apply
 from flows import services
 from flows.domain import INBOX_DEPLOYMENT
+from flows.ledger.connection import connection
 from flows.ledger.intake import planning
 from flows.ledger.session import Session, connect
 from flows.operations.arrival import Arrivals
 from flows.process_inbox import process_inbox
+from flows.reports import status
 from flows.samples import write_samples
 from flows.settings import Settings
 
@@ -64,8 +66,8 @@ def inbox(installation: Settings) -> Path:
 
 
 def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:
-    with psycopg.connect(settings.database, row_factory=dict_row, autocommit=True) as connection:
-        cursor = connection.execute(statement.encode(), values)
+    with psycopg.connect(settings.database, row_factory=dict_row, autocommit=True) as connected:
+        cursor = connected.execute(statement.encode(), values)
         return cursor.fetchall() if cursor.description else []
 
 
@@ -169,6 +171,8 @@ async def test_what_stays_in_the_inbox_is_named_by_one_run(
     await process_inbox()
     assert {row["name"] for row in rows(installation, "SELECT name FROM left_files")} == {"pipe", "notes.txt"}
     assert await Arrivals(installation).look(client, ledger) is None
+    with connection(installation.database, readonly=True, autocommit=True) as reading:
+        assert status(reading).left == 2
 
 
 @pytest.mark.usefixtures("deployment", "inbox")

@@ -461,6 +461,24 @@ async def test_metadata_of_operating_systems_is_named(inbox: Path, name: str) ->
     assert (await look(inbox, 0, 0)).left == {inbox / name: "metadata of Windows or macOS"}
 
 
+@needs_root
+async def test_what_may_not_be_read_is_named_once(
+    session: Session, shared: Path, unprivileged: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox = shared / "inbox"
+    drop(inbox, "a.zip").chmod(0o600)
+    (inbox / "ChatExport").mkdir(mode=0o700)
+    unprivileged()
+    for _ in range(2):
+        received = await take(session, inbox)
+        assert received.failed == {inbox / "a.zip": "not received: Permission denied"}
+    named = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert sorted(named) == [
+        f"Left in {inbox}: ChatExport: a folder that cannot be read: Permission denied",
+        f"Left in {inbox}: a.zip: not received: Permission denied",
+    ]
+
+
 async def test_other_files_stay_and_are_named_once(
     session: Session, inbox: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

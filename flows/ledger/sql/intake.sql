@@ -74,7 +74,7 @@ INSERT INTO left_files (folder, name, sighting, reason, is_error)
 SELECT :folder, name, sighting, reason, is_error FROM here h WHERE NOT EXISTS (
     SELECT FROM left_files l WHERE folder = :folder
       AND (h.name, h.sighting, h.reason) = (l.name, l.sighting, l.reason))
-RETURNING name, reason;
+RETURNING name, reason, is_error;
 
 -- name: batches_to_restore
 -- Batches with files that were quarantined because their stored file was missing, and these sources' batches.

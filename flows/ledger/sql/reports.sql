@@ -18,6 +18,9 @@ ORDER BY s.position, t.started_at NULLS LAST, t.queued_at, t.stage_run_id;
 SELECT status, count(*) AS batches FROM batch_processing GROUP BY status
 ORDER BY array_position('{QUEUED,EXTRACTING,CONVERTING,STORING,COMPLETED,FAILED}', status);
 
+-- name: left_count()$
+SELECT count(*) FROM left_files;
+
 -- name: held_count()$
 SELECT count(*) FROM batch_processing WHERE held_at IS NOT NULL;
 
