@@ -49,11 +49,13 @@ class Changed(Exception):
 
 async def run(settings: Settings) -> None:
     """Run the bot until this is cancelled."""
+    is_reported = False
     while True:
         try:
             config = await asyncio.to_thread(load_config, settings)
             if config is None:
-                log.warning("%s", _HOW_TO_START)
+                log.log(logging.DEBUG if is_reported else logging.WARNING, "%s", _HOW_TO_START)
+                is_reported = True
                 await asyncio.sleep(_CONFIG_EVERY)
                 continue
             hide(config.token)
@@ -102,7 +104,7 @@ async def opened(settings: Settings, config: Config) -> AsyncIterator[Context]:
         log.info("Polling as @%s", name)
         try:
             yield context
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Changed):
             with suppress(DatabaseUnavailable, PostgresError):
                 await context.fetch("bot_stopped")
             raise
