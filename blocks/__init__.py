@@ -3,5 +3,6 @@
 from blocks.database import DATABASE, connector
 from blocks.pipeline import PIPELINE, PipelineConfig
 from blocks.stage_command import StageCommand
+from blocks.telegram import TELEGRAM, TelegramBot
 
-__all__ = ["DATABASE", "PIPELINE", "PipelineConfig", "StageCommand", "connector"]
+__all__ = ["DATABASE", "PIPELINE", "TELEGRAM", "PipelineConfig", "StageCommand", "TelegramBot", "connector"]

@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 from prefect_sqlalchemy import SqlAlchemyConnector
 
-from blocks import DATABASE, PIPELINE, PipelineConfig, StageCommand, connector
+from blocks import DATABASE, PIPELINE, TELEGRAM, PipelineConfig, StageCommand, TelegramBot, connector
 from deployments.automations import apply_automations
 from deployments.definitions import apply_definitions
 from deployments.identity import pair
@@ -78,10 +78,11 @@ async def _limit(client: PrefectClient, name: str) -> GlobalConcurrencyLimitResp
 
 
 async def _blocks(client: PrefectClient, settings: Settings) -> AsyncIterator[str]:
-    for block_type in (PipelineConfig, StageCommand, SqlAlchemyConnector):
+    for block_type in (PipelineConfig, StageCommand, TelegramBot, SqlAlchemyConnector):
         await block_type.aregister_type_and_schema(client=client)
     documents: dict[str, Block] = {PIPELINE: PipelineConfig.seed(settings)}
     documents |= {stage: StageCommand() for stage in STAGES}
+    documents[TELEGRAM] = TelegramBot.seed(settings)
     for name, block in documents.items():
         slug = block.get_block_type_slug()
         if not await _exists(client, type(block), name):

@@ -48,6 +48,7 @@ class Removed:
     work_directories: int = 0
     unfinished_outputs: int = 0
     source_files: int = 0
+    uploads: int = 0
     flow_runs: int = 0
 
 
@@ -65,6 +66,7 @@ async def maintain() -> dict[str, int]:
             work_directories=await remove_work(session, runtime),
             unfinished_outputs=await remove_unfinished(session, runtime),
             source_files=await purge_sources(session, runtime),
+            uploads=await forget_senders(session, config.keep_sources_days),
             flow_runs=await delete_runs(client, timedelta(days=config.keep_runs_days)),
         )
     checks = await asyncio.to_thread(_audit, runtime)
@@ -138,6 +140,13 @@ async def purge_sources(session: Session, runtime: Runtime) -> int:
             purged += len(rows)
             if len(rows) < _FILES_PER_TRANSACTION:
                 return purged
+
+
+async def forget_senders(session: Session, days: float) -> int:
+    """Delete who sent the purged source files, and older uploads that were not received; return how many."""
+    forgotten = await fetch(session, "forget_uploads", days=days)
+    await fetch(session, "forget_senders", days=days)
+    return len(forgotten)
 
 
 async def _unlink(rows: Sequence[Mapping[str, str]]) -> None:

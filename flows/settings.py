@@ -5,10 +5,11 @@ from __future__ import annotations
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from flows.domain import FanOut
 from flows.exports.zones import time_zone
@@ -84,6 +85,22 @@ class Settings(BaseSettings):
         description="Time zone in which HTML exports were made, as an IANA name such as Europe/Berlin.",
     )
 
+    bot_token: SecretStr | None = Field(
+        default=None, description="Token of the Telegram bot. Without one, in any place, there is no bot."
+    )
+    bot_api_url: str = Field(default="https://api.telegram.org", description="Address of the Bot API server.")
+    bot_uploaders: Annotated[frozenset[int], NoDecode] = Field(
+        default=frozenset(), description="Numeric Telegram ids of those who may send files, comma-separated."
+    )
+    bot_admins: Annotated[frozenset[int], NoDecode] = Field(
+        default=frozenset(), description="Numeric Telegram ids of the bot's admins, comma-separated."
+    )
+
+    @field_validator("bot_uploaders", "bot_admins", mode="before")
+    @classmethod
+    def _split_ids(cls, ids: object) -> object:
+        return [part for part in ids.replace(" ", "").split(",") if part] if isinstance(ids, str) else ids
+
     @field_validator("html_zone")
     @classmethod
     def _check_zone(cls, zone: str) -> str:
@@ -152,6 +169,11 @@ class Settings(BaseSettings):
     def sources(self) -> Path:
         """Directory of the received source files, named by SHA-256."""
         return self.root / "sources"
+
+    @property
+    def spool(self) -> Path:
+        """Directory of the bot's downloads, until they are received."""
+        return self.root / "spool"
 
     @property
     def work(self) -> Path:

@@ -29,6 +29,8 @@ from flows.errors import BatchBusy
 from flows.ledger.batches import own_batch
 from flows.ledger.session import Session, fetch, fetch_one
 
+#: The origin of a file that the bot has received starts so.
+TELEGRAM = "telegram:"
 #: The reason with which a file is quarantined whose stored file is missing starts so.
 GONE = "the stored file is gone from disk"
 
@@ -74,6 +76,8 @@ class Intake:
     move: bool = True
     only_exports: bool = True
     keeps: bool = False
+    #: Where the files come from, if not from the path at which they are: ``telegram:<chat>/<message>``.
+    origin: str | None = None
     #: Sources whose stored file was missing and is there again.
     restored: list[int] = field(default_factory=list)
 
@@ -121,7 +125,7 @@ class Intake:
             return Arrival.LEFT, f"{other}, neither an archive nor an export"
         if not file.is_unchanged():
             return Arrival.LATER, None
-        origin = decodable(str(file.path))
+        origin = self.origin or decodable(str(file.path))
         for source in await fetch(self.session, "source_of_content", sha256=sha256):
             if source["purged_at"] is None and is_stored(source["stored_path"], source["size_bytes"]):
                 self._report_quarantined(file.path, source)
@@ -190,7 +194,9 @@ class Intake:
                 with await asyncio.to_thread(SourceFile, stored) as file:
                     if await self._in_thread(file, file.sha256) == row["sha256"]:
                         statement = "record_arrival"
-                if statement == "withdraw_arrival":
+                if statement == "withdraw_arrival" and row["origin"].startswith(TELEGRAM):
+                    stored.unlink()  # the bot downloads it again
+                elif statement == "withdraw_arrival":
                     # It was opened for writing when it was moved, and the run died before it put it back.
                     back = await asyncio.to_thread(put_back, stored, Path(row["origin"]))
                     self.log.warning("Not received, because it was changed meanwhile; put back: %s", back)

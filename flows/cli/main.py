@@ -24,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 
 from flows import services
 from flows.cli import backfill_command as backfill
-from flows.cli import database, demo, files, hold_command, reports
+from flows.cli import bot_command, database, demo, files, hold_command, reports
 from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
@@ -122,7 +122,10 @@ app.command()(demo.demo)
 
 @app.command()
 def up(replace_server: ReplaceServer = False) -> None:
-    """Start PostgreSQL, the Prefect server, a worker, recovery and the monitor; run until Ctrl-C."""
+    """Start PostgreSQL, the Prefect server, a worker, recovery and the monitor; run until Ctrl-C.
+
+    The Telegram bot is started too if it has a token: in TDP_BOT_TOKEN, or in the block tdp-telegram.
+    """
     settings, console = Settings(), Console(soft_wrap=True, highlight=False)
     adopt_orphans()
     with stop_on_signals():
@@ -133,6 +136,8 @@ def up(replace_server: ReplaceServer = False) -> None:
                 started.start(services.worker)
                 started.start(services.recovery)
                 started.start(services.monitoring)
+                if bot_command.has_token(started.settings):
+                    started.start(services.bot, is_optional=True)
                 console.print(f"Prefect UI  {started.url}")
                 console.print(f"Monitor     {services.monitor_url(settings)}/health and /metrics")
                 console.print(f"Database    {make_url(settings.database)}")
@@ -253,4 +258,5 @@ def _reachable_settings() -> Settings:
 
 app.add_typer(reports.app)
 app.add_typer(files.app, name="files")
+app.add_typer(bot_command.app, name="bot")
 app.add_typer(database.app)

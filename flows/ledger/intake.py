@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
@@ -40,6 +41,7 @@ async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:
 async def freeze_batches(session: Session, flow_run_id: UUID, batch_size: int) -> list[str]:
     """Cut the source files without a batch into batches of ``batch_size``, and freeze the run's list.
 
+    Uploaders take turns: see :func:`cut`.
     A source file whose stored file is missing is left out until its content arrives again. Unfinished batches
     of dead runs come first in the list. A retry of the run must process the same list in the same order,
     because Prefect matches the subflows of a retried run by their position only.
@@ -47,12 +49,37 @@ async def freeze_batches(session: Session, flow_run_id: UUID, batch_size: int) -
     async with session.transaction():
         batches = [row["batch_id"] for row in await fetch(session, "orphaned_batches")]
         unbatched = await fetch(session, "unbatched_sources")
-        sources = [row["source_id"] for row in unbatched if Path(row["stored_path"]).is_file()]
-        for start in range(0, len(sources), batch_size):
-            batch = await fetch_one(session, "create_batch", source_ids=sources[start : start + batch_size])
+        sources = [
+            (row["source_id"], row["uploader"]) for row in unbatched if Path(row["stored_path"]).is_file()
+        ]
+        for source_ids in cut(sources, batch_size):
+            batch = await fetch_one(session, "create_batch", source_ids=source_ids)
             batches.append(batch["batch_id"])
         for position, batch_id in enumerate(batches):
             await fetch(
                 session, "freeze_batch", flow_run_id=flow_run_id, position=position, batch_id=batch_id
             )
+    return batches
+
+
+def cut(sources: Iterable[tuple[int, int | None]], batch_size: int) -> list[list[int]]:
+    """Cut sources, pairs of source id and uploader, into batches of ``batch_size``.
+
+    Each batch begins with the next uploader's files; if these do not fill it, files of the uploaders after
+    him do. So the 500 files of one uploader do not delay the 5 of another, and no batch but the last is
+    smaller than it has to be.
+    """
+    waiting: dict[int | None, deque[int]] = {}
+    for source_id, uploader in sources:
+        waiting.setdefault(uploader, deque()).append(source_id)
+    turns = deque(waiting.values())
+    batches = []
+    while turns:
+        batch: list[int] = []
+        for files in turns:
+            while files and len(batch) < batch_size:
+                batch.append(files.popleft())
+        batches.append(batch)
+        turns.rotate(-1)
+        turns = deque(files for files in turns if files)
     return batches

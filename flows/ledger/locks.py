@@ -19,6 +19,8 @@ YIELDING: Final = 0x74647062
 INTAKE: Final = 0x74647069
 #: "tdps": held by the home whose Prefect server grants the limits of this ledger, while it runs.
 SERVER: Final = 0x74647073
+#: "tdpt": held by the process that polls a Telegram bot; the key is a hash of the bot's id.
+BOT: Final = 0x74647074
 #: Held by a transaction that loads chats; the key is a hash bucket of chat keys and names.
 LOADING: Final = 0x74640001
 #: A 64-bit key: held while the schema is migrated.

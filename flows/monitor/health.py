@@ -14,6 +14,7 @@ from flows.ledger.connection import Connection, connection
 from flows.ledger.locks import INTAKE
 from flows.ledger.named_sql import load, records
 from flows.ledger.schema_version import check_schema
+from flows.monitor.bot import BotHealth, read_bot
 from flows.monitor.probe import Outcome, Probe, run_all
 from flows.monitor.usage import Usage
 from flows.reports import text
@@ -128,16 +129,17 @@ class Monitor:
         outcome = self._lanes.start().result()
         if outcome.value is None:
             return Component(False, f"unknown: {outcome.error}")
-        lanes, timeouts, _ = outcome.value
+        lanes, timeouts, *_ = outcome.value
         stuck = [*_past_timeout(lanes, timeouts), *_idle_gaps(lanes)]
         return Component(not stuck, "; ".join(stuck) or "no stage is stuck")
 
-    def _read_lanes(self) -> tuple[list[Lane], dict[str, float], float]:
+    def _read_lanes(self) -> tuple[list[Lane], dict[str, float], float, BotHealth]:
         with connect(self.settings) as ledger:
             lanes = records(sql.lane_health(ledger), Lane)
             standstill = sql.intake_standstill(ledger, space=INTAKE) or 0.0
+            bot = read_bot(ledger)
         timeouts = {lane.stage: 60 * _timeout_minutes(self.settings, lane.stage) for lane in lanes}
-        return lanes, timeouts, standstill
+        return lanes, timeouts, standstill, bot
 
 
 @contextmanager
@@ -170,7 +172,7 @@ def _document(settings: Settings, slug: str, name: str) -> dict[str, Any]:
 
 
 def _conditions(
-    lanes: list[Lane], timeouts: dict[str, float], standstill: float, usage: Usage
+    lanes: list[Lane], timeouts: dict[str, float], standstill: float, bot: BotHealth, usage: Usage
 ) -> dict[str, Condition]:
     waits = [
         f"{lane.stage} {text.seconds(lane.oldest_wait_sec)}"
@@ -194,6 +196,9 @@ def _conditions(
             else "no run holds the intake lock without receiving files",
         ),
         **_extract_conditions(lanes[0]),
+        "bot_silent": _condition(bot.silent(), "no bot is silent"),
+        "bot_conflict": _condition(bot.conflicts(), "no other process polls a bot"),
+        "uploads_stuck": _condition(bot.stuck(), "no upload has waited for more than 30 minutes"),
         "memory_high": Condition(
             usage.memory_share > _MEMORY_HIGH, f"{usage.memory_share:.0%} of the machine's memory"
         ),

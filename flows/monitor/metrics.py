@@ -17,6 +17,7 @@ from flows import reports
 from flows.domain import BATCH_STATUSES
 from flows.errors import ServiceFailed
 from flows.ledger.connection import Connection
+from flows.monitor.bot import bot_metrics
 from flows.monitor.health import ANSWER_SECONDS, Monitor, connect, sql
 from flows.monitor.history import History, Totals
 from flows.monitor.probe import Probe, run_all
@@ -81,7 +82,8 @@ def _of_ledger(settings: Settings, history: History) -> list[Metric]:
     with connect(settings) as ledger:
         now = reports.status(ledger, _limits(settings))
         stages = [lane.stage for lane in now.lanes]
-        return [*_lanes(now), *_states(now), *_recent(ledger), *_runs(history.read(ledger), stages)]
+        runs = _runs(history.read(ledger), stages)
+        return [*_lanes(now), *_states(now), *_recent(ledger), *bot_metrics(ledger), *runs]
 
 
 def _limits(settings: Settings) -> dict[str, int]:

@@ -20,6 +20,8 @@ _SERVICES = (
     ("prefect.engine", "flows"),
     ("flows.cli.inbox_process", "flows"),
     ("flows.operations.recovery", "recovery"),
+    ("flows.bot", "bot"),
+    ("tdp bot", "bot"),
     ("flows.monitor", "monitor"),
     ("tdp monitor", "monitor"),
     ("worker start", "worker"),

@@ -1,11 +1,13 @@
-"""Reports on the ledger: lanes, batches, timings, and the summary of a run."""
+"""Reports on the ledger: lanes, batches, timings, the bot, and the summary of a run."""
 
+from flows.reports.bots import BotStatus, bots
 from flows.reports.files import LeftFile, SourceLine, left_files, source_files
 from flows.reports.overview import Status, batch, batches, status
 from flows.reports.summary import Summary, summary, summary_markdown
 from flows.reports.timings import Timing, timings, timings_markdown
 
 __all__ = [
+    "BotStatus",
     "LeftFile",
     "SourceLine",
     "Status",
@@ -13,6 +15,7 @@ __all__ = [
     "Timing",
     "batch",
     "batches",
+    "bots",
     "left_files",
     "source_files",
     "status",

@@ -1,6 +1,6 @@
-"""The services of one machine: PostgreSQL, the Prefect server, a worker, recovery and the monitor."""
+"""The services of one machine: PostgreSQL, Prefect server, worker, recovery, bot and monitor."""
 
-from flows.services.background import monitor_url, monitoring, recovery
+from flows.services.background import bot, monitor_url, monitoring, recovery
 from flows.services.installation import (
     AlreadyRunning,
     Installation,
@@ -18,6 +18,7 @@ __all__ = [
     "AlreadyRunning",
     "Installation",
     "binary",
+    "bot",
     "ensure_database",
     "environment",
     "free_port",

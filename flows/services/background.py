@@ -1,4 +1,4 @@
-"""Recovery and the monitor as child processes of `tdp up`."""
+"""Recovery, the bot and the monitor as child processes of `tdp up`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def recovery(settings: Settings) -> Iterator[Child]:
     command = [sys.executable, "-m", "flows.operations.recovery"]
     env = client_environment(settings)
     with child(settings, "recovery", command, env=env, cwd=settings.root, grace=5) as started:
+        yield started
+
+
+@contextmanager
+def bot(settings: Settings) -> Iterator[Child]:
+    """Run :mod:`flows.bot` until the block ends. Its token is in its environment, or in the block."""
+    command = [sys.executable, "-m", "flows.bot"]
+    token = settings.bot_token.get_secret_value() if settings.bot_token else ""
+    env = client_environment(settings) | {"TDP_BOT_TOKEN": token}
+    with child(settings, "bot", command, env=env, cwd=settings.root, grace=5) as started:
         yield started
 
 

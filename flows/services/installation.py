@@ -28,6 +28,8 @@ from flows.settings import Settings
 _POLL_SECONDS = 0.5
 #: More restarts of services than this within so many seconds are treated as a permanent failure.
 _MAX_RESTARTS, _RESTART_WINDOW = 5, 60.0
+#: Seconds between two restarts of an optional service.
+_OPTIONAL_PAUSE = 2.0
 
 #: Runs a service until the block ends and yields once it is ready; yields None if there is no process to run.
 Service = Callable[[Settings], AbstractContextManager[Child | None]]
@@ -46,6 +48,8 @@ class Installation:
         self.children: dict[Service, Child] = {}
         self._stack = stack
         self._stacks: dict[Service, ExitStack] = {}
+        #: When each service whose failure does not end the others may be restarted.
+        self._optional: dict[Service, float] = {}
         #: Held while this process runs the Prefect server.
         self.lock: ServerLock | None = None
 
@@ -54,11 +58,14 @@ class Installation:
         """The address of the Prefect UI."""
         return server_url(self.settings)
 
-    def start(self, service: Service) -> None:
+    def start(self, service: Service, *, is_optional: bool = False) -> None:
         """Start one more service, or restart it. It is stopped before the services that were started earlier.
 
-        A restarted service keeps its position in that order. Raises :class:`AlreadyRunning`.
+        A restarted service keeps its position in that order. An optional one is restarted however often it
+        exits. Raises :class:`AlreadyRunning`.
         """
+        if is_optional or service in self._optional:
+            self._optional[service] = time.monotonic() + _OPTIONAL_PAUSE
         if self._stack is None:
             raise AlreadyRunning("Another process runs these services.")
         if service not in self._stacks:
@@ -91,7 +98,10 @@ class Installation:
     def _restart(
         self, service: Service, child: Child, ends: deque[float], report: Callable[[str], None]
     ) -> None:
-        if not disk.wait_for_space(self.settings, child, report):
+        if service in self._optional:
+            if time.monotonic() < self._optional[service]:
+                return
+        elif not disk.wait_for_space(self.settings, child, report):
             if len(ends) == _MAX_RESTARTS and time.monotonic() - ends[0] < _RESTART_WINDOW:
                 child.check()
             ends.append(time.monotonic())

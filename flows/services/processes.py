@@ -102,7 +102,8 @@ def child(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **(env or {})},
+            # Only the bot gets its token: Prefect writes the environment of flow runs into files.
+            env={**os.environ, "TDP_BOT_TOKEN": "", **(env or {})},
             **popen,
         )
     try:

@@ -18,7 +18,9 @@ def modules(package: str) -> list[str]:
     return sorted(name.removesuffix(".__init__") for name in names if ".migrations." not in name)
 
 
-@pytest.mark.parametrize("package", ["flows/stages", "flows/exports", "flows/ledger", "flows/samples"])
+@pytest.mark.parametrize(
+    "package", ["flows/stages", "flows/exports", "flows/ledger", "flows/samples", "flows/bot"]
+)
 def test_core_imports_no_prefect(package: str) -> None:
     names = [name for name in modules(package) if name != "flows.stages.runner.supervisor"]
     code = f"import sys\nfor name in {names!r}: __import__(name)\nprint('prefect' in sys.modules)"
@@ -48,6 +50,7 @@ MAY_IMPORT = {
     "flows.samples": FACTS,
     "flows.gate": FACTS | {"flows.ledger", "flows.stages.runner"},
     "flows.reports": FACTS | {"flows.ledger", "flows.services"},
+    "flows.bot": FACTS | {"flows.batches", "flows.ledger", "flows.reports", "flows.services"},
     "flows.batches": FACTS
     | {"flows.gate", "flows.ledger", "flows.stages", "flows.reports", "blocks"}
     | {"flows.process_batch"},  # fan_out runs it as a subflow

@@ -140,7 +140,7 @@ def test_commands_of_containers_are_installed() -> None:
     ours = {name: service for name, service in services.items() if name != "postgres"}
     several = {name for name, service in ours.items() if service.get("profiles") == ["several"]}
     assert several == {"background", "more-workers"}
-    assert ours.keys() - several == {"migrate", "server", "apply", "worker", "recovery", "monitor"}
+    assert ours.keys() - several == {"migrate", "server", "apply", "worker", "recovery", "bot", "monitor"}
     for service in ours.values():
         check_command(service["command"])
 

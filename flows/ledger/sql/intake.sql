@@ -118,7 +118,10 @@ WHERE b.status NOT IN ('COMPLETED', 'FAILED') AND b.held_at IS NULL
 ORDER BY b.created_at, b.batch_id;
 
 -- name: unbatched_sources
-SELECT source_id, stored_path FROM source_files s
+-- uploader: null for files of folders, which count as those of one uploader.
+SELECT source_id, stored_path, (
+    SELECT min(user_id) FROM uploads u WHERE u.source_id = s.source_id
+) AS uploader FROM source_files s
 WHERE purged_at IS NULL AND NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
 ORDER BY source_id;
 

@@ -73,3 +73,27 @@ GROUP BY stage;
 
 -- name: messages_stored()$
 SELECT coalesce(sum(messages), 0)::bigint FROM batch_files WHERE status IN ('STORED', 'PARTIAL');
+
+-- name: bot_health()
+-- Bots that were not stopped on purpose. A conflict counts for two minutes: two pollers succeed by turns.
+SELECT name, error, extract(epoch FROM clock_timestamp() - coalesce(polled_at, started_at))::float8 AS silent_sec,
+       coalesce(conflict_at > clock_timestamp() - interval '2 minutes', false) AS is_conflict
+FROM bots WHERE stopped_at IS NULL ORDER BY bot_id;
+
+-- name: upload_health()^
+-- Uploads and final messages that have waited for longer than half an hour, and the updates of a day that could
+-- not be read.
+SELECT (SELECT count(*) FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')
+        AND seen_at < clock_timestamp() - interval '30 minutes') AS stuck,
+       (SELECT reason FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')
+        ORDER BY upload_id LIMIT 1) AS reason,
+       (SELECT count(*) FROM announcement_messages m JOIN announcements a USING (announcement_id)
+        WHERE m.sent_at IS NULL AND a.given_up IS NULL
+          AND m.sending_at < clock_timestamp() - interval '30 minutes') AS unsent,
+       (SELECT count(*) FROM bot_updates WHERE received_at > clock_timestamp() - interval '1 day') AS unread;
+
+-- name: upload_counts()
+SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
+
+-- name: announcements_waiting()$
+SELECT count(*) FROM announcements WHERE closed_at IS NULL AND given_up IS NULL;

@@ -195,3 +195,19 @@ SELECT count(*) AS batches,
        count(*) FILTER (WHERE b.status IN ('EXTRACTING', 'CONVERTING', 'STORING')) AS working,
        coalesce(extract(epoch FROM clock_timestamp() - min(l.listed_at)), 0)::float8 AS elapsed_sec
 FROM run_batches l JOIN batch_processing b USING (batch_id) WHERE l.flow_run_id = :flow_run_id::uuid;
+
+-- name: last_listed_run()$
+-- The run that has listed batches last; null if there is none.
+SELECT flow_run_id FROM run_batches ORDER BY listed_at DESC LIMIT 1;
+
+-- name: bot_overview(space)
+SELECT b.bot_id, b.name, b.host, b.pid, b.started_at, b.polled_at, b.stopped_at, b.conflict_at, b.error,
+       extract(epoch FROM clock_timestamp() - coalesce(b.polled_at, b.started_at))::float8 AS silent_sec,
+       EXISTS (SELECT FROM advisory_locks l WHERE l.granted AND l.space = :space
+               AND l.key = (hashtext(b.bot_id::text)::bigint & 4294967295)) AS is_polling,
+       (SELECT coalesce(jsonb_object_agg(state, uploads), '{}') FROM (
+            SELECT state, count(*) AS uploads FROM uploads u WHERE u.bot_id = b.bot_id GROUP BY state) s) AS uploads,
+       (SELECT count(*) FROM announcements a WHERE a.bot_id = b.bot_id AND closed_at IS NULL AND given_up IS NULL)
+           AS announcements,
+       (SELECT count(*) FROM bot_updates p WHERE p.bot_id = b.bot_id) AS unread_updates
+FROM bots b ORDER BY b.bot_id;

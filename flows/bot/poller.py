@@ -1,0 +1,131 @@
+"""The poller: commits what an update says before Telegram is asked for the next one.
+
+An update is acknowledged by the offset of the next getUpdates, which is sent after the commit. No offset is
+kept beyond that: after a quiet week Telegram begins with other update ids, lower ones too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from psycopg import Error as PostgresError
+from psycopg import OperationalError
+from telegram.error import Conflict, TelegramError
+
+from flows.bot import api, texts
+from flows.bot.api import get_updates, retry_seconds
+from flows.bot.context import Context
+from flows.bot.updates import Command, Document, Other, Refused, Sender, read
+from flows.errors import DatabaseUnavailable
+
+#: Seconds between two requests after a failure: doubled from the first to the second. After a conflict it
+#: is always the third.
+_FIRST_PAUSE, _LAST_PAUSE, _CONFLICT_PAUSE = 0.5, 30.0, 3.0
+
+#: Answers a command; raises TelegramError.
+Answer = Callable[[Command], Awaitable[None]]
+
+
+class Poller:
+    """Receives updates. Commands are answered by ``answer``, while later updates are received."""
+
+    def __init__(self, context: Context, answer: Answer) -> None:
+        """Poll for ``context.bot``, whose lock is held."""
+        self._context = context
+        self._answer = answer
+        self._answers: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Poll until this is cancelled. Raises DatabaseUnavailable."""
+        offset, pause, seconds = None, _FIRST_PAUSE, 0  # the first answer, at once, proves that it works
+        while True:
+            try:
+                updates = await get_updates(self._context.bot, offset, seconds)
+            except TelegramError as error:
+                await self._failed(error)
+                wait = _CONFLICT_PAUSE if isinstance(error, Conflict) else retry_seconds(error) or pause
+                await asyncio.sleep(wait)
+                pause = min(2 * pause, _LAST_PAUSE)
+                continue
+            pause, seconds = _FIRST_PAUSE, api.POLL_SECONDS
+            await self._context.fetch("bot_polled")
+            for update in updates:
+                await self._commit(update)
+            offset = updates[-1]["update_id"] + 1 if updates else None
+
+    async def _failed(self, error: TelegramError) -> None:
+        reason = self._context.config.redact(error)
+        is_conflict = isinstance(error, Conflict)
+        self._context.log.warning("getUpdates failed: %s", reason)
+        await self._context.fetch("bot_failed", error=reason, is_conflict=is_conflict)
+
+    async def _commit(self, update: dict[str, Any]) -> None:
+        """Record what the update says. One that cannot be read is kept, and does not block the others."""
+        context = self._context
+        try:
+            said = read(update, context.bot, context.config, context.name)
+            await self._record(said)
+        except (DatabaseUnavailable, OperationalError):
+            raise
+        except Exception as error:
+            reason = context.config.redact(f"{type(error).__name__}: {error}")
+            context.log.error("Update %s cannot be read and is skipped: %s", update.get("update_id"), reason)
+            content = json.dumps(update)
+            number = update.get("update_id")
+            await context.fetch("keep_bot_update", update_id=number, content=content, error=reason)
+
+    async def _record(self, said: Document | Command | Other | Refused) -> None:
+        if isinstance(said, Refused):
+            self._context.log.info("Ignored: %s", said.reason)
+        elif not said.sender.may_upload:
+            await self._answer_stranger(said)
+        elif isinstance(said, Document):
+            await self._see(said)
+        elif isinstance(said, Command):
+            self._start(self._answer(said))
+        elif said.sender.is_private:
+            self._start(self._send(said.sender, texts.SEND_FILES))
+
+    async def _see(self, document: Document) -> None:
+        sender, size = document.sender, document.size
+        too_big = size is not None and size > self._context.config.max_bytes
+        seen = await self._context.fetch(
+            "see_upload",
+            chat_id=sender.chat_id,
+            message_id=sender.message_id,
+            user_id=sender.user_id,
+            user_name=sender.name,
+            file_id=document.file_id,
+            file_name=document.name,
+            size_bytes=size,
+            state="REFUSED" if too_big else "SEEN",
+            reason=texts.too_big(self._context.config.max_bytes) if too_big else None,
+        )
+        if seen:
+            self._context.log.info("Upload %d: seen", seen[0]["upload_id"])
+            self._context.uploaded.set()
+            self._context.changed.set()
+
+    async def _answer_stranger(self, said: Document | Command | Other) -> None:
+        """Tell a stranger his id, once; in groups only if he sends a document."""
+        if not said.sender.is_private and not isinstance(said, Document):
+            return
+        if await self._context.fetch("answer_stranger", user_id=said.sender.user_id):
+            self._start(self._send(said.sender, texts.stranger(said.sender.user_id)))
+
+    async def _send(self, sender: Sender, text: str) -> None:
+        await self._context.send(sender.chat_id, text, sender.message_id)
+
+    def _start(self, answering: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(self._logged(answering))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _logged(self, answering: Awaitable[None]) -> None:
+        try:
+            await answering
+        except (TelegramError, DatabaseUnavailable, PostgresError) as error:
+            self._context.log.warning("An answer was not sent: %s", self._context.config.redact(error))

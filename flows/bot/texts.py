@@ -1,0 +1,191 @@
+"""What the bot says, as plain text: file names and reasons are data, never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from flows.reports import text
+
+#: Longest message in UTF-16 units, with some room below Telegram's 4096.
+MESSAGE_UNITS = 3900
+#: Longest name and reason of a file in a line.
+_NAME, _REASON = 80, 200
+#: Refused files that a status message names.
+_NAMED = 10
+
+SEND_FILES = (
+    "Send me exports of Telegram Desktop as files (documents): ZIP, 7z, RAR, tar, result.json or"
+    " messages.html, any number at once. /help says more."
+)
+_HELP = """Send me exports of Telegram Desktop as files: ZIP, 7z, RAR, tar (also nested), result.json or \
+messages.html. Any number at once; each file at most {limit}.
+
+👍 on a file: it is stored here safely, you need not keep it for us.
+When all files are done, a message names each of them with its outcome.
+
+/status – what happens to your files now
+/batches – the batches of your files"""
+_HELP_ADMIN = """
+
+For admins:
+/batches – all batches
+/retry batch_000042 – process a failed batch again
+/timeline – the lanes of the last run as a picture (SVG)
+/health – components and conditions"""
+
+
+class File(msgspec.Struct, frozen=True):
+    """One upload and what has become of it. ``outcome`` is that of batch_files, ``counts`` its whole row."""
+
+    name: str
+    state: str
+    reason: str | None
+    duplicate: bool | None
+    size_bytes: int | None
+    batch_id: str | None
+    batch_status: str | None
+    batch_error: str | None
+    held: bool
+    outcome: str | None
+    error: str | None
+    counts: dict[str, Any] | None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more happens to the file by itself."""
+        return self.state in ("REFUSED", "FAILED") or self.batch_status in ("COMPLETED", "FAILED")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the outcome cannot improve any more, by a retry or a backfill."""
+        is_stored = self.batch_status == "COMPLETED" and self.outcome == "STORED"
+        return self.state in ("REFUSED", "FAILED") or is_stored
+
+    @property
+    def kind(self) -> str:
+        """The outcome in a word or two."""
+        if self.state in ("REFUSED", "FAILED"):
+            return "not accepted" if self.state == "REFUSED" else "not received"
+        if self.outcome == "QUARANTINED":
+            return "quarantined"
+        if self.batch_status == "FAILED":
+            return "failed"
+        return "stored in part" if self.outcome == "PARTIAL" else "stored"
+
+
+_MARKS = {"stored": "✅", "stored in part": "⚠️", "quarantined": "❌", "failed": "❌"}
+
+
+def help_text(max_bytes: int, is_admin: bool) -> str:
+    """Return the answer to /help."""
+    return _HELP.format(limit=_megabytes(max_bytes)) + (_HELP_ADMIN if is_admin else "")
+
+
+def stranger(user_id: int) -> str:
+    """Return the only answer to a user who is on no list."""
+    return (
+        f"You are not on the list of this bot. Your numeric id is {user_id}: an operator can enter it under"
+        " uploaders. I do not answer again until then."
+    )
+
+
+def too_big(max_bytes: int) -> str:
+    """Return why a file was refused, and what its sender can do."""
+    return (
+        f"it is over {_megabytes(max_bytes)}, the most that the bot can download. Split the export, or"
+        " have it copied into the inbox folder; with a Bot API server of their own the operators can raise"
+        " the limit to 2 GB"
+    )
+
+
+def status_text(files: Sequence[File]) -> str:
+    """Return the status message of a group that is being processed."""
+    taken = [file for file in files if file.state == "RECEIVED"]
+    lines = [f"Received {len(taken)} of {text.count(len(files), 'file', 'files')}."]
+    if waiting := sum(file.state == "WAITING_SPACE" for file in files):
+        lines.append(
+            f"{text.count(waiting, 'file waits', 'files wait')} for disk space; nothing has to be sent again."
+        )
+    stages = [f"{count} {word}" for word, count in _progress(taken) if count]
+    if stages:
+        lines.append("Now: " + ", ".join(stages) + ".")
+    refused = [file for file in files if file.state in ("REFUSED", "FAILED")]
+    lines += [outcome_line(file) for file in refused[:_NAMED]]
+    if len(refused) > _NAMED:
+        lines.append(f"… and {len(refused) - _NAMED} more that were not accepted.")
+    return "\n".join(lines)
+
+
+def _progress(files: Iterable[File]) -> list[tuple[str, int]]:
+    counts = dict.fromkeys(
+        ("waiting", "in extract", "in convert", "in store", "held by an operator", "done"), 0
+    )
+    stages = {"EXTRACTING": "in extract", "CONVERTING": "in convert", "STORING": "in store"}
+    for file in files:
+        word = "held by an operator" if file.held else stages.get(file.batch_status or "", "waiting")
+        counts["done" if file.is_ended else word] += 1
+    return list(counts.items())
+
+
+def ended_text(files: Sequence[File]) -> str:
+    """Return the last text of a status message whose group has ended."""
+    return f"{text.count(len(files), 'file is', 'files are')} done; the outcomes are in the message below."
+
+
+def outcome_pages(files: Sequence[File]) -> list[str]:
+    """Return the final messages of a group: each file with its outcome, as few messages as possible."""
+    kinds = [file.kind for file in files]
+    totals = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(sorted(kinds, key=_rank)))
+    head = f"{text.count(len(files), 'file', 'files')}: {totals}."
+    pages = [head]
+    for line in map(outcome_line, files):
+        if units(pages[-1]) + units(line) + 1 > MESSAGE_UNITS:
+            pages.append(line)
+        else:
+            pages[-1] += ("\n\n" if pages[-1] == head else "\n") + line
+    return pages
+
+
+def _rank(kind: str) -> int:
+    order = ("stored", "stored in part", "quarantined", "failed", "not accepted", "not received")
+    return order.index(kind)
+
+
+def outcome_line(file: File) -> str:
+    """Return the name of a file and its outcome, with the reason and the numbers of messages."""
+    parts = [file.kind]
+    if file.kind in ("stored", "stored in part"):
+        parts.append(_messages(file))
+    reason = file.reason if file.state in ("REFUSED", "FAILED") else file.error
+    if file.kind == "failed":
+        reason = f"{file.batch_id} failed: {file.batch_error or 'see its log'}. An operator can retry it"
+    line = f"{_MARKS.get(file.kind, '🚫')} {text.short(file.name, _NAME)}: {', '.join(filter(None, parts))}"
+    if reason and file.kind != "stored":
+        line += f": {text.short(reason, 400 if file.state == 'REFUSED' else _REASON)}"
+    return line + (" (received before)" if file.duplicate else "")
+
+
+def _messages(file: File) -> str:
+    """Return the numbers of messages: in the file, and new, changed and known if the ledger has them."""
+    counts = file.counts or {}
+    if counts.get("messages") is None:
+        return ""
+    parts = [
+        f"{counts[f'messages_{name}']:,} {name}"
+        for name in ("new", "changed", "known")
+        if counts.get(f"messages_{name}")
+    ]
+    total = text.count(counts["messages"], "message", "messages")
+    return f"{total} ({', '.join(parts)})" if parts else total
+
+
+def _megabytes(size: int) -> str:
+    return f"{size >> 20:,} MB"  # as Telegram counts them
+
+
+def units(message: str) -> int:
+    """Return the length of a text as Telegram counts it: in UTF-16 units."""
+    return len(message.encode("utf-16-le")) // 2

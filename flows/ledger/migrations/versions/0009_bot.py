@@ -1,0 +1,19 @@
+"""What users sent to the Telegram bot, and what the bot has told them."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text())
+
+
+def downgrade() -> None:
+    op.get_bind().exec_driver_sql(
+        "DROP INDEX receipts_telegram;"
+        "DROP TABLE announcement_messages, uploads, announcements, bot_strangers, bot_updates, bots"
+    )

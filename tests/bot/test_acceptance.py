@@ -1,0 +1,201 @@
+"""The whole: `tdp up` with a bot, 50 documents of two senders, and a kill -9 of the bot every few seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from bot_api import TOKEN, BotApi
+from bot_plant import ADMIN, ANNA, BORIS, STRANGER, Plant, export
+
+from flows import services
+from flows.ledger.intake import cut
+from flows.settings import Settings
+
+TDP = Path(sys.executable).with_name("tdp")
+BATCH_SIZE, KILLS = 10, 4
+OPEN = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}}
+
+
+class Installation(Plant):
+    """An installation that `tdp up` runs, with its own PostgreSQL and Prefect server."""
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        screen = self.settings.root.parent / "up.log"
+        environment = self.environment() | {"TDP_BATCH_SIZE": str(BATCH_SIZE)}
+        del environment["TDP_DATABASE_URL"]
+        with screen.open("wb") as out:
+            started = subprocess.Popen(
+                [TDP, "up"], env=environment, stdout=out, stderr=out, start_new_session=True
+            )
+        self.log = screen
+        try:
+            yield
+            assert started.poll() is None, screen.read_text()
+        finally:
+            started.terminate()
+            started.wait(60)
+
+    def bot_pid(self) -> int:
+        """Return the pid of the running bot; 0 while there is none."""
+        try:
+            record = json.loads((self.settings.root / "services.json").read_text())
+            process = psutil.Process(record["services"]["bot"]["pid"])
+        except (OSError, KeyError, psutil.NoSuchProcess):
+            return 0
+        return process.pid if process.status() != psutil.STATUS_ZOMBIE else 0
+
+    def send(self, method: str, path: str, **body: Any) -> Any:
+        answer = httpx.request(method, f"{services.server_url(self.settings)}/api/{path}", json=body)
+        return answer.raise_for_status().json()
+
+    def request_run(self) -> None:
+        """Request a run of the inbox unless one is open, as the schedule does every five minutes."""
+        if not any(run["name"] for run in self._open_runs()):
+            found = self.send("GET", "deployments/name/process-inbox/scheduled")
+            self.send("POST", f"deployments/{found['id']}/create_flow_run", state={"type": "SCHEDULED"})
+
+    def _open_runs(self) -> list[dict[str, Any]]:
+        runs: list[dict[str, Any]] = self.send("POST", "flow_runs/filter", flow_runs=OPEN)
+        return [run for run in runs if not run["auto_scheduled"]]
+
+    def tdp(self, *arguments: str) -> str:
+        environment = self.environment()
+        del environment["TDP_DATABASE_URL"]
+        done = subprocess.run([TDP, *arguments], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+
+@pytest.fixture
+def installation_folder(open_folder: Path) -> Path:
+    folder = open_folder / "bot"
+    folder.mkdir(mode=0o711)
+    return folder
+
+
+async def test_fifty_documents_and_a_bot_that_is_killed(installation_folder: Path, api: BotApi) -> None:
+    settings = Settings(
+        home=installation_folder / "home",
+        server_port=services.free_port(),
+        monitor_port=services.free_port(),
+    )
+    plant = Installation(settings, api)
+    names = defaultdict(list)
+
+    def send(user: int, name: str, content: bytes, **more: Any) -> None:
+        api.document(user, name, content, **more)
+        names[user].append(name)
+
+    for number in range(44):
+        send(ANNA, f"anna {number:02d}.zip", export(number))
+    send(ANNA, "broken.zip", export(90)[:-60])
+    for number in range(3):
+        send(BORIS, f"boris {number}.zip", export(100 + number))
+    send(BORIS, "again.zip", export(7))
+    send(BORIS, "large.zip", b"", size=25 << 20)
+    api.document(STRANGER, "stranger.zip", export(200))
+
+    with plant.up():
+        await plant.until(lambda: b"Ready." in plant.log.read_bytes(), 120)
+        for least in range(KILLS):
+            await plant.until(lambda least=least: plant.states().get("RECEIVED", 0) >= 10 * least)
+            pid = await plant.until(plant.bot_pid)
+            os.kill(pid, signal.SIGKILL)
+            await plant.until(lambda pid=pid: plant.bot_pid() not in (0, pid))
+        await plant.until(lambda: plant.states() == {"RECEIVED": 49, "REFUSED": 1})
+        plant.request_run()
+        await plant.until(lambda: plant.rows("SELECT 1 FROM batch_processing WHERE status <> 'QUEUED'"), 120)
+        os.kill(await plant.until(plant.bot_pid), signal.SIGKILL)
+        await plant.until(lambda: all_closed(plant), 180)
+
+        check_rows(plant)
+        check_turns(plant)
+        for user, sent in names.items():
+            finals = "\n".join(text for text in api.texts_to(user) if "files: " in text)
+            assert [name for name in sent if f" {name}: " not in finals] == []
+        assert len(api.texts_to(STRANGER)) == 1
+        assert "❌ broken.zip: quarantined: " in "\n".join(api.texts_to(ANNA))
+        (again,) = {line for text in api.texts_to(BORIS) for line in text.splitlines() if "again" in line}
+        assert again == "✅ again.zip: stored, 2 messages (received before)"
+        await check_operators(plant)
+    check_token(plant)
+
+
+def all_closed(plant: Plant) -> bool:
+    """Return whether the final messages of all uploads were sent."""
+    return not plant.rows("SELECT 1 FROM announcements WHERE closed_at IS NULL")
+
+
+def check_rows(plant: Plant) -> None:
+    """Every message of every readable export is there once, each content was received once."""
+    stored = plant.rows(
+        "SELECT count(*) AS messages, count(DISTINCT chat_key) AS chats,"
+        " count(DISTINCT text) AS texts FROM messages"
+    )
+    assert stored == [{"messages": 94, "chats": 47, "texts": 94}]
+    assert plant.rows("SELECT count(*) AS n FROM source_files") == [{"n": 48}]
+    assert plant.rows("SELECT count(*) AS n FROM receipts") == [{"n": 49}]
+    assert plant.rows("SELECT status, count(*) AS n FROM batch_files GROUP BY status ORDER BY status") == [
+        {"status": "QUARANTINED", "n": 1},
+        {"status": "STORED", "n": 47},
+    ]
+
+
+def check_turns(plant: Plant) -> None:
+    """Each run has cut its batches so that the uploaders took turns."""
+    rows = plant.rows(
+        "SELECT flow_run_id, r.position, source_id, (SELECT min(user_id) FROM uploads u"
+        " WHERE u.source_id = f.source_id) AS uploader"
+        " FROM run_batches r JOIN batch_files f USING (batch_id) ORDER BY r.position, f.position"
+    )
+    runs: dict[Any, dict[int, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        runs[row["flow_run_id"]][row["position"]].append((row["source_id"], row["uploader"]))
+    for batches in runs.values():
+        sources = sorted(source for batch in batches.values() for source in batch)
+        assert [[source for source, _ in batch] for batch in batches.values()] == cut(sources, BATCH_SIZE)
+
+
+async def check_operators(plant: Installation) -> None:
+    """What operators and admins see of it."""
+    shown = plant.tdp("bot", "status")
+    assert "@exports_bot polls" in " ".join(shown.split())
+    assert "49 RECEIVED, 1 REFUSED" in shown
+    monitor = services.monitor_url(plant.settings)
+    async with httpx.AsyncClient(timeout=30) as client:
+        health = (await client.get(f"{monitor}/health")).json()["conditions"]
+        metrics = (await client.get(f"{monitor}/metrics")).text
+    assert [health[name]["firing"] for name in ("bot_silent", "bot_conflict", "uploads_stuck")] == [False] * 3
+    assert 'tdp_uploads{state="received"} 49.0' in metrics
+    assert 'tdp_bot_poll_age_seconds{bot="exports_bot"}' in metrics
+    assert 'tdp_memory_bytes{service="bot"}' in metrics
+    (batch,) = plant.rows("SELECT batch_id FROM batch_files WHERE status = 'QUARANTINED'")
+    plant.api.message(ADMIN, text=f"/retry {batch['batch_id']}")
+    await plant.until(lambda: any("was requested" in text for text in plant.api.texts_to(ADMIN)))
+    tagged = {"tags": {"all_": ["telegram"]}}
+    (run,) = plant.send("POST", "flow_runs/filter", flow_runs=tagged)
+    asked = {"batch_ids": [batch["batch_id"]], "from_stage": "extract"}
+    assert run["parameters"] | asked == run["parameters"]
+    assert TOKEN not in json.dumps(plant.send("POST", "flow_runs/filter"))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            assert TOKEN not in " ".join(process.cmdline())
+
+
+def check_token(plant: Plant) -> None:
+    """No file of the installation has the token: no log, no table, no environment of a flow run."""
+    files = [plant.log, *(path for path in plant.settings.root.rglob("*") if path.is_file())]
+    assert "bot.log" in {path.name for path in files}
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []

@@ -1,0 +1,180 @@
+"""What senders are told: one status message, edited; final messages that name every file; receipts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from bot_api import BotApi, Said
+from bot_plant import ANNA, BORIS, Plant, export
+
+from flows.bot import announcing, texts
+
+BATCH = """
+WITH batch AS (
+    INSERT INTO batch_processing (status, file_count) SELECT 'QUEUED', count(*) FROM source_files s
+    WHERE NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id) RETURNING batch_id
+)
+INSERT INTO batch_files (batch_id, source_id, position)
+SELECT batch_id, source_id, row_number() OVER (ORDER BY source_id) FROM batch, source_files s
+WHERE NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
+RETURNING batch_id
+"""
+DONE = "UPDATE batch_processing SET status = 'COMPLETED', completed_at = now()"
+STORED = "UPDATE batch_files SET status = 'STORED', chats = 1, messages = 1200 WHERE status = 'WAITING'"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcing, "_EDITS_APART", 0.4)
+    monkeypatch.setattr(announcing, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(announcing, "_LOOK_AT_ENDED_EVERY", 0.2)
+    monkeypatch.setattr(announcing, "_PAUSE", 0.2)
+    monkeypatch.setattr(announcing, "_QUIET", 0.5)
+
+
+def closed(plant: Plant, number: int = 1) -> bool:
+    return len(plant.rows("SELECT 1 FROM announcements WHERE closed_at IS NOT NULL")) == number
+
+
+def edits(api: BotApi, chat: int) -> list[Said]:
+    return [said for said in api.said if said.method == "editMessageText" and said.chat == chat]
+
+
+async def test_from_the_first_upload_to_the_outcomes(plant: Plant, api: BotApi) -> None:
+    first = api.document(ANNA, "good.zip", export(1))
+    for number, name in enumerate(("part.zip", "broken.zip", "again.zip"), 2):
+        api.document(ANNA, name, export(1 if name == "again.zip" else number))
+    api.document(ANNA, "big.zip", b"", size=30 << 20)
+    async with plant.bot():
+        await plant.received(4)
+        plant.rows(BATCH)
+        plant.rows("UPDATE batch_processing SET status = 'CONVERTING'")
+        status = "Received 4 of 5 files.\nNow: 4 in convert.\n🚫 big.zip: not accepted: it is over 20 MB"
+        await plant.until(lambda: api.texts_to(ANNA)[0].startswith(status))
+        plant.rows(
+            "UPDATE batch_files SET status = 'PARTIAL', messages = 80, error = 'page 3 is damaged'"
+            " WHERE source_id = (SELECT source_id FROM source_files WHERE name = 'part.zip')"
+        )
+        plant.rows(
+            "UPDATE batch_files SET status = 'QUARANTINED', error = 'it is encrypted'"
+            " WHERE source_id = (SELECT source_id FROM source_files WHERE name = 'broken.zip')"
+        )
+        plant.rows(STORED)
+        plant.rows(DONE)
+        await plant.until(lambda: closed(plant))
+    shown, final = api.texts_to(ANNA)
+    assert shown == "5 files are done; the outcomes are in the message below."
+    head, _, *lines = final.splitlines()
+    assert head == "5 files: 2 stored, 1 stored in part, 1 quarantined, 1 not accepted."
+    assert lines[:4] == [
+        "✅ good.zip: stored, 1,200 messages",
+        "⚠️ part.zip: stored in part, 80 messages: page 3 is damaged",
+        "❌ broken.zip: quarantined: it is encrypted",
+        "✅ again.zip: stored, 1,200 messages (received before)",
+    ]
+    assert lines[4].startswith("🚫 big.zip: not accepted: it is over 20 MB")
+    sent = [given for method, given in api.requests if method == "sendMessage"]
+    assert {f'"message_id": {first}' in given["reply_parameters"] for given in sent} == {True}
+    times = [said.at for said in edits(api, ANNA)]
+    assert all(later - earlier >= 0.4 for earlier, later in itertools.pairwise(times))
+    assert set(api.reactions.values()) == {"👍"}
+    assert len(api.reactions) == 4
+
+
+async def test_a_later_retry_edits_the_outcomes(plant: Plant, api: BotApi) -> None:
+    api.document(ANNA, "a.zip", export())
+    async with plant.bot():
+        await plant.received(1)
+        (batch,) = plant.rows(BATCH)
+        plant.rows("UPDATE batch_processing SET status = 'FAILED', error_message = 'the disk is broken'")
+        await plant.until(lambda: closed(plant))
+        failed = f"❌ a.zip: failed: {batch['batch_id']} failed: the disk is broken. An operator can retry it"
+        assert failed in api.texts_to(ANNA)[-1]
+        plant.rows("UPDATE batch_processing SET status = 'EXTRACTING'")
+        plant.rows(STORED)
+        api.document(ANNA, "b.zip", export(2))
+        await plant.received(2)
+        await plant.until(lambda: len(api.texts_to(ANNA)) > 2)
+        plant.rows(DONE)
+        await plant.until(lambda: "✅ a.zip: stored, 1,200 messages" in "\n".join(api.texts_to(ANNA)))
+        await plant.until(lambda: plant.rows("SELECT 1 FROM announcements WHERE is_settled"))
+    assert not any("the disk is broken" in text for text in api.texts_to(ANNA))
+
+
+async def test_many_files_make_several_messages(plant: Plant, api: BotApi) -> None:
+    names = [f"{'ы' * 60} {number}.zip" for number in range(70)]
+    for number, name in enumerate(names):
+        api.document(ANNA, name, export(number))
+    async with plant.bot():
+        await plant.received(70)
+        plant.rows(BATCH)
+        plant.rows(STORED)
+        plant.rows(DONE)
+        await plant.until(lambda: closed(plant))
+    _, *finals = api.texts_to(ANNA)
+    assert len(finals) > 1
+    assert [finals[0].count(name) + "".join(finals[1:]).count(name) for name in names] == [1] * 70
+    assert all(texts.units(final) <= 4096 for final in finals)
+
+
+async def test_pauses_lost_answers_and_deleted_messages(plant: Plant, api: BotApi) -> None:
+    api.fail("sendMessage", 429, "Too Many Requests: retry after 1", retry_after=1)
+    api.fail("setMessageReaction", 429, "Too Many Requests: retry after 1", retry_after=1)
+    api.document(ANNA, "a.zip", export())
+    async with plant.bot():
+        await plant.received(1)
+        await plant.until(lambda: api.reactions)
+        api.fail("editMessageText", 429, "Too Many Requests: retry after 1", retry_after=1)
+        api.drop("editMessageText")  # it is edited; the next try hears "message is not modified"
+        plant.rows(BATCH)
+        plant.rows("UPDATE batch_processing SET status = 'EXTRACTING'")
+        await plant.until(
+            lambda: plant.rows("SELECT 1 FROM announcement_messages WHERE text LIKE '%%in extract%%'")
+        )
+        ((chat, message),) = list(api.texts)
+        del api.texts[chat, message]
+        plant.rows("UPDATE batch_processing SET status = 'STORING'")
+        await plant.until(lambda: any("in store" in text for text in api.texts_to(ANNA)))
+        api.drop("sendMessage")
+        plant.rows(STORED)
+        plant.rows(DONE)
+        await plant.until(lambda: closed(plant))
+    finals = [text for text in api.texts_to(ANNA) if "1 file: 1 stored" in text]
+    assert len(finals) == 2  # the answer to the first was lost: at least once
+
+
+async def test_one_chat_that_is_gone_does_not_keep_the_others_waiting(plant: Plant, api: BotApi) -> None:
+    api.fail("sendMessage", 403, "Forbidden: bot was blocked by the user")
+    api.document(ANNA, "a.zip", export())
+    async with plant.bot():
+        await plant.until(lambda: plant.rows("SELECT 1 FROM announcements WHERE given_up LIKE 'Forbidden%%'"))
+        api.fail("setMessageReaction", 400, "Bad Request: REACTION_INVALID")
+        api.document(BORIS, "b.zip", export(2))
+        await plant.received(2)
+        plant.rows(BATCH)
+        plant.rows(STORED)
+        plant.rows(DONE)
+        await plant.until(lambda: any("b.zip: stored" in text for text in api.texts_to(BORIS)))
+        await plant.until(lambda: not plant.rows("SELECT 1 FROM uploads WHERE reacted_at IS NULL"))
+    assert api.texts_to(ANNA) == []
+
+
+async def test_groups_are_per_sender_and_chat(plant: Plant, api: BotApi) -> None:
+    team = -100500
+    for user, chat in ((ANNA, None), (ANNA, team), (BORIS, team), (ANNA, team)):
+        api.document(user, "a.zip", export(), chat=chat)
+    async with plant.bot():
+        await plant.received(4)
+    rows = plant.rows("SELECT chat_id, user_id FROM announcements ORDER BY announcement_id")
+    found = [tuple(row.values()) for row in rows]
+    assert found == [(ANNA, ANNA), (team, ANNA), (team, BORIS)]
+
+
+async def test_held_batches_and_a_full_disk_are_named(plant: Plant, api: BotApi) -> None:
+    api.document(ANNA, "a.zip", export())
+    async with plant.bot():
+        await plant.received(1)
+        plant.rows(BATCH)
+        plant.rows("UPDATE batch_processing SET held_at = now(), held_because = 'wait'")
+        await plant.until(lambda: "1 held by an operator" in api.texts_to(ANNA)[0])
