@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "flows.ledger": FACTS | {"flows.stages.runner"},
     "flows.samples": FACTS,
     "flows.gate": FACTS | {"flows.ledger", "flows.stages.runner"},
-    "flows.reports": FACTS | {"flows.ledger", "flows.services"},
+    "flows.tables": FACTS | {"flows.ledger"},
+    "flows.reports": FACTS | {"flows.ledger", "flows.services", "flows.tables", "blocks"},
     "flows.batches": FACTS
     | {"flows.gate", "flows.ledger", "flows.stages", "flows.reports", "blocks"}
     | {"flows.process_batch"},  # fan_out runs it as a subflow
