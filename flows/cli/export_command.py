@@ -20,6 +20,7 @@ from flows.ledger.connection import Connection
 from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import OF_CHATS, STREAMS, Choice, Format, Order, What, format_of
+from flows.tables.sessions import prepare, timed_out
 
 Chats = Annotated[
     list[str] | None,
@@ -65,7 +66,6 @@ def export_(
     if (bom or escape_formulas) and format_ is not Format.csv:
         raise typer.BadParameter("--bom and --escape-formulas are for CSV")
     # Late: Arrow is slow to import, and the other commands do not need it.
-    from flows.tables.copying import prepare, timed_out
     from flows.tables.export import export, export_text
 
     with stop_on_signals(), _ledger(_installation()) as ledger, timed_out(timeout):

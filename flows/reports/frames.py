@@ -37,9 +37,10 @@ from flows.reports.text import short
 from flows.services import running
 from flows.settings import Settings
 from flows.tables.choosing import chat_keys
-from flows.tables.copying import batches, prepare, query
+from flows.tables.copying import batches, query
 from flows.tables.orders import Choice, What
 from flows.tables.relations import schema
+from flows.tables.sessions import prepare
 
 if TYPE_CHECKING:
     from prefect_sqlalchemy import SqlAlchemyConnector

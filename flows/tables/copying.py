@@ -16,12 +16,10 @@ from threading import Thread
 from typing import Any, Protocol
 
 import psycopg2
-import psycopg2.errors
 import pyarrow as pa
 import pyarrow.csv
 from psycopg2 import sql
 
-from flows.errors import QueryTimedOut
 from flows.ledger.connection import Connection
 from flows.tables.orders import Choice, What
 from flows.tables.relations import statement
@@ -29,10 +27,6 @@ from flows.tables.relations import statement
 #: A batch has at least so many bytes of CSV, if there are as many: some ten thousand messages.
 BATCH_BYTES = 4 << 20
 _POLL_SECONDS = 0.25
-_READ = """
-SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {timeout};
-SET default_transaction_read_only = on
-"""
 
 
 class Sink(Protocol):
@@ -40,26 +34,6 @@ class Sink(Protocol):
 
     def write(self, row: bytes, /) -> object:
         """Receive one row, or the line of headers."""
-
-
-def prepare(connection: Connection, timeout: float | None) -> None:
-    """Let the session read in UTC; its queries end after ``timeout`` seconds (None: never)."""
-    milliseconds = sql.Literal(max(1, round(1000 * timeout)) if timeout else 0)
-    with connection.cursor() as cursor:
-        cursor.execute(sql.SQL(_READ).format(timeout=milliseconds))
-
-
-@contextmanager
-def timed_out(timeout: float | None) -> Iterator[None]:
-    """Raise QueryTimedOut for a query that PostgreSQL has ended after ``timeout`` seconds."""
-    try:
-        yield
-    except psycopg2.errors.QueryCanceled as error:
-        limit = f"{timeout:g} s" if timeout else "the database's own limit"
-        raise QueryTimedOut(
-            f"the query was ended after {limit}: choose fewer rows (--chat, --since), or allow more time"
-            " with --timeout"
-        ) from error
 
 
 def query(what: What, names: list[str]) -> sql.Composable:

@@ -22,16 +22,17 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from chat_tables import run_tdp as run
 from converted import Export, store, write
 from psycopg.types.json import Jsonb
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from flows.cli.main import app
 from flows.errors import ChatUnknown, ExportFailed, PackageMissing, QueryTimedOut
 from flows.ledger.connection import connection
-from flows.tables.copying import batches, prepare, query
+from flows.tables.copying import batches, query
 from flows.tables.orders import Choice, What
 from flows.tables.relations import COLUMNS, schema
+from flows.tables.sessions import prepare
 
 SENT = dt.datetime(2024, 5, 1, 12, 0, 0, 500_000, tzinfo=dt.UTC)
 TEXTS = [
@@ -65,11 +66,6 @@ def filled(database_url: str) -> str:
             opened.execute(MESSAGE, ["channel1", number, sent, sent.replace(tzinfo=None), text, reactions])
         opened.execute(MESSAGE, ["channel2", 1, None, SENT.replace(day=3, tzinfo=None), "only a clock", None])
     return database_url
-
-
-def run(url: str, *arguments: object) -> Result:
-    env = {"TDP_DATABASE_URL": url, "TDP_HOME": "/nonexistent", "COLUMNS": "300"}
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
 
 
 def export(url: str, out: Path, *options: object) -> Path:
