@@ -11,7 +11,10 @@ from flows.ledger.connection import Connection, connection
 
 READER = "tdp_reader"
 #: Tables and views that it reads.
-READABLE = ("chats", "messages", "message_topics", "topics", "reactions", "forwards", "polls", "files")
+READABLE = (
+    "chats", "messages", "message_topics", "topics", "reactions", "forwards", "polls", "files",
+    "messages_per_day", "messages_per_hour", "senders", "media_kinds",
+)  # fmt: skip
 
 
 def apply_reader(url: str, *, login: bool) -> list[str]:

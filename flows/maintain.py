@@ -54,7 +54,7 @@ class Removed:
 
 @flow(name=MAINTAIN, persist_result=False)
 async def maintain() -> dict[str, int]:
-    """Remove what has exceeded its retention time in the TDP pipeline block, index messages, audit the ledger.
+    """Remove what has exceeded its retention time in the TDP pipeline block, index messages, audit.
 
     Raises RulesBroken if the audit finds a broken rule; the removal is complete by then.
     """

@@ -39,7 +39,7 @@ def export(connection: Connection, order: Order, out: Path, *, force: bool, repo
 
     Raises ExportFailed if the file exists (unless ``force``) or cannot be written.
     """
-    with _complete(out, force=force) as partial:
+    with complete(out, force=force) as partial:
         if order.format in WRITERS:
             return _write_batches(connection, order, partial, report)
         with partial.open("wb") as file:
@@ -86,8 +86,11 @@ def _write_batches(connection: Connection, order: Order, path: Path, report: Rep
 
 
 @contextmanager
-def _complete(out: Path, *, force: bool) -> Iterator[Path]:
-    """Yield a path beside ``out`` for the file, which is moved there if the body does not raise."""
+def complete(out: Path, *, force: bool) -> Iterator[Path]:
+    """Yield a path beside ``out`` for the file, which is moved there if the body does not raise.
+
+    Raises ExportFailed, also for errors of the body in writing it.
+    """
     if out.is_dir() or (out.exists() and not force):
         hint = "it is a folder" if out.is_dir() else "it exists; --force replaces it"
         raise ExportFailed(f"{out}: {hint}")

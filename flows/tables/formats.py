@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -14,21 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as kind
 
-from flows.errors import ExportFailed, PackageMissing
+from flows.errors import ExportFailed
 from flows.tables.orders import Format
+from flows.tables.packages import package
 
 Write = Callable[[pa.RecordBatch], object]
 #: Rows and characters that a sheet and a cell of Excel have at most.
 _SHEET_ROWS, _CELL_CHARACTERS = 1_048_576, 32_767
-
-
-def package(name: str) -> Any:
-    """Return a package that only some commands need. Raises PackageMissing."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        install = f"{sys.executable} -m pip install {name}"
-        raise PackageMissing(f"this needs the package {name}, which is not installed: {install}") from error
 
 
 def texts(schema: pa.Schema) -> pa.Schema:
