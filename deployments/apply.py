@@ -1,10 +1,13 @@
 """Configure a Prefect server for this project: limits, blocks, work pool, deployments, automations.
 
+Also the role of the database that only reads (:mod:`deployments.reader`).
+
 Idempotent: a second run changes nothing, and values that operators may change are preserved.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,7 @@ from blocks import DATABASE, PIPELINE, TELEGRAM, PipelineConfig, StageCommand, T
 from deployments.automations import apply_automations
 from deployments.definitions import apply_definitions
 from deployments.identity import pair
+from deployments.reader import apply_reader
 from flows.domain import EXCLUSIVE_STAGES, STAGES
 from flows.services import WORK_POOL, environment
 from flows.settings import Settings
@@ -41,6 +45,7 @@ async def apply(settings: Settings, replace_server: bool = False) -> list[str]:
     """
     async with get_client() as client:
         changes = await pair(client, settings, replace_server)
+    changes += await asyncio.to_thread(apply_reader, settings.database, login=settings.is_embedded)
     changes += await apply_basics(settings)
     async with get_client() as client:
         parts = (apply_definitions(client, environment(settings)), apply_automations(client))

@@ -85,6 +85,22 @@ class BadInput(TdpError):
     """A source file, or an export in it, cannot be read. The file is quarantined with this reason."""
 
 
+class ChatUnknown(TdpError):
+    """No chat, or more than one, has this name, key or id. The message lists the candidates."""
+
+
+class QueryTimedOut(TdpError):
+    """A query took longer than its time-out. Choose fewer rows, or allow more time with ``--timeout``."""
+
+
+class ExportFailed(TdpError):
+    """An export cannot be written as asked; the message says why. Nothing is left of it."""
+
+
+class PackageMissing(TdpError):
+    """A package that only this command needs is not installed; the message has the command to install it."""
+
+
 class RulesBroken(TdpError):
     """The audit found rows that break a rule. `tdp verify` repeats the audit and shows such rows."""
 

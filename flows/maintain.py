@@ -32,6 +32,7 @@ from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
 from flows.operations.audit import Check, verify
 from flows.reports import text
+from flows.tables.search_index import index
 
 #: Source files purged in one transaction.
 _FILES_PER_TRANSACTION = 500
@@ -54,7 +55,7 @@ class Removed:
 
 @flow(name=MAINTAIN, persist_result=False)
 async def maintain() -> dict[str, int]:
-    """Remove what has exceeded its retention time in the TDP pipeline block, then audit the ledger.
+    """Remove what has exceeded its retention time in the TDP pipeline block, index messages, audit.
 
     Raises RulesBroken if the audit finds a broken rule; the removal is complete by then.
     """
@@ -69,6 +70,7 @@ async def maintain() -> dict[str, int]:
             uploads=await forget_senders(session, config.keep_sources_days),
             flow_runs=await delete_runs(client, timedelta(days=config.keep_runs_days)),
         )
+    get_run_logger().info("Indexed for search: %s", (await runtime.query(index))._asdict())
     checks = await asyncio.to_thread(_audit, runtime)
     await acreate_markdown_artifact(
         _markdown(removed, checks),

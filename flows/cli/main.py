@@ -24,7 +24,17 @@ from sqlalchemy.exc import OperationalError
 
 from flows import services
 from flows.cli import backfill_command as backfill
-from flows.cli import bot_command, database, demo, files, hold_command, reports
+from flows.cli import (
+    bot_command,
+    database,
+    demo,
+    export_command,
+    files,
+    hold_command,
+    reports,
+    search_command,
+    stats_command,
+)
 from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
@@ -257,6 +267,9 @@ def _reachable_settings() -> Settings:
 
 
 app.add_typer(reports.app)
+app.command("export")(export_command.export_)
+app.command("search")(search_command.search_)
+app.command()(stats_command.stats)
 app.add_typer(files.app, name="files")
 app.add_typer(bot_command.app, name="bot")
 app.add_typer(database.app)

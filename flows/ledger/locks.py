@@ -25,6 +25,8 @@ BOT: Final = 0x74647074
 LOADING: Final = 0x74640001
 #: A 64-bit key: held while the schema is migrated.
 MIGRATION: Final = 0x74647000
+#: A 64-bit key: held by a transaction that indexes messages for search.
+INDEXING: Final = 0x74647001
 
 
 def fence_key(position: int, slot: int = 0) -> int:

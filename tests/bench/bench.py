@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 OUTPUT = Path(".bench")
 PARTS = [
     "scheduling", "arrival", "handover", "convert", "store", "extract", "start", "end_to_end", "growth",
-    "ledger", "backfill",
+    "ledger", "backfill", "tables",
 ]  # fmt: skip
 
 

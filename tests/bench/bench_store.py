@@ -33,7 +33,7 @@ from flows import services
 from flows.exports.columns import CHATS, MESSAGES
 from flows.ledger.schema_version import migrate
 from flows.settings import Settings
-from flows.stages.store.stage import loading
+from flows.stages.store import loading
 
 BATCHES, CHATS_PER_BATCH = 5, 10
 START = dt.datetime(2022, 1, 1, tzinfo=dt.UTC)

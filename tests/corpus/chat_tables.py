@@ -1,4 +1,4 @@
-"""The tables that the store stage writes."""
+"""The tables that the store stage writes, and `tdp` on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from typer.testing import CliRunner, Result
+
+from flows.cli.main import app
 
 TABLES = ["chats", "messages", "chat_aliases", "chat_clues", "joined_chats", "joined_messages"]
 
@@ -24,3 +27,9 @@ def tables(url: str) -> dict[str, list[tuple[Any, ...]]]:
 def clear(url: str) -> None:
     with psycopg.connect(url) as connection:
         connection.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(map(sql.Identifier, TABLES))))
+
+
+def run_tdp(url: str, *arguments: object) -> Result:
+    """Run `tdp` in this process on the database at ``url``, in which no other service runs."""
+    env = {"TDP_DATABASE_URL": url, "TDP_HOME": "/nonexistent", "COLUMNS": "300"}
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)

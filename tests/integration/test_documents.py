@@ -16,8 +16,9 @@ from flows.monitor.health import Monitor
 from flows.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+ANALYSIS = ROOT / "deployments" / "ANALYSIS.md"
 RUNBOOK = ROOT / "deployments" / "RUNBOOK.md"
-DOCUMENTS = [ROOT / "README.md", RUNBOOK, ROOT / "deployments" / "UPGRADE.md"]
+DOCUMENTS = [ROOT / "README.md", RUNBOOK, ROOT / "deployments" / "UPGRADE.md", ANALYSIS]
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
 

@@ -202,3 +202,15 @@ async def test_old_runs_are_deleted_but_not_those_of_other_flows(installation: S
         await delete_runs(client, timedelta(seconds=-60))
         left = await client.read_flow_runs(flow_run_filter=known)
     assert {run.id for run in left} == {running.id, theirs.id}
+
+
+async def test_it_indexes_messages_for_search(installation: Settings) -> None:
+    rows(
+        installation,
+        "INSERT INTO messages (chat_key, message_id, type, text, revision, source_id)"
+        " VALUES ('channel1', 1, 'message', 'Café', '1', 7)",
+    )
+    rows(installation, "INSERT INTO search_pending VALUES (7)")
+    await maintain()
+    assert rows(installation, "SELECT folded FROM search_documents") == [{"folded": "cafe"}]
+    assert rows(installation, "SELECT * FROM search_pending") == []

@@ -49,7 +49,8 @@ MAY_IMPORT = {
     "flows.ledger": FACTS | {"flows.stages.runner"},
     "flows.samples": FACTS,
     "flows.gate": FACTS | {"flows.ledger", "flows.stages.runner"},
-    "flows.reports": FACTS | {"flows.ledger", "flows.services"},
+    "flows.tables": FACTS | {"flows.ledger"},
+    "flows.reports": FACTS | {"flows.ledger", "flows.services", "flows.tables", "blocks"},
     "flows.bot": FACTS | {"flows.batches", "flows.ledger", "flows.reports", "flows.services"},
     "flows.batches": FACTS
     | {"flows.gate", "flows.ledger", "flows.stages", "flows.reports", "blocks"}

@@ -48,6 +48,10 @@ INSERT INTO chats SELECT * FROM displaced;
 -- … and delete the aliases.
 DELETE FROM chat_aliases WHERE alias = ANY(:chat_keys);
 
+-- name: mark_moved(chat_keys)!
+-- Messages of these chats may have been in another chat when they were indexed for search.
+INSERT INTO search_pending SELECT DISTINCT source_id FROM messages WHERE chat_key = ANY(:chat_keys);
+
 -- name: compare(ones, others, most)
 -- Compares pairs of chats by the rows of their own exports, at most ``most`` shared ids of each (null: all):
 -- the number of shared ids, whether one of them is the same message in both chats, and whether one has

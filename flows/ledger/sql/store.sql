@@ -37,6 +37,10 @@ WITH gone AS (
 )
 DELETE FROM chat_clues USING gone WHERE chat_clues.chat_key = gone.chat_key;
 
+-- name: mark_unsearched(sources)!
+-- Messages of these sources may be in the index of search not as they are now.
+INSERT INTO search_pending SELECT unnest(:sources::bigint[]);
+
 -- name: upsert_chats(chats, earlier)
 -- Also locks the chats, in the order of their keys, until the end of the transaction: loads of one chat wait
 -- for each other.

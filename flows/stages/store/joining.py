@@ -121,15 +121,15 @@ def join(connection: Connection, separated: set[str], found: set[Clue]) -> int:
     Returns the number of rows by which the table of messages grew, mostly a negative one.
     """
     same, apart, grown = _compare_related(connection, separated, found)
-    aliases = _aliases(same, apart)
-    if not aliases:
-        return grown
-    keys = list(aliases)
-    sql.add_aliases(connection, aliases=keys, chat_keys=list(aliases.values()))
-    sql.join_chats(connection, aliases=keys)
-    displaced = sql.join_messages(connection, aliases=keys)
-    displaced += sql.join_older(connection, aliases=keys)
-    return int(grown + sql.join_newer(connection, aliases=keys) - displaced)
+    if aliases := _aliases(same, apart):
+        keys = list(aliases)
+        sql.add_aliases(connection, aliases=keys, chat_keys=list(aliases.values()))
+        sql.join_chats(connection, aliases=keys)
+        displaced = sql.join_messages(connection, aliases=keys)
+        displaced += sql.join_older(connection, aliases=keys)
+        grown += sql.join_newer(connection, aliases=keys) - displaced
+    sql.mark_moved(connection, chat_keys=sorted(separated | {clue.chat_key for clue in found}))
+    return int(grown)
 
 
 def _compare_related(

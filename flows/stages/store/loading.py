@@ -112,6 +112,7 @@ def load(
             # An export has a message twice: loading through the temporary table resolves that.
             connection.rollback()
             counts = _load(connection, directory, chats, set(), sources, keep)
+        sql.mark_unsearched(connection, sources=sorted({chat["source_id"] for chat in chats}))
         if commit:
             connection.commit()
     return counts

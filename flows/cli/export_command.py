@@ -1,0 +1,108 @@
+"""`tdp export`: messages and the other relations as a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from flows.cli.reports import Since, _installation, _ledger, _since
+from flows.cli.signals import stop_on_signals
+from flows.errors import ExportFailed
+from flows.ledger.connection import Connection
+from flows.reports import text
+from flows.tables.choosing import chat_keys
+from flows.tables.orders import OF_CHATS, STREAMS, Choice, Format, Order, What, format_of
+from flows.tables.sessions import prepare, timed_out
+
+Chats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chat", metavar="CHAT", help="Only this chat: its name, a part of it, id or key. Repeatable."
+    ),
+]
+Until = Annotated[
+    datetime | None, typer.Option(parser=_since, metavar="WHEN", help="Only what was before then.")
+]
+Timeout = Annotated[
+    float | None, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
+]
+
+
+def export_(
+    out: Annotated[
+        Path,
+        typer.Argument(help="The file to write; `-` writes CSV or JSON Lines to stdout.", dir_okay=False),
+    ],
+    chat: Chats = None,
+    since: Since = None,
+    until: Until = None,
+    what: Annotated[What, typer.Option(help="What to export.")] = What.messages,
+    chosen: Annotated[Format | None, typer.Option("--format", help="Default: by the suffix.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    bom: Annotated[
+        bool, typer.Option("--bom", help="CSV: begin with the mark by which Excel knows UTF-8.")
+    ] = False,
+    escape_formulas: Annotated[
+        bool, typer.Option("--escape-formulas", help="CSV: put ' before texts that begin like a formula.")
+    ] = False,
+    timeout: Timeout = None,
+) -> None:
+    """Export messages, chats, senders, stage runs or timings to a file.
+
+    The suffix names the format: .parquet, .csv, .jsonl, .sqlite, .duckdb or .xlsx. Times are in UTC, with the
+    offset. The file appears when it is complete. A load never waits for an export.
+    """
+    if chat and what not in OF_CHATS:
+        raise typer.BadParameter(f"{what} are not of one chat: leave --chat out")
+    format_ = _format(out, chosen)
+    if (bom or escape_formulas) and format_ is not Format.csv:
+        raise typer.BadParameter("--bom and --escape-formulas are for CSV")
+    # Late: Arrow is slow to import, and the other commands do not need it.
+    from flows.tables.export import export, export_text
+
+    with stop_on_signals(), _ledger(_installation()) as ledger, timed_out(timeout):
+        prepare(ledger, timeout)
+        order = Order(
+            what, Choice(chat_keys(ledger, chat or []), since, until), format_, bom, escape_formulas
+        )
+        if str(out) == "-":
+            export_text(ledger, order, sys.stdout.buffer, lambda _: None)
+            sys.stdout.buffer.flush()
+            return
+        with _progress(ledger, order) as report:
+            rows = export(ledger, order, out, force=force, report=report)
+    size = text.size(out.stat().st_size)
+    typer.echo(f"{out}: {text.count(rows, 'row', 'rows')}, {size}" + ("" if rows else "; nothing matches"))
+
+
+def _format(out: Path, chosen: Format | None) -> Format:
+    if str(out) != "-":
+        return chosen or format_of(out)
+    if chosen not in (None, *STREAMS):
+        raise ExportFailed(f"{chosen} cannot be written to stdout; CSV and JSON Lines can")
+    return chosen or Format.csv
+
+
+@contextmanager
+def _progress(ledger: Connection, order: Order) -> Iterator[Callable[[int], object]]:
+    """Show the rows so far, of about how many."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    from flows.tables.copying import estimate, query
+    from flows.tables.relations import COLUMNS
+
+    about = estimate(ledger, query(order.what, list(COLUMNS[order.what])), order.choice)
+    columns = TextColumn("{task.completed:,} rows of about {task.total:,}"), BarColumn(), TaskProgressColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=max(about, 1))
+        yield lambda rows: progress.update(task, completed=rows)

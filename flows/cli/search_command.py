@@ -1,0 +1,115 @@
+"""`tdp search`: messages by their words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from flows.cli import pages
+from flows.cli.export_command import Chats, Until
+from flows.cli.reports import Json, Since, _installation, _ledger, _print_json
+from flows.cli.signals import stop_on_signals
+from flows.ledger.connection import connection
+from flows.ledger.schema_version import check_schema
+from flows.reports import text
+from flows.settings import Settings
+from flows.tables.choosing import chat_keys
+from flows.tables.orders import Choice
+from flows.tables.search import Found, Hit, search
+from flows.tables.search_index import Indexed, index
+from flows.tables.sessions import prepare, timed_out
+
+
+def search_(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Words that a message must have; quote the whole for: '\"a phrase\" or other -without'."
+        ),
+    ] = None,
+    chat: Chats = None,
+    sender: Annotated[
+        str | None,
+        typer.Option("--from", metavar="SENDER", help="Only of this sender: an id, or a part of a name."),
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    substring: Annotated[
+        bool, typer.Option("--substring", help="Find the text also inside of words; newest first.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages.")] = 20,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
+    ] = 60,
+    index_now: Annotated[
+        bool, typer.Option("--index", help="First index what was stored since maintenance last did.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Search the messages, best matches first, whatever the case and the accents.
+
+    Maintenance indexes what was stored; what is not indexed yet is found all the same, but takes longer.
+    Chinese, Japanese, Thai and other scripts without spaces are found by any part of their texts.
+    """
+    given = " ".join(words or []).strip()
+    if not given and not index_now:
+        raise typer.BadParameter("name the words to search for")
+    settings = _installation()
+    with stop_on_signals():
+        if index_now:
+            _index(settings)
+        if not given:
+            return
+        with _ledger(settings) as ledger, timed_out(timeout):
+            prepare(ledger, timeout)
+            choice = Choice(chat_keys(ledger, chat or []), since, until)
+            found = search(ledger, given, choice, sender=sender, substring=substring, limit=limit)
+    if as_json:
+        _print_json(found)
+    else:
+        _print(found)
+
+
+def _index(settings: Settings) -> None:
+    progress = Console(stderr=True, highlight=False)
+
+    def report(done: Indexed) -> None:
+        progress.print(f"{done.written:,} messages of {text.count(done.sources, 'file', 'files')} indexed")
+
+    with connection(settings.database, application_name="tdp search") as ledger:
+        check_schema(ledger)
+        index(ledger, report)
+
+
+def _print(found: Found) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    for hit in found.hits:
+        for line in _lines(hit):
+            console.print(line)
+    if not found.hits:
+        console.print("No messages match.")
+    notes = Console(stderr=True, soft_wrap=True, highlight=False)
+    if found.pending_sources:
+        files = text.count(found.pending_sources, "file", "files")
+        notes.print(f"The messages of {files} are not indexed yet: --index does it now.", style="dim")
+    if found.missing_extensions:
+        names = " and ".join(found.missing_extensions)
+        notes.print(
+            f"PostgreSQL has no extension {names}: accents count (unaccent), --substring reads every message"
+            " (pg_trgm). deployments/ANALYSIS.md says how to add them.",
+            style="dim",
+        )
+
+
+def _lines(hit: Hit) -> Iterator[Text]:
+    moment = pages.when(hit.sent_at) if hit.sent_at else f"{hit.sent_local or text.NOTHING} (wall clock)"
+    where = f"{hit.chat_name or hit.chat_key} {hit.link or f'{hit.chat_key} {hit.message_id}'}"
+    yield Text.assemble((moment, "dim"), "  ", (hit.sender_name or hit.sender_id or "", "bold"), "  ", where)
+    snippet = Text(f"    {hit.snippet}")
+    for first, end in hit.marks:
+        snippet.stylize("bold yellow", first + 4, end + 4)
+    yield snippet

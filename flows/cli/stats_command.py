@@ -1,0 +1,92 @@
+"""`tdp stats`: numbers of the messages, and a picture of them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from flows.cli import pages
+from flows.cli.export_command import Chats, Until
+from flows.cli.reports import Json, Since, _installation, _ledger, _print_json
+from flows.cli.signals import stop_on_signals
+from flows.reports import text
+from flows.tables.choosing import chat_keys
+from flows.tables.orders import Choice
+from flows.tables.sessions import prepare, timed_out
+from flows.tables.statistics import Statistics, draw, statistics
+
+_BAR = 40
+
+
+def stats(
+    chat: Chats = None,
+    since: Since = None,
+    until: Until = None,
+    picture: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Also draw them: a .png, .svg or .pdf file to write.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
+    ] = 300,
+    as_json: Json = False,
+) -> None:
+    """Show numbers of the messages: per month and hour, senders, kinds of media. Times are in UTC."""
+    with stop_on_signals(), _ledger(_installation()) as ledger, timed_out(timeout):
+        prepare(ledger, timeout)
+        found = statistics(ledger, Choice(chat_keys(ledger, chat or []), since, until))
+    if picture:
+        _draw(found, picture, ", ".join(chat or []) or "All chats", force=force)
+    if as_json:
+        _print_json(found)
+    else:
+        pages.console(highlight=False).print(_page(found))
+
+
+def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
+    from flows.tables.export import complete
+
+    if picture.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{picture}: a picture is a .png, .svg or .pdf file")
+    with complete(picture, force=force) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font does not have
+        draw(found, partial, title)
+
+
+def _page(found: Statistics) -> RenderableType:
+    if not found.messages + found.service:
+        return Text("No messages.")
+    head = (
+        f"{found.messages:,} messages in {text.count(found.chats, 'chat', 'chats')}, {found.edited:,} edited;"
+        f" {found.service:,} service messages; {found.undated:,} without a certain instant"
+    )
+    months: dict[str, int] = {}
+    hours = dict.fromkeys(range(24), 0)
+    for day in found.days:
+        months[f"{day.day:%Y-%m}"] = months.get(f"{day.day:%Y-%m}", 0) + day.messages
+    for hour in found.hours:
+        hours[hour.hour] += hour.messages
+    senders = {each.name or each.sender_id or "": each.messages for each in found.senders}
+    media = {f"{each.kind} ({text.size(each.size_bytes)})": each.messages for each in found.media}
+    return Group(
+        Text(head),
+        Text(f"from {pages.when(found.first_sent_at)} to {pages.when(found.last_sent_at)}"),
+        *_bars("Month", months),
+        *_bars("Hour (UTC)", {f"{hour:02d}": count for hour, count in hours.items()}),
+        *_bars("Sender", senders),
+        *_bars("Media", media),
+    )
+
+
+def _bars(title: str, counts: dict[str, int]) -> list[RenderableType]:
+    """Return a table of counts with a bar for each."""
+    table = pages.plain_table((title, "Messages", ""), right=(1,))
+    most = max(counts.values(), default=0) or 1
+    for name, count in counts.items():
+        table.add_row(Text(name), f"{count:,}", Text("█" * round(_BAR * count / most), style="blue"))
+    return [Text(), table] if counts else []

@@ -1,0 +1,88 @@
+-- Search of the messages: flows/tables/search.py and flows/tables/search_index.py run these.
+
+-- name: search_extensions()$
+SELECT coalesce(array_agg(extname::text), '{}') FROM pg_extension WHERE extname IN ('unaccent', 'pg_trgm');
+
+-- name: pending_sources()$
+SELECT coalesce(array_agg(DISTINCT source_id), '{}') FROM search_pending;
+
+-- name: plain_text(given)$
+SELECT search_plain(:given);
+
+-- name: found_words(words, chats, sender, since, until, most)
+-- The latest indexed messages with these words, at most ``most``.
+SELECT d.chat_key, d.message_id FROM search_documents d
+WHERE to_tsvector('simple', d.folded) @@ websearch_to_tsquery('simple', :words)
+  AND (:chats::text[] IS NULL OR d.chat_key = ANY (:chats::text[]))
+  AND (:since::timestamptz IS NULL OR d.sent_at >= :since) AND (:until::timestamptz IS NULL OR d.sent_at < :until)
+  AND (:sender::text IS NULL OR EXISTS (
+      SELECT FROM messages m WHERE m.chat_key = d.chat_key AND m.message_id = d.message_id
+      AND (m.sender_id = :sender OR strpos(lower(m.sender_name), lower(:sender)) > 0)))
+ORDER BY d.sent_at DESC NULLS LAST LIMIT :most;
+
+-- name: found_part(part, chats, sender, since, until, most)
+-- The latest indexed messages with this part of a text: a LIKE pattern.
+SELECT d.chat_key, d.message_id FROM search_documents d
+WHERE d.folded LIKE :part
+  AND (:chats::text[] IS NULL OR d.chat_key = ANY (:chats::text[]))
+  AND (:since::timestamptz IS NULL OR d.sent_at >= :since) AND (:until::timestamptz IS NULL OR d.sent_at < :until)
+  AND (:sender::text IS NULL OR EXISTS (
+      SELECT FROM messages m WHERE m.chat_key = d.chat_key AND m.message_id = d.message_id
+      AND (m.sender_id = :sender OR strpos(lower(m.sender_name), lower(:sender)) > 0)))
+ORDER BY d.sent_at DESC NULLS LAST LIMIT :most;
+
+-- name: found_pending(words, part, sources, chats, sender, since, until, most)
+-- The same among the messages of these sources, whether they are indexed or not; one of words and part is null.
+SELECT m.chat_key, m.message_id FROM messages m
+WHERE m.source_id = ANY (:sources::bigint[]) AND m.text <> ''
+  AND (:words::text IS NULL
+       OR to_tsvector('simple', search_fold(m.text)) @@ websearch_to_tsquery('simple', :words))
+  AND (:part::text IS NULL OR search_plain(m.text) LIKE :part)
+  AND (:chats::text[] IS NULL OR m.chat_key = ANY (:chats::text[]))
+  AND (:since::timestamptz IS NULL OR coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') >= :since)
+  AND (:until::timestamptz IS NULL OR coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') < :until)
+  AND (:sender::text IS NULL OR m.sender_id = :sender OR strpos(lower(m.sender_name), lower(:sender)) > 0)
+ORDER BY coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') DESC NULLS LAST LIMIT :most;
+
+-- name: hits(chat_keys, message_ids, words, part, runs, limit)
+-- Of these messages those that match as they are now, best first. runs: texts of scripts without spaces, which
+-- must occur as a whole.
+SELECT m.chat_key, c.name AS chat_name, c.chat_id, c.type AS chat_type, c.extra ->> 'username' AS username,
+       m.message_id, m.sent_at, m.sent_local, m.sender_id, m.sender_name, m.text, rank
+FROM (SELECT DISTINCT * FROM unnest(:chat_keys::text[], :message_ids::bigint[])) AS found (chat_key, message_id)
+JOIN messages m USING (chat_key, message_id)
+LEFT JOIN chats c USING (chat_key)
+CROSS JOIN LATERAL (SELECT search_plain(m.text) AS plain OFFSET 0) p
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN :words::text IS NOT NULL
+                THEN ts_rank_cd(to_tsvector('simple', search_fold(m.text)), websearch_to_tsquery('simple', :words), 1)
+           END AS rank OFFSET 0) r
+WHERE (:words::text IS NULL OR to_tsvector('simple', search_fold(m.text)) @@ websearch_to_tsquery('simple', :words))
+  AND (:part::text IS NULL OR plain LIKE :part)
+  AND NOT EXISTS (SELECT FROM unnest(:runs::text[]) AS run WHERE strpos(plain, run) = 0)
+ORDER BY rank DESC NULLS LAST, coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') DESC NULLS LAST, m.chat_key, m.message_id
+LIMIT :limit;
+
+-- name: index_alone(lock_key)$
+SELECT pg_try_advisory_xact_lock(:lock_key);
+
+-- name: take_pending(most)$
+-- Sources to be indexed now, whose rows are removed. Loads that add a row later find it kept.
+WITH chosen AS (
+    SELECT DISTINCT source_id FROM search_pending ORDER BY source_id LIMIT :most
+), taken AS (
+    DELETE FROM search_pending USING chosen WHERE search_pending.source_id = chosen.source_id
+)
+SELECT coalesce(array_agg(source_id), '{}') FROM chosen;
+
+-- name: index_sources(sources)!
+INSERT INTO search_documents AS d
+SELECT chat_key, message_id, coalesce(sent_at, sent_local AT TIME ZONE 'UTC'), search_fold(text)
+FROM messages WHERE source_id = ANY (:sources::bigint[]) AND text <> ''
+ON CONFLICT (chat_key, message_id) DO UPDATE SET sent_at = excluded.sent_at, folded = excluded.folded
+WHERE d.folded <> excluded.folded OR d.sent_at IS DISTINCT FROM excluded.sent_at;
+
+-- name: prune_documents()!
+-- Documents of messages that are no longer there, or in another chat.
+DELETE FROM search_documents d
+WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = d.chat_key AND m.message_id = d.message_id);

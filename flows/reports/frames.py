@@ -1,0 +1,185 @@
+"""The tables as pandas data frames.
+
+    from flows.reports import frames
+    frames.messages(chat="News", since="2026-01-01", columns=["sent_at", "sender_name", "text"])
+
+Every function returns one frame with one row per row of the table and the columns that
+:mod:`flows.tables.relations` lists, or those of ``columns`` in that order. With ``chunksize`` it yields
+frames of about so many rows instead, and memory does not grow with their number.
+
+Types are those of pandas 3: texts are ``str`` (held by Arrow), whole numbers ``Int64`` (they may be missing),
+instants ``datetime64[us, UTC]``, the exporter's wall clock ``datetime64[us]``, and names that repeat are
+categoricals, whose categories are those that occur in the frame or chunk. JSON columns hold texts.
+
+Rows are read through the engine of the block ``SqlAlchemyConnector``: by default that of the installation in
+``TDP_HOME`` (or ``TDP_DATABASE_URL``), whether its Prefect server runs or not; ``database`` may be another
+one, such as ``SqlAlchemyConnector.load("tdp-postgres")``. Raises ChatUnknown for a chat that is not found or
+not unique, DatabaseUnavailable if PostgreSQL does not respond, ValueError for an unknown column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast, overload
+
+import pandas as pd
+import psycopg2
+import pyarrow as pa
+import pyarrow.types as kind
+from sqlalchemy.exc import OperationalError
+
+from blocks import connector
+from flows.errors import DatabaseUnavailable
+from flows.ledger.connection import Connection
+from flows.reports.text import short
+from flows.services import running
+from flows.settings import Settings
+from flows.tables.choosing import chat_keys
+from flows.tables.copying import batches, query
+from flows.tables.orders import Choice, What
+from flows.tables.relations import schema
+from flows.tables.sessions import prepare
+
+if TYPE_CHECKING:
+    from prefect_sqlalchemy import SqlAlchemyConnector
+
+When = str | datetime | None
+Names = str | Sequence[str] | None
+#: Columns whose values repeat so often that a code for each is smaller and faster to group by.
+_CATEGORIES = {
+    "chat_key", "chat_name", "type", "action", "sender_id", "sender_name", "form", "account",
+    "stage", "outcome", "host",
+}  # fmt: skip
+_CODES = pa.dictionary(pa.int32(), pa.string())
+
+
+@overload
+def messages(
+    chat: Names = None,
+    since: When = None,
+    until: When = None,
+    columns: Sequence[str] | None = None,
+    *,
+    chunksize: None = None,
+    database: SqlAlchemyConnector | None = None,
+) -> pd.DataFrame: ...
+@overload
+def messages(
+    chat: Names = None,
+    since: When = None,
+    until: When = None,
+    columns: Sequence[str] | None = None,
+    *,
+    chunksize: int,
+    database: SqlAlchemyConnector | None = None,
+) -> Iterator[pd.DataFrame]: ...
+def messages(
+    chat: Names = None,
+    since: When = None,
+    until: When = None,
+    columns: Sequence[str] | None = None,
+    *,
+    chunksize: int | None = None,
+    database: SqlAlchemyConnector | None = None,
+) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    """Return the messages (one row each, 22 columns) of these chats, sent from ``since`` to before ``until``.
+
+    ``chat`` is a key, an id, a name or a part of one, or several of them. A time without a zone is in UTC.
+    """
+    found = _chunks(What.messages, chat, since, until, columns, database, chunksize)
+    return found if chunksize else next(found)
+
+
+def chats(
+    chat: Names = None,
+    columns: Sequence[str] | None = None,
+    *,
+    database: SqlAlchemyConnector | None = None,
+) -> pd.DataFrame:
+    """Return the chats (one row each, 8 columns), by name."""
+    return next(_chunks(What.chats, chat, None, None, columns, database, None))
+
+
+def senders(
+    chat: Names = None,
+    since: When = None,
+    until: When = None,
+    *,
+    database: SqlAlchemyConnector | None = None,
+) -> pd.DataFrame:
+    """Return who wrote how many messages (one row per sender, 6 columns), service messages aside."""
+    return next(_chunks(What.senders, chat, since, until, None, database, None))
+
+
+def stage_runs(
+    since: When = None, until: When = None, *, database: SqlAlchemyConnector | None = None
+) -> pd.DataFrame:
+    """Return every attempt at a stage of a batch (one row each, 17 columns), in the order of queueing."""
+    return next(_chunks(What.stage_runs, None, since, until, None, database, None))
+
+
+def timings(
+    since: When = None, until: When = None, *, database: SqlAlchemyConnector | None = None
+) -> pd.DataFrame:
+    """Return one row per batch and stage (10 columns): attempts, and their waits and durations in seconds."""
+    return next(_chunks(What.timings, None, since, until, None, database, None))
+
+
+def _chunks(
+    what: What,
+    chat: Names,
+    since: When,
+    until: When,
+    columns: Sequence[str] | None,
+    database: SqlAlchemyConnector | None,
+    size: int | None,
+) -> Iterator[pd.DataFrame]:
+    """Yield frames of at least ``size`` rows but for the last one; None: one frame with all rows."""
+    named = [chat] if isinstance(chat, str) else list(chat or [])
+    wanted = schema(what, columns)
+    coded = pa.schema([(field.name, _CODES if field.name in _CATEGORIES else field.type) for field in wanted])
+    with _connection(database) as connection:
+        prepare(connection, None)
+        choice = Choice(chat_keys(connection, named), _time(since), _time(until))
+        collected: list[pa.RecordBatch] = []
+        for batch in batches(connection, query(what, coded.names), choice, coded):
+            collected.append(batch)
+            if size and sum(each.num_rows for each in collected) >= size:
+                yield _frame(collected, coded)
+                collected = []
+        if collected or not size:
+            yield _frame(collected, coded)
+
+
+@contextmanager
+def _connection(database: SqlAlchemyConnector | None) -> Iterator[Connection]:
+    """Yield a connection of the block's engine and close it, since its session is changed here."""
+    if database is None:
+        settings = Settings()
+        found = running(settings)
+        database = connector((found.settings if found else settings).database)
+    try:
+        pooled = database.get_engine().raw_connection()
+    except (OperationalError, psycopg2.OperationalError) as error:
+        raise DatabaseUnavailable(f"{short(str(error), 300)} Is `tdp up` running?") from error
+    opened = cast("Connection", pooled.driver_connection)
+    pooled.detach()
+    try:
+        opened.set_session(readonly=True, autocommit=True)
+        yield opened
+    finally:
+        opened.close()
+
+
+def _frame(found: list[pa.RecordBatch], columns: pa.Schema) -> pd.DataFrame:
+    table = pa.Table.from_batches(found, columns).unify_dictionaries()
+    return table.to_pandas(types_mapper=lambda each: pd.Int64Dtype() if kind.is_int64(each) else None)
+
+
+def _time(given: When) -> datetime | None:
+    if given is None:
+        return None
+    time = datetime.fromisoformat(given) if isinstance(given, str) else given
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,113 @@
+"""Writers of the formats that are made from Arrow record batches: each writes one file, in bounded memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as kind
+
+from flows.errors import ExportFailed
+from flows.tables.orders import Format
+from flows.tables.packages import package
+
+Write = Callable[[pa.RecordBatch], object]
+#: Rows and characters that a sheet and a cell of Excel have at most.
+_SHEET_ROWS, _CELL_CHARACTERS = 1_048_576, 32_767
+
+
+def texts(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with times as text, as PostgreSQL writes them: ``2026-03-01 12:00:00+00``."""
+    return pa.schema([(field.name, pa.string() if _is_time(field) else field.type) for field in schema])
+
+
+def _is_time(field: pa.Field[Any]) -> bool:
+    return kind.is_timestamp(field.type)
+
+
+@contextmanager
+def _parquet(path: Path, table: str, schema: pa.Schema) -> Iterator[Write]:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield writer.write_batch
+
+
+@contextmanager
+def _sqlite(path: Path, table: str, schema: pa.Schema) -> Iterator[Write]:
+    types = {pa.int64(): "INTEGER", pa.float64(): "REAL"}
+    columns = ", ".join(f'"{field.name}" {types.get(field.type, "TEXT")}' for field in schema)
+    insert = f'INSERT INTO "{table}" VALUES ({", ".join("?" * len(schema))})'  # noqa: S608 - our own names
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        # The file is renamed when it is complete, so it needs no journal.
+        database.execute("PRAGMA journal_mode = OFF")
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute(f'CREATE TABLE "{table}" ({columns})')
+        database.execute("BEGIN")
+        yield lambda batch: database.executemany(insert, _rows(batch))
+        database.execute("COMMIT")
+
+
+@contextmanager
+def _duckdb(path: Path, table: str, schema: pa.Schema) -> Iterator[Write]:
+    duckdb = package("duckdb")
+    try:
+        with duckdb.connect(str(path)) as database:
+            database.from_arrow(schema.empty_table()).create(table)
+            yield lambda batch: database.from_arrow(pa.Table.from_batches([batch])).insert_into(table)
+    except duckdb.Error as error:
+        raise OSError(str(error)) from error
+
+
+@contextmanager
+def _xlsx(path: Path, table: str, schema: pa.Schema) -> Iterator[Write]:
+    package("xlsxwriter")
+    from xlsxwriter.exceptions import XlsxWriterException
+
+    sheet = _Sheet(path, table, schema)
+    yield sheet.write
+    try:
+        sheet.book.close()
+    except XlsxWriterException as error:
+        raise OSError(str(error)) from error
+
+
+class _Sheet:
+    """One sheet with a line of headers; texts are never taken for formulas, and cut to what a cell holds."""
+
+    def __init__(self, path: Path, table: str, schema: pa.Schema) -> None:
+        options = {"constant_memory": True, "tmpdir": str(path.parent)}
+        self.book = package("xlsxwriter").Workbook(str(path), options)
+        self._sheet = self.book.add_worksheet(table[:31])
+        bold = self.book.add_format({"bold": True})
+        for column, name in enumerate(schema.names):
+            self._sheet.write_string(0, column, name, bold)
+        self._sheet.freeze_panes(1, 0)
+        self._next = 1
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if self._next + batch.num_rows > _SHEET_ROWS:
+            raise ExportFailed(f"a sheet of Excel has {_SHEET_ROWS - 1:,} rows at most: choose fewer, or CSV")
+        for row in _rows(batch):
+            for column, value in enumerate(row):
+                if isinstance(value, str):
+                    self._sheet.write_string(self._next, column, value[:_CELL_CHARACTERS])
+                elif value is not None:
+                    self._sheet.write_number(self._next, column, value)
+            self._next += 1
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+#: Of each format the writer, and whether times are written as texts.
+WRITERS: dict[Format, tuple[Callable[[Path, str, pa.Schema], AbstractContextManager[Write]], bool]] = {
+    Format.parquet: (_parquet, False),
+    Format.sqlite: (_sqlite, True),
+    Format.duckdb: (_duckdb, False),
+    Format.xlsx: (_xlsx, True),
+}

@@ -1,0 +1,132 @@
+"""Statistics of the messages: totals, days and hours, senders, kinds of media; as numbers and a picture."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flows.ledger.connection import Connection
+from flows.ledger.named_sql import load, records
+from flows.tables.orders import Choice
+from flows.tables.packages import package
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_sql = load("statistics.sql")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_BLUE = "#3b6fd4"
+
+
+class Day(msgspec.Struct, frozen=True):
+    """Messages of one day (UTC), and of all days until its end."""
+
+    day: date
+    messages: int
+    growth: int
+
+
+class Hour(msgspec.Struct, frozen=True):
+    """Messages of an hour (UTC) of a day of the week (1: Monday)."""
+
+    weekday: int
+    hour: int
+    messages: int
+
+
+class Sender(msgspec.Struct, frozen=True):
+    """Messages of one sender; the id is null where only the name is known."""
+
+    name: str | None
+    sender_id: str | None
+    messages: int
+
+
+class Media(msgspec.Struct, frozen=True):
+    """Messages with a kind of media, and the size of their files as far as the exports have it."""
+
+    kind: str
+    messages: int
+    size_bytes: int
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """Numbers of the chosen messages; service messages count only as ``service``.
+
+    ``undated`` are those without a certain instant: they are in no day and hour. ``media`` is of the chosen
+    chats at all times.
+    """
+
+    messages: int
+    service: int
+    chats: int
+    edited: int
+    undated: int
+    first_sent_at: datetime | None
+    last_sent_at: datetime | None
+    days: list[Day]
+    hours: list[Hour]
+    senders: list[Sender]
+    media: list[Media]
+
+
+def statistics(connection: Connection, choice: Choice, *, senders: int = 10) -> Statistics:
+    """Return the statistics of the chosen messages, with at most so many senders."""
+    chosen = choice._asdict()
+    return Statistics(
+        **_sql.totals(connection, **chosen),
+        days=records(_sql.per_day(connection, **chosen), Day),
+        hours=records(_sql.per_hour(connection, **chosen), Hour),
+        senders=records(_sql.by_sender(connection, most=senders, **chosen), Sender),
+        media=records(_sql.by_media(connection, chats=choice.chats), Media),
+    )
+
+
+def draw(found: Statistics, path: Path, title: str) -> None:
+    """Draw messages per day, hours of the week, senders and media; the suffix names the format.
+
+    Raises PackageMissing without matplotlib, ValueError for a format that it does not know.
+    """
+    package("matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    (days, week), (senders, media) = figure.subplots(2, 2)
+    figure.suptitle(title, fontweight="bold")
+    _draw_days(days, found.days)
+    _draw_week(week, figure, found.hours)
+    _draw_bars(
+        senders, "Senders", [(each.name or each.sender_id or "", each.messages) for each in found.senders]
+    )
+    _draw_bars(media, "Media", [(each.kind, each.messages) for each in found.media[:10]])
+    figure.savefig(path, dpi=110)
+
+
+def _draw_days(axes: Any, days: list[Day]) -> None:
+    axes.bar([each.day for each in days], [each.messages for each in days], width=1.0, color=_BLUE)
+    axes.set(title="Messages per day, and their growth", ylabel="messages a day")
+    growth = axes.twinx()
+    growth.plot([each.day for each in days], [each.growth for each in days], color="#c86b12")
+    growth.set(ylabel="all messages", ylim=(0, None))
+    axes.tick_params(axis="x", rotation=25)
+
+
+def _draw_week(axes: Any, figure: Any, hours: list[Hour]) -> None:
+    grid = [[0] * 24 for _ in _DAYS]
+    for each in hours:
+        grid[each.weekday - 1][each.hour] = each.messages
+    image = axes.imshow(grid, aspect="auto", cmap="Blues")
+    axes.set(title="Hours of the week (UTC)", xticks=range(0, 24, 3))
+    axes.set_yticks(range(7), _DAYS)
+    figure.colorbar(image, ax=axes, label="messages")
+
+
+def _draw_bars(axes: Any, title: str, bars: list[tuple[str, int]]) -> None:
+    # A name with a dollar sign is no formula, and two people may have the same name.
+    names = [name.replace("$", r"\$")[:28] for name, _ in bars]
+    axes.barh(range(len(bars)), [count for _, count in bars], color=_BLUE)
+    axes.set_yticks(range(len(bars)), names)
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="messages")

@@ -1,0 +1,244 @@
+"""`tdp search` finds what is stored, indexed or not, and shows where it is."""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from chat_tables import run_tdp as run
+from converted import Export, store, write
+from psycopg.conninfo import make_conninfo
+
+from flows import services
+from flows.errors import ChatUnknown, QueryTimedOut
+from flows.ledger.connection import connection
+from flows.ledger.locks import INDEXING
+from flows.ledger.named_sql import load
+from flows.ledger.schema_version import migrate
+from flows.tables.orders import Choice
+from flows.tables.search import Found, search, snippet_of
+from flows.tables.search_index import Indexed, index
+
+TEXTS = {
+    1: "The quick brown fox jumps over the lazy dog",
+    2: "Café crème, naïve façade",
+    3: "Москва слезам не верит",
+    4: "我爱北京大学的图书馆",
+    5: "สวัสดีชาวโลก",
+    6: "東京タワーに行きました",
+    7: "A dog and another dog, and a third dog",
+    8: "100%_sure \\ not",
+    9: "fox at the end: fox",
+    10: "北大",
+}
+
+
+@pytest.fixture(params=["indexed", "pending"])
+def filled(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[str]:
+    """URL of a database with texts in several scripts, indexed or not."""
+    messages = [(number, number, text) for number, text in TEXTS.items()]
+    export = Export(1, "channel77", "News", messages, sender=("user1", "Ann Lee"))
+    store(database_url, write(tmp_path / "1", export))
+    other = Export(2, "user5@user9", "Bob", [(1, 60, "the fox of Bob")], sender=("user5", "Bob"))
+    store(database_url, write(tmp_path / "2", other))
+    if request.param == "indexed":
+        assert index_all(database_url).written == len(TEXTS) + 1
+    yield database_url
+
+
+def index_all(url: str) -> Indexed:
+    with connection(url) as ledger:
+        return index(ledger)
+
+
+def found(url: str, given: str, **options: Any) -> Found:
+    choice = options.pop("choice", Choice())
+    with connection(url, readonly=True, autocommit=True) as ledger:
+        return search(ledger, given, choice, **options)
+
+
+def ids(url: str, given: str, **options: Any) -> list[int]:
+    return sorted(hit.message_id for hit in found(url, given, **options).hits)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("fox dog", [1]),
+        ("FOX -dog", [1, 9]),
+        ('"brown fox"', [1]),
+        ('"fox brown"', []),
+        ("lazy or Москва", [1, 3]),
+        ("cafe CRÈME", [2]),
+        ("москва", [3]),
+        ("北京", [4]),
+        ("北京大学", [4]),
+        ("京北", []),
+        ("学北", []),
+        ("北", [4, 10]),
+        ("ชาว", [5]),
+        ("タワー", [6]),
+        ("东京", []),
+        ("quic", []),
+        ("nothing", []),
+    ],
+)
+def test_words_are_found(filled: str, given: str, expected: list[int]) -> None:
+    assert ids(filled, given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("uick bro", [1]),
+        ("ACAD", [2]),
+        ("скв", [3]),
+        ("%_s", [8]),
+        ("\\ n", [8]),
+        ("q_ick", []),
+        ("京大学", [4]),
+    ],
+)
+def test_parts_of_words_are_found(filled: str, given: str, expected: list[int]) -> None:
+    assert ids(filled, given, substring=True) == expected
+
+
+def test_the_best_match_comes_first(filled: str) -> None:
+    assert [hit.message_id for hit in found(filled, "dog").hits] == [7, 1]
+    assert len(found(filled, "dog", limit=1).hits) == 1
+
+
+def test_chat_sender_and_time_are_chosen(filled: str) -> None:
+    assert {hit.chat_key for hit in found(filled, "fox", sender="bob").hits} == {"user5@user9"}
+    assert {hit.chat_key for hit in found(filled, "fox", sender="user1").hits} == {"channel77"}
+    assert ids(filled, "fox", choice=Choice(["channel77"])) == [1, 9]
+    moment = found(filled, "lazy").hits[0].sent_at
+    assert ids(filled, "fox", choice=Choice(since=moment, until=moment)) == []
+    assert ids(filled, "fox", choice=Choice(until=moment)) == []
+
+
+def test_a_hit_has_a_link_where_there_is_one(filled: str) -> None:
+    links = {hit.chat_key: hit.link for hit in found(filled, "fox").hits}
+    assert links["user5@user9"] is None
+    with psycopg.connect(filled) as opened:
+        opened.execute("UPDATE chats SET chat_id = 77 WHERE chat_key = 'channel77'")
+    assert found(filled, "lazy").hits[0].link == "https://t.me/c/77/1"
+    with psycopg.connect(filled) as opened:
+        opened.execute("""UPDATE chats SET extra = '{"username": "news"}' WHERE chat_key = 'channel77'""")
+    assert found(filled, "lazy").hits[0].link == "https://t.me/news/1"
+
+
+def test_the_command_shows_hits_and_says_what_is_not_indexed(filled: str) -> None:
+    done = run(filled, "search", "lazy", "fox")
+    assert done.exit_code == 0
+    assert "Ann Lee  News" in done.stdout
+    assert "The quick brown fox" in done.stdout
+    pending = found(filled, "fox").pending_sources
+    assert ("not indexed yet" in done.stderr) == bool(pending)
+    assert "No messages match." in run(filled, "search", "nothing").stdout
+    (hit, *_) = json.loads(run(filled, "search", "--json", "cafe").stdout)["hits"]
+    assert hit["snippet"][slice(*hit["marks"][0])] == "Café"
+    assert run(filled, "search").exit_code == 2
+    assert isinstance(run(filled, "search", "fox", "--chat", "none").exception, ChatUnknown)
+    run(filled, "search", "--index")
+    assert found(filled, "fox").pending_sources == 0
+
+
+def test_a_search_that_takes_too_long_is_ended(database_url: str) -> None:
+    with psycopg.connect(database_url) as opened:
+        opened.execute("ALTER TABLE search_documents RENAME TO kept")
+        opened.execute("CREATE VIEW search_documents AS SELECT kept.* FROM kept, pg_sleep(30)")
+    assert isinstance(run(database_url, "search", "fox", "--timeout", "0.2").exception, QueryTimedOut)
+
+
+def test_what_changes_is_found_as_it_is_now(database_url: str, tmp_path: Path) -> None:
+    """Random loads, joins of chats and indexing in between: it finds what a look at each message finds."""
+    rng = random.Random(5)
+    words = ["alpha", "beta", "gamma", "delta"]
+    keys = ["html-1~a", "html-1~b", "user5~a", "user5@user9", "channel7"]
+    for source in range(1, 25):
+        numbers = sorted(rng.sample(range(1, 9), rng.randint(1, 6)))
+        texts = [(n, n + rng.choice([0, 0, 0, 50]), rng.choice(words)) for n in numbers]
+        store(database_url, write(tmp_path / str(source), Export(source, rng.choice(keys), "Anna", texts)))
+        if rng.random() < 0.4:
+            index_all(database_url)
+        for word in words:
+            with psycopg.connect(database_url) as opened:
+                rows = opened.execute(
+                    "SELECT chat_key, message_id FROM messages WHERE text = %s", [word]
+                ).fetchall()
+            hits = found(database_url, word, limit=1000).hits
+            assert sorted((hit.chat_key, hit.message_id) for hit in hits) == sorted(rows)
+    index_all(database_url)
+    with psycopg.connect(database_url) as opened:
+        left = opened.execute("SELECT count(*) FROM search_documents").fetchone()
+        assert left == opened.execute("SELECT count(*) FROM messages").fetchone()
+
+
+def test_a_load_does_not_wait_for_indexing_nor_indexing_for_a_load(database_url: str, tmp_path: Path) -> None:
+    first = Export(1, "channel1", "One", [(n, n, f"old {n}") for n in range(400)])
+    store(database_url, write(tmp_path / "1", first))
+    changed = Export(2, "channel1", "One", [(n, n + 500, f"new {n}") for n in range(400)])
+    impatient = f"{database_url}&options=-c%20lock_timeout%3D1s"
+    statements = load("search.sql", as_dicts=False)
+    with connection(impatient) as indexer:
+        portion = statements.take_pending(indexer, most=20)
+        assert statements.index_sources(indexer, sources=portion) == 400
+        store(impatient, write(tmp_path / "2", changed))
+        assert ids(impatient, "new", limit=2000) == list(range(400))
+        indexer.commit()
+    assert ids(database_url, "new", limit=2000) == list(range(400))
+    assert index_all(database_url) == Indexed(1, 400, 0)
+    assert (ids(database_url, "old", limit=2000), len(ids(database_url, "new", limit=2000))) == ([], 400)
+
+
+def test_only_one_session_indexes(database_url: str, tmp_path: Path) -> None:
+    store(database_url, write(tmp_path / "1", Export(1, "channel1", "One", [(1, 1, "old")])))
+    inner: list[Indexed] = []
+    with connection(database_url) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [INDEXING])
+        inner.append(index_all(database_url))
+        holder.rollback()
+    assert inner == [Indexed()]
+    assert index_all(database_url).written == 1
+
+
+def test_without_extensions_it_says_so_and_does_what_it_can(postgres: str, tmp_path: Path) -> None:
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    services.ensure_database(postgres, name)
+    url = postgres.replace("/postgres?", f"/{name}?").replace("postgres@", "may_not_extend@")
+    with psycopg.connect(make_conninfo(postgres, dbname=name), autocommit=True) as admin:
+        admin.execute("CREATE ROLE may_not_extend LOGIN")
+        admin.execute("GRANT ALL ON SCHEMA public TO may_not_extend")
+    try:
+        migrate(url)
+        store(
+            url, write(tmp_path / "1", Export(1, "channel77", "News", [(n, n, t) for n, t in TEXTS.items()]))
+        )
+        for _ in range(2):
+            assert ids(url, "café crème") == [2]
+            assert ids(url, "façade", substring=True) == [2]
+            assert (ids(url, "cafe"), ids(url, "uick", substring=True), ids(url, "北京")) == ([], [1], [4])
+            index_all(url)
+        assert found(url, "fox").missing_extensions == ["pg_trgm", "unaccent"]
+        assert "has no extension pg_trgm and unaccent" in run(url, "search", "fox").stderr
+    finally:
+        with psycopg.connect(postgres, autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            admin.execute("DROP ROLE may_not_extend")
+
+
+def test_a_snippet_is_one_line_around_the_first_match() -> None:
+    text = "word " * 50 + "\n\nthe NEEDLE is here " + "word " * 50
+    snippet, marks = snippet_of(text, ["needle"])
+    assert snippet.startswith("…")
+    assert snippet.endswith("…")
+    assert [snippet[first:end] for first, end in marks] == ["NEEDLE"]
+    assert snippet_of("short", ["other"]) == ("short", [])
+    assert snippet_of("", ["x"]) == ("", [])

@@ -1,0 +1,106 @@
+"""`tdp stats`: its numbers, its picture, and the views that the Grafana board reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from chat_tables import run_tdp as run
+from converted import Export, store, write
+from psycopg.types.json import Jsonb
+
+from flows.errors import ChatUnknown, ExportFailed, PackageMissing, QueryTimedOut
+
+BOARD = Path(__file__).parents[2] / "deployments" / "grafana" / "messages.json"
+
+
+@pytest.fixture
+def filled(database_url: str, tmp_path: Path) -> str:
+    """URL of a database with 30 messages of Ann in a channel, and 20 of Bob at unknown instants."""
+    ann = Export(1, "channel1", "News", [(n, 600 * n, "x") for n in range(30)], sender=("user1", "Ann $1 $2"))
+    bob = Export(
+        2, "user5@user9", "Bob", [(n, n, "x") for n in range(20)], utc=False, sender=("user5", "Bob")
+    )
+    store(database_url, write(tmp_path / "1", ann))
+    store(database_url, write(tmp_path / "2", bob))
+    with psycopg.connect(database_url) as opened:
+        photo = Jsonb({"photo": "a.jpg", "photo_file_size": 1000})
+        opened.execute("UPDATE messages SET media = %s WHERE message_id < 3 AND sender_id = 'user1'", [photo])
+        opened.execute("UPDATE messages SET type = 'service', media = NULL WHERE message_id = 0")
+    return database_url
+
+
+def numbers(url: str, *options: object) -> dict[str, Any]:
+    done = run(url, "stats", "--json", *options)
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_messages_are_counted(filled: str) -> None:
+    found = numbers(filled)
+    assert (found["messages"], found["service"], found["chats"], found["undated"]) == (48, 2, 2, 20)
+    assert (
+        sum(day["messages"] for day in found["days"])
+        == sum(hour["messages"] for hour in found["hours"])
+        == 29
+    )
+    assert found["days"][-1]["growth"] == 29
+    assert [(each["sender_id"], each["messages"]) for each in found["senders"]] == [
+        ("user1", 29),
+        ("user5", 19),
+    ]
+    assert found["media"] == [{"kind": "photo", "messages": 2, "size_bytes": 2000}]
+    some = numbers(filled, "--chat", "News", "--until", "2024-05-02T00:00:00+00:00")
+    assert (some["messages"], len(some["days"])) == (1, 1)
+
+
+def test_the_page_shows_months_hours_senders_and_media(filled: str) -> None:
+    page = run(filled, "stats").stdout
+    assert "48 messages in 2 chats" in page
+    assert re.search(r"^2024-05 +29 +█{40}$", page, re.MULTILINE)
+    assert re.search(r"^photo \(2\.0.kB\) +2", page, re.MULTILINE)
+    assert run(filled, "stats", "--since", "2030-01-01").stdout == "No messages.\n"
+    assert isinstance(run(filled, "stats", "--chat", "x").exception, ChatUnknown)
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_picture_is_drawn(filled: str, tmp_path: Path, suffix: str, begin: bytes) -> None:
+    out = tmp_path / f"all.{suffix}"
+    assert run(filled, "stats", "--picture", out).exit_code == 0
+    assert out.read_bytes().startswith(begin)
+    assert isinstance(run(filled, "stats", "--picture", out).exception, ExportFailed)
+    assert run(filled, "stats", "--picture", out, "--force", "--since", "2030-01-01").exit_code == 0
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_bad_requests_are_reported(filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(filled, "stats", "--picture", tmp_path / "all.txt").exit_code == 2
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    done = run(filled, "stats", "--picture", tmp_path / "all.png")
+    assert str(done.exception).endswith("-m pip install matplotlib")
+    assert isinstance(done.exception, PackageMissing)
+    with psycopg.connect(filled) as opened:
+        opened.execute("ALTER TABLE messages RENAME TO kept")
+        opened.execute("CREATE VIEW messages AS SELECT kept.* FROM kept, pg_sleep(30)")
+    assert isinstance(run(filled, "stats", "--timeout", "0.2").exception, QueryTimedOut)
+
+
+def test_the_statements_of_the_board_run(filled: str) -> None:
+    board = json.loads(BOARD.read_text())
+    statements = [target["rawSql"] for panel in board["panels"] for target in panel["targets"]]
+    statements += [
+        variable["query"] for variable in board["templating"]["list"] if variable["type"] == "query"
+    ]
+    assert len(statements) > 8
+    with psycopg.connect(filled) as opened:
+        for statement in statements:
+            text = re.sub(r"\$__timeFilter\((\w+)\)", r"\1 BETWEEN '2020-01-01' AND '2030-01-01'", statement)
+            text = text.replace("${chat:sqlstring}", "'channel1', 'user5@user9'")
+            assert "$" not in text, text
+            rows = opened.execute(text.encode()).fetchall()
+            assert rows, text
