@@ -53,7 +53,11 @@ class Removed:
     flow_runs: int = 0
 
 
-@flow(name=MAINTAIN, persist_result=False)
+def _name() -> str:
+    return f"maintenance {datetime.now().astimezone():%Y-%m-%d %H:%M}"
+
+
+@flow(name=MAINTAIN, flow_run_name=_name, persist_result=False)
 async def maintain() -> dict[str, int]:
     """Remove what has exceeded its retention time in the TDP pipeline block, index messages, audit.
 

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterTaskRunId, TaskRunFilter, TaskRunFilterName
 
 from blocks import PIPELINE, PipelineConfig, StageCommand
+from flows.maintain import maintain
 from flows.process_inbox import process_inbox
 from flows.settings import Settings
 
@@ -47,3 +48,11 @@ async def test_a_run_is_named_after_its_files_and_its_program_is_heard(installat
                 break
             await asyncio.sleep(0.2)
     assert wanted <= messages
+
+
+async def test_a_maintenance_run_is_named_after_its_time(installation: Settings) -> None:
+    state = await maintain(return_state=True)
+    assert state.state_details.flow_run_id
+    async with get_client() as client:
+        run = await client.read_flow_run(state.state_details.flow_run_id)
+    assert re.fullmatch(r"maintenance \d{4}-\d\d-\d\d \d\d:\d\d", run.name)
