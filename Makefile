@@ -5,11 +5,12 @@
 # make soak    MINUTES=60 of steady load and random faults, then verify that nothing was lost or done twice
 # make hosts   test three hosts in network namespaces, one of them disconnected (root, iproute2, redis-server)
 # make fuzz    fuzz the readers, MINUTES=10 for each (atheris; Linux)
+# make bot-contract  let aiogram's types parse the requests that our bot sends
 # make bench   compare with alternatives: prints one table, writes .bench/results.json
 # make pictures  take the pictures of the README from a real run (Chromium)
 # make lint    run ruff, mypy and the spelling check only
 # make lock    resolve requirements.lock again
-.PHONY: demo test check chaos soak hosts fuzz bench pictures lint format lock install clean
+.PHONY: demo test check chaos soak hosts fuzz bot-contract bench pictures lint format lock install clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -35,7 +36,7 @@ check: lint
 
 # Every fault in every stage, and an installation of the services as the systemd units start them.
 chaos: $(INSTALLED)
-	.venv/bin/pytest tests/chaos tests/integration/test_fan_out.py tests/integration/test_services.py \
+	.venv/bin/pytest tests/chaos tests/bot tests/integration/test_fan_out.py tests/integration/test_services.py \
 		tests/integration/test_split_services.py tests/unit/test_corpus.py -m "matrix or not matrix" $(ARGS)
 
 soak: MINUTES = 60
@@ -54,6 +55,15 @@ fuzz: $(INSTALLED)
 hosts: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .venv/hosts prefect-redis==0.3.0
 	.venv/bin/pytest tests/hosts -m matrix -s $(ARGS)
+
+# aiogram needs another pydantic than Prefect, so it has an environment of its own.
+bot-contract: $(INSTALLED)
+	rm -f .venv/bot-requests.jsonl
+	TDP_BOT_REQUESTS=$(CURDIR)/.venv/bot-requests.jsonl .venv/bin/pytest tests/bot/test_announcing.py \
+		tests/bot/test_commands.py tests/bot/test_receiving.py -q $(ARGS)
+	test -x .venv/aiogram/bin/python || .venv/bin/python -m venv .venv/aiogram
+	.venv/aiogram/bin/python -m pip install --quiet --disable-pip-version-check aiogram==3.31.0
+	.venv/aiogram/bin/python tests/bot/contract.py .venv/bot-requests.jsonl
 
 # All benchmarks take 40 minutes or more; make bench ARGS="--quick convert store" takes a few. bench.py --help
 # lists the parts. The alternatives that are compared are not dependencies of the project.

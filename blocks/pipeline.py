@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from prefect.blocks.core import Block
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from flows.domain import FanOut
 from flows.settings import Settings, checked_zone
@@ -141,6 +141,13 @@ class PipelineConfig(Block):
         " certain. Batches converted before need `tdp backfill --from convert`.",
     )
 
+    notify_urls: SecretStr | None = Field(
+        default=None,
+        title="Notify of batches (Apprise URLs)",
+        description="Where it is sent that a batch is done or has failed: e-mail, ntfy, Slack, … as URLs of"
+        " Apprise, separated by spaces, for example ntfy://exports mailto://user:password@example.com."
+        " Conditions and failed runs go to the block tdp-notify.",
+    )
     keep_work_hours: float = Field(
         default=1,
         title="Keep work of completed batches (h)",

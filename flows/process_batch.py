@@ -18,6 +18,7 @@ from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 
 from flows.batches.decoration import decorate
+from flows.batches.notification import notify
 from flows.batches.runtime import Runtime, current_runtime, yielding_runtime
 from flows.batches.stage_run import run_stage
 from flows.batches.stopping import Stopped, ensure_not_held, stopped_by, stops
@@ -141,13 +142,20 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
         stop = stopped_by(error)
         if stop is None:
             await batch.fail(f"{type(error).__name__}: {error}", UUID(flow_run.get_id()))
-            await _show_timings(batch, runtime)
+            await _publish(batch, runtime)
             raise
         # Any other run may take it from here.
         await asyncio.shield(asyncio.ensure_future(batch.requeue()))
         raise stop from None
     else:
-        await _show_timings(batch, runtime)
+        await _publish(batch, runtime)
+
+
+async def _publish(batch: OwnedBatch, runtime: Runtime) -> None:
+    """Show the timings in Prefect, and notify operators."""
+    await _show_timings(batch, runtime)
+    log = get_run_logger()
+    await decorate(notify(batch, runtime, log), f"the notification of {batch.batch_id}", log)
 
 
 async def _show_timings(batch: OwnedBatch, runtime: Runtime) -> None:

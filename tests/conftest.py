@@ -31,6 +31,7 @@ _TOGETHER = (
     "tests/chaos/test_faults.py",
     "tests/acceptance/",
     "tests/chaos/",
+    "tests/bot/test_acceptance.py",
     "tests/integration/test_backfill.py",
     "tests/integration/test_recover.py",
     "tests/integration/test_gate.py",
@@ -60,7 +61,7 @@ SAMPLES = Path(os.environ.get("TDP_SAMPLES", Path(__file__).parents[2] / "shared
 
 # Prefect reads the environment at import: remove variables of another installation in the developer's shell.
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "TDP_", "BATCH_SIZE"))]:
-    if _name != "TDP_SAMPLES":  # that is for the tests, and for the processes that share them
+    if _name not in ("TDP_SAMPLES", "TDP_BOT_REQUESTS"):  # those are for the tests
         del os.environ[_name]
 
 # Tests start the runs that they examine; the tests of arrivals set another value.

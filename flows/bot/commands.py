@@ -72,7 +72,7 @@ class Commands:
         open_files = [file for file in files if not file.is_ended]
         lines = [texts.status_text(open_files)] if open_files else ["None of your files is being processed."]
         if ended := len(files) - len(open_files):
-            lines.append(f"{text.count(ended, 'file', 'files')} of the last 30 days are done: /batches")
+            lines.append(f"Done in the last 30 days: {text.count(ended, 'file', 'files')}, see /batches")
         if command.sender.is_admin:
             lines += await self._query(_lanes)
         return "\n".join(lines)

@@ -35,9 +35,12 @@ class Conditions:
 
     async def look(self) -> None:
         """Compare the conditions of now with those that were sent."""
-        found = raised(await read_health(self._context))
         rows = await self._context.fetch("bot_raised")
         sent: dict[str, str] = rows[0]["raised"] if rows else {}
+        health = await read_health(self._context)
+        found = raised(health)
+        if health is None:  # what was sent may still hold
+            found = sent | found
         new = {name: detail for name, detail in found.items() if name in self._seen and name not in sent}
         over = {name: detail for name, detail in sent.items() if name not in found}
         self._seen = found

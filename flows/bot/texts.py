@@ -132,7 +132,7 @@ def _progress(files: Iterable[File]) -> list[tuple[str, int]]:
 
 def ended_text(files: Sequence[File]) -> str:
     """Return the last text of a status message whose group has ended."""
-    return f"{text.count(len(files), 'file is', 'files are')} done; the outcomes are in the message below."
+    return f"Done: {text.count(len(files), 'file', 'files')}. The message below names each with its outcome."
 
 
 def outcome_pages(files: Sequence[File]) -> list[str]:

@@ -85,9 +85,17 @@ class Plant:
         """Return the first true result of ``check``."""
         deadline = time.monotonic() + seconds
         while not (found := await asyncio.to_thread(check)):
-            assert time.monotonic() < deadline, self.log.read_text() if self.log.exists() else self.uploads()
+            assert time.monotonic() < deadline, self.facts()
             await asyncio.sleep(0.05)
         return found
+
+    def facts(self) -> str:
+        """Return what a failed test should show."""
+        log = self.settings.logs / "bot.log"
+        logs = [path.read_text()[-4000:] for path in (self.log, log) if path.exists()]
+        tables = ("uploads", "announcements", "batch_processing", "announcement_messages")
+        rows = [f"{table}: {self.rows(f'SELECT * FROM {table}')}" for table in tables]  # noqa: S608
+        return "\n".join([*rows, *logs])
 
     async def received(self, number: int) -> None:
         await self.until(lambda: self.states().get("RECEIVED") == number)

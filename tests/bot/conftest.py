@@ -24,6 +24,7 @@ def api() -> Iterator[BotApi]:
 def plant(database_url: str, tmp_path: Path, api: BotApi, monkeypatch: pytest.MonkeyPatch) -> Plant:
     """An installation without a Prefect server: the bot needs none."""
     monkeypatch.setattr("flows.bot.api.POLL_SECONDS", 1)  # what a test does without an update is soon over
+    monkeypatch.setattr("flows.bot.conditions._LOOK_EVERY", 3600)  # no monitor runs here
     settings = Settings(
         home=tmp_path / "home",
         database_url=SecretStr(database_url),

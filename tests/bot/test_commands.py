@@ -49,7 +49,7 @@ async def test_commands_of_an_uploader(plant: Plant, api: BotApi) -> None:
         assert await ask(plant, ANNA, "/status") == "Received 1 of 1 file.\nNow: 1 waiting."
         plant.rows(BATCH)
         assert await ask(plant, ANNA, "/batches") == "batch_000001: failed, 1 file of yours"
-        assert "1 file of the last 30 days are done" in await ask(plant, ANNA, "/status")
+        assert "Done in the last 30 days: 1 file" in await ask(plant, ANNA, "/status")
         for command in ("/retry batch_000001", "/timeline", "/health", "/nothing"):
             assert (await ask(plant, ANNA, command)).startswith("Send me exports of Telegram Desktop")
 
@@ -94,8 +94,10 @@ async def test_conditions_go_to_admins_also_without_prefect(
             await plant.until(lambda: plant.rows("SELECT 1 FROM bots WHERE raised ? 'worker_down'"))
             await asyncio.sleep(1)
     async with plant.bot():
-        await plant.until(lambda: any("🔕 prefect_server_down: over" in text for text in api.texts_to(ADMIN)))
         await plant.until(lambda: any("🔔 monitor_down" in text for text in api.texts_to(ADMIN)))
+        assert not any("🔕" in text for text in api.texts_to(ADMIN))
+        with monitor(plant.settings, plant.settings.monitor_port):
+            await plant.until(lambda: any("🔕 monitor_down: over" in text for text in api.texts_to(ADMIN)))
     assert before == 1
     assert sum("🔔 prefect_server_down" in text for text in api.texts_to(ADMIN)) == 1
     assert api.texts_to(ANNA) == []

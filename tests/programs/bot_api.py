@@ -9,6 +9,7 @@ Tests script its faults: :meth:`BotApi.fail`, :meth:`BotApi.hold`, :meth:`BotApi
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import defaultdict, deque
@@ -418,3 +419,13 @@ def serving(api: BotApi, port: int = 0) -> Iterator[None]:
         finally:
             server.shutdown()
             thread.join()
+            _record(api)
+
+
+def _record(api: BotApi) -> None:
+    """Append the requests to the file that TDP_BOT_REQUESTS names: `make bot-contract` reads it."""
+    if path := os.environ.get("TDP_BOT_REQUESTS"):
+        with Path(path).open("a") as file:
+            for method, given in api.requests:
+                names = {name: value if isinstance(value, str) else value[0] for name, value in given.items()}
+                file.write(json.dumps({"method": method, "given": names}) + "\n")

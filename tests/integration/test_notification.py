@@ -1,0 +1,85 @@
+"""Notifications by Apprise of batches that are done or have failed, received by a server on loopback."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from blocks import PIPELINE, PipelineConfig, StageCommand
+from flows.errors import BatchesFailed
+from flows.process_inbox import process_inbox
+from flows.samples import write_samples
+from flows.settings import Settings
+
+
+class Listener(HTTPServer):
+    """Puts what is posted to it into a queue."""
+
+    def __init__(self) -> None:
+        self.received: queue.Queue[dict[str, Any]] = queue.Queue()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Listener
+
+    def do_POST(self) -> None:
+        self.server.received.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with Listener() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+async def configure(listener: Listener) -> None:
+    """Notify the listener, and two services that cannot be reached."""
+    here = f"json://user:secret-password@127.0.0.1:{listener.server_address[1]}/tdp"
+    away = "json://user:secret-password@127.0.0.1:9/tdp"
+    urls = SecretStr(f"{here} {away} nonsense-secret-password")
+    document = PipelineConfig(settle_seconds=0, task_retries=0, notify_urls=urls)
+    await document.asave(PIPELINE, overwrite=True)
+
+
+async def test_a_batch_that_is_done(installation: Settings, listener: Listener) -> None:
+    await configure(listener)
+    write_samples(installation.inbox, files=1, messages=5, seed=3, broken=1)
+    await process_inbox(batch_size=2)
+    done = listener.received.get(timeout=30)
+    assert (done["title"], done["type"]) == ("batch_000001 is done", "success")
+    assert done["message"] == "1 stored, 1 quarantined; 5 messages"
+
+
+async def test_a_batch_that_failed_and_services_that_are_away(
+    installation: Settings, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    await configure(listener)
+    fails = ["sh", "-c", "echo the disk is broken >&2; exit 65"]
+    await StageCommand(command=fails).asave("extract", overwrite=True)
+    write_samples(installation.inbox, files=1, messages=5, seed=4)
+    with suppress(BatchesFailed):
+        await process_inbox()
+    failed = listener.received.get(timeout=30)
+    assert (failed["title"], failed["type"]) == ("batch_000001 has failed", "failure")
+    assert "the disk is broken" in failed["message"]
+    assert "The notification of batch_000001 was not sent to all services" in caplog.text
+    assert "secret-password" not in caplog.text
+    assert "secret-password" not in repr(await PipelineConfig.aload(PIPELINE))
