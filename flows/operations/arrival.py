@@ -33,6 +33,8 @@ _SHARE = 0.1
 #: Seconds until a run is requested again for a thing that the last one left as it was: doubled each time.
 _FIRST_PAUSE, _LONGEST_PAUSE = float(REQUEST_INTERVAL), 3600.0
 _FORBIDDEN = os.strerror(errno.EACCES)
+#: Seconds between two looks at the originals that are kept: a folder may have a hundred thousand files.
+_KEPT_INTERVAL = 30.0
 
 _log = logging.getLogger("flows.operations.arrival")
 
@@ -51,6 +53,7 @@ class Arrivals:
         """Remember nothing yet."""
         self._settings = settings
         self._asked: dict[str, _Asked] = {}
+        self._next_release = 0.0
 
     async def look(self, client: PrefectClient, ledger: Session) -> UUID | None:
         """Request a run if something new waits; return its id.
@@ -73,7 +76,9 @@ class Arrivals:
         inbox = self._settings.inbox
         if not inbox.is_dir():
             return []
-        await asyncio.to_thread(release_kept, inbox)
+        if time.monotonic() >= self._next_release:
+            await asyncio.to_thread(release_kept, inbox)
+            self._next_release = time.monotonic() + _KEPT_INTERVAL
         files, left = await asyncio.to_thread(scan, inbox)
         noted = await fetch(ledger, "left_here", folder=decodable(str(inbox)))
         # A file that could not be stored is tried again; one that may not be read changes when it may.

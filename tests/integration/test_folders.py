@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import os
 import shutil
+import signal
+import sys
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -87,6 +90,46 @@ async def test_a_folder_that_changes_after_it_was_received_comes_back_and_is_rec
     monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
     assert release_kept(inbox) == []
     assert list(inbox.iterdir()) == []
+
+
+DIES = """
+import asyncio, logging, os, sys
+from pathlib import Path
+from flows.batches import stored_file
+from flows.batches.inbox import look
+from flows.batches.receiving import Intake
+from flows.batches.source_folder import SourceFolder
+from flows.ledger.session import connect
+
+url, inbox, where = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+owner = stored_file if hasattr(stored_file, where) else SourceFolder
+setattr(owner, where, lambda *_, **__: os.kill(os.getpid(), 9))
+
+async def main():
+    async with await connect(url, "crash") as session:
+        intake = Intake(session, inbox.parent / "sources", logging.getLogger(), keeps=True)
+        await intake.receive_all(inbox, await look(inbox, 0, 0))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("where", ["store", "protect", "remove"])
+async def test_a_crash_while_a_folder_is_received_loses_nothing_and_counts_nothing_twice(
+    session: Session, database_url: str, inbox: Path, where: str
+) -> None:
+    """Announced; stored, not recorded; recorded, not removed."""
+    path = export(inbox)
+    dying = await asyncio.create_subprocess_exec(sys.executable, "-c", DIES, database_url, str(inbox), where)
+    assert await dying.wait() == -signal.SIGKILL
+    assert path.exists()
+    await take(session, inbox)
+    assert not path.exists()
+    received = "SELECT duplicate, sha256 FROM receipts JOIN source_files USING (source_id)"
+    cursor = await session.execute(received)
+    (receipt,) = await cursor.fetchall()
+    assert not receipt["duplicate"]
+    stored = [file.name for file in (inbox.parent / "sources").rglob("*") if file.is_file()]
+    assert stored == [receipt["sha256"]]
 
 
 async def test_nothing_of_a_folder_is_kept_outside_of_the_inbox(session: Session, inbox: Path) -> None:
