@@ -128,5 +128,4 @@ def _draw_bars(axes: Any, title: str, bars: list[tuple[str, int]]) -> None:
     names = [name.replace("$", r"\$")[:28] for name, _ in bars]
     axes.barh(range(len(bars)), [count for _, count in bars], color=_BLUE)
     axes.set_yticks(range(len(bars)), names)
-    axes.invert_yaxis()
-    axes.set(title=title, xlabel="messages")
+    axes.set(title=title, xlabel="messages", ylim=(max(len(bars), 6) - 0.5, -0.5))

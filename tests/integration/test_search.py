@@ -6,6 +6,8 @@ import json
 import random
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ TEXTS = {
     8: "100%_sure \\ not",
     9: "fox at the end: fox",
     10: "北大",
+    11: "حال السَّلَفِ مع القرآن",
 }
 
 
@@ -86,6 +89,7 @@ def ids(url: str, given: str, **options: Any) -> list[int]:
         ("タワー", [6]),
         ("东京", []),
         ("quic", []),
+        ("السلف", [11]),
         ("nothing", []),
     ],
 )
@@ -196,6 +200,28 @@ def test_a_load_does_not_wait_for_indexing_nor_indexing_for_a_load(database_url:
     assert ids(database_url, "new", limit=2000) == list(range(400))
     assert index_all(database_url) == Indexed(1, 400, 0)
     assert (ids(database_url, "old", limit=2000), len(ids(database_url, "new", limit=2000))) == ([], 400)
+
+
+def test_a_load_of_100_000_rows_waits_for_no_command(database_url: str, tmp_path: Path) -> None:
+    first = Export(1, "channel1", "One", [(n, n, f"old {n}") for n in range(2000)])
+    store(database_url, write(tmp_path / "1", first))
+    large = write(
+        tmp_path / "2", Export(2, "channel1", "One", [(n, n + 1, "new words") for n in range(100_000)])
+    )
+    commands = [
+        ("search", "new", "--index"),
+        ("search", "--substring", "ord"),
+        ("export", tmp_path / "all.csv", "--force"),
+        ("export", tmp_path / "all.parquet", "--force"),
+        ("stats", "--picture", tmp_path / "all.svg", "--force"),
+    ]
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(store, f"{database_url}&options=-c%20lock_timeout%3D500ms", large)
+        for turn, command in enumerate(cycle(commands)):
+            assert run(database_url, *command).exit_code == 0
+            if loading.done() and turn >= len(commands) - 1:
+                break
+        assert loading.result() == 98_000
 
 
 def test_only_one_session_indexes(database_url: str, tmp_path: Path) -> None:

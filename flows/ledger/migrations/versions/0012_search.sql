@@ -11,13 +11,16 @@ BEGIN
             NULL; -- a search says which of them are missing
         END;
     END LOOP;
+    -- Arabic texts are written with and without their vowel signs and the elongation of words.
     EXECUTE 'CREATE FUNCTION search_plain(value text) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE RETURN '
+        'translate(lower('
         || CASE WHEN EXISTS (SELECT FROM pg_extension WHERE extname = 'unaccent')
-                THEN 'lower(unaccent(left(value, 50000)))' ELSE 'lower(left(value, 50000))' END;
+                THEN 'unaccent(left(value, 50000))' ELSE 'left(value, 50000)' END
+        || $arabic$), U&'\0640\064B\064C\064D\064E\064F\0650\0651\0652\0670', '')$arabic$;
 END $$;
 COMMENT ON FUNCTION search_plain(text) IS
-    'A text in small letters, without accents if the extension unaccent is there; at most 50,000 characters, because '
-    'a tsvector has at most 1 MB.';
+    'A text in small letters, without Arabic vowel signs, and without accents if the extension unaccent is there; at '
+    'most 50,000 characters, because a tsvector has at most 1 MB.';
 
 CREATE FUNCTION search_fold(value text) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE RETURN (
     SELECT plain || CASE
