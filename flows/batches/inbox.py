@@ -138,7 +138,9 @@ def scan(inbox: Path) -> tuple[dict[Path, Seen], dict[Path, str]]:
                     left[path] = kind_of(status.st_mode)
     beside = _BESIDE_PAGES if any(path.suffix.lower() in _PAGES for path in files) else set()
     for path in folders:
-        if path.name not in beside:
+        if path.name in beside:
+            continue
+        with suppress(FileNotFoundError):  # changed since it was listed: the next look finds it
             seen = _folder(path)
             left |= {path: seen} if isinstance(seen, str) else {}
             files |= {path: seen} if isinstance(seen, Seen) else {}
@@ -151,6 +153,8 @@ def _folder(path: Path) -> Seen | str:
         if not is_one_export(path):
             return _FOLDER
         tree = tree_of(path)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         return f"a folder that cannot be read: {error.strerror or error}"
     return tree.problem or Seen(sighting_of(path, tree), tree.mtime_ns)

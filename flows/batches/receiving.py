@@ -120,7 +120,10 @@ class Intake:
             return await self._receive(file)
 
     async def _receive(self, file: Source) -> tuple[Arrival, str | None]:
-        other, sha256 = await self._in_thread(file, lambda: self._examine(file))
+        try:
+            other, sha256 = await self._in_thread(file, lambda: self._examine(file))
+        except FileNotFoundError:  # a file of a folder
+            return Arrival.LATER, None
         if other:
             return Arrival.LEFT, f"{other}, neither an archive nor an export"
         if not file.is_unchanged():

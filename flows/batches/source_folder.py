@@ -52,20 +52,24 @@ class Tree(NamedTuple):
 def tree_of(folder: Path) -> Tree:
     """Return the files below ``folder``, following no links. Raises OSError if a folder cannot be read."""
     files: dict[str, os.stat_result] = {}
-    problem, below = None, [""]
-    while below:
-        parent = below.pop()
-        with os.scandir(folder / parent) as entries:
-            for entry in entries:
-                name = f"{parent}{entry.name}"
-                seen = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(seen.st_mode):
-                    below.append(f"{name}/")
-                elif not stat.S_ISREG(seen.st_mode):
-                    problem = f"in it is {kind_of(seen.st_mode)} ({name}): zip the folder"
-                else:
-                    files[name] = seen
-    return Tree(files, problem)
+    problem = "it has no files"
+    # fwalk does not enter what has become a link since it was listed: a user who may write to the inbox must
+    # not get files received that only this process can read.
+    for parent, folders, names, descriptor in os.fwalk(folder, onerror=_raise):
+        below = os.path.relpath(parent, folder)
+        for name in (*folders, *names):
+            seen = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            path = name if below == "." else f"{below}/{name}"
+            if stat.S_ISREG(seen.st_mode):
+                files[path] = seen
+            elif not stat.S_ISDIR(seen.st_mode):
+                problem = f"in it is {kind_of(seen.st_mode)} ({path}): zip the folder"
+                return Tree(files, problem)
+    return Tree(files, None if files else problem)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def sighting_of(folder: Path, tree: Tree) -> str:
@@ -113,7 +117,10 @@ class SourceFolder:
         return b""[:size]
 
     def sha256(self) -> str:
-        """Return the hash of the ZIP, and set ``size`` to its bytes."""
+        """Return the hash of the ZIP, and set ``size`` to its bytes.
+
+        Raises FileNotFoundError if a file is gone.
+        """
         sink = _Sink(self)
         self._pack(sink)
         self.size = sink.size
@@ -128,7 +135,10 @@ class SourceFolder:
         stored.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with NewFile(stored) as new:
             sink = _Sink(self, new)
-            self._pack(sink)
+            try:
+                self._pack(sink)
+            except FileNotFoundError:
+                return False
             if sink.digest.hexdigest() != stored.name or not self.is_unchanged():
                 return False
             new.complete()
@@ -165,15 +175,18 @@ class SourceFolder:
                 info.file_size = seen.st_size
                 info.create_system = 3  # as on every platform
                 with archive.open(info, "w") as member:
-                    for chunk in self._chunks(name, seen.st_size):
+                    for chunk in self._chunks(name, seen):
                         member.write(chunk)
 
-    def _chunks(self, name: str, size: int) -> Iterator[bytes]:
+    def _chunks(self, name: str, seen: os.stat_result) -> Iterator[bytes]:
+        """Yield at most as much of a file as it had; nothing if there is another file now."""
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        left = seen.st_size
         with os.fdopen(os.open(self.path / name, flags), "rb", buffering=0) as file:
-            while size > 0 and (chunk := file.read(min(size, _CHUNK))):
+            is_same = os.path.samestat(os.fstat(file.fileno()), seen)
+            while is_same and left > 0 and (chunk := file.read(min(left, _CHUNK))):
                 yield chunk
-                size -= len(chunk)
+                left -= len(chunk)
 
 
 class _Sink:

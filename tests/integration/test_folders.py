@@ -163,6 +163,20 @@ async def test_a_file_that_changes_while_the_folder_is_packed_is_noticed(inbox: 
     assert (folder.path / "messages.html").exists()
 
 
+async def test_no_file_is_read_through_a_link_that_took_the_place_of_a_folder(
+    inbox: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "photo_1.jpg").write_bytes(b"secret" * 20_000)
+    with SourceFolder(export(inbox)) as folder:
+        (folder.path / "photos").rename(folder.path / "away")
+        (folder.path / "photos").symlink_to(elsewhere)
+        folder.store(stored := tmp_path / "sources" / "00" / folder.sha256(), move=True)
+        assert not stored.exists()
+    assert (await look(inbox, 0, 0)).left.keys() == {folder.path}
+
+
 async def test_folders_that_are_not_one_export_stay_and_are_named(inbox: Path) -> None:
     export(inbox, "link")
     (inbox / "link" / "photos" / "elsewhere").symlink_to("/etc/passwd")
