@@ -188,3 +188,18 @@ async def test_held_batches_and_a_full_disk_are_named(plant: Plant, api: BotApi)
         plant.rows(BATCH)
         plant.rows("UPDATE batch_processing SET held_at = now(), held_because = 'wait'")
         await plant.until(lambda: "1 held by an operator" in api.texts_to(ANNA)[0])
+
+
+async def test_a_group_that_has_become_a_supergroup(plant: Plant, api: BotApi) -> None:
+    old, new = -500, -100500
+    api.document(ANNA, "a.zip", export(), chat=old)
+    async with plant.bot():
+        await plant.received(1)
+        await plant.until(lambda: api.texts_to(old))
+        moved = "Bad Request: group chat was upgraded to a supergroup chat"
+        api.fail("sendMessage", 400, moved, migrate_to_chat_id=new)
+        plant.rows(BATCH)
+        plant.rows(STORED)
+        plant.rows(DONE)
+        await plant.until(lambda: closed(plant))
+    assert "a.zip: stored" in api.texts_to(new)[0]

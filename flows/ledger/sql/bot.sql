@@ -121,6 +121,13 @@ UPDATE announcements a SET closed_at = coalesce(closed_at, clock_timestamp()), i
 WHERE announcement_id = :announcement_id
   AND NOT EXISTS (SELECT FROM uploads u WHERE u.announcement_id = a.announcement_id AND u.seen_at > :as_of);
 
+-- name: move_announcements!
+-- To another chat, where the messages of this one cannot be edited.
+WITH moved AS (
+    UPDATE announcements SET chat_id = :to WHERE (bot_id, chat_id) = (:bot_id, :chat_id) RETURNING announcement_id
+)
+DELETE FROM announcement_messages WHERE announcement_id IN (SELECT announcement_id FROM moved);
+
 -- name: give_up_announcement!
 UPDATE announcements SET given_up = :reason, closed_at = coalesce(closed_at, clock_timestamp())
 WHERE announcement_id = :announcement_id;
