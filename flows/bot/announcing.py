@@ -16,7 +16,7 @@ from datetime import datetime
 
 import msgspec
 from psycopg.rows import DictRow
-from telegram.error import BadRequest, TelegramError
+from telegram.error import BadRequest, ChatMigrated, Forbidden, TelegramError
 
 from flows.bot import texts
 from flows.bot.api import is_chat_gone, is_message_gone, is_unchanged
@@ -120,7 +120,9 @@ class Announcer:
             reason = self._context.config.redact(error)
             self._context.log.warning("A chat cannot be written to now: %s", reason)
             self._try_at[chat_id] = asyncio.get_running_loop().time() + _PAUSE
-            if is_chat_gone(error):
+            if isinstance(error, ChatMigrated):  # the group has become a supergroup: another chat
+                await self._context.fetch("move_announcements", chat_id=chat_id, to=error.new_chat_id)
+            elif is_chat_gone(error):
                 await self._give_up(groups, reason)
 
     async def _give_up(self, groups: list[Group], reason: str) -> None:
@@ -185,6 +187,6 @@ class Announcer:
         def request() -> Awaitable[bool]:
             return self._context.bot.set_message_reaction(chat_id, message_id, RECEIVED)
 
-        with suppress(BadRequest):
+        with suppress(BadRequest, ChatMigrated, Forbidden):
             await self._context.chats.send(chat_id, request, is_new=False)
         await self._context.fetch("reacted", upload_id=row["upload_id"])

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
+import psycopg2
 from psycopg import Error as PostgresError
 from telegram.error import TelegramError
 
@@ -26,7 +27,7 @@ from flows.bot.context import Context
 from flows.bot.logs import hide
 from flows.bot.poller import Poller
 from flows.bot.receiving import Receiver
-from flows.errors import DatabaseUnavailable, ServiceFailed
+from flows.errors import DatabaseUnavailable, ServiceFailed, TdpError
 from flows.ledger.connection import connection
 from flows.ledger.locks import BOT
 from flows.ledger.schema_version import check_schema
@@ -60,7 +61,7 @@ async def run(settings: Settings) -> None:
                 continue
             hide(config.token)
             await _serve(settings, config)
-        except (DatabaseUnavailable, PostgresError, TelegramError, ServiceFailed, OSError) as error:
+        except (TdpError, PostgresError, psycopg2.OperationalError, TelegramError, OSError) as error:
             reason = config.redact(error) if config else str(error)
             log.warning("The bot begins again in %.0f s: %s", _PAUSE, reason)
         except Changed:

@@ -38,7 +38,10 @@ For admins:
 
 
 class File(msgspec.Struct, frozen=True):
-    """One upload and what has become of it. ``outcome`` is that of batch_files, ``counts`` its whole row."""
+    """One upload and what has become of it. ``outcome`` and ``messages`` are those of batch_files.
+
+    ``rows`` counts the messages of the file's whole batch: ``rows_new``, ``rows_changed``, ``rows_same``.
+    """
 
     name: str
     state: str
@@ -51,7 +54,8 @@ class File(msgspec.Struct, frozen=True):
     held: bool
     outcome: str | None
     error: str | None
-    counts: dict[str, Any] | None
+    messages: int | None
+    rows: dict[str, Any] | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -139,7 +143,7 @@ def outcome_pages(files: Sequence[File]) -> list[str]:
     """Return the final messages of a group: each file with its outcome, as few messages as possible."""
     kinds = [file.kind for file in files]
     totals = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(sorted(kinds, key=_rank)))
-    head = f"{text.count(len(files), 'file', 'files')}: {totals}."
+    head = f"{text.count(len(files), 'file', 'files')}: {totals}.{_rows(files)}"
     pages = [head]
     for line in map(outcome_line, files):
         if units(pages[-1]) + units(line) + 1 > MESSAGE_UNITS:
@@ -147,6 +151,17 @@ def outcome_pages(files: Sequence[File]) -> list[str]:
         else:
             pages[-1] += ("\n\n" if pages[-1] == head else "\n") + line
     return pages
+
+
+def _rows(files: Sequence[File]) -> str:
+    """Return the line with the numbers of new, changed and known messages of all batches of these files."""
+    batches = {file.batch_id: file.rows for file in files if file.rows}
+    words = {"rows_new": "new", "rows_changed": "changed", "rows_same": "known already"}
+    counts = {word: sum(rows.get(key) or 0 for rows in batches.values()) for key, word in words.items()}
+    if not sum(counts.values()):
+        return ""
+    named = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    return f"\nMessages in their {'batches' if len(batches) > 1 else 'batch'}: {named}."
 
 
 def _rank(kind: str) -> int:
@@ -158,7 +173,7 @@ def outcome_line(file: File) -> str:
     """Return the name of a file and its outcome, with the reason and the numbers of messages."""
     parts = [file.kind]
     if file.kind in ("stored", "stored in part"):
-        parts.append(_messages(file))
+        parts.append("" if file.messages is None else text.count(file.messages, "message", "messages"))
     reason = file.reason if file.state in ("REFUSED", "FAILED") else file.error
     if file.kind == "failed":
         reason = f"{file.batch_id} failed: {file.batch_error or 'see its log'}. An operator can retry it"
@@ -166,20 +181,6 @@ def outcome_line(file: File) -> str:
     if reason and file.kind != "stored":
         line += f": {text.short(reason, 400 if file.state == 'REFUSED' else _REASON)}"
     return line + (" (received before)" if file.duplicate else "")
-
-
-def _messages(file: File) -> str:
-    """Return the numbers of messages: in the file, and new, changed and known if the ledger has them."""
-    counts = file.counts or {}
-    if counts.get("messages") is None:
-        return ""
-    parts = [
-        f"{counts[f'messages_{name}']:,} {name}"
-        for name in ("new", "changed", "known")
-        if counts.get(f"messages_{name}")
-    ]
-    total = text.count(counts["messages"], "message", "messages")
-    return f"{total} ({', '.join(parts)})" if parts else total
 
 
 def _megabytes(size: int) -> str:

@@ -24,7 +24,7 @@ from flows.ledger.intake import cut
 from flows.settings import Settings
 
 TDP = Path(sys.executable).with_name("tdp")
-BATCH_SIZE, KILLS = 10, 4
+BATCH_SIZE = 10
 UNBATCHED = """
 SELECT 1 FROM source_files s WHERE NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
 """
@@ -90,7 +90,16 @@ def installation_folder(open_folder: Path) -> Path:
     return folder
 
 
-async def test_fifty_documents_and_a_bot_that_is_killed(installation_folder: Path, api: BotApi) -> None:
+@pytest.mark.parametrize(
+    ("number", "kills", "is_faulty"),
+    [
+        pytest.param(44, 4, False, id="50 documents"),
+        pytest.param(194, 15, True, id="200 documents", marks=[pytest.mark.matrix, pytest.mark.timeout(900)]),
+    ],
+)
+async def test_every_document_is_stored_once_and_every_sender_is_told(
+    installation_folder: Path, api: BotApi, number: int, kills: int, is_faulty: bool
+) -> None:
     settings = Settings(
         home=installation_folder / "home",
         server_port=services.free_port(),
@@ -103,52 +112,66 @@ async def test_fifty_documents_and_a_bot_that_is_killed(installation_folder: Pat
         api.document(user, name, content, **more)
         names[user].append(name)
 
-    for number in range(44):
-        send(ANNA, f"anna {number:02d}.zip", export(number))
-    send(ANNA, "broken.zip", export(90)[:-60])
-    for number in range(3):
-        send(BORIS, f"boris {number}.zip", export(100 + number))
+    for index in range(number):
+        send(ANNA, f"anna {index:03d}.zip", export(index))
+    send(ANNA, "broken.zip", export(990)[:-60])
+    for index in range(3):
+        send(BORIS, f"boris {index}.zip", export(900 + index))
     send(BORIS, "again.zip", export(7))
     send(BORIS, "large.zip", b"", size=25 << 20)
-    api.document(STRANGER, "stranger.zip", export(200))
+    api.document(STRANGER, "stranger.zip", export(999))
 
     with plant.up():
         await plant.until(lambda: b"Ready." in plant.log.read_bytes(), 120)
-        for least in range(KILLS):
-            await plant.until(lambda least=least: plant.states().get("RECEIVED", 0) >= 10 * least)
+        for kill in range(kills):
+            least = kill * number // kills
+            await plant.until(lambda least=least: plant.states().get("RECEIVED", 0) >= least, 120)
+            if is_faulty:
+                add_faults(api)
             pid = await plant.until(plant.bot_pid)
             os.kill(pid, signal.SIGKILL)
             await plant.until(lambda pid=pid: plant.bot_pid() not in (0, pid))
-        await plant.until(lambda: plant.states() == {"RECEIVED": 49, "REFUSED": 1})
+        await plant.until(lambda: plant.states() == {"RECEIVED": number + 5, "REFUSED": 1}, 120)
         await plant.until(plant.has_begun, 120)
         os.kill(await plant.until(plant.bot_pid), signal.SIGKILL)
-        await plant.until(plant.has_ended, 180)
+        await plant.until(plant.has_ended, 600 if is_faulty else 240)
 
-        check_rows(plant)
+        check_rows(plant, number + 3)
         check_turns(plant)
         for user, sent in names.items():
-            finals = "\n".join(text for text in api.texts_to(user) if "files: " in text)
+            finals = "\n".join(api.texts_to(user))
             assert [name for name in sent if f" {name}: " not in finals] == []
         assert len(api.texts_to(STRANGER)) == 1
         assert "❌ broken.zip: quarantined: " in "\n".join(api.texts_to(ANNA))
         (again,) = {line for text in api.texts_to(BORIS) for line in text.splitlines() if "again" in line}
         assert again.removesuffix(" (received before)") == "✅ again.zip: stored, 2 messages"
-        await check_operators(plant)
+        await check_operators(plant, number + 5)
     check_token(plant)
 
 
-def check_rows(plant: Plant) -> None:
+def add_faults(api: BotApi) -> None:
+    """Let the server fail as Telegram does under load."""
+    api.fail("getupdates", 429, "Too Many Requests: retry after 1", retry_after=1)
+    api.fail("getFile", 500, "Internal Server Error", times=2)
+    api.fail("sendMessage", 429, "Too Many Requests: retry after 2", retry_after=2)
+    api.drop("editMessageText")
+    api.drop("getFile")
+    api.cut(10, 0, 400)
+    api.expire_links()
+
+
+def check_rows(plant: Plant, exports: int) -> None:
     """Every message of every readable export is there once, each content was received once."""
     stored = plant.rows(
         "SELECT count(*) AS messages, count(DISTINCT chat_key) AS chats,"
         " count(DISTINCT text) AS texts FROM messages"
     )
-    assert stored == [{"messages": 94, "chats": 47, "texts": 94}]
-    assert plant.rows("SELECT count(*) AS n FROM source_files") == [{"n": 48}]
-    assert plant.rows("SELECT count(*) AS n FROM receipts") == [{"n": 49}]
+    assert stored == [{"messages": 2 * exports, "chats": exports, "texts": 2 * exports}]
+    assert plant.rows("SELECT count(*) AS n FROM source_files") == [{"n": exports + 1}]
+    assert plant.rows("SELECT count(*) AS n FROM receipts") == [{"n": exports + 2}]
     assert plant.rows("SELECT status, count(*) AS n FROM batch_files GROUP BY status ORDER BY status") == [
         {"status": "QUARANTINED", "n": 1},
-        {"status": "STORED", "n": 47},
+        {"status": "STORED", "n": exports},
     ]
 
 
@@ -167,17 +190,17 @@ def check_turns(plant: Plant) -> None:
         assert [[source for source, _ in batch] for batch in batches.values()] == cut(sources, BATCH_SIZE)
 
 
-async def check_operators(plant: Installation) -> None:
+async def check_operators(plant: Installation, received: int) -> None:
     """What operators and admins see of it."""
     shown = plant.tdp("bot", "status")
     assert "@exports_bot polls" in " ".join(shown.split())
-    assert "49 RECEIVED, 1 REFUSED" in shown
+    assert f"{received} RECEIVED, 1 REFUSED" in shown
     monitor = services.monitor_url(plant.settings)
     async with httpx.AsyncClient(timeout=30) as client:
         health = (await client.get(f"{monitor}/health")).json()["conditions"]
         metrics = (await client.get(f"{monitor}/metrics")).text
     assert [health[name]["firing"] for name in ("bot_silent", "bot_conflict", "uploads_stuck")] == [False] * 3
-    assert 'tdp_uploads{state="received"} 49.0' in metrics
+    assert f'tdp_uploads{{state="received"}} {received}.0' in metrics
     assert 'tdp_bot_poll_age_seconds{bot="exports_bot"}' in metrics
     assert 'tdp_memory_bytes{service="bot"}' in metrics
     (batch,) = plant.rows("SELECT batch_id FROM batch_files WHERE status = 'QUARANTINED'")

@@ -20,6 +20,12 @@ SELECT batch_id, source_id, row_number() OVER (ORDER BY source_id) FROM batch, s
 WHERE NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
 RETURNING batch_id
 """
+COUNTED = """
+INSERT INTO stage_runs (batch_id, stage, attempt, host, pid, fenced_at, started_at, finished_at, outcome,
+                        counts)
+SELECT batch_id, 'store', 1, 'here', 7, now(), now(), now(), 'COMPLETED',
+       '{"rows_new": 1200, "rows_changed": 0, "rows_same": 80}' FROM batch_processing
+"""
 DONE = "UPDATE batch_processing SET status = 'COMPLETED', completed_at = now()"
 STORED = "UPDATE batch_files SET status = 'STORED', chats = 1, messages = 1200 WHERE status = 'WAITING'"
 
@@ -61,14 +67,16 @@ async def test_from_the_first_upload_to_the_outcomes(plant: Plant, api: BotApi) 
             " WHERE source_id = (SELECT source_id FROM source_files WHERE name = 'broken.zip')"
         )
         plant.rows(STORED)
+        plant.rows(COUNTED)
         plant.rows(DONE)
         await plant.until(lambda: closed(plant))
     shown, final = api.texts_to(ANNA)
     assert shown == "Done: 5 files. The message below names each with its outcome."
     # Downloads run at the same time: either of the two with one content is received before the other.
     assert final.count(", 1,200 messages (received before)\n") == 1
-    head, _, *lines = final.replace(" (received before)", "").splitlines()
+    head, rows, _, *lines = final.replace(" (received before)", "").splitlines()
     assert head == "5 files: 2 stored, 1 stored in part, 1 quarantined, 1 not accepted."
+    assert rows == "Messages in their batch: 1,200 new, 80 known already."
     assert lines[:4] == [
         "✅ good.zip: stored, 1,200 messages",
         "⚠️ part.zip: stored in part, 80 messages: page 3 is damaged",
@@ -180,3 +188,18 @@ async def test_held_batches_and_a_full_disk_are_named(plant: Plant, api: BotApi)
         plant.rows(BATCH)
         plant.rows("UPDATE batch_processing SET held_at = now(), held_because = 'wait'")
         await plant.until(lambda: "1 held by an operator" in api.texts_to(ANNA)[0])
+
+
+async def test_a_group_that_has_become_a_supergroup(plant: Plant, api: BotApi) -> None:
+    old, new = -500, -100500
+    api.document(ANNA, "a.zip", export(), chat=old)
+    async with plant.bot():
+        await plant.received(1)
+        await plant.until(lambda: api.texts_to(old))
+        moved = "Bad Request: group chat was upgraded to a supergroup chat"
+        api.fail("sendMessage", 400, moved, migrate_to_chat_id=new)
+        plant.rows(BATCH)
+        plant.rows(STORED)
+        plant.rows(DONE)
+        await plant.until(lambda: closed(plant))
+    assert "a.zip: stored" in api.texts_to(new)[0]

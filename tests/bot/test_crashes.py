@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from alembic.script import ScriptDirectory
 from bot_api import BotApi
 from bot_plant import ANNA, Plant, export
 
+from flows import ledger
+
+MIGRATIONS = Path(ledger.__file__).parent / "migrations"
+NEWEST = next(iter(ScriptDirectory(str(MIGRATIONS)).walk_revisions())).revision
 INTAKE = "SELECT pg_advisory_lock(1952739433, 0)"
 
 
@@ -120,3 +127,29 @@ async def test_many_kills_at_any_point(plant: Plant, api: BotApi, number: int) -
         await plant.received(number)
     assert sorted(plant.sources()) == sorted(map(export, range(number)))
     assert plant.rows("SELECT count(*) AS n FROM receipts") == [{"n": number}]
+
+
+async def test_sessions_that_postgresql_ends(plant: Plant, api: BotApi) -> None:
+    api.document(ANNA, "a.zip", export())
+    with plant.locked(INTAKE):
+        async with plant.bot():
+            await plant.until(lambda: plant.waits("pg_advisory_lock"))
+            plant.rows(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'tdp bot%%'"
+            )
+            await plant.until(lambda: plant.waits("pg_advisory_lock"))
+    await after_restart(plant)
+
+
+async def test_a_database_that_is_away_or_of_another_release(plant: Plant, api: BotApi) -> None:
+    plant.rows("UPDATE tdp_schema_version SET version_num = '0007'")
+    api.document(ANNA, "a.zip", export())
+    with plant.process() as process:
+        await plant.until(lambda: "this release needs schema" in plant.log.read_text())
+        plant.rows("ALTER TABLE tdp_schema_version RENAME TO away")
+        await plant.until(lambda: "has no tables of this project" in plant.log.read_text())
+        plant.rows("ALTER TABLE away RENAME TO tdp_schema_version")
+        plant.rows("UPDATE tdp_schema_version SET version_num = %s", NEWEST)
+        await plant.received(1)
+        assert process.poll() is None

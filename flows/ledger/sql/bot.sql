@@ -96,7 +96,10 @@ FROM announcements a CROSS JOIN LATERAL (
                'name', u.file_name, 'state', u.state, 'reason', u.reason, 'duplicate', u.duplicate,
                'size_bytes', u.size_bytes, 'batch_id', f.batch_id, 'batch_status', b.status,
                'batch_error', b.error_message, 'held', b.held_at IS NOT NULL, 'outcome', f.status,
-               'error', f.error, 'counts', to_jsonb(f)) ORDER BY u.upload_id) AS files
+               'error', f.error, 'messages', f.messages, 'rows', CASE WHEN b.status = 'COMPLETED' THEN (
+                   SELECT counts FROM stage_runs r WHERE r.batch_id = b.batch_id AND r.stage = 'store'
+                   AND r.outcome = 'COMPLETED' ORDER BY r.stage_run_id DESC LIMIT 1) END
+               ) ORDER BY u.upload_id) AS files
     FROM uploads u LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
     WHERE u.announcement_id = a.announcement_id
 ) files
@@ -118,6 +121,13 @@ UPDATE announcements a SET closed_at = coalesce(closed_at, clock_timestamp()), i
 WHERE announcement_id = :announcement_id
   AND NOT EXISTS (SELECT FROM uploads u WHERE u.announcement_id = a.announcement_id AND u.seen_at > :as_of);
 
+-- name: move_announcements!
+-- To another chat, where the messages of this one cannot be edited.
+WITH moved AS (
+    UPDATE announcements SET chat_id = :to WHERE (bot_id, chat_id) = (:bot_id, :chat_id) RETURNING announcement_id
+)
+DELETE FROM announcement_messages WHERE announcement_id IN (SELECT announcement_id FROM moved);
+
 -- name: give_up_announcement!
 UPDATE announcements SET given_up = :reason, closed_at = coalesce(closed_at, clock_timestamp())
 WHERE announcement_id = :announcement_id;
@@ -137,7 +147,7 @@ UPDATE uploads SET reacted_at = clock_timestamp() WHERE upload_id = :upload_id;
 -- The newest uploads of one user, with the outcomes.
 SELECT u.file_name AS name, u.state, u.reason, u.duplicate, u.size_bytes, f.batch_id, b.status AS batch_status,
        b.error_message AS batch_error, b.held_at IS NOT NULL AS held, f.status AS outcome, f.error,
-       to_jsonb(f) AS counts
+       f.messages
 FROM uploads u LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
 WHERE u.bot_id = :bot_id AND u.user_id = :user_id AND u.seen_at > clock_timestamp() - interval '30 days'
 ORDER BY u.upload_id DESC LIMIT :limit;
