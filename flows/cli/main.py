@@ -25,6 +25,7 @@ from sqlalchemy.exc import OperationalError
 from flows import services
 from flows.cli import backfill_command as backfill
 from flows.cli import (
+    chat_command,
     database,
     demo,
     export_command,
@@ -264,5 +265,6 @@ app.add_typer(reports.app)
 app.command("export")(export_command.export_)
 app.command("search")(search_command.search_)
 app.command()(stats_command.stats)
+app.command("chat")(chat_command.chat_)
 app.add_typer(files.app, name="files")
 app.add_typer(database.app)
