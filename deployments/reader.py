@@ -13,7 +13,7 @@ READER = "tdp_reader"
 #: Tables and views that it reads.
 READABLE = (
     "chats", "messages", "message_topics", "topics", "reactions", "forwards", "polls", "files",
-    "messages_per_day", "messages_per_hour", "senders", "media_kinds",
+    "message_versions", "edits", "messages_per_day", "messages_per_hour", "senders", "media_kinds",
 )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def summary_page(summary: reports.Summary) -> RenderableType:
         f" {totals.stored:,} stored, "
         f"{totals.partial:,} in part, {totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
         f"{totals.messages:,} messages in {text.seconds(summary.elapsed_sec)}, "
-        f"{text.number(rate, 0)} per second",
+        f"{text.number(rate, 0)} per second: {summary.rows}",
     ]
     return Group(*map(Text, lines), *((Text(), table) if stages else ()))
 

@@ -26,6 +26,7 @@ from flows import services
 from flows.cli import backfill_command as backfill
 from flows.cli import (
     bot_command,
+    chat_command,
     database,
     demo,
     export_command,
@@ -270,6 +271,7 @@ app.add_typer(reports.app)
 app.command("export")(export_command.export_)
 app.command("search")(search_command.search_)
 app.command()(stats_command.stats)
+app.command("chat")(chat_command.chat_)
 app.add_typer(files.app, name="files")
 app.add_typer(bot_command.app, name="bot")
 app.add_typer(database.app)

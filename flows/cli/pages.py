@@ -195,6 +195,7 @@ def batch_page(found: BatchDetail) -> RenderableType:
     lines = [
         f"created {when(found.created_at)}, started {when(found.started_at)}",
         f"completed {when(found.completed_at)}, flow run {found.flow_run_id or text.NOTHING}",
+        f"messages: {found.rows}",
     ]
     files = [(f"{file.name} ({file.stage})", file.error) for file in found.files]
     runs = [(f"{run.stage}, attempt {run.attempt}", run.error) for run in found.stage_runs]

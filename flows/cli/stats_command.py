@@ -45,7 +45,7 @@ def stats(
     if as_json:
         _print_json(found)
     else:
-        pages.console(highlight=False).print(_page(found))
+        pages.console(highlight=False).print(statistics_page(found))
 
 
 def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
@@ -58,7 +58,8 @@ def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
         draw(found, partial, title)
 
 
-def _page(found: Statistics) -> RenderableType:
+def statistics_page(found: Statistics) -> RenderableType:
+    """Return the totals, and tables with bars."""
     if not found.messages + found.service:
         return Text("No messages.")
     head = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -116,6 +116,23 @@ class StageRun(msgspec.Struct, frozen=True):
     error: str | None
 
 
+class Rows(msgspec.Struct, frozen=True):
+    """Messages of stored files: new, changed (another version than before), and known already."""
+
+    new: int = 0
+    changed: int = 0
+    known: int = 0
+
+    def __str__(self) -> str:
+        """The numbers in words."""
+        return f"{self.new:,} new, {self.changed:,} changed, {self.known:,} known"
+
+
+def stored_rows(connection: Connection, batch_ids: Sequence[str]) -> Rows:
+    """Return what the last completed stores of these batches did."""
+    return Rows(**_sql.stored_rows(connection, batch_ids=list(batch_ids)))
+
+
 class BatchDetail(msgspec.Struct, frozen=True):
     """All that the ledger has about one batch; ``resumes_at`` is the first stage not completed."""
 
@@ -130,6 +147,7 @@ class BatchDetail(msgspec.Struct, frozen=True):
     resumes_at: str | None
     files: list[BatchFile]
     stage_runs: list[StageRun]
+    rows: Rows
     held_at: datetime | None = None
     held_because: str | None = None
 
@@ -182,4 +200,5 @@ def batch(connection: Connection, batch_id: str) -> BatchDetail:
         **row,
         files=records(_sql.batch_files(connection, batch_id=batch_id), BatchFile),
         stage_runs=records(_sql.batch_stage_runs(connection, batch_id=batch_id), StageRun),
+        rows=stored_rows(connection, [batch_id]),
     )

@@ -9,6 +9,7 @@ import msgspec
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load, records
 from flows.reports import text
+from flows.reports.overview import Rows, stored_rows
 from flows.reports.timings import Timing, timings
 
 _sql = load("reports.sql")
@@ -68,6 +69,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     flow_run_id: str
     totals: Totals
+    rows: Rows
     elapsed_sec: float
     stages: list[Timing]
     failed: list[FailedBatch]
@@ -89,6 +91,7 @@ def summary(
     return Summary(
         flow_run_id=str(flow_run_id),
         totals=Totals(**_sql.batch_totals(connection, batch_ids=ids)),
+        rows=stored_rows(connection, ids),
         elapsed_sec=_sql.elapsed(connection, ids=stage_runs),
         stages=timings(connection, stage_run_ids=stage_runs, limits=limits),
         failed=records(_sql.failed_batches(connection, batch_ids=ids), FailedBatch),
@@ -127,7 +130,7 @@ def _totals(summary: Summary) -> str:
             f"{totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
         ),
         ("Chats", f"{totals.chats:,}", ""),
-        ("Messages", f"{totals.messages:,}", f"{totals.messages / elapsed:,.0f} per second"),
+        ("Messages", f"{totals.messages:,}", f"{totals.messages / elapsed:,.0f} per second; {summary.rows}"),
         ("Input", text.size(totals.bytes_in), f"{text.size(totals.bytes_in / elapsed)} per second"),
         ("Elapsed", text.seconds(summary.elapsed_sec), f"{totals.files / elapsed:.1f} files per second"),
     ]

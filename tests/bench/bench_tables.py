@@ -146,7 +146,7 @@ def searches(url: str, rows: int) -> Iterator[Row]:
 
 
 def store_cost(url: str, root: Path, rounds: int) -> Iterator[Row]:
-    """Compare loads of new rows with loads that neither note sources for search nor have the index of topics."""
+    """Compare loads of new rows with loads that neither note their sources nor have the index of topics."""
     folder = bench_store.write_batch(root / "one", 98, 100_000)
     chats = loading.read_chats(folder)
     columns = "messages (chat_key, message_id) WHERE action = 'topic_created'"

@@ -10,7 +10,15 @@ from typer.testing import CliRunner, Result
 
 from flows.cli.main import app
 
-TABLES = ["chats", "messages", "chat_aliases", "chat_clues", "joined_chats", "joined_messages"]
+TABLES = [
+    "chats",
+    "messages",
+    "chat_aliases",
+    "chat_clues",
+    "joined_chats",
+    "joined_messages",
+    "message_versions",
+]
 
 
 def tables(url: str) -> dict[str, list[tuple[Any, ...]]]:

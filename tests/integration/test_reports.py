@@ -355,3 +355,23 @@ def test_usage_errors_exit_with_status_2(tdp: Callable[..., Result], args: tuple
 def test_an_unavailable_database_is_a_database_unavailable_error(tmp_path: Path) -> None:
     env = {"TDP_DATABASE_URL": f"postgresql://nobody@/none?host={tmp_path}", "TDP_HOME": str(tmp_path)}
     assert isinstance(CliRunner().invoke(app, ["batches"], env=env).exception, DatabaseUnavailable)
+
+
+def test_new_changed_and_known_messages_are_shown(two_batches: Any, tdp: Callable[..., Result]) -> None:
+    for batch, new in (("batch_000001", 5), ("batch_000002", 7)):
+        counts = json.dumps({"rows_new": new, "rows_changed": 1, "rows_same": 2})
+        execute(
+            two_batches,
+            "UPDATE stage_runs SET counts = %s WHERE stage = 'store' AND batch_id = %s",
+            counts,
+            batch,
+        )
+    assert "messages: 5 new, 1 changed, 2 known" in tdp("show", "batch_000001").stdout
+    assert json.loads(tdp("show", "batch_000002", "--json").stdout)["rows"] == {
+        "new": 7,
+        "changed": 1,
+        "known": 2,
+    }
+    found = reports.summary(two_batches, RUN)
+    assert (found.rows.new, found.rows.changed, found.rows.known) == (12, 2, 4)
+    assert "12 new, 2 changed, 4 known" in reports.summary_markdown(found)

@@ -58,6 +58,18 @@ def assert_nothing_lost(url: str, exports: Sequence[Export]) -> None:
         assert stored[best.get(key, key), number] == sent
 
 
+def assert_versions(url: str, exports: Sequence[Export]) -> None:
+    """Check that every other text of a message in a chat's own exports is kept, in its last revision."""
+    found = sorted(itertools.chain.from_iterable(map(rows, exports)), key=lambda row: str(row["revision"]))
+    current = {(row["chat_key"], row["message_id"]): row["text"] for row in found}
+    versions = {(row["chat_key"], row["message_id"], row["text"]): row["revision"] for row in found}
+    expected = {key: revision for key, revision in versions.items() if current[key[:2]] != key[2]}
+    with psycopg.connect(url) as connection:
+        statement = "SELECT chat_key, message_id, text, revision FROM message_versions"
+        kept = connection.execute(statement).fetchall()
+    assert {(key, number, text): revision for key, number, text, revision in kept} == expected
+
+
 def assert_same_tables(url: str, folder: Path, rng: random.Random, any_export: Any) -> list[Export]:
     """Store eight batches of random exports in several orders, then concurrently; return the exports."""
     batches, exports = list[Path](), list[Export]()
@@ -89,6 +101,7 @@ SEEDS = range(int(os.environ.get("STORE_SEEDS", "4")))
 def test_any_order_and_concurrency_have_the_same_result(database_url: str, tmp_path: Path, seed: int) -> None:
     exports = assert_same_tables(database_url, tmp_path, random.Random(seed), any_export)
     assert_nothing_lost(database_url, exports)
+    assert_versions(database_url, exports)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -147,6 +147,17 @@ CROSS JOIN LATERAL (
     FROM unnest(at_work) AS span) b
 ORDER BY "group", position;
 
+-- name: stored_rows(batch_ids)^
+-- What the last completed store of each of these batches did: messages that were new, changed and known.
+SELECT coalesce(sum(whole_number(counts ->> 'rows_new')), 0)::bigint AS new,
+       coalesce(sum(whole_number(counts ->> 'rows_changed')), 0)::bigint AS changed,
+       coalesce(sum(whole_number(counts ->> 'rows_same')), 0)::bigint AS known
+FROM (
+    SELECT DISTINCT ON (batch_id) counts FROM stage_runs
+    WHERE batch_id = ANY (:batch_ids::text[]) AND stage = 'store' AND outcome = 'COMPLETED'
+    ORDER BY batch_id, queued_at DESC
+) AS stored;
+
 -- name: batch_totals(batch_ids)^
 SELECT count(DISTINCT b.batch_id) AS batches,
        count(f.source_id) AS files,

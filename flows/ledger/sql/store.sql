@@ -22,6 +22,9 @@ SELECT FROM chats WHERE chat_key = ANY(:chat_keys) ORDER BY chat_key FOR UPDATE;
 -- name: delete_of_sources(sources)!
 DELETE FROM messages WHERE source_id = ANY(:sources);
 
+-- name: delete_versions(sources)!
+DELETE FROM message_versions WHERE source_id = ANY(:sources);
+
 -- name: stale_sources()$
 -- Sources that a running backfill has yet to store again.
 SELECT coalesce(array_agg(f.source_id), '{}') FROM living_backfills l JOIN batch_files f USING (batch_id)
@@ -81,14 +84,46 @@ COPY loaded (
 -- Autovacuum never analyzes temporary tables, and without statistics the planner assumes a small table.
 ANALYZE loaded (chat_key, message_id);
 
--- name: delete_older(stale)!
+-- name: create_contested#
+CREATE TEMPORARY TABLE contested (LIKE message_versions) ON COMMIT DROP;
+
+-- name: contest_twins()!
+-- If a batch has a message several times: all but its greatest revision.
+INSERT INTO contested
+SELECT chat_key, message_id, md5(text)::uuid, text, entities, edited_at, edited_local, revision, source_id FROM (
+    SELECT *, row_number() OVER (PARTITION BY chat_key, message_id ORDER BY revision DESC, source_id) AS place
+    FROM loaded
+) AS ranked WHERE place > 1;
+
+-- name: compare_loaded(stale)!
+-- The loaded rows of messages that exist in another version, or from another source.
+CREATE TEMPORARY TABLE compared ON COMMIT DROP AS
+SELECT l.chat_key, l.message_id, l.text, l.entities, l.edited_at, l.edited_local, l.revision, l.source_id,
+       m.text AS was, m.entities AS was_entities, m.edited_at AS was_edited_at, m.edited_local AS was_edited_local,
+       m.revision AS was_revision, m.source_id AS was_source,
+       m.source_id = ANY(:stale::bigint[]) AND left(l.revision, 14) = left(m.revision, 14) AS is_stale
+FROM loaded l JOIN messages m ON m.chat_key = l.chat_key AND m.message_id = l.message_id
+WHERE l.revision <> m.revision OR l.source_id < m.source_id OR m.source_id = ANY(:stale::bigint[]);
+
+-- name: analyze_compared#
+ANALYZE compared (chat_key, message_id);
+
+-- name: delete_older()!
 -- Of two versions of a message the greater revision is kept, of two sources of one version the first received.
 -- If the revisions differ only in the checksum and the source of the existing row is yet to be stored again,
 -- the row is deleted: it came from an older converter, and its successor will be compared with the new row.
-DELETE FROM messages m USING loaded l
-WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id
-  AND ((l.revision, -l.source_id) > (m.revision, -m.source_id)
-       OR (m.source_id = ANY(:stale::bigint[]) AND left(l.revision, 14) = left(m.revision, 14)));
+DELETE FROM messages m USING compared c
+WHERE m.chat_key = c.chat_key AND m.message_id = c.message_id
+  AND ((c.revision, -c.source_id) > (m.revision, -m.source_id) OR c.is_stale);
+
+-- name: contest_lesser()!
+-- The lesser of two versions with different texts.
+INSERT INTO contested
+SELECT chat_key, message_id, md5(was)::uuid, was, was_entities, was_edited_at, was_edited_local, was_revision, was_source
+FROM compared WHERE revision > was_revision AND text <> was AND NOT is_stale
+UNION ALL
+SELECT chat_key, message_id, md5(text)::uuid, text, entities, edited_at, edited_local, revision, source_id
+FROM compared WHERE revision < was_revision AND text <> was AND NOT is_stale;
 
 -- name: insert_newer()!
 -- If a batch has a message several times, the first row is inserted and the others conflict with it. Messages
@@ -98,4 +133,26 @@ SELECT * FROM loaded l
 WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id)
 ORDER BY chat_key, message_id, revision DESC, source_id
 ON CONFLICT DO NOTHING;
+
+-- name: analyze_contested#
+ANALYZE contested (chat_key, message_id);
+
+-- name: keep_versions()!
+-- Of the contested texts that the message does not have now, the greatest revision of each.
+INSERT INTO message_versions AS v
+SELECT DISTINCT ON (c.chat_key, c.message_id, c.content) c.*
+FROM contested c JOIN messages m ON m.chat_key = c.chat_key AND m.message_id = c.message_id
+WHERE m.text <> c.text
+ORDER BY c.chat_key, c.message_id, c.content, c.revision DESC, c.source_id
+ON CONFLICT (chat_key, message_id, content) DO UPDATE
+SET (text, entities, edited_at, edited_local, revision, source_id) = ROW (
+    excluded.text, excluded.entities, excluded.edited_at, excluded.edited_local, excluded.revision,
+    excluded.source_id)
+WHERE (excluded.revision, -excluded.source_id) > (v.revision, -v.source_id);
+
+-- name: drop_current_versions()!
+-- A text that the message has again is no earlier one.
+DELETE FROM message_versions v USING contested c, messages m
+WHERE v.chat_key = c.chat_key AND v.message_id = c.message_id
+  AND m.chat_key = c.chat_key AND m.message_id = c.message_id AND v.text = m.text;
 

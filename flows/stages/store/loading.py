@@ -2,7 +2,8 @@
 
 The content of the tables depends only on the rows that were loaded, not on their order or on concurrency:
 
-- a chat keeps the greatest revision of each message that its own exports contain;
+- a chat keeps the greatest revision of each message that its own exports contain, and of each other text that
+  the message had;
 - chats that are found to be the same are joined; each load decides that again from all rows
   (:mod:`flows.stages.store.joining`);
 - when a batch is stored again, its rows replace those that its source files brought before;
@@ -149,9 +150,8 @@ def _load(
     if known:
         sql.create_loaded(connection)
         rows += _copy(connection, sql.copy_loaded.sql, _rows(path, pa.array(fresh), keep=False))
-        sql.analyze_loaded(connection)
-        changed = sql.delete_older(connection, stale=sql.stale_sources(connection))
-        grown += sql.insert_newer(connection) - changed
+        changed, inserted = _merge(connection, twins=bool(known - once))
+        grown += inserted - changed
     if gone:
         sql.drop_chats(connection, chat_keys=sorted(gone))
     if may_join:
@@ -160,9 +160,31 @@ def _load(
     return counts | ({"rows_replaced": replaced} if earlier else {})
 
 
+def _merge(connection: Connection, *, twins: bool) -> tuple[int, int]:
+    """Merge the loaded rows into the messages; return how many were deleted and inserted.
+
+    ``twins``: whether a message may have been loaded several times.
+    """
+    sql.analyze_loaded(connection)
+    sql.create_contested(connection)
+    contested = sql.contest_twins(connection) if twins else 0
+    deleted = 0
+    if sql.compare_loaded(connection, stale=sql.stale_sources(connection)):
+        sql.analyze_compared(connection)
+        deleted = sql.delete_older(connection)
+        contested += sql.contest_lesser(connection)
+    inserted: int = sql.insert_newer(connection)
+    if contested:
+        sql.analyze_contested(connection)
+        sql.keep_versions(connection)
+        sql.drop_current_versions(connection)
+    return deleted, inserted
+
+
 def _delete_earlier(connection: Connection, earlier: list[int], keys: set[str]) -> int:
     """Delete the messages that the sources ``earlier`` brought before; lock their chats first."""
     sql.lock_chats(connection, chat_keys=sorted(keys))
+    sql.delete_versions(connection, sources=earlier)
     return int(sql.delete_of_sources(connection, sources=earlier))
 
 

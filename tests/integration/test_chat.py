@@ -1,0 +1,107 @@
+"""`tdp chat` shows a chat, the exports that brought it, and what was edited, in any order of loading."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from chat_tables import clear
+from chat_tables import run_tdp as run
+from converted import Export, store, write
+
+from flows.errors import ChatUnknown, QueryTimedOut
+
+#: Three exports of one chat, one a month: message 1 was edited twice, message 2 is gone from the second on.
+EXPORTS = [
+    Export(1, "channel1", "News", [(1, 1, "draft"), (2, 2, "gone"), (3, 3, "same")], sender=("user1", "Ann")),
+    Export(
+        2, "channel1", "News", [(1, 10, "better"), (3, 3, "same"), (4, 11, "new")], sender=("user1", "Ann")
+    ),
+    Export(
+        3, "channel1", "News", [(1, 20, "final"), (3, 3, "same"), (4, 11, "new")], sender=("user1", "Ann")
+    ),
+]
+
+
+def shown(url: str, *arguments: object) -> dict[str, Any]:
+    done = run(url, "chat", "--json", *arguments)
+    assert done.exit_code == 0, done.output or done.exception
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_edits_are_seen_in_any_order_of_loading(database_url: str, tmp_path: Path) -> None:
+    folders = [write(tmp_path / str(export.source), export) for export in EXPORTS]
+    pages = set()
+    for order in itertools.permutations(folders):
+        clear(database_url)
+        for folder in order:
+            store(database_url, folder)
+        found = shown(database_url, "News")
+        assert [(edit["message_id"], edit["earlier"], edit["text"]) for edit in found["edits"]] == [
+            (1, ["draft", "better"], "final")
+        ]
+        pages.add(json.dumps(found))
+    assert len(pages) == 1
+    exports = [(each["source_id"], each["messages"], each["versions"]) for each in found["exports"]]
+    assert exports == [(1, 2, 1), (2, 1, 1), (3, 1, 0)]
+    assert (found["statistics"]["messages"], found["edited"]) == (4, 1)
+
+
+def test_an_edit_that_was_undone_is_no_earlier_text(database_url: str, tmp_path: Path) -> None:
+    texts = ["one", "two", "one"]
+    folders = [
+        write(tmp_path / str(n), Export(n + 1, "channel1", "News", [(1, n, text)]))
+        for n, text in enumerate(texts)
+    ]
+    for order in itertools.permutations(folders):
+        clear(database_url)
+        for folder in order:
+            store(database_url, folder)
+        assert shown(database_url, "News")["edits"][0]["earlier"] == ["two"]
+
+
+def test_two_exports_in_one_batch_show_an_edit(database_url: str, tmp_path: Path) -> None:
+    store(database_url, write(tmp_path / "all", *EXPORTS))
+    assert shown(database_url, "News")["edits"][0]["earlier"] == ["draft", "better"]
+
+
+def test_edits_of_a_chat_that_was_joined_are_those_of_both(database_url: str, tmp_path: Path) -> None:
+    known = Export(1, "user5@user9", "Anna", [(1, 1, "hello"), (2, 2, "there")])
+    floating = Export(2, "user5~a", "Anna", [(1, 1, "hello"), (2, 2, "there")])
+    earlier = Export(3, "user5@user9", "Anna", [(4, 4, "x")])
+    later = Export(4, "user5@user9", "Anna", [(4, 5, "y")])
+    for export in (known, earlier, later):
+        store(database_url, write(tmp_path / str(export.source), export))
+    store(database_url, write(tmp_path / "2", floating))
+    found = shown(database_url, "Anna")
+    assert {edit["message_id"]: edit["earlier"] for edit in found["edits"]}[4] == ["x"]
+
+
+def test_the_page(database_url: str, tmp_path: Path) -> None:
+    for export in EXPORTS:
+        store(database_url, write(tmp_path / str(export.source), export))
+    page = run(database_url, "chat", "News").stdout
+    for part in (
+        "News  channel1",
+        "4 messages in 1 chat",
+        "source 1",
+        "1 message with an earlier text:",
+        "  + final",
+    ):
+        assert part in page
+    assert page.index("- draft") < page.index("- better")
+    assert isinstance(run(database_url, "chat", "none").exception, ChatUnknown)
+
+
+def test_a_question_that_takes_too_long_is_ended(database_url: str, tmp_path: Path) -> None:
+    store(database_url, write(tmp_path / "1", EXPORTS[0]))
+    with psycopg.connect(database_url) as opened:
+        opened.execute("ALTER TABLE messages RENAME TO kept")
+        opened.execute("CREATE VIEW messages AS SELECT kept.* FROM kept, pg_sleep(30)")
+    with pytest.raises(QueryTimedOut):
+        raise run(database_url, "chat", "N", "--timeout", "0.2").exception or AssertionError
