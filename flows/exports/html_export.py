@@ -131,8 +131,9 @@ class _HtmlReader:
         held = b""
         for chunk in chunks_of(part, _CHUNK):
             held += chunk
-            start = max((match.start() for match in _START.finditer(held)), default=0)
-            if start and len(held) > _CHUNK:
+            if len(held) > _CHUNK and (
+                start := max((one.start() for one in _START.finditer(held)), default=0)
+            ):
                 yield held[:start]
                 held = held[start:]
             if len(held) > LONGEST:
@@ -155,7 +156,9 @@ class _HtmlReader:
 
     def _read(self, piece: bytes, key: str | None) -> None:
         # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
-        html = _BREAK.sub("\n", escaped(piece.decode("utf-8", "replace"))).replace("<pre>", "<pre>\n")
+        html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
+        if "<br" in html:
+            html = _BREAK.sub("\n", html)
         tree = LexborHTMLParser(html)
         chat = self._chat = self._chat or self._begin(tree, piece, key)
         clock = self._batch.clock

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 from selectolax.lexbor import LexborNode
 
-from flows.exports.html_text import attribute, inner_text, joined, local_path, text_parts
+from flows.exports.html_text import (
+    attribute,
+    classes,
+    first_within,
+    inner_text,
+    joined,
+    local_path,
+    text_parts,
+)
 
 #: Telegram Desktop's texts for a file that was not exported, in HTML and in JSON.
 _LEFT_OUT = {
@@ -24,14 +32,17 @@ _WRAPS = {
 _TITLES = {"Video file": "video_file", "Animation": "animation", "Video message": "video_message"}
 _SIZE = re.compile(r"(\d+)\s*[×x]\s*(\d+)")
 _DURATION = re.compile(r"(?:(\d+):)?(\d+):(\d\d)\b")
+_SECONDS = re.compile(r"\((\d+) seconds\)")
 _VOTES = re.compile(r"(\d+) votes?(, chosen vote)?")
 _PLACE = re.compile(r"(-?\d+(?:\.\d+)?),\s*(-?\d+(?:\.\d+)?)")
 
 
 def media(wrap: LexborNode) -> dict[str, Any]:
-    """Return the members of a ``media_wrap`` block."""
+    """Return the members of a ``media_wrap`` block; of a phone call, which HTML shows as media, ``call``."""
     for node in wrap.iter():
-        names = attribute(node, "class").split()
+        names = classes(node)
+        if "media_call" in names:
+            return {"call": _call(node)}
         if "media_poll" in names:
             return _poll(node)
         if "media_giveaway" in names:
@@ -44,21 +55,9 @@ def media(wrap: LexborNode) -> dict[str, Any]:
     return {"media_type": "unknown", "media_text": _lines(wrap)}
 
 
-def call(body: LexborNode) -> dict[str, Any] | None:
-    """Return the members of a phone call, which HTML shows as media; None if the message is no call."""
-    node = body.css_first("div.media_call")
-    if node is None:
-        return None
-    status = _child_text(node, "status")
-    found: dict[str, Any] = {"action": "phone_call", "status": status}
-    if seconds := re.search(r"\((\d+) seconds\)", status):
-        found["duration_seconds"] = int(seconds[1])
-    return found
-
-
 def reactions(node: LexborNode) -> list[dict[str, Any]]:
     """Return the reactions in a ``reactions`` block: a span, in releases 5.6 to 5.13 a div."""
-    return [_reaction(child) for child in node.iter() if "reaction" in attribute(child, "class").split()]
+    return [_reaction(child) for child in node.iter() if "reaction" in classes(child)]
 
 
 def buttons(table: LexborNode) -> list[list[dict[str, str]]]:
@@ -68,14 +67,17 @@ def buttons(table: LexborNode) -> list[list[dict[str, str]]]:
 
 def _generic(node: LexborNode, names: list[str]) -> dict[str, Any]:
     kind = next((name.removeprefix("media_") for name in names if name.startswith("media_")), "unknown")
-    title, description, status = (_child_text(node, name) for name in ("title", "description", "status"))
+    first = first_within(node)
+    title, description, status = (
+        _text(first.get(f"div.{name}")) for name in ("title", "description", "status")
+    )
     shown = _Shown(kind, title, description, status, attribute(node, "href"))
     if (found := _without_file(shown)) is not None:
         return found
     found = _with_file(shown)
     if shown.title.startswith("Self-destructing"):
         found["self_destructing"] = shown.title
-    thumb = node.css_first("img.thumb")
+    thumb = first.get("img.thumb")
     thumbnail = local_path(attribute(thumb, "src")) if thumb else ""
     return _filled(**found, thumbnail=thumbnail, status=shown.status)
 
@@ -104,8 +106,6 @@ class _Shown(NamedTuple):
 def _without_file(shown: _Shown) -> dict[str, Any] | None:
     kind, title, description, status, link = shown
     match kind:
-        case "call":
-            return {}  # not media: see call()
         case "contact":
             contact = {"name": title, "phone_number": status.partition(" - vCard")[0]}
             return {"contact_information": contact, **_filled(contact_vcard=shown.path)}
@@ -119,6 +119,14 @@ def _without_file(shown: _Shown) -> dict[str, Any] | None:
         case "invoice":
             return {"invoice_information": _filled(title=title, description=description, status=status)}
     return None
+
+
+def _call(node: LexborNode) -> dict[str, Any]:
+    status = _text(first_within(node).get("div.status"))
+    found: dict[str, Any] = {"action": "phone_call", "status": status}
+    if seconds := _SECONDS.search(status):
+        found["duration_seconds"] = int(seconds[1])
+    return found
 
 
 def _with_file(shown: _Shown) -> dict[str, Any]:
@@ -150,12 +158,12 @@ def _shown(node: LexborNode, key: str, media_type: str = "") -> dict[str, Any]:
 
 
 def _poll(node: LexborNode) -> dict[str, Any]:
-    question = _child_text(node, "question")
-    note = _child_text(node, "details")
+    first = first_within(node)
+    question, note = _text(first.get("div.question")), _text(first.get("div.details"))
     answers = [_answer(answer) for answer in node.css("div.answer")]
     if note == "To-do List":
         return {"todo_list": {"title": question, "answers": [{"text": one["text"]} for one in answers]}}
-    total = _VOTES.search(_child_text(node, "total"))
+    total = _VOTES.search(_text(first.get("div.total")))
     return {
         "poll": {
             "question": question,
@@ -178,12 +186,17 @@ def _answer(node: LexborNode) -> dict[str, Any]:
 
 
 def _reaction(node: LexborNode) -> dict[str, Any]:
-    emoji, count = node.css_first(".emoji"), node.css_first(".count")
+    first = first_within(node)
+    emoji, count = first.get(".emoji"), first.get(".count")
     link = emoji.css_first("a") if emoji else None
-    recent = [{"from": attribute(one, "title")} for one in node.css("div.initials")]
+    recent = (
+        [{"from": attribute(one, "title")} for one in node.css("div.initials")]
+        if "div.initials" in first
+        else []
+    )
     shown = (count.text() or "").strip() if count else ""
     found: dict[str, Any] = {"type": "emoji", "count": int(shown) if shown.isdecimal() else len(recent)}
-    if "paid" in attribute(node, "class").split():
+    if "paid" in classes(node):
         found["type"] = "paid"
     elif link:
         found |= {"type": "custom_emoji", "document_id": local_path(attribute(link, "href"))}
@@ -202,9 +215,8 @@ def _button(link: LexborNode) -> dict[str, str]:
     }
 
 
-def _child_text(node: LexborNode, name: str) -> str:
-    child = node.css_first(f"div.{name}")
-    return joined(text_parts(child)) if child else ""
+def _text(node: LexborNode | None) -> str:
+    return joined(text_parts(node)) if node else ""
 
 
 def _lines(node: LexborNode) -> str:

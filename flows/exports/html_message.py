@@ -10,11 +10,12 @@ from selectolax.lexbor import LexborNode
 
 from flows.exports import html_media
 from flows.exports.html_actions import action_of
-from flows.exports.html_text import attribute, inner_text, joined, text_parts
+from flows.exports.html_text import attribute, classes, inner_text, joined, text_parts
 from flows.exports.pages import DAY_BARS
 from flows.exports.zones import Clock
 
 _TIME = re.compile(r"(\d\d)\.(\d\d)\.(\d{4}) (\d\d):(\d\d):(\d\d)(?: UTC([+-]\d\d):?(\d\d))?")
+_ID = re.compile(r"(?:message)?(-?\d{1,18})")
 _VIA = re.compile(r"\s+via (@\w+)\s*$")
 _REPLY = re.compile(r"go_to_message(-?\d+)")
 _UNSUPPORTED = "This message is not supported by this version of Telegram Desktop."
@@ -31,10 +32,10 @@ class Above:
 
 def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | None:
     """Return the members of a message, which may lack an id; None for a day bar."""
-    digits = attribute(node, "id").removeprefix("message")
-    found: dict[str, Any] = {"id": int(digits) if re.fullmatch(r"-?\d{1,18}", digits) else None}
-    body = next((child for child in node.iter() if "body" in attribute(child, "class").split()), None)
-    if "service" in attribute(node, "class").split():
+    number = _ID.fullmatch(attribute(node, "id"))
+    found: dict[str, Any] = {"id": int(number[1]) if number else None}
+    body = next((child for child in node.iter() if "body" in classes(child)), None)
+    if "service" in classes(node):
         return None if found["id"] in DAY_BARS else found | _service(body)
     found |= {"type": "message", "text": ""}
     if body is None:
@@ -53,7 +54,7 @@ def _service(body: LexborNode | None) -> dict[str, Any]:
 def _body(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -> dict[str, Any]:
     named = False
     for child in body.iter():
-        names = attribute(child, "class").split()
+        names = classes(child)
         if "date" in names:
             found |= _date(attribute(child, "title"), clock)
         elif "from_name" in names:
@@ -65,14 +66,14 @@ def _body(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -
     if named and "forwarded_from" not in found:
         above.forward = {}
     found |= above.sender
-    if called := html_media.call(body):
+    if called := found.pop("call", None):
         found |= {"type": "service", **called, "actor": found.pop("from", None)}
     return found
 
 
 def _forwarded(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -> dict[str, Any]:
     for child in body.iter():
-        names = attribute(child, "class").split()
+        names = classes(child)
         if "from_name" in names:
             above.forward = _origin(child, clock)
         else:
@@ -115,8 +116,8 @@ def _origin(node: LexborNode, clock: Clock) -> dict[str, Any]:
 
 
 def _target(node: LexborNode) -> int | None:
-    for link in node.css("a"):
-        if match := _REPLY.search(attribute(link, "href")):
+    for link in node.traverse():
+        if link.tag == "a" and (match := _REPLY.search(attribute(link, "href"))):
             return int(match[1])
     return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from selectolax.lexbor import LexborNode
@@ -27,18 +29,45 @@ _HANDLERS = {
     "ShowNotLoadedEmoji": "custom_emoji",
     "ShowNotAvailableEmoji": "custom_emoji",
 }
+#: Elements of one block that are searched; a poll with twelve answers has less than a hundred.
+_MOST_WITHIN = 1000
 _HANDLER = re.compile(r"Show\w+")
-_INDENT = re.compile(r"\n *$")
 
 
 def attribute(node: LexborNode, name: str) -> str:
     """Return the value of an attribute, empty if there is none."""
-    return node.attributes.get(name) or ""
+    return node.attrs.get(name) or ""
+
+
+#: An export has some hundred different values of ``class``, each in thousands of messages.
+_split = lru_cache(1000)(str.split)
+
+
+def classes(node: LexborNode) -> list[str]:
+    """Return the names of a node's classes, in a list that nodes share."""
+    try:
+        return _split(node.attrs.get("class") or "")
+    except TypeError:  # a comment
+        return []
+
+
+def first_within(node: LexborNode) -> dict[str, LexborNode]:
+    """Return the first element within ``node`` that fits, by selectors such as ``div.title`` and ``.title``.
+
+    For all of them this takes as long as one css_first(), which compiles its selector at each call. A block
+    that is not closed holds all later messages, so only its first elements are searched.
+    """
+    found: dict[str, LexborNode] = {}
+    for child in islice(node.traverse(), 1, _MOST_WITHIN):
+        for name in classes(child):
+            found.setdefault(f".{name}", child)
+            found.setdefault(f"{child.tag}.{name}", child)
+    return found
 
 
 def inner_text(node: LexborNode) -> str:
     """Return the text within a block, without the line break and indentation of the file's layout."""
-    return _INDENT.sub("", (node.text() or "").removeprefix("\n"))
+    return without_indent((node.text() or "").removeprefix("\n"))
 
 
 def local_path(href: str) -> str:
@@ -59,7 +88,7 @@ def text_parts(node: LexborNode) -> list[Entity]:
             parts.append(part)
     if parts:
         parts[0]["text"] = parts[0]["text"].removeprefix("\n")
-        parts[-1]["text"] = _INDENT.sub("", parts[-1]["text"])
+        parts[-1]["text"] = without_indent(parts[-1]["text"])
     return [part for part in parts if part["text"]]
 
 
@@ -68,11 +97,21 @@ def joined(parts: list[Entity]) -> str:
     return "".join(part["text"] for part in parts)
 
 
+def without_indent(text: str) -> str:
+    """Remove the last line break and the spaces behind it, and if the text ends there, one more such."""
+    line, indented = text.rstrip(" "), text.endswith(" ")
+    if not line.endswith("\n"):
+        return text
+    above = line[:-1].rstrip(" ")
+    return above[:-1] if above.endswith("\n") and not indented else line[:-1]
+
+
 def _part(node: LexborNode) -> Entity:
-    text = (node.text_content if node.is_text_node else node.text()) or ""
-    if node.tag == "a":
-        return _link(text, node.attributes)
-    return {"type": _TAGS.get(node.tag or "", "plain"), "text": text}
+    tag = node.tag or ""
+    if tag == "-text":
+        return {"type": "plain", "text": node.text_content or ""}
+    text = node.text() or ""
+    return _link(text, node.attributes) if tag == "a" else {"type": _TAGS.get(tag, "plain"), "text": text}
 
 
 def _link(text: str, attributes: dict[str, Any]) -> Entity:

@@ -1,11 +1,15 @@
 """Messages in Telegram Desktop's HTML: texts, times, senders, media, service messages."""
 
+import itertools
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from html_pages import WHEN, Read, div, media, message, page, reader, service, text
+
+from flows.exports.html_text import without_indent
 
 
 @pytest.fixture
@@ -324,6 +328,25 @@ def test_a_phone_call_is_a_service_message(read: Read) -> None:
         None,
     )
     assert row["service"] == {"status": "Outgoing (20 seconds)", "duration_seconds": 20}
+
+
+def test_a_message_that_swallowed_a_call_is_no_call(read: Read) -> None:
+    open_ended = message(1, text("one")).removesuffix("\n     </div>\n").removesuffix("\n      </div>\n")
+    rows, _ = read(
+        page(open_ended, message(2, media("media_call success", "Bo", "", "Outgoing (20 seconds)")))
+    )
+    assert [(row["message_id"], row["type"], row["action"]) for row in rows] == [
+        (1, "message", None),
+        (2, "service", "phone_call"),
+    ]
+
+
+def test_the_layout_of_the_file_is_no_part_of_a_text() -> None:
+    layout = re.compile(r"\n *$")
+    for length in range(8):
+        for characters in itertools.product("a \n", repeat=length):
+            words = "".join(characters)
+            assert without_indent(words) == layout.sub("", words)
 
 
 def test_day_bars_are_left_out_and_messages_of_a_migrated_group_are_not(read: Read) -> None:
