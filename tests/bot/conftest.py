@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bot_api import TOKEN, BotApi, bot_api
+from bot_api import TOKEN, BotApi
+from bot_api_server import bot_api
 from bot_plant import ADMIN, ANNA, BORIS, Plant
 from pydantic import SecretStr
 

@@ -60,6 +60,12 @@ class Installation(Plant):
             return 0
         return process.pid if process.status() != psutil.STATUS_ZOMBIE else 0
 
+    async def kill_bot(self) -> None:
+        """Kill the bot, and wait for the next one."""
+        pid = await self.until(self.bot_pid)
+        os.kill(pid, signal.SIGKILL)
+        await self.until(lambda: self.bot_pid() not in (0, pid))
+
     def send(self, method: str, path: str, **body: Any) -> Any:
         answer = httpx.request(method, f"{services.server_url(self.settings)}/api/{path}", json=body)
         return answer.raise_for_status().json()
@@ -106,6 +112,32 @@ async def test_every_document_is_stored_once_and_every_sender_is_told(
         monitor_port=services.free_port(),
     )
     plant = Installation(settings, api)
+    names = send_documents(api, number)
+    with plant.up():
+        await plant.until(lambda: b"Ready." in plant.log.read_bytes(), 120)
+        for kill in range(kills):
+            least = kill * number // kills
+            await plant.until(lambda least=least: plant.states().get("RECEIVED", 0) >= least, 120)
+            if is_faulty:
+                add_faults(api)
+            await plant.kill_bot()
+        await plant.until(lambda: plant.states() == {"RECEIVED": number + 5, "REFUSED": 1}, 120)
+        await plant.until(plant.has_begun, 120)
+        await plant.kill_bot()
+        await plant.until(plant.has_ended, 600 if is_faulty else 240)
+
+        check_rows(plant, number + 3)
+        check_turns(plant)
+        check_messages(api, names)
+        await check_operators(plant, number + 5)
+    check_token(plant)
+
+
+def send_documents(api: BotApi, number: int) -> dict[int, list[str]]:
+    """Send ``number`` exports and a broken one of Anna, five documents of Boris, and one of a stranger.
+
+    Returns the names of the files by sender.
+    """
     names = defaultdict(list)
 
     def send(user: int, name: str, content: bytes, **more: Any) -> None:
@@ -120,33 +152,18 @@ async def test_every_document_is_stored_once_and_every_sender_is_told(
     send(BORIS, "again.zip", export(7))
     send(BORIS, "large.zip", b"", size=25 << 20)
     api.document(STRANGER, "stranger.zip", export(999))
+    return names
 
-    with plant.up():
-        await plant.until(lambda: b"Ready." in plant.log.read_bytes(), 120)
-        for kill in range(kills):
-            least = kill * number // kills
-            await plant.until(lambda least=least: plant.states().get("RECEIVED", 0) >= least, 120)
-            if is_faulty:
-                add_faults(api)
-            pid = await plant.until(plant.bot_pid)
-            os.kill(pid, signal.SIGKILL)
-            await plant.until(lambda pid=pid: plant.bot_pid() not in (0, pid))
-        await plant.until(lambda: plant.states() == {"RECEIVED": number + 5, "REFUSED": 1}, 120)
-        await plant.until(plant.has_begun, 120)
-        os.kill(await plant.until(plant.bot_pid), signal.SIGKILL)
-        await plant.until(plant.has_ended, 600 if is_faulty else 240)
 
-        check_rows(plant, number + 3)
-        check_turns(plant)
-        for user, sent in names.items():
-            finals = "\n".join(api.texts_to(user))
-            assert [name for name in sent if f" {name}: " not in finals] == []
-        assert len(api.texts_to(STRANGER)) == 1
-        assert "❌ broken.zip: quarantined: " in "\n".join(api.texts_to(ANNA))
-        (again,) = {line for text in api.texts_to(BORIS) for line in text.splitlines() if "again" in line}
-        assert again.removesuffix(" (received before)") == "✅ again.zip: stored, 2 messages"
-        await check_operators(plant, number + 5)
-    check_token(plant)
+def check_messages(api: BotApi, names: dict[int, list[str]]) -> None:
+    """Each sender's final messages name every file of his with its outcome; a stranger got one answer."""
+    for user, sent in names.items():
+        finals = "\n".join(api.texts_to(user))
+        assert [name for name in sent if f" {name}: " not in finals] == []
+    assert len(api.texts_to(STRANGER)) == 1
+    assert "❌ broken.zip: quarantined: " in "\n".join(api.texts_to(ANNA))
+    (again,) = {line for text in api.texts_to(BORIS) for line in text.splitlines() if "again" in line}
+    assert again.removesuffix(" (received before)") == "✅ again.zip: stored, 2 messages"
 
 
 def add_faults(api: BotApi) -> None:

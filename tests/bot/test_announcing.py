@@ -27,6 +27,10 @@ SELECT batch_id, 'store', 1, 'here', 7, now(), now(), now(), 'COMPLETED',
        '{"rows_new": 1200, "rows_changed": 0, "rows_same": 80}' FROM batch_processing
 """
 DONE = "UPDATE batch_processing SET status = 'COMPLETED', completed_at = now()"
+OUTCOME = """
+UPDATE batch_files SET status = %s, messages = %s, error = %s
+WHERE source_id = (SELECT source_id FROM source_files WHERE name = %s)
+"""
 STORED = "UPDATE batch_files SET status = 'STORED', chats = 1, messages = 1200 WHERE status = 'WAITING'"
 
 
@@ -58,14 +62,8 @@ async def test_from_the_first_upload_to_the_outcomes(plant: Plant, api: BotApi) 
         plant.rows("UPDATE batch_processing SET status = 'CONVERTING'")
         status = "Received 4 of 5 files.\nNow: 4 in convert.\n🚫 big.zip: not accepted: it is over 20 MB"
         await plant.until(lambda: api.texts_to(ANNA)[0].startswith(status))
-        plant.rows(
-            "UPDATE batch_files SET status = 'PARTIAL', messages = 80, error = 'page 3 is damaged'"
-            " WHERE source_id = (SELECT source_id FROM source_files WHERE name = 'part.zip')"
-        )
-        plant.rows(
-            "UPDATE batch_files SET status = 'QUARANTINED', error = 'it is encrypted'"
-            " WHERE source_id = (SELECT source_id FROM source_files WHERE name = 'broken.zip')"
-        )
+        plant.rows(OUTCOME, "PARTIAL", 80, "page 3 is damaged", "part.zip")
+        plant.rows(OUTCOME, "QUARANTINED", None, "it is encrypted", "broken.zip")
         plant.rows(STORED)
         plant.rows(COUNTED)
         plant.rows(DONE)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from bot_api import BOT_ID, TOKEN, BotApi, bot_api
+from bot_api import BOT_ID, TOKEN, BotApi
+from bot_api_server import bot_api
 from telegram import Bot, Update
 from telegram.error import BadRequest, Conflict, Forbidden, NetworkError, RetryAfter
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bot_api import ANONYMOUS_ADMIN, BotApi, bot_api, serving
+from bot_api import ANONYMOUS_ADMIN, BotApi
+from bot_api_server import bot_api, serving
 from bot_plant import ADMIN, ANNA, BORIS, STRANGER, Plant, export
 
 from flows.bot import receiving, service

@@ -14,6 +14,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.get_bind().exec_driver_sql(
+        "DO $$ BEGIN IF EXISTS (SELECT FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')) THEN"
+        " RAISE EXCEPTION 'uploads are being received: let the bot run until `tdp bot status` has none,"
+        " then migrate'; END IF; END $$;"
         "DROP INDEX receipts_telegram;"
         "DROP TABLE announcement_messages, uploads, announcements, bot_strangers, bot_updates, bots"
     )
