@@ -40,6 +40,14 @@ class Poller:
 
     async def run(self) -> None:
         """Poll until this is cancelled. Raises DatabaseUnavailable."""
+        try:
+            await self._poll()
+        finally:
+            for answer in self._answers:
+                answer.cancel()
+            await asyncio.gather(*self._answers, return_exceptions=True)
+
+    async def _poll(self) -> None:
         offset, pause, seconds = None, _FIRST_PAUSE, 0  # the first answer, at once, proves that it works
         while True:
             try:
