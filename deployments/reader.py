@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import psycopg2.errors
@@ -20,13 +21,17 @@ READABLE = (
 def apply_reader(url: str, *, login: bool) -> list[str]:
     """Create the role and let it read the data of the database at ``url``; return one line per change.
 
+    Says on stderr if the database user may not do that.
+
     ``login``: whether it may log in without further ado, as in a server that only this user reaches.
     """
     with connection(url, autocommit=True) as ledger:
         try:
             return list(_apply(ledger, login=login))
         except psycopg2.errors.InsufficientPrivilege as error:
-            return [f"role {READER}: not set up, because this database user may not ({_line(error)})"]
+            # No change, so not among the changes: an owner without this right has the same again each time.
+            sys.stderr.write(f"role {READER}: not set up, this database user may not ({_line(error)})\n")
+            return []
 
 
 def _apply(ledger: Connection, *, login: bool) -> Iterator[str]:
