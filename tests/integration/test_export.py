@@ -191,7 +191,7 @@ def error(done: Result, kind: type[Exception]) -> str:
 
 def test_an_unknown_or_ambiguous_chat_is_an_error_with_its_candidates(filled: str, tmp_path: Path) -> None:
     out = tmp_path / "all.csv"
-    assert "no chat has" in error(run(filled, "export", out, "--chat", "nobody's"), ChatUnknown)
+    assert "no chat has" in error(run(filled, "export", out, "--chat", "missing"), ChatUnknown)
     message = error(run(filled, "export", out, "--chat", "ew"), ChatUnknown)
     assert "channel1  News  (public_channel)\n" in message
     assert "channel2  Old news" in message
