@@ -1,5 +1,5 @@
 -- Extensions that search uses if there are any: both are trusted, so the owner of the database may create them. To
--- use them when they were installed later: `tdp migrate 0011`, then `tdp migrate`.
+-- use them when they were installed later: `tdp migrate 0010`, then `tdp migrate`.
 DO $$
 DECLARE
     extension text;
