@@ -19,12 +19,12 @@ def read_export(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the messages of ``export`` in batches of the schema MESSAGES.
 
-    Chats and problems are added to ``reading``; the content of an export never raises an error. JSON is
-    read on the idle ``processors``, HTML in the context of its ``batch``. Raises OSError when its files
+    Chats and problems are added to ``reading``; the content of an export never raises an error. It is read on
+    the idle ``processors``, HTML in the context of its ``batch``. Raises OSError when its files
     cannot be read.
     """
     if export.form == "html":
-        yield from read_html(export, reading, batch)
+        yield from read_html(export, reading, batch, processors)
         return
     for rows in read_json(export.parts[0], reading, processors):
         if batch and batch.twins:

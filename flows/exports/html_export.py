@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -20,13 +22,18 @@ from flows.exports.html_message import Above, message
 from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
 from flows.exports.pages import Page, chunks_of, part_name, read_page
+from flows.exports.parallel import Processors, parallel_map
 from flows.exports.reading import Chat, Reading
 from flows.exports.repair import Message, parse
-from flows.exports.rows import BATCH, Rows
+from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST, Block
 
 #: Bytes parsed at once; a part has a little over 1 MB, but other programs join all parts into one.
 _CHUNK = 1 << 20
+#: Parts that forked readers read, if there are so many at least; then idle processors are counted again.
+_PARTS_WORTH_FORK, _PARTS_PER_FORK = 4, 32
+#: Stands for what a forked reader does not know: the sender above its piece.
+_UNKNOWN = {"?": None}
 _START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
 _BREAK = re.compile(r"<br\s*/?>")
@@ -37,15 +44,29 @@ _FOREIGN = {
 }
 
 
-def read_html(export: Export, reading: Reading, batch: HtmlBatch | None = None) -> Iterator[pa.RecordBatch]:
+class _Piece(NamedTuple):
+    """The messages of one piece as a batch (None without messages), and the state after the last of them."""
+
+    batch: pa.RecordBatch | None
+    above: Above
+    lost: int = 0
+    without_id: int = 0
+
+
+def read_html(
+    export: Export,
+    reading: Reading,
+    batch: HtmlBatch | None = None,
+    processors: Processors | None = None,
+) -> Iterator[pa.RecordBatch]:
     """Yield the messages of one chat in batches of MESSAGES; add the chat and problems to ``reading``.
 
-    Messages that the JSON of the same source file has are left out. Memory does not grow with the files.
-    Parts that are missing or cut off are reported as problems.
+    Many parts are read on all idle ``processors``. Messages that the JSON of the same source file has are
+    left out. Memory does not grow with the files. Parts that are missing or cut off are reported as problems.
     """
     batch = batch or HtmlBatch()
     pages = [read_page(part) for part in export.parts]
-    reader = _HtmlReader(export, pages, reading, batch)
+    reader = _HtmlReader(export, pages, reading, batch, processors)
     try:
         yield from reader.new_rows(_twin_of(export, pages, reading, batch))
     except BadInput as error:
@@ -66,9 +87,17 @@ def _twin_of(export: Export, pages: list[Page], reading: Reading, batch: HtmlBat
 
 
 class _HtmlReader:
-    def __init__(self, export: Export, pages: list[Page], reading: Reading, batch: HtmlBatch) -> None:
+    def __init__(
+        self,
+        export: Export,
+        pages: list[Page],
+        reading: Reading,
+        batch: HtmlBatch,
+        processors: Processors | None = None,
+    ) -> None:
         self._export, self._pages, self._reading, self._batch = export, pages, reading, batch
-        self._rows = Rows("html", reading.source)
+        self._processors = processors
+        self._forked = False
         self._end = batch.end_before(export)
         self._above = replace(self._end.above) if self._end else Above()
         self._chat: Chat | None = None
@@ -106,13 +135,32 @@ class _HtmlReader:
 
     def rows(self, key: str | None = None) -> Iterator[pa.RecordBatch]:
         """Yield all messages, as a chat with this ``key`` if it is known."""
-        for part in self._export.parts:
-            for piece in self._pieces(part):
-                self._read(piece, key)
-                if len(self._rows) >= BATCH:
-                    yield self._rows.batch()
-        if len(self._rows):
-            yield self._rows.batch()
+        parts = self._export.parts
+        while parts:
+            readers = self._readers(len(parts))
+            size = _PARTS_PER_FORK if readers else 1
+            # Lazy: no part is open before the fork, as forked readers would share its position.
+            pieces, parts = chain.from_iterable(map(self._pieces, parts[:size])), parts[size:]
+            results = parallel_map(readers, pieces, partial(self._read, key=key), self._in_fork)
+            for piece in filter(None, results):
+                self._above = piece.above
+                self._reading.lost += piece.lost
+                self._reading.without_id += piece.without_id
+                if piece.batch:
+                    self._counted.messages += piece.batch.num_rows
+                    yield piece.batch
+
+    def _readers(self, parts: int) -> int:
+        """Return the number of readers to fork for so many parts, once the chat is identified."""
+        identified = self._chat and "~" in self._chat.chat_key
+        if not self._processors or not identified or parts < _PARTS_WORTH_FORK:
+            return 0
+        if readers := self._processors.idle():
+            self._processors.stop_threads()
+        return readers
+
+    def _in_fork(self) -> None:
+        self._forked = True
 
     def _missing(self) -> list[str]:
         """Return the names of missing parts: gaps in the numbers, and the part that the last one links to."""
@@ -154,23 +202,28 @@ class _HtmlReader:
                 return tail[: tag.end()]
         return tail[:start]
 
-    def _read(self, piece: bytes, key: str | None) -> None:
+    def _read(self, piece: bytes, key: str | None) -> _Piece | None:
+        """Read a piece; return None in a forked reader if that depends on the message above the piece."""
         # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
         html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
         if "<br" in html:
             html = _BREAK.sub("\n", html)
         tree = LexborHTMLParser(html)
         chat = self._chat = self._chat or self._begin(tree, piece, key)
-        clock = self._batch.clock
-        found = (message(node, self._above, clock) for node in tree.css("div.message"))
-        raws = [msgspec.json.encode(one) for one in found if one is not None]
+        above = Above(_UNKNOWN, _UNKNOWN) if self._forked else replace(self._above)
+        all_of_it = (message(node, above, self._batch.clock) for node in tree.css("div.message"))
+        found = [one for one in all_of_it if one is not None]
+        if self._forked and any("?" in one for one in (above.sender, above.forward, *found)):
+            return None
+        raws = [msgspec.json.encode(one) for one in found]
         if not raws:
-            return
+            return _Piece(None, above)
         messages = parse(Block(b",".join(raws), elements=tuple(raws)))
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
-        self._reading.lost += messages.lost
-        self._reading.without_id += self._rows.add(chat, messages)
+        rows = Rows("html", self._reading.source)
+        without_id = rows.add(replace(chat), messages)
+        return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id)
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")

@@ -1,4 +1,4 @@
-"""Read blocks of messages in parallel, in this process and in processes that it forks.
+"""Read blocks of messages, or parts of HTML, in parallel, in this process and in processes that it forks.
 
 Reading a block takes twenty times as long as scanning over it, and does not depend on the blocks before it
 once the chat is identified. So each process scans all blocks and reads its share of them: no work has to be
@@ -68,9 +68,9 @@ def parallel_map(
     """Yield ``work`` of each item, in order; each of the forked ``readers`` does its share of it.
 
     Each reader iterates over all ``items``, after ``begin`` has made them independent of the parent's. This
-    process does the share of a reader that has ended early: if an item ended the reader, it ends this process
-    in the same way, and the flow detects that. Raises what ``items`` and ``work`` raise, after the results of
-    all items before.
+    process does the items of which a reader returns None, and the share of a reader that has ended early: if
+    an item ended the reader, it ends this process in the same way, and the flow detects that. Raises what
+    ``items`` and ``work`` raise, after the results of all items before.
     """
     forked: list[_Reader] = []
 
@@ -116,7 +116,7 @@ class _Reader:
         os.close(its)  # else the end of file would never be seen
 
     def result(self) -> Any:
-        """Return the next result; None if the process has ended."""
+        """Return the next result; None if the process has ended or has none."""
         try:
             return pickle.load(self.results)  # noqa: S301  from our own fork
         except (EOFError, pickle.UnpicklingError):

@@ -6,11 +6,15 @@ The tests fork in a separate process, because the test process has threads.
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
 import pytest
+from html_pages import div, media, page, service, text
+from html_pages import message as html_message
 
 from flows.exports import parallel
 from flows.exports.parallel import Processors
@@ -112,6 +116,55 @@ def test_parallel_reading_has_the_same_result(tmp_path: Path, layout: str) -> No
         assert read == alone
         assert forked >= 2 * readers
         assert forked == stops * readers  # threads were stopped before every fork
+
+
+def parts(seed: int) -> Iterator[str]:
+    """Yield the pages of a chat; the sender or origin of their first messages can be in the page before."""
+    rng, number = Random(seed), 0
+    for at in range(9):
+        messages = [service(-1 - at, "28 July 2025")]
+        for _ in range(rng.choice([0, 1, 5, 40])):
+            number += 1
+            origin = rng.choice(["", div("from_name", f"F{number} ")])
+            forwarded = div("forwarded body", origin + text(f"f{number}"))
+            content = rng.choice([text(f"t{number}"), forwarded, media("media_call", "Bo", "", "Missed")])
+            joined = number > 1 and rng.random() < 0.6
+            messages.append(html_message(number, content, sender=None if joined else f"S{rng.randrange(3)}"))
+            if rng.random() < 0.1:
+                messages.append(service(1_000 + number, "A joined Telegram"))
+        yield page(*messages)[: rng.choice([-9, None, None, None])]
+
+
+READ_PARTS = """
+import hashlib, json
+from pathlib import Path
+from flows.exports import html_export
+from flows.exports.discover import Export
+from flows.exports.reading import Reading
+readers = int(sys.argv[1])
+parallel.Processors.idle = lambda self: readers
+html_export._PARTS_WORTH_FORK, html_export._PARTS_PER_FORK = 2, 3
+reading, stops = Reading("000001-x.zip"), []
+processors = parallel.Processors(lambda: stops.append(1))
+export = Export("html", tuple(map(Path, sys.argv[2:])))
+batches = html_export.read_html(export, reading, None, processors)
+rows = [row for batch in batches for row in batch.to_pylist()]
+print(json.dumps([len(forks), len(stops), [repr(reading), hashlib.sha256(repr(rows).encode()).hexdigest()]]))
+"""
+
+
+@forks
+@pytest.mark.parametrize("seed", range(6))
+def test_parts_of_html_read_in_parallel_have_the_same_result(tmp_path: Path, seed: int) -> None:
+    paths = [tmp_path / f"messages{number or ''}.html" for number in (0, *range(2, 10))]
+    for path, html in zip(paths, parts(seed), strict=True):
+        path.write_text(html)
+    forked, stops, alone = output_of(READ_PARTS, 0, *paths)
+    assert (forked, stops) == (0, 0)
+    for readers in (1, 2):
+        forked, stops, read = output_of(READ_PARTS, readers, *paths)
+        assert read == alone
+        assert forked == stops * readers > 0
 
 
 @forks
