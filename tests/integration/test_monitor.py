@@ -348,6 +348,8 @@ def _dashboard_queries() -> list[str]:
 
 def test_dashboard_and_alerts_use_existing_metrics(ledger: Any, server: MonitorServer) -> None:
     add_run(ledger, "extract", 20, 15, 10)
+    with ledger.cursor() as cursor:
+        cursor.execute("INSERT INTO bots (bot_id, name, host, pid) VALUES (7, 'exports_bot', 'here', 1)")
     Watch(server.monitor).check()
     queried = set(_NAME.findall("\n".join(_dashboard_queries())))
     alerts = (DEPLOYMENTS / "prometheus" / "alerts.yml").read_text()
