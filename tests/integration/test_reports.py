@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -345,6 +347,27 @@ def test_the_timeline_is_a_file_that_others_may_read(tdp: Callable[..., Result],
     finally:
         os.umask(before)
     assert (tmp_path / "lanes.svg").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_path_that_cannot_be_used_is_named_without_a_traceback(database_url: str, tmp_path: Path) -> None:
+    """The folder of a picture is missing; the socket of the database may not be opened."""
+    no_folder, no_socket = tmp_path / "missing" / "lanes.svg", tmp_path / "closed"
+    no_socket.mkdir(mode=0)
+    for argument, url in [
+        (no_folder, database_url),
+        (tmp_path / "lanes.svg", f"postgresql://postgres@/tdp?host={no_socket}"),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "timeline", argument],
+            env=os.environ | {"TDP_DATABASE_URL": url, "TDP_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert str(argument if argument is no_folder else no_socket) in done.stderr.replace("\n", "")
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("args", [("timings", "--since", "soon"), ("batches", "--status", "lost"), ("show",)])
