@@ -156,11 +156,14 @@ def send_documents(api: BotApi, number: int) -> dict[int, list[str]]:
 
 
 def check_messages(api: BotApi, names: dict[int, list[str]]) -> None:
-    """Each sender's final messages name every file of his with its outcome; a stranger got one answer."""
+    """Each sender's final messages name every file of his with its outcome.
+
+    A stranger gets at most one answer: none if the bot was killed between its record and its message.
+    """
     for user, sent in names.items():
         finals = "\n".join(api.texts_to(user))
         assert [name for name in sent if f" {name}: " not in finals] == []
-    assert len(api.texts_to(STRANGER)) == 1
+    assert len(api.texts_to(STRANGER)) <= 1
     assert "❌ broken.zip: quarantined: " in "\n".join(api.texts_to(ANNA))
     (again,) = {line for text in api.texts_to(BORIS) for line in text.splitlines() if "again" in line}
     assert again.removesuffix(" (received before)") == "✅ again.zip: stored, 2 messages"
