@@ -233,6 +233,24 @@ async def test_a_time_out_and_cancellations_wait_for_one_end_of_the_tree() -> No
     assert not supervisor.is_running()
 
 
+async def test_the_end_of_the_tree_outlasts_the_cancellation_of_every_task() -> None:
+    """As at a second Ctrl-C: asyncio.run cancels all tasks, also those that are shielded from their caller."""
+    running = asyncio.create_task(run_command(["sleep", "600"], env=ENV, timeout=600))
+    supervisor = await supervisor_of(psutil.Process())
+    while not supervisor.children():
+        await asyncio.sleep(0.01)
+    supervisor.suspend()
+    for _ in range(3):
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        done, _ = await asyncio.wait([running], timeout=0.7)
+        assert not done, "it ended beside its work"
+    supervisor.resume()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not supervisor.is_running()
+
+
 async def supervisor_of(flow: psutil.Process) -> psutil.Process:
     while True:
         for child in flow.children():  # the process may have others

@@ -208,19 +208,29 @@ class Supervisor:
     async def end(self, ended: asyncio.Future[None] | None = None) -> None:
         """Kill what still runs and return when it is gone; every caller waits for the same end."""
         if self._end is None:
-            self._end = asyncio.ensure_future(self._end_tree(ended))
+            self._end = asyncio.ensure_future(self._end_uncancelled(ended))
         await to_the_end(self._end)
 
+    async def _end_uncancelled(self, ended: asyncio.Future[None] | None) -> None:
+        """End the tree; a cancellation begins that again, and never lets it return before the tree is gone.
+
+        At a second Ctrl-C, and at SIGTERM in a Prefect run, asyncio.run cancels every task, this one too.
+        """
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                return await self._end_tree(ended)
+
     async def _end_tree(self, ended: asyncio.Future[None] | None) -> None:
-        if ended is None or not ended.done():
-            self._lifeline.close()
-            await (ended or self._wait())
         self._lifeline.close()
+        if ended is None or ended.cancelled():
+            await self._wait()
+        elif not ended.done():
+            await ended
         self._process.wait()
         if self._code is None:
-            self._code = -signal.SIGKILL
             if self._is_asked and not self._unfed:  # it was killed itself: now the flow has to end its work
                 await self._end_headless()
+            self._code = -signal.SIGKILL
         if self._readers:  # whole, unless a process of a killed tree still holds them
             await asyncio.wait(self._readers, timeout=_GRACE)
         for reader in self._readers:

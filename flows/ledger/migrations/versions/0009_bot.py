@@ -1,4 +1,4 @@
-"""What users sent to the Telegram bot, and what the bot has told them."""
+"""What users sent to the Telegram bot, and what the bot has answered."""
 
 from pathlib import Path
 
