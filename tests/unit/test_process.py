@@ -234,7 +234,7 @@ async def test_a_time_out_and_cancellations_wait_for_one_end_of_the_tree() -> No
 
 
 async def test_the_end_of_the_tree_outlasts_the_cancellation_of_every_task() -> None:
-    """As at a second Ctrl-C: asyncio.run cancels all tasks, also those that are shielded from their caller."""
+    """As at a second Ctrl-C: asyncio.run cancels every task, also a shielded one."""
     running = asyncio.create_task(run_command(["sleep", "600"], env=ENV, timeout=600))
     supervisor = await supervisor_of(psutil.Process())
     while not supervisor.children():
