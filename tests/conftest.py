@@ -188,6 +188,7 @@ def installation(
         monkeypatch.setenv(name, value)
     with temporary_settings({"api.url": environment["PREFECT_API_URL"], "home": prefect_server.prefect_home}):
         _as_new(settings)
+        _forget_leases(prefect_server)
         yield settings
         _flush_queues()
 
@@ -206,6 +207,13 @@ def _as_new(settings: Settings) -> None:
             _NEW.extend((_CHANGE_LIMIT, row) for row in server.execute(_LIMITS))
         (document,) = server.execute("SELECT id FROM block_document WHERE name = 'tdp-postgres'").fetchone()
     _name_database(settings, document)
+
+
+def _forget_leases(settings: Settings) -> None:
+    """Remove the leases that earlier tests have left, with what they killed: at its end, the server would
+    subtract each from the slots that a later test counts."""
+    for lease in (settings.prefect_home / "concurrency_leases").glob("*.json"):
+        lease.unlink(missing_ok=True)
 
 
 async def _apply(settings: Settings) -> None:

@@ -51,11 +51,17 @@ async def close_dead_runs(
 
 async def until_gone(run: Mapping[str, Any], since: float, log: Log) -> None:
     """Return once no process of the run's work is alive."""
+    try:
+        if run["work_lock"] and run["place"] == place():
+            return await _until_free(Path(run["work_lock"]), run, since, log)
+    except FileNotFoundError:  # its flow removes the lock once the work has ended, and may do so just now
+        pass
+    await asyncio.sleep(since + FAR - asyncio.get_running_loop().time())
+
+
+async def _until_free(lock: Path, run: Mapping[str, Any], since: float, log: Log) -> None:
+    """Look at the lock until it is free. Raises FileNotFoundError."""
     clock = asyncio.get_running_loop().time
-    lock = Path(run["work_lock"] or "/nowhere")
-    if run["place"] != place() or not lock.exists():
-        await asyncio.sleep(since + FAR - clock())
-        return
     said = clock()
     while not await asyncio.to_thread(work_lock.is_free, lock):
         spared = await asyncio.to_thread(work_lock.end_survivors, lock)

@@ -25,8 +25,11 @@ from psycopg.rows import dict_row
 from flows.errors import GateLost, LimitMissing
 from flows.gate.gate import Held, gate
 from flows.gate.lanes import Lanes
+from flows.gate.predecessor import FAR, until_gone
 from flows.ledger.owner import owner
 from flows.settings import Settings
+from flows.stages.runner import work_lock
+from flows.stages.runner.host_identity import place
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 LOG = logging.getLogger("test")
@@ -226,6 +229,22 @@ async def test_a_run_that_lost_its_session_has_ended_before_the_next_begins(
     outcomes = query(installation, "SELECT outcome FROM stage_runs ORDER BY stage_run_id")
     assert [row["outcome"] for row in outcomes] == ["FAILED", "COMPLETED"]
     assert query(installation, "SELECT * FROM stage_overlaps") == []
+
+
+async def test_a_work_lock_that_its_flow_removes_meanwhile_ends_the_wait(tmp_path: Path) -> None:
+    """Its flow lives, but has lost its session: it removes the lock after the end of its work."""
+    lock = tmp_path / "locks" / "1.lock"
+    held = work_lock.acquire(lock)
+    os.write(held, b"begun\n")
+    run = {"place": place(), "work_lock": str(lock), "stage": "extract", "batch_id": "batch_000001"}
+    since = asyncio.get_running_loop().time() - FAR
+    waiting = asyncio.create_task(until_gone(run, since, logging.getLogger("test")))
+    for _ in range(3):  # looks
+        await asyncio.to_thread(work_lock.is_free, lock)
+        assert not waiting.done()
+    lock.unlink()
+    await asyncio.wait_for(waiting, 10)
+    os.close(held)
 
 
 @pytest.mark.parametrize("times", [1, 2])

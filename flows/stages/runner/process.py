@@ -264,10 +264,11 @@ class Supervisor:
 
     async def _end_headless(self) -> None:
         """End a tree whose supervisor was killed, and return when the last of its processes is gone."""
-        while not await asyncio.to_thread(work_lock.is_free, self._lock):
-            await asyncio.to_thread(work_lock.end_survivors, self._lock)
-            self._ended_at = _now()
-            await asyncio.sleep(_LOOK_AGAIN)
+        with contextlib.suppress(FileNotFoundError):  # a successor found it free, and has removed it
+            while not await asyncio.to_thread(work_lock.is_free, self._lock):
+                await asyncio.to_thread(work_lock.end_survivors, self._lock)
+                self._ended_at = _now()
+                await asyncio.sleep(_LOOK_AGAIN)
 
 
 def _now() -> int:

@@ -37,19 +37,17 @@ def name_supervisor(fd: int, pid: int) -> None:
 
 def has_begun(path: Path) -> bool:
     """Return whether the supervisor has ever got its command. Raises FileNotFoundError."""
-    return "begun" in _lines(path)
+    return "begun" in _lines(path.read_text())
 
 
 def is_free(path: Path) -> bool:
     """Return whether every process of the tree has ended. Raises FileNotFoundError."""
-    fd = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    lines = _lines(path)
+    with path.open("r+") as file:  # its lines from the same look: its flow may remove it at any moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        lines = _lines(file.read())
     if "ended" in lines or "begun" not in lines:
         return True
     return next(survivors(path), None) is None
@@ -58,7 +56,8 @@ def is_free(path: Path) -> bool:
 def end_survivors(path: Path) -> list[int]:
     """Kill what is left of a tree whose supervisor has ended; return the ids of what may not be killed.
 
-    While the supervisor lives, ending the tree is its work, and nothing is killed here.
+    While the supervisor lives, ending the tree is its work, and nothing is killed here. Raises
+    FileNotFoundError.
     """
     if _supervisor_lives(path):
         return []
@@ -74,8 +73,8 @@ def end_survivors(path: Path) -> list[int]:
 
 
 def survivors(path: Path) -> Iterator[psutil.Process]:
-    """Yield the living processes of the tree, its supervisor apart."""
-    lines = _lines(path)
+    """Yield the living processes of the tree, its supervisor apart. Raises FileNotFoundError."""
+    lines = _lines(path.read_text())
     supervisor, group = int((lines.get("supervisor") or ["0"])[0]), int((lines.get("group") or ["0"])[0])
     for process in psutil.process_iter():
         if process.pid in (supervisor, os.getpid()):
@@ -111,15 +110,15 @@ def _target(link: str) -> str:
 
 def _supervisor_lives(path: Path) -> bool:
     with suppress(psutil.Error, KeyError):
-        pid, started = _lines(path)["supervisor"]
+        pid, started = _lines(path.read_text())["supervisor"]
         process = psutil.Process(int(pid))
         return process.create_time() == float(started) and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def _lines(path: Path) -> dict[str, list[str]]:
+def _lines(text: str) -> dict[str, list[str]]:
     """Return what the lines of the file say, by their first words."""
-    return {words[0]: words[1:] for line in path.read_text().splitlines() if (words := line.split())}
+    return {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
 
 
 def environment(path: Path) -> Mapping[str, str]:
