@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -51,11 +52,10 @@ async def close_dead_runs(
 
 async def until_gone(run: Mapping[str, Any], since: float, log: Log) -> None:
     """Return once no process of the run's work is alive."""
-    try:
-        if run["work_lock"] and run["place"] == place():
-            return await _until_free(Path(run["work_lock"]), run, since, log)
-    except FileNotFoundError:  # its flow removes the lock once the work has ended, and may do so just now
-        pass
+    if run["work_lock"] and run["place"] == place():
+        with suppress(FileNotFoundError):  # its flow, if it lives, removes the lock when the work has ended
+            await _until_free(Path(run["work_lock"]), run, since, log)
+            return
     await asyncio.sleep(since + FAR - asyncio.get_running_loop().time())
 
 
