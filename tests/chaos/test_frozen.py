@@ -187,9 +187,9 @@ def test_work_that_cannot_die_after_a_time_out_and_ctrl_c(
             contest.until(lambda: has_been_killed(work))
             assert work.status() == psutil.STATUS_DISK_SLEEP
             contest.start(seconds=1)
-            for _ in range(2):
-                contest.processes[0].send_signal(signal.SIGINT)
-                time.sleep(1)  # the second one must reach what the first one has begun
+            for number in (signal.SIGINT, signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+                contest.processes[0].send_signal(number)
+                time.sleep(1)  # each must reach what the one before has begun
             with pytest.raises(AssertionError, match="did not happen"):
                 contest.until(contest.second_began, 3)
             assert work.is_running()

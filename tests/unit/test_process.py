@@ -245,10 +245,12 @@ async def test_the_end_of_the_tree_outlasts_the_cancellation_of_every_task() -> 
             task.cancel()
         done, _ = await asyncio.wait([running], timeout=0.7)
         assert not done, "it ended beside its work"
+    signal.raise_signal(signal.SIGINT)  # a third one would end the interpreter
     supervisor.resume()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert not supervisor.is_running()
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 async def supervisor_of(flow: psutil.Process) -> psutil.Process:

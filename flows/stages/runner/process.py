@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -214,11 +215,16 @@ class Supervisor:
     async def _end_uncancelled(self, ended: asyncio.Future[None] | None) -> None:
         """End the tree; a cancellation begins that again, and never lets it return before the tree is gone.
 
-        At a second Ctrl-C, and at SIGTERM in a Prefect run, asyncio.run cancels every task, this one too.
+        At a second Ctrl-C, and at SIGTERM in a Prefect run, asyncio.run cancels every task, this one too. A
+        third signal would end the interpreter, and libpq with it the session of the fence, beside work that
+        cannot die. So from the second one on only SIGKILL ends this process before the tree is gone.
         """
-        while True:
-            with contextlib.suppress(asyncio.CancelledError):
-                return await self._end_tree(ended)
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    return await self._end_tree(ended)
+                except asyncio.CancelledError:
+                    stack.enter_context(_signals_ignored())
 
     async def _end_tree(self, ended: asyncio.Future[None] | None) -> None:
         self._lifeline.close()
@@ -269,6 +275,20 @@ class Supervisor:
                 await asyncio.to_thread(work_lock.end_survivors, self._lock)
                 self._ended_at = _now()
                 await asyncio.sleep(_LOOK_AGAIN)
+
+
+@contextlib.contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM in the body, if this is the main thread: no other one gets them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _now() -> int:
