@@ -86,6 +86,8 @@ class Announcer:
     async def look(self) -> None:
         """Start a job for each chat with something to send, unless one is under way."""
         now = asyncio.get_running_loop().time()
+        # Before the ledger is read: a job that ends meanwhile has sent what these rows do not show.
+        busy = {chat_id for chat_id, job in self._jobs.items() if not job.done()}
         ended = now - self._looked_at_ended > _LOOK_AT_ENDED_EVERY
         self._looked_at_ended = now if ended else self._looked_at_ended
         groups = defaultdict(list)
@@ -95,12 +97,10 @@ class Announcer:
         receipts = defaultdict(list)
         for row in await self._context.fetch("reactions_due", each=_REACTIONS):
             receipts[row["chat_id"]].append(row)
-        for chat_id in groups.keys() | receipts.keys():
+        for chat_id in (groups.keys() | receipts.keys()) - busy:
             self._start(chat_id, groups[chat_id], receipts[chat_id], now)
 
     def _start(self, chat_id: int, groups: list[Group], receipts: list[DictRow], now: float) -> None:
-        if chat_id in self._jobs and not self._jobs[chat_id].done():
-            return
         if (before := self._jobs.pop(chat_id, None)) is not None:
             before.result()
         if now >= self._try_at[chat_id]:
