@@ -214,15 +214,20 @@ class Lane:
             await self._release(self._kept.pop(), entrant)
 
     async def _release(self, place: Place, entrant: Entrant) -> None:
-        """Release the lease, then the fence; where that fails, closing the session releases the fence."""
+        """Release the lease and the fence; where that fails, closing the session releases the fence.
+
+        Side by side: the next holder of the fence asks the server for its lease after this request, and where
+        the server answers in another order, it asks again.
+        """
+        releasing = asyncio.ensure_future(self._release_lease(place, entrant))
         try:
-            await self._release_lease(place, entrant)
             await fetch(place.session, "release_lock", space=FENCE, key=self._key(place.slot))
             if self.is_yielding and self.is_exclusive:
                 await fetch(place.session, "release_lock", space=YIELDING, key=self._key())
             self._idle.append(place.session)
         except (DatabaseUnavailable, psycopg.Error):
             await place.session.close()
+        await releasing
 
     async def _release_lease(self, place: Place, entrant: Entrant) -> None:
         if place.lease and place.limit:
