@@ -2,7 +2,7 @@
 # make test    install, lint and run the whole test suite, on services of its own
 # make check   lint and run the unit tests: about a minute, for the inner loop
 # make chaos   test every fault in every stage (make test covers most of them in one stage)
-# make soak    MINUTES=60 of steady load and random faults, then verify that nothing was lost or done twice
+# make soak    MINUTES=60 of load by inbox and bot and of random faults, then verify that nothing was lost
 # make hosts   test three hosts in network namespaces, one of them disconnected (root, iproute2, redis-server)
 # make fuzz    fuzz the readers, MINUTES=10 for each (atheris; Linux)
 # make bot-contract  let aiogram's types parse the requests that our bot sends
@@ -41,7 +41,7 @@ chaos: $(INSTALLED)
 
 soak: MINUTES = 60
 soak: $(INSTALLED)
-	.venv/bin/python tests/chaos/soak.py --minutes $(MINUTES) $(ARGS)
+	PYTHONPATH=tests/programs .venv/bin/python tests/chaos/soak.py --minutes $(MINUTES) $(ARGS)
 
 # atheris has no wheels for some supported platforms, so it is not in the lock file.
 fuzz: MINUTES = 10

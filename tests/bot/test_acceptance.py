@@ -99,11 +99,12 @@ def installation_folder(open_folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("number", "kills", "is_faulty"),
     [
-        pytest.param(44, 4, False, id="50 documents"),
+        pytest.param(14, 2, False, id="20 documents"),
+        pytest.param(44, 4, False, id="50 documents", marks=pytest.mark.matrix),
         pytest.param(194, 15, True, id="200 documents", marks=[pytest.mark.matrix, pytest.mark.timeout(900)]),
     ],
 )
-async def test_every_document_is_stored_once_and_every_sender_is_told(
+async def test_every_document_is_stored_once_and_every_sender_gets_its_outcomes(
     installation_folder: Path, api: BotApi, number: int, kills: int, is_faulty: bool
 ) -> None:
     settings = Settings(

@@ -1,9 +1,9 @@
 """A soak test: steady load, a random fault every 20 to 60 s, then checks that nothing was lost or done twice.
 
 Runs a real `tdp up` in a home of its own. Sample archives, including broken ones and duplicates, are written
-into its inbox while faults occur. Then faults and load stop, and the pipeline must process all batches
-without help. If it does not, or if an invariant is broken, the exit status is 1, the offending rows are
-printed and the home is kept.
+into its inbox, and every third is sent to its bot by one of two users, while faults occur. Then faults and
+load stop, and the pipeline must process all batches without help. If it does not, or if an invariant is
+broken, the exit status is 1, the offending rows are printed and the home is kept.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ import httpx
 import pandas as pd
 import psutil
 import psycopg
+from bot_api import BotApi
+from bot_api_server import bot_api
 from plant import LOCKS
 from rich.console import Console
-from soak_faults import FAULTS, LIMITS, STAGES, Installed, NoTarget
+from soak_faults import FAULTS, LIMITS, STAGES, USERS, Installed, NoTarget
 
 from flows.ledger.locks import SERVER
 from flows.monitor.usage import Sampler
@@ -44,6 +46,11 @@ _PAUSE, _QUIET, _DRAIN = (20.0, 60.0), 60.0, 1200.0
 _ROUND = {"files": 18, "broken": 6, "again": 3, "messages": 60}
 _STATUS = {"ok": "STORED", "partial": "PARTIAL", "quarantined": "QUARANTINED"}
 _IN_BATCHES = "SELECT sha256 FROM source_files JOIN batch_files USING (source_id)"
+_UNFINISHED = (
+    "SELECT * FROM batch_processing WHERE status <> 'COMPLETED'",
+    "SELECT * FROM uploads WHERE state <> 'RECEIVED'",
+    "SELECT * FROM announcements WHERE closed_at IS NULL",
+)
 _OPEN = ("PENDING", "RUNNING", "CANCELLING")
 #: Errors that are effects of another fault.
 _TRANSIENT = (NoTarget, psutil.Error, httpx.HTTPError, psycopg.OperationalError)
@@ -52,11 +59,13 @@ console = Console(width=110, highlight=False, markup=False, soft_wrap=True)
 
 
 class Load(threading.Thread):
-    """Write sample archives into the inbox at a steady rate, and count the expected rows."""
+    """Drop sample archives at a steady rate, two of three in the inbox, and count the expected rows."""
 
-    def __init__(self, inbox: Path, staging: Path, seed: int, per_minute: float) -> None:
+    def __init__(self, installed: Installed, staging: Path, seed: int, per_minute: float) -> None:
         super().__init__(daemon=True)
-        self._inbox, self._staging, self._seed, self._pause = inbox, staging, seed, 60 / per_minute
+        self._inbox, self._api, self._staging = installed.settings.inbox, installed.api, staging
+        self._seed, self._pause = seed, 60 / per_minute
+        self.sent: list[tuple[int, str]] = []
         self.stopping = threading.Event()
         self.by_sha256: dict[str, ExpectedFile] = {}
         self.dropped = 0
@@ -69,21 +78,30 @@ class Load(threading.Thread):
             for name, file in written.by_file.items():
                 path = self._staging / name
                 self.by_sha256.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), file)
-                path.rename(self._inbox / f"{number:04d}-{name}")
+                self._drop(path, f"{number:04d}-{name}")
                 self.dropped += 1
                 self.stopping.wait(self._pause)  # once stopping is set, the rest of the round follows at once
             self.rows["messages"] += written.messages
             self.rows["chats"] += written.chats
             number += 1
 
+    def _drop(self, path: Path, name: str) -> None:
+        if self.dropped % 3:
+            path.rename(self._inbox / name)
+            return
+        user = USERS[len(self.sent) % len(USERS)]
+        self._api.document(user, name, path.read_bytes())
+        self.sent.append((user, name))
+        path.unlink()
+
 
 class Soak:
     """One soak test: faults as (kind, time), memory samples by service, and the broken invariants."""
 
-    def __init__(self, folder: Path, seed: int, per_minute: float) -> None:
+    def __init__(self, folder: Path, api: BotApi, seed: int, per_minute: float) -> None:
         self.rng = random.Random(seed)
-        self.installed = Installed(folder)
-        self.load = Load(self.installed.settings.inbox, folder / "staging", seed, per_minute)
+        self.installed = Installed(folder, api)
+        self.load = Load(self.installed, folder / "staging", seed, per_minute)
         self.faults: list[tuple[str, datetime]] = []
         self.memory: list[dict[str, int]] = []
         self.broken: dict[str, Sequence[Any]] = {}
@@ -153,12 +171,11 @@ class Soak:
             self.installed.run_deployment("process-inbox/scheduled")
 
     def drain(self) -> None:
-        unfinished = "SELECT * FROM batch_processing WHERE status <> 'COMPLETED'"
-
         def left() -> list[Any]:
             received = {row["sha256"] for row in self.installed.query(_IN_BATCHES)}
             missing = self.load.by_sha256.keys() - received
-            return [*missing, *self.installed.query(unfinished), *self.installed.flow_runs(*_OPEN)]
+            unfinished = [row for statement in _UNFINISHED for row in self.installed.query(statement)]
+            return [*missing, *unfinished, *self.installed.flow_runs(*_OPEN)]
 
         self.installed.tdp("resume", "--all")  # the batches of cancelled runs are held until then
         self.installed.until(lambda: not left(), _DRAIN)
@@ -177,6 +194,7 @@ class Soak:
         second = [f"{mark.name}: {mark.read_text()}" for mark in installed.marks.glob("*.crashed")]
         self.expect_none("second copies observed by the programs", second)
         self.expect_none("files", self.wrong_files())
+        self.expect_none("files that their sender was not informed about", self.unnamed_files())
         rows = {"expected": self.load.rows, "found": self.rows()}
         self.expect_none("rows", [rows] if rows["expected"] != rows["found"] else [])
         unfinished = installed.query("SELECT * FROM stage_runs WHERE finished_at IS NULL")
@@ -213,6 +231,11 @@ class Soak:
         unseen = [f"{row['count']} of {repeated} duplicates"] if row["count"] < repeated else []
         return [*lost, *unseen, *(row for row in found if row["status"] != expected.get(row["sha256"]))]
 
+    def unnamed_files(self) -> list[tuple[int, str]]:
+        """Return the files that no message to their sender names with an outcome."""
+        said = {user: "\n".join(self.installed.api.texts_to(user)) for user in USERS}
+        return [(user, name) for user, name in self.load.sent if f" {name}: " not in said[user]]
+
     def report(self) -> None:
         runs = self.installed.query("SELECT * FROM stage_runs WHERE outcome = 'COMPLETED'")
 
@@ -232,7 +255,8 @@ class Soak:
         parts |= {"min": memory.min(), "median": memory.median(), "max": memory.max()}
         console.print("\nSeconds from each fault to the end of the next stage run that started after it:")
         console.print(spread[["count", "50%", "95%", "max"]].round(1).to_string())
-        console.print(f"\nFiles in: {self.load.dropped}. Rows out: {self.rows()}")
+        doors = f"{self.load.dropped}, of which {len(self.load.sent)} by the bot"
+        console.print(f"\nFiles in: {doors}. Rows out: {self.rows()}")
         console.print(self.installed.tdp("status").stdout, self.installed.tdp("timings").stdout)
         console.print("Memory, PSS in MiB:", pd.DataFrame(parts).round().astype(int).to_string(), sep="\n")
 
@@ -254,11 +278,12 @@ def main() -> int:
     os.umask(0o077)
     folder = Path(tempfile.mkdtemp(prefix="tdp-soak-"))
     console.print(f"Seed {options.seed}, {options.minutes:g} minutes, in {folder}")
-    soak = Soak(folder, options.seed, options.files_per_minute)
-    try:
-        soak.run(options.minutes)
-    except Exception:
-        soak.broken["the soak itself"] = [traceback.format_exc()]
+    with bot_api() as api:
+        soak = Soak(folder, api, options.seed, options.files_per_minute)
+        try:
+            soak.run(options.minutes)
+        except Exception:
+            soak.broken["the soak itself"] = [traceback.format_exc()]
     for name, rows in soak.broken.items():
         console.print(f"\nBroken: {name}", *rows[:50], sep="\n")
     if soak.broken:

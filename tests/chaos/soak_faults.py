@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import psycopg
+from bot_api import BotApi
 from freezer import frozen
 from plant import WITNESS, kill
 from psycopg.rows import dict_row
@@ -28,6 +29,8 @@ from flows.stages.runner.process import SUPERVISOR
 TDP = Path(sys.executable).with_name("tdp")
 STAGES = ("extract", "convert", "store")
 LIMITS = "v2/concurrency_limits"
+#: Numeric ids of the users who send files to the bot.
+USERS = (1001, 1002)
 AT_WORK = "SELECT * FROM stage_runs WHERE started_at IS NOT NULL AND finished_at IS NULL"
 TIME_OUTS = ("statement_timeout", "lock_timeout", "idle_session_timeout", "transaction_timeout")
 T = TypeVar("T")
@@ -42,12 +45,15 @@ class Installed:
 
     up: subprocess.Popen[bytes]
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, api: BotApi) -> None:
+        self.api = api
         ports = {"server_port": services.free_port(), "monitor_port": services.free_port()}
         self.settings = Settings(home=folder / "home", **ports)
         self.screen, self.marks = folder / "up.log", folder / "marks"
         self.marks.mkdir()
         settings = {"HOME": self.settings.root, **ports, "SETTLE_SECONDS": 0.5, "BATCH_SIZE": 5}
+        settings |= {"BOT_TOKEN": api.token, "BOT_API_URL": api.url}
+        settings |= {"BOT_UPLOADERS": ", ".join(map(str, USERS))}
         variables = {f"TDP_{name.upper()}": str(value) for name, value in settings.items()}
         self.environment = os.environ | variables | {"COLUMNS": "110"}
 
@@ -236,6 +242,25 @@ def _delete_limit(installed: Installed, rng: Random) -> None:
         installed.run_deployment("backfill/adhoc", status="FAILED")
 
 
+def _break_bot_api(installed: Installed, _: Random) -> None:
+    """Let Telegram ask for pauses, lose answers, cut downloads off and let links die."""
+    api = installed.api
+    api.fail("getupdates", 429, "Too Many Requests: retry after 1", retry_after=1)
+    api.fail("getFile", 500, "Internal Server Error", times=2)
+    api.fail("sendMessage", 429, "Too Many Requests: retry after 2", retry_after=2)
+    api.drop("sendMessage")
+    api.drop("editMessageText")
+    api.drop("getFile")
+    api.cut(10, 0, 400)
+    api.expire_links()
+
+
+def _hold_bot_api(installed: Installed, rng: Random) -> None:
+    """Let Telegram not answer for 10 to 20 s."""
+    with installed.api.hold("getUpdates"), installed.api.hold("getFile"), installed.api.hold("sendMessage"):
+        time.sleep(rng.uniform(10, 20))
+
+
 #: Where an operator would have to restore a limit, the fault itself does so with `tdp apply`.
 FAULTS: dict[str, Fault] = {
     "stage process killed": _kill_one("witness.py", "flows.stages."),
@@ -254,6 +279,9 @@ FAULTS: dict[str, Fault] = {
     "PostgreSQL restarted, fast": lambda installed, _: _end_postgres(installed, signal.SIGINT),
     "PostgreSQL restarted, immediate": lambda installed, _: _end_postgres(installed, signal.SIGQUIT),
     "recovery killed": lambda installed, _: installed.service("recovery").kill(),
+    "bot killed": lambda installed, _: installed.service("bot").kill(),
+    "Bot API fails": _break_bot_api,
+    "Bot API does not answer": _hold_bot_api,
     "monitor killed": lambda installed, _: installed.service("monitor").kill(),
     "tdp up killed": _start_again(lambda installed: installed.up.kill()),
     "everything killed": _start_again(lambda installed: kill([psutil.Process(installed.up.pid)])),

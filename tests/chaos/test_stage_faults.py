@@ -102,10 +102,9 @@ def _may_mount() -> bool:
     return subprocess.run(try_it, capture_output=True, check=False).returncode == 0
 
 
+@matrix
 @pytest.mark.skipif(not _may_mount(), reason="mounting a tmpfs is not permitted here")
-@pytest.mark.parametrize(
-    "stage", ["convert", pytest.param("extract", marks=matrix), pytest.param("store", marks=matrix)]
-)
+@pytest.mark.parametrize("stage", STAGES)
 def test_full_disk_fails_a_stage_until_there_is_space(plant: Plant, stage: str) -> None:
     plant.configure(**{stage: 2.0})
     work = plant.settings.work

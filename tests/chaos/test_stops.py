@@ -48,7 +48,7 @@ def test_cancelled_in_prefect(plant: Plant, stage: str) -> None:
     unfinished = "SELECT batch_id FROM batch_processing WHERE status <> 'COMPLETED' ORDER BY 1"
     assert set(held(plant).values()) == {CANCELLED}
     assert list(held(plant)) == [row["batch_id"] for row in plant.query(unfinished)]
-    message = plant.until(lambda: told(plant, run), 30)
+    message = plant.until(lambda: way_on(plant, run), 30)
     assert all(batch_id in message for batch_id in held(plant))
     assert {state["name"] for state in children(plant, run).values()} <= {"Cancelled", "Completed"}
     plant.api("POST", f"flow_runs/{run}/set_state", state={"type": "SCHEDULED", "name": "AwaitingRetry"})
@@ -58,7 +58,7 @@ def test_cancelled_in_prefect(plant: Plant, stage: str) -> None:
     plant.assert_nothing_left_behind()
 
 
-def told(plant: Plant, run: str) -> str | None:
+def way_on(plant: Plant, run: str) -> str | None:
     """Return the message of a run's state once it says how to go on."""
     message = plant.api("GET", f"flow_runs/{run}")["state"]["message"] or ""
     return message if "tdp resume" in message else None
@@ -83,6 +83,7 @@ def test_ctrl_c(plant: Plant, stage: str) -> None:
     plant.assert_nothing_left_behind()
 
 
+@matrix
 def test_two_parents_a_backfill_and_a_retry_compete_for_one_batch(plant: Plant) -> None:
     """One processes the batch; the others report that it is busy, or find nothing left to process."""
     flag = plant.folder / "flag"
@@ -147,7 +148,7 @@ def parent_of(plant: Plant) -> str:
     return str(row["flow_run_id"])
 
 
-@pytest.mark.parametrize("how", ["cancelled", "deleted"])
+@pytest.mark.parametrize("how", ["cancelled", pytest.param("deleted", marks=matrix)])
 def test_a_subflow_that_is_cancelled_or_deleted_ends_and_its_batch_is_held(plant: Plant, how: str) -> None:
     plant.configure(files=4)
     hold = plant.folder / "convert.hold"
@@ -179,7 +180,9 @@ def test_a_subflow_that_is_cancelled_or_deleted_ends_and_its_batch_is_held(plant
     plant.assert_nothing_left_behind()
 
 
-@pytest.mark.parametrize("how", ["cancelling", "cancelled", "deleted"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("cancelling", marks=matrix), "cancelled", pytest.param("deleted", marks=matrix)]
+)
 def test_a_parent_that_is_cancelled_or_deleted_ends_and_its_batches_are_held(plant: Plant, how: str) -> None:
     """A run without a worker: no process but its own can end it."""
     plant.configure(files=5)
