@@ -35,7 +35,7 @@ from plant import LOCKS
 from rich.console import Console
 from soak_faults import FAULTS, LIMITS, STAGES, USERS, Installed, NoTarget
 
-from flows.ledger.locks import SERVER
+from flows.ledger.locks import BOT, SERVER
 from flows.monitor.usage import Sampler
 from flows.samples import ExpectedFile, write_samples
 from flows.stages.runner.process import SUPERVISOR
@@ -199,7 +199,8 @@ class Soak:
         self.expect_none("rows", [rows] if rows["expected"] != rows["found"] else [])
         unfinished = installed.query("SELECT * FROM stage_runs WHERE finished_at IS NULL")
         self.expect_none("unfinished stage runs", unfinished)
-        held = [lock for lock in installed.query(LOCKS) if lock["classid"] != SERVER]  # `tdp up` runs
+        services = BOT, SERVER  # which run until the end
+        held = [lock for lock in installed.query(LOCKS) if lock["classid"] not in services]
         self.expect_none("advisory locks", held)
         limits = [installed.send("GET", f"{LIMITS}/{stage}") for stage in STAGES]
         self.expect_none("slots", [limit for limit in limits if limit["active_slots"]])
