@@ -103,11 +103,15 @@ def backfill(
             _confirm(asyncio.run(_plan(settings, filters, from_stage)))
         parameters = {**asdict(filters), "from_stage": from_stage, "window": window, "resume": resume}
         finished = _run(settings, parameters, console)
+    _print_finished(finished, console, as_json)
+    raise typer.Exit(finished.status)
+
+
+def _print_finished(finished: Finished, console: Console, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(finished))
     else:
         print_finished(finished, console)
-    raise typer.Exit(finished.status)
 
 
 def _confirm(plan: Plan) -> None:

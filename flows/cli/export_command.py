@@ -36,23 +36,25 @@ Timeout = Annotated[
 ]
 
 
+_Out = Annotated[
+    Path, typer.Argument(help="The file to write; `-` writes CSV or JSON Lines to stdout.", dir_okay=False)
+]
+_Bom = Annotated[bool, typer.Option("--bom", help="CSV: begin with the mark by which Excel knows UTF-8.")]
+_EscapeFormulas = Annotated[
+    bool, typer.Option("--escape-formulas", help="CSV: put ' before texts that begin like a formula.")
+]
+
+
 def export_(
-    out: Annotated[
-        Path,
-        typer.Argument(help="The file to write; `-` writes CSV or JSON Lines to stdout.", dir_okay=False),
-    ],
+    out: _Out,
     chat: Chats = None,
     since: Since = None,
     until: Until = None,
     what: Annotated[What, typer.Option(help="What to export.")] = What.messages,
     chosen: Annotated[Format | None, typer.Option("--format", help="Default: by the suffix.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-    bom: Annotated[
-        bool, typer.Option("--bom", help="CSV: begin with the mark by which Excel knows UTF-8.")
-    ] = False,
-    escape_formulas: Annotated[
-        bool, typer.Option("--escape-formulas", help="CSV: put ' before texts that begin like a formula.")
-    ] = False,
+    bom: _Bom = False,
+    escape_formulas: _EscapeFormulas = False,
     timeout: Timeout = None,
 ) -> None:
     """Export messages, chats, senders, stage runs or timings to a file.

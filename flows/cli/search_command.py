@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.cli import pages
-from flows.cli.export_command import Chats, Until
+from flows.cli.export_command import Chats, Timeout, Until
 from flows.cli.reports import Json, Since, _installation, _ledger, _print_json
 from flows.cli.signals import stop_on_signals
 from flows.ledger.connection import connection
@@ -23,31 +23,34 @@ from flows.tables.search import Found, Hit, search
 from flows.tables.search_index import Indexed, index
 from flows.tables.sessions import prepare, timed_out
 
+_Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Words that a message must have; quote the whole for: '\"a phrase\" or other -without'."
+    ),
+]
+_Sender = Annotated[
+    str | None,
+    typer.Option("--from", metavar="SENDER", help="Only of this sender: an id, or a part of a name."),
+]
+_Substring = Annotated[
+    bool, typer.Option("--substring", help="Find the text also inside of words; newest first.")
+]
+_IndexNow = Annotated[
+    bool, typer.Option("--index", help="First index what was stored since maintenance last did.")
+]
+
 
 def search_(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Words that a message must have; quote the whole for: '\"a phrase\" or other -without'."
-        ),
-    ] = None,
+    words: _Words = None,
     chat: Chats = None,
-    sender: Annotated[
-        str | None,
-        typer.Option("--from", metavar="SENDER", help="Only of this sender: an id, or a part of a name."),
-    ] = None,
+    sender: _Sender = None,
     since: Since = None,
     until: Until = None,
-    substring: Annotated[
-        bool, typer.Option("--substring", help="Find the text also inside of words; newest first.")
-    ] = False,
+    substring: _Substring = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages.")] = 20,
-    timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
-    ] = 60,
-    index_now: Annotated[
-        bool, typer.Option("--index", help="First index what was stored since maintenance last did.")
-    ] = False,
+    timeout: Timeout = 60,
+    index_now: _IndexNow = False,
     as_json: Json = False,
 ) -> None:
     """Search the messages, best matches first, whatever the case and the accents.
