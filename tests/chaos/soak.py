@@ -199,9 +199,8 @@ class Soak:
         self.expect_none("rows", [rows] if rows["expected"] != rows["found"] else [])
         unfinished = installed.query("SELECT * FROM stage_runs WHERE finished_at IS NULL")
         self.expect_none("unfinished stage runs", unfinished)
-        services = BOT, SERVER  # which run until the end
-        held = [lock for lock in installed.query(LOCKS) if lock["classid"] not in services]
-        self.expect_none("advisory locks", held)
+        held = [lock for lock in installed.query(LOCKS) if lock["classid"] not in (BOT, SERVER)]
+        self.expect_none("advisory locks", held)  # but those of services, which run
         limits = [installed.send("GET", f"{LIMITS}/{stage}") for stage in STAGES]
         self.expect_none("slots", [limit for limit in limits if limit["active_slots"]])
         self.expect_none("stage processes", installed.below("witness.py", "flows.stages.", str(SUPERVISOR)))
