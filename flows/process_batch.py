@@ -29,7 +29,7 @@ from flows.reports import timings_markdown
 from flows.stages.runner.contract import read_result
 
 
-async def _can_go_away(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+async def _is_retryable(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     # An OSError here is the machine's: a full disk, a share that is away.
     return isinstance(await state.aresult(raise_on_failure=False), Retryable | OSError)
 
@@ -43,7 +43,7 @@ _OPTIONS: dict[str, Any] = {
     "cache_policy": NO_CACHE,  # the ledger decides what is done
     "persist_result": False,
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _can_go_away,
+    "retry_condition_fn": _is_retryable,
 }
 #: Of 2, 4, 8, … seconds. To be given together with the number of retries: Prefect counts the delays then.
 _BACKOFF = exponential_backoff(backoff_factor=2)

@@ -27,7 +27,7 @@ from flows.settings import Settings
 #: With several processes (pytest -n), the tests of each of these run in the same process, in their order,
 #: because they share what is slow to start. The processes begin with these, the longest first; what is not
 #: named here is short, and any process runs it.
-_TOGETHER = (
+_GROUPS = (
     "tests/chaos/test_faults.py",
     "tests/acceptance/",
     "tests/chaos/",
@@ -74,13 +74,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def _group(nodeid: str) -> str | None:
     """Return what the test runs together with, if anything."""
-    return next((start for start in _TOGETHER if nodeid.startswith(start)), None)
+    return next((start for start in _GROUPS if nodeid.startswith(start)), None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest first, if several processes are there to share the work."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        turns = {group: turn for turn, group in enumerate((*_TOGETHER, None))}
+        turns = {group: turn for turn, group in enumerate((*_GROUPS, None))}
         items.sort(key=lambda item: turns[_group(item.nodeid)])
 
 

@@ -239,7 +239,7 @@ class Lane:
         return fence_key(self.position, slot_number)
 
     def _locks(self, slot_number: int) -> Mapping[str, Any]:
-        """Return what tells in SQL whether another process waits for the stage."""
+        """Return the values with which SQL finds whether another process waits for the stage."""
         return {
             "fence": FENCE,
             "queue": QUEUE,

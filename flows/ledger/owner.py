@@ -40,11 +40,11 @@ class Owner:
         self._backend = session.info.backend_pid
         self._run: UUID | None = None
         self._batches: set[str] = set()
-        self._alone = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def fetch(self, statement: str, **values: object) -> list[DictRow]:
         """Run a statement that may be run twice; where PostgreSQL went away meanwhile, when it is back."""
-        async with self._alone:
+        async with self._lock:
             try:
                 return await fetch(self.session, statement, **values)
             except DatabaseUnavailable:
@@ -54,7 +54,7 @@ class Owner:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[Session]:
         """Yield the session for statements that belong together: no other task uses it meanwhile."""
-        async with self._alone:
+        async with self._lock:
             yield self.session
 
     async def prove(self, generation: int) -> None:

@@ -233,7 +233,7 @@ async def test_a_file_that_is_opened_while_it_is_moved_stays(
 
     def open_meanwhile(file: SourceFile) -> str:
         digest = sha256(file)
-        with pytest.raises(BlockingIOError):  # the writer waits; with O_NONBLOCK it is told so
+        with pytest.raises(BlockingIOError):  # the writer waits; with O_NONBLOCK it gets an error
             os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         return digest
 
