@@ -38,7 +38,7 @@ class RowWriter:
         self._chats: list[pa.RecordBatch] = []
         self._held: list[pa.RecordBatch] = []
         self._bytes = 0
-        self._thread = _thread()
+        self._thread = ThreadPoolExecutor(1, "parquet")
         self._writing: Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -63,19 +63,13 @@ class RowWriter:
     def messages(self, batch: pa.RecordBatch) -> None:
         """Add rows of the schema MESSAGES. Raises OSError."""
         self._held.append(batch)
-        self._bytes += batch.nbytes
+        self._bytes += pa.ipc.get_record_batch_size(batch)  # the same whichever process has read it
         if self._bytes >= _ROW_GROUP:
             self._flush()
 
     def chats(self, batch: pa.RecordBatch) -> None:
         """Add rows of the schema CHATS."""
         self._chats.append(batch)
-
-    def stop_thread(self) -> None:
-        """End the writing thread; the next row group starts a new one. Raises OSError."""
-        self._settle()
-        self._thread.shutdown()
-        self._thread = _thread()
 
     def _flush(self) -> None:
         self._settle()
@@ -89,7 +83,3 @@ class RowWriter:
         if self._writing:
             self._writing.result()
             self._writing = None
-
-
-def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "parquet")  # starts with the first task
