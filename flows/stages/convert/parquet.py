@@ -8,9 +8,12 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flows.exports.columns import CHATS, MESSAGES
+from flows.stages.runner.lean_imports import without_tls
+
+with without_tls():
+    import pyarrow.parquet as pq
 
 #: Bytes of Arrow data per row group: two of them are in memory at a time.
 _ROW_GROUP = 16 << 20
