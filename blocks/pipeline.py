@@ -141,6 +141,15 @@ class PipelineConfig(Block):
         " certain. Batches converted before need `tdp backfill --from convert`.",
     )
 
+    convert_readers: int = Field(
+        default=0,
+        title="Processes that read in convert",
+        ge=0,
+        le=64,
+        description="Each takes up to 150 MB of memory. 0: one per processor that the stage may use, by its"
+        " affinity and its cgroup's quota, for a batch that is worth it. The rows do not depend on it.",
+    )
+
     notify_urls: SecretStr | None = Field(
         default=None,
         title="Notify of batches (Apprise URLs)",
@@ -204,7 +213,12 @@ class PipelineConfig(Block):
         """Return the command-line options of the built-in program of ``stage``."""
         if stage == "extract":
             return self.extract_options()
-        return [f"--html-zone={self.html_zone}"] if stage == "convert" and self.html_zone else []
+        if stage != "convert":
+            return []
+        return [
+            *([f"--html-zone={self.html_zone}"] if self.html_zone else []),
+            *([f"--readers={self.convert_readers}"] if self.convert_readers else []),
+        ]
 
     def timeout_minutes(self, stage: str) -> float:
         """Return the time-out of ``stage`` (extract, convert or store)."""

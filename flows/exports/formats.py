@@ -10,23 +10,22 @@ from flows.exports.discover import Export
 from flows.exports.html_batch import HtmlBatch
 from flows.exports.html_export import read_html
 from flows.exports.json_export import read_json
-from flows.exports.parallel import Processors
-from flows.exports.reading import Reading
+from flows.exports.reading import Map, Reading
 
 
 def read_export(
-    export: Export, reading: Reading, processors: Processors | None = None, batch: HtmlBatch | None = None
+    export: Export, reading: Reading, batch: HtmlBatch | None = None, each: Map = map
 ) -> Iterator[pa.RecordBatch]:
     """Yield the messages of ``export`` in batches of the schema MESSAGES.
 
-    Chats and problems are added to ``reading``; the content of an export never raises an error. It is read on
-    the idle ``processors``, HTML in the context of its ``batch``. Raises OSError when its files
-    cannot be read.
+    Chats and problems are added to ``reading``; the content of an export never raises an error. HTML is read
+    in the context of its ``batch``. ``each`` may read the pieces of a long export in other processes. Raises
+    OSError when its files cannot be read.
     """
     if export.form == "html":
-        yield from read_html(export, reading, batch, processors)
+        yield from read_html(export, reading, batch, each)
         return
-    for rows in read_json(export.parts[0], reading, processors):
+    for rows in read_json(export.parts[0], reading, each):
         if batch and batch.twins:
             batch.twins.note(rows)
         yield rows

@@ -46,15 +46,24 @@ class HtmlBatch:
 
     def in_order(self) -> Iterator[Path]:
         """Yield the entries; one that continues another follows it."""
-        entry_of = {export.parts[0]: entry for entry, exports in self._exports.items() for export in exports}
         after: dict[Path, list[Path]] = {}
-        for first, source in self._source.items():
-            after.setdefault(entry_of[first], []).append(entry_of[source])
+        for entry, source in self._links():
+            after.setdefault(entry, []).append(source)
         seen: dict[Path, None] = {}
         for entry in self._exports:
             for one in reversed(_before(entry, after)):
                 seen.setdefault(one)
         yield from seen
+
+    def is_linked(self, entry: Path) -> bool:
+        """Return whether an entry continues another one, or is continued by it."""
+        return any(entry in link and link[0] != link[1] for link in self._links())
+
+    def _links(self) -> Iterator[tuple[Path, Path]]:
+        """Yield entries that continue an entry, maybe their own, and the entry that each continues."""
+        entry_of = {export.parts[0]: entry for entry, exports in self._exports.items() for export in exports}
+        for first, source in self._source.items():
+            yield entry_of[first], entry_of[source]
 
     def exports(self, entry: Path) -> list[Export]:
         """Return the exports of an entry, whose source file is read next."""

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, pairwise, tee
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -22,17 +22,15 @@ from flows.exports.html_message import Above, message
 from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
 from flows.exports.pages import Page, chunks_of, part_name, read_page
-from flows.exports.parallel import Processors, parallel_map
-from flows.exports.reading import Chat, Reading
-from flows.exports.repair import Message, parse
+from flows.exports.reading import Chat, Map, Reading
+from flows.exports.repair import Message, Messages, parse
 from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST, Block
+from flows.exports.zones import Clock
 
 #: Bytes parsed at once; a part has a little over 1 MB, but other programs join all parts into one.
 _CHUNK = 1 << 20
-#: Parts that forked readers read, if there are so many at least; then idle processors are counted again.
-_PARTS_WORTH_FORK, _PARTS_PER_FORK = 4, 32
-#: Stands for what a forked reader does not know: the sender above its piece.
+#: Stands for what is not known where a piece is read apart: the sender above it.
 _UNKNOWN = {"?": None}
 _START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
@@ -54,19 +52,17 @@ class _Piece(NamedTuple):
 
 
 def read_html(
-    export: Export,
-    reading: Reading,
-    batch: HtmlBatch | None = None,
-    processors: Processors | None = None,
+    export: Export, reading: Reading, batch: HtmlBatch | None = None, each: Map = map
 ) -> Iterator[pa.RecordBatch]:
     """Yield the messages of one chat in batches of MESSAGES; add the chat and problems to ``reading``.
 
-    Many parts are read on all idle ``processors``. Messages that the JSON of the same source file has are
-    left out. Memory does not grow with the files. Parts that are missing or cut off are reported as problems.
+    All parts but the first are read by ``each``, that is, by other processes if it has any. Messages that the
+    JSON of the same source file has are left out. Memory does not grow with the files. Parts that are missing
+    or cut off are reported as problems.
     """
     batch = batch or HtmlBatch()
     pages = [read_page(part) for part in export.parts]
-    reader = _HtmlReader(export, pages, reading, batch, processors)
+    reader = _HtmlReader(export, pages, reading, batch, each)
     try:
         yield from reader.new_rows(_twin_of(export, pages, reading, batch))
     except BadInput as error:
@@ -93,11 +89,10 @@ class _HtmlReader:
         pages: list[Page],
         reading: Reading,
         batch: HtmlBatch,
-        processors: Processors | None = None,
+        each: Map = map,
     ) -> None:
         self._export, self._pages, self._reading, self._batch = export, pages, reading, batch
-        self._processors = processors
-        self._forked = False
+        self._each = each
         self._end = batch.end_before(export)
         self._above = replace(self._end.above) if self._end else Above()
         self._chat: Chat | None = None
@@ -135,32 +130,25 @@ class _HtmlReader:
 
     def rows(self, key: str | None = None) -> Iterator[pa.RecordBatch]:
         """Yield all messages, as a chat with this ``key`` if it is known."""
-        parts = self._export.parts
-        while parts:
-            readers = self._readers(len(parts))
-            size = _PARTS_PER_FORK if readers else 1
-            # Lazy: no part is open before the fork, as forked readers would share its position.
-            pieces, parts = chain.from_iterable(map(self._pieces, parts[:size])), parts[size:]
-            results = parallel_map(readers, pieces, partial(self._read, key=key), self._in_fork)
-            for piece in filter(None, results):
-                self._above = piece.above
-                self._reading.lost += piece.lost
-                self._reading.without_id += piece.without_id
-                if piece.batch:
-                    self._counted.messages += piece.batch.num_rows
-                    yield piece.batch
+        pieces: Iterator[bytes] = chain.from_iterable(map(self._pieces, self._export.parts))
+        for piece in pieces:  # until the chat is identified, by its first messages
+            yield from self._taken(self._read(piece, key))
+            if key or "~" in self._counted.chat_key:
+                break
+        else:
+            return
+        apart = partial(_read_apart, replace(self._counted), self._batch.clock, self._reading.source)
+        again, pieces = tee(pieces)
+        for piece, result in zip(again, self._each(apart, pieces), strict=True):
+            yield from self._taken(result or self._read(piece, key))
 
-    def _readers(self, parts: int) -> int:
-        """Return the number of readers to fork for so many parts, once the chat is identified."""
-        identified = self._chat and "~" in self._chat.chat_key
-        if not self._processors or not identified or parts < _PARTS_WORTH_FORK:
-            return 0
-        if readers := self._processors.idle():
-            self._processors.stop_threads()
-        return readers
-
-    def _in_fork(self) -> None:
-        self._forked = True
+    def _taken(self, piece: _Piece) -> Iterator[pa.RecordBatch]:
+        self._above = piece.above
+        self._reading.lost += piece.lost
+        self._reading.without_id += piece.without_id
+        if piece.batch:
+            self._counted.messages += piece.batch.num_rows
+            yield piece.batch
 
     def _missing(self) -> list[str]:
         """Return the names of missing parts: gaps in the numbers, and the part that the last one links to."""
@@ -202,28 +190,14 @@ class _HtmlReader:
                 return tail[: tag.end()]
         return tail[:start]
 
-    def _read(self, piece: bytes, key: str | None) -> _Piece | None:
-        """Read a piece; return None in a forked reader if that depends on the message above the piece."""
-        # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
-        html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
-        if "<br" in html:
-            html = _BREAK.sub("\n", html)
-        tree = LexborHTMLParser(html)
+    def _read(self, piece: bytes, key: str | None) -> _Piece:
+        tree = _tree(piece)
         chat = self._chat = self._chat or self._begin(tree, piece, key)
-        above = Above(_UNKNOWN, _UNKNOWN) if self._forked else replace(self._above)
-        all_of_it = (message(node, above, self._batch.clock) for node in tree.css("div.message"))
-        found = [one for one in all_of_it if one is not None]
-        if self._forked and any("?" in one for one in (above.sender, above.forward, *found)):
-            return None
-        raws = [msgspec.json.encode(one) for one in found]
-        if not raws:
-            return _Piece(None, above)
-        messages = parse(Block(b",".join(raws), elements=tuple(raws)))
+        above = replace(self._above)
+        messages = _parsed(_messages(tree, above, self._batch.clock))
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
-        rows = Rows("html", self._reading.source)
-        without_id = rows.add(replace(chat), messages)
-        return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id)
+        return _piece(replace(chat), self._reading.source, messages, above)
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")
@@ -235,6 +209,38 @@ class _HtmlReader:
         chat = Chat(key, None, None, known, None, "html")
         self._reading.chats.append(chat)
         return chat
+
+
+def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece | None:
+    """Read a piece of ``chat``, maybe in another process; None if it depends on the message above it."""
+    above = Above(_UNKNOWN, _UNKNOWN)
+    found = _messages(_tree(piece), above, clock)
+    if any("?" in one for one in (above.sender, above.forward, *found)):
+        return None
+    return _piece(chat, source, _parsed(found), above)
+
+
+def _tree(piece: bytes) -> LexborHTMLParser:
+    # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
+    html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
+    return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html else html)
+
+
+def _messages(tree: LexborHTMLParser, above: Above, clock: Clock) -> list[dict[str, Any]]:
+    """Return the members of all messages; ``above`` becomes that of the message after them."""
+    all_of_it = (message(node, above, clock) for node in tree.css("div.message"))
+    return [one for one in all_of_it if one is not None]
+
+
+def _parsed(found: list[dict[str, Any]]) -> Messages:
+    raws = tuple(map(msgspec.json.encode, found))
+    return parse(Block(b",".join(raws), elements=raws))
+
+
+def _piece(chat: Chat, source: str, messages: Messages, above: Above) -> _Piece:
+    rows = Rows("html", source)
+    without_id = rows.add(chat, messages)
+    return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id)
 
 
 def _start_mark(messages: list[Message]) -> str:

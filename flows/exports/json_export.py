@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,23 +16,16 @@ from flows.errors import BadInput
 from flows.exports import ids
 from flows.exports.damage import Joined, Malformed
 from flows.exports.encoding import as_utf8
-from flows.exports.parallel import Processors, parallel_map
-from flows.exports.reading import Chat, Reading
+from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, add_member, parse, repaired
 from flows.exports.rows import BATCH, Rows
-from flows.exports.scan import CHUNK, LONGEST, Block, Scanner
+from flows.exports.scan import LONGEST, Block, Scanner
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top level of a whole account has.
 _ACCOUNT = {"personal_information", "profile_pictures", "stories", "contacts", "frequent_contacts"}
 _ACCOUNT |= {"sessions", "web_sessions", "other_data", *_CHAT_LISTS}
 _NO_EXPORT = "not a Telegram export; export again from Telegram Desktop as machine-readable JSON"
-#: Readers are forked only after this number of blocks of a chat, and if this number of bytes of the file is
-#: left: a fork costs more than it gains in a short chat.
-_BLOCKS_BEFORE_FORK = 3
-_BYTES_WORTH_FORK = 4 * CHUNK
-#: Blocks that forked readers read; then idle processors are counted again.
-_BLOCKS_PER_FORK = 64
 
 
 class _Person(msgspec.Struct):
@@ -50,21 +42,22 @@ class _BlockResult(NamedTuple):
     error: BadInput | None
 
 
-def read_json(path: Path, reading: Reading, processors: Processors | None = None) -> Iterator[pa.RecordBatch]:
+def read_json(path: Path, reading: Reading, each: Map = map) -> Iterator[pa.RecordBatch]:
     """Yield the messages of a ``result.json`` in batches of MESSAGES; add chats and problems to ``reading``.
 
     A file can hold several exports, one after the other (joined by ``cat``) or as elements of one array.
     Memory does not grow with the file. A file that is cut off or becomes invalid is read up to that byte.
-    Long chats are read on all idle ``processors``.
+    All blocks of a chat but the first are read by ``each``, that is, by other processes if it has any.
     """
     with as_utf8(path) as utf8, utf8.open("rb", buffering=0) as file:
-        yield from _JsonReader(utf8, Scanner(file), reading, processors).batches()
+        yield from _JsonReader(Scanner(file), reading, each).batches()
 
 
 class _JsonReader:
-    def __init__(self, path: Path, scanner: Scanner, reading: Reading, processors: Processors | None) -> None:
-        self._path, self._scanner, self._reading, self._processors = path, scanner, reading, processors
-        self._size = path.stat().st_size
+    def __init__(self, scanner: Scanner, reading: Reading, each: Map) -> None:
+        self._scanner, self._reading, self._each = scanner, reading, each
+        #: In what was read so far; the scanner may be ahead of it.
+        self._missing_commas = 0
         self._rows = Rows("json", reading.source)
         self._account: str | None = None
         #: Whether a chat of this document had the ids of 2018-12 to 2021-05.
@@ -81,7 +74,7 @@ class _JsonReader:
                 problems.append(f"not read: the {size} bytes behind the end of its JSON")
         except BadInput as error:
             problems.append(str(error))
-        if commas := scanner.missing_commas:
+        if commas := scanner.missing_commas + self._missing_commas:
             problems.append(f"commas missing in its JSON: {commas}")
         if len(self._rows):
             yield self._rows.batch()
@@ -158,44 +151,35 @@ class _JsonReader:
             self._reading.problems.append(f"not read: {others} of its {section}, without a list of messages")
 
     def _messages(self, chat: Chat) -> Iterator[pa.RecordBatch]:
-        identified = False
+        self._missing_commas += self._scanner.take_missing_commas()
         blocks = self._scanner.blocks()
-        for number, block in enumerate(blocks, 1):
+        for block in blocks:  # until the chat is identified, by its first messages
             found = parse(block)
-            if found.members and not identified:
+            if found.members:
                 self._identify(chat, found.members)
-                identified = True
-            self._reading.lost += found.lost
-            self._scanner.missing_commas += found.missing_commas
-            self._reading.without_id += self._rows.add(chat, found)
+            without_id = self._rows.add(chat, found)
+            self._count(found.lost, block.missing_commas + found.missing_commas, without_id)
             if found.error:
                 raise found.error
             if len(self._rows) >= BATCH:
                 yield self._rows.batch()
-            left = self._size - self._scanner.offset
-            if identified and number >= _BLOCKS_BEFORE_FORK and left >= _BYTES_WORTH_FORK:
-                yield from self._in_parallel(chat, islice(blocks, _BLOCKS_PER_FORK))
-
-    def _in_parallel(self, chat: Chat, blocks: Iterator[Block]) -> Iterator[pa.RecordBatch]:
-        """Read these blocks of an identified chat with forked readers, if there are idle processors."""
-        if not self._processors or not (readers := self._processors.idle()):
-            return
-        if len(self._rows):
-            yield self._rows.batch()
-        self._processors.stop_threads()
-        read_block = partial(_read_block, chat, self._reading.source)
-        for result in parallel_map(readers, blocks, read_block, self._reopen):
-            self._reading.lost += result.lost
-            self._scanner.missing_commas += result.missing_commas
-            self._reading.without_id += result.without_id
+            if found.members:
+                break
+        for result in self._each(partial(_read_block, replace(chat), self._reading.source), blocks):
+            if len(self._rows):
+                yield self._rows.batch()
+            self._count(result.lost, result.missing_commas, result.without_id)
             if result.batch:
                 chat.messages += result.batch.num_rows
                 yield result.batch
             if result.error:
+                self._scanner.take_missing_commas()  # of blocks behind it, which do not count
                 raise result.error
 
-    def _reopen(self) -> None:
-        self._scanner.continue_with(self._path.open("rb", buffering=0))
+    def _count(self, lost: int, missing_commas: int, without_id: int) -> None:
+        self._reading.lost += lost
+        self._missing_commas += missing_commas
+        self._reading.without_id += without_id
 
     def _members_after_messages(self) -> dict[str, bytes]:
         """Return the members of a chat after its messages, which may identify the chat."""
@@ -236,12 +220,13 @@ class _JsonReader:
 
 
 def _read_block(chat: Chat, source: str, block: Block) -> _BlockResult:
-    """Read a block in this process or a forked one; ``chat`` is not changed."""
+    """Read a block of a chat, maybe in another process; ``chat`` counts for nothing else."""
     found = parse(block)
     rows = Rows("json", source)
-    without_id = rows.add(replace(chat), found)
+    without_id = rows.add(chat, found)
     batch = rows.batch() if len(rows) else None
-    return _BlockResult(batch, without_id, found.lost, found.missing_commas, found.error)
+    commas = block.missing_commas + found.missing_commas
+    return _BlockResult(batch, without_id, found.lost, commas, found.error)
 
 
 def _senders(messages: list[Message]) -> set[int | str | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -13,6 +15,16 @@ from flows.exports.columns import CHATS
 _SHOWN = 5
 #: Characters of a chat's name in its column, which PostgreSQL indexes; Telegram allows 255.
 _NAME = 500
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Map(Protocol):
+    """The builtin ``map``, or one that does the work in other processes: results are in order."""
+
+    def __call__(self, work: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
+        """Yield ``work`` of each item."""
+        ...
 
 
 @dataclass

@@ -38,6 +38,7 @@ class Block(NamedTuple):
     elements: tuple[bytes, ...] = ()  # set if the layout has no such separator
     start: int = 0  # offset of the data in the file, if the layout has a separator
     outer: bytes = b""  # line break and indentation of the array that holds the elements
+    missing_commas: int = 0  # between the elements, if they were found one by one
 
     def pieces(self) -> list[bytes]:
         """Return the elements one by one."""
@@ -106,10 +107,10 @@ class Scanner:
         self._file.seek(offset)
         self._data, self._at, self._base = b"", 0, offset
 
-    def continue_with(self, file: BinaryIO) -> None:
-        """Continue with another open file of the same path: two forked processes share one file position."""
-        file.seek(self._base + len(self._data))
-        self._file = file
+    def take_missing_commas(self) -> int:
+        """Return the number of missing commas, and count from 0 again."""
+        commas, self.missing_commas = self.missing_commas, 0
+        return commas
 
     def peek(self) -> bytes:
         """Return the first byte of the next token; empty at the end of the file."""
@@ -194,14 +195,17 @@ class Scanner:
                 held.append(self.value())
                 size += len(held[-1])
                 if size >= CHUNK:
-                    yield Block(b",".join(held), elements=tuple(held))
+                    yield self._block(held)
                     held, size = [], 0
         except BadInput:  # the elements before it are complete
             if held:
-                yield Block(b",".join(held), elements=tuple(held))
+                yield self._block(held)
             raise
         if held:
-            yield Block(b",".join(held), elements=tuple(held))
+            yield self._block(held)
+
+    def _block(self, elements: list[bytes]) -> Block:
+        return Block(b",".join(elements), elements=tuple(elements), missing_commas=self.take_missing_commas())
 
     def _list(self, opener: bytes, closer: bytes, *, inside: bool, comma: bool = True) -> Iterator[None]:
         """Yield before each item of an object or array; consume its brackets and commas.

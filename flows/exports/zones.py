@@ -8,6 +8,7 @@ operator names the zone of the exports, its offset is used wherever the label ag
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -82,6 +83,10 @@ class Clock:
         self._zone = time_zone(zone) if zone else None
         self._offset = lru_cache(20_000)(self._offset_within)
 
+    def __reduce__(self) -> tuple[Callable[[str | None], Clock], tuple[str | None]]:
+        """Return what another process gets: the clock that it has for this zone."""
+        return _clock, (self._zone.key if self._zone else None,)
+
     def instant(self, local: str, label: str | None) -> int | None:
         """Return the Unix time of ``2025-07-14T14:00:00`` labelled ``+01:00`` (or not); None if unknown."""
         try:
@@ -118,6 +123,11 @@ def time_zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ValueError(f"no time zone {name!r}: use an IANA name such as Europe/Berlin") from error
+
+
+@lru_cache
+def _clock(zone: str | None) -> Clock:
+    return Clock(zone)
 
 
 @lru_cache

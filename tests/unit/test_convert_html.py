@@ -194,10 +194,10 @@ def test_the_zone_of_the_exports_is_an_option(tmp_path: Path) -> None:
         convert(tmp_path / "in", tmp_path / "none", "Mars/Base")
 
 
-def test_the_block_passes_the_zone_to_convert(tmp_path: Path) -> None:
+def test_the_block_passes_its_options_to_convert(tmp_path: Path) -> None:
     assert PipelineConfig().options("convert") == []
-    options = PipelineConfig(html_zone=" Europe/Berlin ").options("convert")
-    assert options == ["--html-zone=Europe/Berlin"]
+    options = PipelineConfig(html_zone=" Europe/Berlin ", convert_readers=1).options("convert")
+    assert options == ["--html-zone=Europe/Berlin", "--readers=1"]
     (tmp_path / "in").mkdir()
     assert main([str(tmp_path / "in"), str(tmp_path / "out"), *options]) == 0
     assert main([str(tmp_path / "in"), str(tmp_path / "none"), "--html-zone=Mars/Base"]) == 64

@@ -1,5 +1,6 @@
 """The command of the stage: ``python -m flows.stages.convert INPUT OUTPUT``."""
 
+import os
 import sys
 
 from flows.stages.runner.lean_imports import block_optional_imports
@@ -8,4 +9,7 @@ if __name__ == "__main__":
     block_optional_imports()
     from flows.stages.convert.stage import main
 
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # everything is written and closed; to free all modules takes 10 ms

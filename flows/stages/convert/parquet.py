@@ -8,9 +8,12 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flows.exports.columns import CHATS, MESSAGES
+from flows.stages.runner.lean_imports import without_tls
+
+with without_tls():
+    import pyarrow.parquet as pq
 
 #: Bytes of Arrow data per row group: two of them are in memory at a time.
 _ROW_GROUP = 16 << 20
@@ -38,7 +41,7 @@ class RowWriter:
         self._chats: list[pa.RecordBatch] = []
         self._held: list[pa.RecordBatch] = []
         self._bytes = 0
-        self._thread = _thread()
+        self._thread = ThreadPoolExecutor(1, "parquet")
         self._writing: Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -63,19 +66,13 @@ class RowWriter:
     def messages(self, batch: pa.RecordBatch) -> None:
         """Add rows of the schema MESSAGES. Raises OSError."""
         self._held.append(batch)
-        self._bytes += batch.nbytes
+        self._bytes += pa.ipc.get_record_batch_size(batch)  # the same whichever process has read it
         if self._bytes >= _ROW_GROUP:
             self._flush()
 
     def chats(self, batch: pa.RecordBatch) -> None:
         """Add rows of the schema CHATS."""
         self._chats.append(batch)
-
-    def stop_thread(self) -> None:
-        """End the writing thread; the next row group starts a new one. Raises OSError."""
-        self._settle()
-        self._thread.shutdown()
-        self._thread = _thread()
 
     def _flush(self) -> None:
         self._settle()
@@ -89,7 +86,3 @@ class RowWriter:
         if self._writing:
             self._writing.result()
             self._writing = None
-
-
-def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "parquet")  # starts with the first task

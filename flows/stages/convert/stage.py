@@ -1,11 +1,12 @@
 """Convert: read the exports of a batch into rows, as Parquet.
 
-``python -m flows.stages.convert INPUT OUTPUT [--html-zone=ZONE]`` obeys :mod:`flows.stages.runner.contract`.
-ZONE is the IANA name of the time zone in which HTML exports were made. INPUT is extract's output: one
-directory per source file (or a bare JSON or HTML file; a manifest is not needed). OUTPUT has
-``chats.parquet`` and ``messages.parquet`` in the schemas of :mod:`flows.exports.columns`. Per source file the
-manifest counts ``chats``, ``messages`` and ``bytes_in``. What extract kept is read, or named in the file's
-reason: :mod:`flows.stages.convert.members` checks that for each source file.
+``python -m flows.stages.convert INPUT OUTPUT [--html-zone=ZONE] [--readers=N]`` obeys
+:mod:`flows.stages.runner.contract`. ZONE is the IANA name of the time zone in which HTML exports were made, N
+the number of processes that read (by default one per processor; the rows do not depend on it). INPUT is
+extract's output: one directory per source file (or a bare JSON or HTML file; a manifest is not needed).
+OUTPUT has ``chats.parquet`` and ``messages.parquet`` in the schemas of :mod:`flows.exports.columns`. Per
+source file the manifest counts ``chats``, ``messages`` and ``bytes_in``. What extract kept is read, or named
+in the file's reason: :mod:`flows.stages.convert.members` checks that for each source file.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.exports.discover import Export
-from flows.exports.parallel import Processors
-from flows.stages.convert.members import not_read, not_written
+from flows.stages.convert.members import not_written
+from flows.stages.convert.readers import ReaderCrashed, Readers, processors
 from flows.stages.runner.contract import (
     MANIFEST,
     FileOutcome,
@@ -31,68 +31,142 @@ from flows.stages.runner.contract import (
     read_result,
     write_result,
 )
-from flows.stages.runner.crash_history import process_or_quarantine
+from flows.stages.runner.crash_history import is_suspect, process_or_quarantine
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from pyarrow import RecordBatch
+
     from flows.exports.html_batch import HtmlBatch
-    from flows.exports.reading import Reading
+    from flows.exports.reading import Map
+    from flows.stages.convert.entries import Read
     from flows.stages.convert.parquet import RowWriter
 
-_ZONE = "--html-zone="
+_ZONE, _READERS = "--html-zone=", "--readers="
 _USAGE, _TEMPORARY = 64, 75  # sysexits.h
 _BARE = {".json", ".html", ".htm"}
-_NOTHING = (
-    "no Telegram export in it: neither result.json nor messages.html;"
-    " export again from Telegram Desktop and pack the whole folder"
-)
+#: Bytes of exports for which one more reader is started, which takes as long as reading 3 MB.
+_WORTH_READER = 4 << 20
+#: Bytes of a source file that is read as one piece; a larger one is read in pieces of 1 MB.
+_SMALL = 8 << 20
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage as a process; return its exit status."""
-    zone = next((option.removeprefix(_ZONE) for option in argv[2:] if option.startswith(_ZONE)), None)
-    if len(argv) != (2 if zone is None else 3):
-        sys.stderr.write(f"usage: python -m flows.stages.convert INPUT OUTPUT [{_ZONE}ZONE]\n")
+    options = {option.partition("=")[0] + "=": option.partition("=")[2] for option in argv[2:]}
+    if len(argv) < 2 or options.keys() - {_ZONE, _READERS}:
+        sys.stderr.write(f"usage: python -m flows.stages.convert INPUT OUTPUT [{_ZONE}ZONE] [{_READERS}N]\n")
         return _USAGE
     source, output = map(Path, argv[:2])
     os.umask(0o077)
     # Messages have no reference cycles; searching thousands of them for cycles takes a tenth of the time.
     gc.set_threshold(200_000)
     try:
-        result = read_result(output) or convert(source, output, zone)
+        readers = int(options.get(_READERS, 0))
+        result = read_result(output) or convert(source, output, options.get(_ZONE), readers)
     except OSError as error:  # a full or failing disk, not a source file
         sys.stderr.write(f"cannot convert: {error}\n")
         return _TEMPORARY
-    except ValueError as error:  # the zone
-        sys.stderr.write(f"{_ZONE}: {error}\n")
+    except ValueError as error:
+        sys.stderr.write(f"wrong option: {error}\n")
         return _USAGE
     print_result(result)
     return 0
 
 
-def convert(source: Path, output: Path, zone: str | None = None) -> Result:
+def convert(source: Path, output: Path, zone: str | None = None, readers: int = 0) -> Result:
     """Convert every source file in ``source`` into the new directory ``output``; return the result.
 
-    ``zone`` is the time zone of HTML exports. Raises ValueError if there is no such zone, OSError if the
-    machine fails (a full disk, for example), never because of a source file's content.
+    ``zone`` is the time zone of HTML exports, ``readers`` the number of processes (0: one per processor).
+    Raises ValueError if there is no such zone, OSError if the machine fails (a full disk, for example), never
+    because of a source file's content.
     """
-    from flows.exports.html_batch import HtmlBatch  # late: the import of Arrow dominates the start
-    from flows.stages.convert.parquet import RowWriter
-
+    entries = {entry: _size(entry) for entry in _entries(source)}
     with new_output(output) as partial:
         extracted = read_result(source)
         kept = {file.name: file.counts.get("members") for file in extracted.files} if extracted else {}
         result = Result("convert", not_written(source, extracted))
-        with RowWriter(partial) as writer:
-            processors = Processors(writer.stop_thread)
-            html = HtmlBatch(zone, _entries(source))
-            for entry in html.in_order():
-                work = functools.partial(_convert_file, entry, writer, processors, html, kept.get(entry.name))
-                outcome = process_or_quarantine(output, entry.name, work)
-                result.files.append(outcome)
-                for name, number in outcome.counts.items():
-                    result.counts[name] = result.counts.get(name, 0) + number
+        with Readers(readers or min(processors(), 1 + sum(entries.values()) // _WORTH_READER)) as pool:
+            result.files += _convert(entries, kept, output, partial, zone, pool)
+        for file in result.files:
+            for name, number in file.counts.items():
+                result.counts[name] = result.counts.get(name, 0) + number
         write_result(partial, result)
     return result
+
+
+def _convert(
+    entries: dict[Path, int],
+    kept: dict[str, int | None],
+    output: Path,
+    partial: Path,
+    zone: str | None,
+    readers: Readers,
+) -> Iterator[FileOutcome]:
+    """Write the rows of the entries, of these sizes, into ``partial``; yield the outcome of each."""
+    from flows.exports.html_batch import HtmlBatch  # late: the import of Arrow dominates the start
+    from flows.stages.convert.entries import read_whole
+    from flows.stages.convert.parquet import RowWriter
+
+    with RowWriter(partial) as writer:
+        html = HtmlBatch(zone, entries)
+        order = list(html.in_order())
+        small = [
+            entry
+            for entry in order
+            if readers.count > 1
+            and entries[entry] <= _SMALL
+            and not html.is_linked(entry)
+            and not is_suspect(output, entry.name)
+        ]
+        items = ((entry, kept.get(entry.name)) for entry in small)
+        read = readers.futures(functools.partial(read_whole, zone), items)
+        for entry in order:
+            work = (
+                functools.partial(_write_whole, entry, next(read), writer)
+                if entry in small
+                else functools.partial(_convert_file, entry, writer, html, kept.get(entry.name), readers.map)
+            )
+            yield process_or_quarantine(output, entry.name, work)
+
+
+def _convert_file(
+    entry: Path, writer: RowWriter, html: HtmlBatch, kept: int | None, each: Map
+) -> FileOutcome:
+    """Read an entry here, with long exports in pieces by ``each``, and write its rows as they come."""
+    from flows.stages.convert.entries import read_entry
+
+    reading = read_entry(entry, html, kept, each)
+    while True:
+        try:
+            writer.messages(next(reading))
+        except StopIteration as end:
+            return _written(end.value, writer)
+
+
+def _write_whole(entry: Path, read: Future[tuple[Read, list[RecordBatch]]], writer: RowWriter) -> FileOutcome:
+    """Write the rows of an entry that is read as one piece."""
+    try:
+        found, rows = read.result()
+    except ReaderCrashed as error:
+        return FileOutcome(entry.name, "quarantined", str(error))
+    for batch in rows:
+        writer.messages(batch)
+    return _written(found, writer)
+
+
+def _written(read: Read, writer: RowWriter) -> FileOutcome:
+    if read.chats is not None:
+        writer.chats(read.chats)
+    read.outcome.status = sys.intern(read.outcome.status)  # msgspec omits a default only if it is the same
+    return read.outcome
+
+
+def _size(entry: Path) -> int:
+    """Return the number of bytes of what may be exports in an entry."""
+    files = [Path(folder, name) for folder, _, names in os.walk(entry) for name in names] or [entry]
+    return sum(file.stat().st_size for file in files if file == entry or file.suffix.lower() in _BARE)
 
 
 def _entries(source: Path) -> Iterator[Path]:
@@ -105,49 +179,3 @@ def _entries(source: Path) -> Iterator[Path]:
             continue
         if entry.is_dir() or entry.suffix.lower() in _BARE or entry_id(entry.name) is not None:
             yield entry
-
-
-def _convert_file(
-    entry: Path, writer: RowWriter, processors: Processors, html: HtmlBatch, kept: int | None
-) -> FileOutcome:
-    from flows.exports.reading import Reading
-
-    reading = Reading(entry.name)
-    exports = html.exports(entry)
-    parts = [part for export in exports for part in export.parts]
-    left_out = not_read(entry, set(parts), kept)
-    if not exports:
-        return FileOutcome(entry.name, "quarantined", "; ".join(filter(None, (_NOTHING, left_out))))
-    for export in exports:
-        known = len(reading.problems)
-        _read(export, reading, writer, processors, html)
-        if len(exports) > 1:
-            name = export.parts[0].relative_to(entry)
-            reading.problems[known:] = [f"{name}: {problem}" for problem in reading.problems[known:]]
-    if left_out:
-        reading.problems.insert(0, left_out)  # only a few problems are shown
-    size = sum(part.stat().st_size for part in parts)
-    if reading.reason and not reading.messages:
-        return FileOutcome(entry.name, "quarantined", reading.reason, {"bytes_in": size})
-    writer.chats(reading.chat_rows())
-    counts = {"bytes_in": size, "chats": len(reading.chats), "messages": reading.messages}
-    return FileOutcome(entry.name, "partial" if reading.reason else "ok", reading.reason, counts)
-
-
-def _read(
-    export: Export, reading: Reading, writer: RowWriter, processors: Processors, html: HtmlBatch
-) -> None:
-    from flows.exports.formats import read_export
-
-    batches = read_export(export, reading, processors, html)
-    while True:
-        try:
-            batch = next(batches, None)
-        except OSError:
-            raise
-        except Exception as error:  # an unexpected error costs neither other files nor the rows so far
-            reading.problems.append(f"reading failed, please report this: {type(error).__name__}: {error}")
-            return
-        if batch is None:
-            return
-        writer.messages(batch)

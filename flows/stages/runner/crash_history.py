@@ -8,6 +8,7 @@ If the process is killed from outside, with its flow or by the OOM killer, no cr
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +16,16 @@ import msgspec
 
 from flows.stages.runner.contract import FileOutcome
 
+#: Signals that a program brings upon itself.
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 #: Crashes after which a source file is quarantined.
-_MAX_CRASHES = 2
+MAX_CRASHES = 2
 
 
 def process_or_quarantine(output: Path, name: str, work: Callable[[], FileOutcome]) -> FileOutcome:
     """Return the outcome of ``work`` on the source file ``name``; quarantine the file after two crashes."""
     errors = _crashes(output).get(name, [])
-    if len(errors) >= _MAX_CRASHES:
+    if len(errors) >= MAX_CRASHES:
         reason = (
             f"the {output.name} program crashed or timed out on it {len(errors)} times;"
             f" last error: {errors[-1]}. If the file is only large, raise the stage's time-out;"
@@ -34,6 +37,11 @@ def process_or_quarantine(output: Path, name: str, work: Callable[[], FileOutcom
         return work()
     finally:
         _current_file(output).unlink(missing_ok=True)
+
+
+def is_suspect(output: Path, name: str) -> bool:
+    """Return whether :func:`process_or_quarantine` quarantines the source file ``name``."""
+    return len(_crashes(output).get(name, [])) >= MAX_CRASHES
 
 
 def clear_current_file(output: Path) -> None:

@@ -22,6 +22,7 @@ from flows.errors import GateLost, StageCrashed, StageFailed, StageMisconfigured
 from flows.stages.runner import work_lock
 from flows.stages.runner.completion import to_the_end
 from flows.stages.runner.contract import PERMANENT
+from flows.stages.runner.crash_history import CRASHES
 from flows.stages.runner.supervisor import CLOCK, WATCHDOG
 
 #: The program at the head of the processes of every stage run; its command line identifies them.
@@ -29,8 +30,6 @@ SUPERVISOR = Path(__file__).with_name("supervisor.py")
 #: Of each stream only the end is kept: a flood costs no memory. Enough for the result line of 1,000 files.
 TAIL_BYTES = 1 << 20
 _ERROR_CHARS = 4_000
-#: Signals that a program brings upon itself.
-_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 #: Seconds: given to streams that a killed process may still hold; between two looks at a tree without a head.
 _GRACE, _LOOK_AGAIN = 1.0, 0.05
 #: Seconds between two bytes that the supervisor gets while the flow can prove its sessions.
@@ -171,7 +170,7 @@ class Supervisor:
             return Finished(stdout, stderr)
         how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit status {code}"
         reason = stderr.strip()[-_ERROR_CHARS:] or "nothing on stderr"
-        kind = StageCrashed if code and -code in _CRASHES else StageFailed
+        kind = StageCrashed if code and -code in CRASHES else StageFailed
         raise (StageMisconfigured if code in PERMANENT else kind)(
             f"{Path(argv[0]).name} failed ({how}): {reason}"
         )

@@ -1,0 +1,81 @@
+"""Read the exports in one entry of extract's output: one source file."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from flows.exports.discover import Export
+from flows.exports.formats import read_export
+from flows.exports.html_batch import HtmlBatch
+from flows.exports.reading import Map, Reading
+from flows.stages.convert.members import not_read
+from flows.stages.convert.readers import ReaderCrashed
+from flows.stages.runner.contract import FileOutcome
+
+_NOTHING = (
+    "no Telegram export in it: neither result.json nor messages.html;"
+    " export again from Telegram Desktop and pack the whole folder"
+)
+
+
+class Read(NamedTuple):
+    """What became of an entry: its outcome and its chats (None if it is quarantined)."""
+
+    outcome: FileOutcome
+    chats: pa.RecordBatch | None = None
+
+
+def read_whole(zone: str | None, item: tuple[Path, int | None]) -> tuple[Read, list[pa.RecordBatch]]:
+    """Read an entry that belongs to no other, in a reader process; return what became of it, and its rows.
+
+    ``item`` is the entry and the number of members that extract kept of it, if it says so.
+    """
+    entry, kept = item
+    rows: list[pa.RecordBatch] = []
+    reading = read_entry(entry, HtmlBatch(zone, [entry]), kept)
+    while True:
+        try:
+            rows.append(next(reading))
+        except StopIteration as end:
+            return end.value, rows
+
+
+def read_entry(
+    entry: Path, html: HtmlBatch, kept: int | None, each: Map = map
+) -> Generator[pa.RecordBatch, None, Read]:
+    """Yield the messages of an entry; return what became of it. Raises OSError if the machine fails."""
+    reading = Reading(entry.name)
+    exports = html.exports(entry)
+    parts = [part for export in exports for part in export.parts]
+    left_out = not_read(entry, set(parts), kept)
+    if not exports:
+        return Read(FileOutcome(entry.name, "quarantined", "; ".join(filter(None, (_NOTHING, left_out)))))
+    for export in exports:
+        known = len(reading.problems)
+        yield from _rows(export, reading, html, each)
+        if len(exports) > 1:
+            name = export.parts[0].relative_to(entry)
+            reading.problems[known:] = [f"{name}: {problem}" for problem in reading.problems[known:]]
+    if left_out:
+        reading.problems.insert(0, left_out)  # only a few problems are shown
+    size = sum(part.stat().st_size for part in parts)
+    if reading.reason and not reading.messages:
+        return Read(FileOutcome(entry.name, "quarantined", reading.reason, {"bytes_in": size}))
+    counts = {"bytes_in": size, "chats": len(reading.chats), "messages": reading.messages}
+    outcome = FileOutcome(entry.name, "partial" if reading.reason else "ok", reading.reason, counts)
+    return Read(outcome, reading.chat_rows())
+
+
+def _rows(export: Export, reading: Reading, html: HtmlBatch, each: Map) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from read_export(export, reading, html, each)
+    except OSError:
+        raise
+    except ReaderCrashed as error:
+        reading.problems.append(str(error))
+    except Exception as error:  # an unexpected error costs neither other files nor the rows so far
+        reading.problems.append(f"reading failed, please report this: {type(error).__name__}: {error}")
