@@ -24,7 +24,7 @@ from flows.exports.html_text import inner_text
 from flows.exports.pages import Page, chunks_of, part_name, read_page
 from flows.exports.parallel import Processors, parallel_map
 from flows.exports.reading import Chat, Reading
-from flows.exports.repair import Message, parse
+from flows.exports.repair import Message, is_utf8, parse
 from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST, Block
 
@@ -36,6 +36,9 @@ _PARTS_WORTH_FORK, _PARTS_PER_FORK = 4, 32
 _UNKNOWN = {"?": None}
 _START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
+_TOGETHER = "submit all parts of the chat together, otherwise each is stored as a chat of its own"
+#: What stands for bytes that are not UTF-8.
+_REPLACED = "\ufffd".encode()
 _BREAK = re.compile(r"<br\s*/?>")
 #: Signs of other programs that write pages called messages.html.
 _FOREIGN = {
@@ -51,6 +54,7 @@ class _Piece(NamedTuple):
     above: Above
     lost: int = 0
     without_id: int = 0
+    not_utf8: int = 0
 
 
 def read_html(
@@ -105,7 +109,12 @@ class _HtmlReader:
     def new_rows(self, twin: str | None) -> Iterator[pa.RecordBatch]:
         """Yield the messages that the JSON chat ``twin`` does not have."""
         if missing := self._missing():
-            self._reading.problems.append(f"parts missing, with their messages: {', '.join(missing)}")
+            self._reading.problems.append(f"parts missing: {', '.join(missing)}; {_TOGETHER}")
+        self._reading.problems += [
+            f"not read: the {page.behind} bytes behind the end of {page.path.name}"
+            for page in self._pages
+            if page.behind
+        ]
         differ = 0
         for rows in self.rows(twin):
             new = rows
@@ -146,6 +155,7 @@ class _HtmlReader:
                 self._above = piece.above
                 self._reading.lost += piece.lost
                 self._reading.without_id += piece.without_id
+                self._reading.not_utf8 += piece.not_utf8
                 if piece.batch:
                     self._counted.messages += piece.batch.num_rows
                     yield piece.batch
@@ -177,7 +187,7 @@ class _HtmlReader:
     def _pieces(self, part: Path) -> Iterator[bytes]:
         """Yield complete messages of a part, about _CHUNK bytes at once; first with the head of the page."""
         held = b""
-        for chunk in chunks_of(part, _CHUNK):
+        for chunk in chunks_of(read_page(part), _CHUNK):
             held += chunk
             if len(held) > _CHUNK and (
                 start := max((one.start() for one in _START.finditer(held)), default=0)
@@ -223,7 +233,8 @@ class _HtmlReader:
             chat.chat_key += _start_mark(messages.members)
         rows = Rows("html", self._reading.source)
         without_id = rows.add(replace(chat), messages)
-        return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id)
+        not_utf8 = 0 if is_utf8(piece) else max(1, sum(_REPLACED in raw for raw in raws))
+        return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id, not_utf8)
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")

@@ -19,7 +19,7 @@ from flows.exports.damage import Joined, Malformed
 from flows.exports.encoding import as_utf8
 from flows.exports.parallel import Processors, parallel_map
 from flows.exports.reading import Chat, Reading
-from flows.exports.repair import Message, add_member, parse, repaired
+from flows.exports.repair import Message, add_member, is_utf8, parse, repaired
 from flows.exports.rows import BATCH, Rows
 from flows.exports.scan import CHUNK, LONGEST, Block, Scanner
 
@@ -47,6 +47,7 @@ class _BlockResult(NamedTuple):
     without_id: int
     lost: int
     missing_commas: int
+    not_utf8: int
     error: BadInput | None
 
 
@@ -136,6 +137,7 @@ class _JsonReader:
                     raise Malformed(f"more than {LONGEST >> 20} MiB besides its messages")
         if chat:
             chat.extra = _extra(chat, members)
+            self._reading.not_utf8 += not is_utf8(b"".join(members.values()))
         return bool(chat) or account
 
     def _chats(self, section: str) -> Iterator[pa.RecordBatch]:
@@ -167,6 +169,7 @@ class _JsonReader:
                 identified = True
             self._reading.lost += found.lost
             self._scanner.missing_commas += found.missing_commas
+            self._reading.not_utf8 += found.not_utf8
             self._reading.without_id += self._rows.add(chat, found)
             if found.error:
                 raise found.error
@@ -187,6 +190,7 @@ class _JsonReader:
         for result in parallel_map(readers, blocks, read_block, self._reopen):
             self._reading.lost += result.lost
             self._scanner.missing_commas += result.missing_commas
+            self._reading.not_utf8 += result.not_utf8
             self._reading.without_id += result.without_id
             if result.batch:
                 chat.messages += result.batch.num_rows
@@ -241,7 +245,7 @@ def _read_block(chat: Chat, source: str, block: Block) -> _BlockResult:
     rows = Rows("json", source)
     without_id = rows.add(replace(chat), found)
     batch = rows.batch() if len(rows) else None
-    return _BlockResult(batch, without_id, found.lost, found.missing_commas, found.error)
+    return _BlockResult(batch, without_id, found.lost, found.missing_commas, found.not_utf8, found.error)
 
 
 def _senders(messages: list[Message]) -> set[int | str | None]:
