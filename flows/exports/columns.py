@@ -25,8 +25,9 @@ do not. Store joins floating chats to each other, and to a chat that is identifi
 messages prove that they are the same chat.
 
 ``revision`` orders the versions of one message; the greatest wins, whatever the order of loading. It consists
-of the second of the last edit (or of sending), the form (json over html) and a checksum of the content, and
-has a fixed width (``001762200628.2.0123456789``), so that every collation orders it alike.
+of the second of the last edit (or of sending), the form (json over html, over html without the sender) and a
+checksum of the content, and has a fixed width (``001762200628.2.0123456789``), so that every collation orders
+it alike.
 """
 
 from __future__ import annotations

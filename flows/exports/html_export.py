@@ -23,7 +23,7 @@ from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
 from flows.exports.pages import Page, chunks_of, part_name, read_page
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, Messages, parse
+from flows.exports.repair import Message, Messages, is_utf8, parse
 from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST, Block
 from flows.exports.zones import Clock
@@ -34,6 +34,9 @@ _CHUNK = 1 << 20
 _UNKNOWN = {"?": None}
 _START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
+_TOGETHER = "submit all parts of the chat together, otherwise each is stored as a chat of its own"
+#: What stands for bytes that are not UTF-8.
+_REPLACED = "\ufffd".encode()
 _BREAK = re.compile(r"<br\s*/?>")
 #: Signs of other programs that write pages called messages.html.
 _FOREIGN = {
@@ -49,6 +52,7 @@ class _Piece(NamedTuple):
     above: Above
     lost: int = 0
     without_id: int = 0
+    not_utf8: int = 0
 
 
 def read_html(
@@ -100,7 +104,12 @@ class _HtmlReader:
     def new_rows(self, twin: str | None) -> Iterator[pa.RecordBatch]:
         """Yield the messages that the JSON chat ``twin`` does not have."""
         if missing := self._missing():
-            self._reading.problems.append(f"parts missing, with their messages: {', '.join(missing)}")
+            self._reading.problems.append(f"parts missing: {', '.join(missing)}; {_TOGETHER}")
+        self._reading.problems += [
+            f"not read: the {page.behind} bytes behind the end of {page.path.name}"
+            for page in self._pages
+            if page.behind
+        ]
         differ = 0
         for rows in self.rows(twin):
             new = rows
@@ -146,6 +155,7 @@ class _HtmlReader:
         self._above = piece.above
         self._reading.lost += piece.lost
         self._reading.without_id += piece.without_id
+        self._reading.not_utf8 += piece.not_utf8
         if piece.batch:
             self._counted.messages += piece.batch.num_rows
             yield piece.batch
@@ -165,7 +175,7 @@ class _HtmlReader:
     def _pieces(self, part: Path) -> Iterator[bytes]:
         """Yield complete messages of a part, about _CHUNK bytes at once; first with the head of the page."""
         held = b""
-        for chunk in chunks_of(part, _CHUNK):
+        for chunk in chunks_of(read_page(part), _CHUNK):
             held += chunk
             if len(held) > _CHUNK and (
                 start := max((one.start() for one in _START.finditer(held)), default=0)
@@ -197,7 +207,7 @@ class _HtmlReader:
         messages = _parsed(_messages(tree, above, self._batch.clock))
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
-        return _piece(replace(chat), self._reading.source, messages, above)
+        return _piece(replace(chat), self._reading.source, piece, messages, above)
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")
@@ -217,7 +227,7 @@ def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece |
     found = _messages(_tree(piece), above, clock)
     if any("?" in one for one in (above.sender, above.forward, *found)):
         return None
-    return _piece(chat, source, _parsed(found), above)
+    return _piece(chat, source, piece, _parsed(found), above)
 
 
 def _tree(piece: bytes) -> LexborHTMLParser:
@@ -237,10 +247,11 @@ def _parsed(found: list[dict[str, Any]]) -> Messages:
     return parse(Block(b",".join(raws), elements=raws))
 
 
-def _piece(chat: Chat, source: str, messages: Messages, above: Above) -> _Piece:
+def _piece(chat: Chat, source: str, piece: bytes, messages: Messages, above: Above) -> _Piece:
     rows = Rows("html", source)
     without_id = rows.add(chat, messages)
-    return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id)
+    not_utf8 = 0 if is_utf8(piece) else max(1, sum(_REPLACED in raw for raw in map(bytes, messages.raws)))
+    return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id, not_utf8)
 
 
 def _start_mark(messages: list[Message]) -> str:

@@ -17,7 +17,7 @@ from flows.exports import ids
 from flows.exports.damage import Joined, Malformed
 from flows.exports.encoding import as_utf8
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, add_member, parse, repaired
+from flows.exports.repair import Message, add_member, is_utf8, parse, repaired
 from flows.exports.rows import BATCH, Rows
 from flows.exports.scan import LONGEST, Block, Scanner
 
@@ -39,6 +39,7 @@ class _BlockResult(NamedTuple):
     without_id: int
     lost: int
     missing_commas: int
+    not_utf8: int
     error: BadInput | None
 
 
@@ -129,6 +130,7 @@ class _JsonReader:
                     raise Malformed(f"more than {LONGEST >> 20} MiB besides its messages")
         if chat:
             chat.extra = _extra(chat, members)
+            self._reading.not_utf8 += not is_utf8(b"".join(members.values()))
         return bool(chat) or account
 
     def _chats(self, section: str) -> Iterator[pa.RecordBatch]:
@@ -158,7 +160,7 @@ class _JsonReader:
             if found.members:
                 self._identify(chat, found.members)
             without_id = self._rows.add(chat, found)
-            self._count(found.lost, block.missing_commas + found.missing_commas, without_id)
+            self._count(found.lost, block.missing_commas + found.missing_commas, without_id, found.not_utf8)
             if found.error:
                 raise found.error
             if len(self._rows) >= BATCH:
@@ -168,7 +170,7 @@ class _JsonReader:
         for result in self._each(partial(_read_block, replace(chat), self._reading.source), blocks):
             if len(self._rows):
                 yield self._rows.batch()
-            self._count(result.lost, result.missing_commas, result.without_id)
+            self._count(result.lost, result.missing_commas, result.without_id, result.not_utf8)
             if result.batch:
                 chat.messages += result.batch.num_rows
                 yield result.batch
@@ -176,10 +178,11 @@ class _JsonReader:
                 self._scanner.take_missing_commas()  # of blocks behind it, which do not count
                 raise result.error
 
-    def _count(self, lost: int, missing_commas: int, without_id: int) -> None:
+    def _count(self, lost: int, missing_commas: int, without_id: int, not_utf8: int) -> None:
         self._reading.lost += lost
         self._missing_commas += missing_commas
         self._reading.without_id += without_id
+        self._reading.not_utf8 += not_utf8
 
     def _members_after_messages(self) -> dict[str, bytes]:
         """Return the members of a chat after its messages, which may identify the chat."""
@@ -226,7 +229,7 @@ def _read_block(chat: Chat, source: str, block: Block) -> _BlockResult:
     without_id = rows.add(chat, found)
     batch = rows.batch() if len(rows) else None
     commas = block.missing_commas + found.missing_commas
-    return _BlockResult(batch, without_id, found.lost, commas, found.error)
+    return _BlockResult(batch, without_id, found.lost, commas, found.not_utf8, found.error)
 
 
 def _senders(messages: list[Message]) -> set[int | str | None]:

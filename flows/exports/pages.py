@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import codecs
 import html
+import mmap
 import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from flows.exports.signs import is_messages_page
 
@@ -27,7 +28,14 @@ _BARE = re.compile(r"\d+-.*?messages(\d*)\.html?", re.IGNORECASE)
 _TITLE = re.compile(r"""page_header.{0,2000}?<div class=["']?text bold["']?[^<>]*>(.*?)</div>""", re.DOTALL)
 _LINK = r"""<a\b[^<>]*\bhref=["']?([^"'<>]*?)(?:#[^"'<>]*)?["'][^<>]*>\s*{} messages"""
 _BACK, _NEXT = (re.compile(_LINK.format(word)) for word in ("Previous", "Next"))
+#: The same links after a browser has translated their words: they are before or behind all messages.
+_LINK_OF_ANY_WORDS = re.compile(
+    r"""<a\b(?=[^<>]*\bclass=["']?pagination\b)[^<>]*\bhref=["']?([^"'<>]*?)(?:#[^"'<>]*)?["'][^<>]*>"""
+)
 _ID = re.compile(r"""<div\b[^<>]*\bclass=["']?message [^<>]*\bid=["']?message(-?\d{1,18})\b""")
+_END = b"</html>"
+#: What browsers and editors add behind the end of a page.
+_COMMENTS = re.compile(rb"(?:\s|\0|\x1a|<!--.*?-->)*+", re.DOTALL)
 _MARKS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
@@ -35,7 +43,8 @@ class Page(NamedTuple):
     """One page; ``number`` is 1 for the first part, ``first`` and ``last`` are ids of messages.
 
     ``back`` and ``following`` are the names of the parts that it links to, ``bars`` the numbers of its first
-    and last day bar that were found. ``complete``: the page is not cut off.
+    and last day bar that were found. ``complete``: the page is not cut off. ``size`` is the number of its
+    bytes, fewer than those of the file if something else follows the page; ``behind`` is the number of those.
     """
 
     path: Path
@@ -47,6 +56,8 @@ class Page(NamedTuple):
     last: int | None
     bars: tuple[int, ...]
     complete: bool
+    size: int
+    behind: int
 
 
 def is_page(head: bytes) -> bool:
@@ -64,24 +75,58 @@ def read_page(path: Path) -> Page:
 def _read_page(path: Path, size: int, _changed: int) -> Page:
     with path.open("rb", buffering=0) as file:
         head = file.read(ENDS)
-        file.seek(max(size - ENDS, 0) & ~1)  # characters of UTF-16 have two bytes
-        tail = head if size <= ENDS else file.read()
-    begin, end = _text(head), _text(tail, head[:2])
-    title, back, following = _TITLE.search(begin), _BACK.search(begin), _NEXT.search(end)
-    previous, after = (link[1].rpartition("/")[2] if link else "" for link in (back, following))
+        begin = _text(head)
+        title = _title(begin)
+        own = _own_size(file, title, size)
+        file.seek(max(own - ENDS, 0) & ~1)  # characters of UTF-16 have two bytes
+        tail = head[:own] if own <= ENDS else file.read(ENDS)
+    end = _text(tail, head[:2])
+    previous, after = _links(begin, end)
     ids = [int(match[1]) for text in (begin, end) for match in _ID.finditer(text)]
-    own = [number for number in ids if number not in DAY_BARS]
+    messages = [number for number in ids if number not in DAY_BARS]
     return Page(
         path,
-        " ".join(html.unescape(title[1]).split()) if title else "",
+        title,
         _number(path, previous, after),
         previous,
         after,
-        own[0] if own else None,
-        own[-1] if own else None,
+        messages[0] if messages else None,
+        messages[-1] if messages else None,
         tuple(number for number in ids if number in DAY_BARS),
         "</html" in end[-4096:].lower(),
+        own,
+        size - own,
     )
+
+
+def _links(begin: str, end: str) -> tuple[str, str]:
+    """Return the names of the parts that a page links to before its first and behind its last message."""
+    first, last = _ID.search(begin), max((found.end() for found in _ID.finditer(end)), default=0)
+    back = _BACK.search(begin) or (first and _LINK_OF_ANY_WORDS.search(begin, 0, first.start()))
+    following = _NEXT.search(end, last) or (last and _LINK_OF_ANY_WORDS.search(end, last))
+    before, after = (link[1].rpartition("/")[2] if link else "" for link in (back, following))
+    return before, after
+
+
+def _title(text: str) -> str:
+    found = _TITLE.search(text)
+    return " ".join(html.unescape(found[1]).split()) if found else ""
+
+
+def _own_size(file: BinaryIO, title: str, size: int) -> int:
+    """Return the number of bytes of the page, and of further pages of the chat ``title`` that follow it."""
+    if not size:
+        return 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        end = 0
+        while (found := data.find(_END, end)) >= 0:
+            end = found + len(_END)
+            blank = _COMMENTS.match(data, end)
+            begin = blank.end() if blank else end
+            rest = data[begin : begin + ENDS]
+            if rest and not (is_page(rest) and _title(_text(rest)) == title):
+                return end
+    return size
 
 
 def part_name(number: int) -> str:
@@ -89,14 +134,16 @@ def part_name(number: int) -> str:
     return f"messages{number if number > 1 else ''}.html"
 
 
-def chunks_of(path: Path, size: int) -> Iterator[bytes]:
+def chunks_of(page: Page, size: int) -> Iterator[bytes]:
     """Yield the content of a page, also of one in UTF-16, in chunks of UTF-8 of about ``size`` bytes."""
-    with path.open("rb", buffering=0) as file:
-        first = file.read(size)
+    with page.path.open("rb", buffering=0) as file:
+        first = file.read(min(size, page.size))
         coding = _MARKS.get(first[:2])
         if not coding:
+            left = page.size - len(first)
             yield first
-            while chunk := file.read(size):
+            while chunk := file.read(min(size, left)):
+                left -= len(chunk)
                 yield chunk
             return
         decoder = codecs.getincrementaldecoder(coding)("replace")

@@ -46,7 +46,8 @@ class Reading:
     """Collects results while the exports of one source file (entry name ``source``) are read.
 
     ``lost`` counts unreadable messages, ``without_id`` messages without an integer id, which cannot be
-    stored. ``problems`` are written for the operator.
+    stored, ``not_utf8`` texts in another encoding, whose characters were replaced. ``problems`` are written
+    for the operator.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Reading:
     problems: list[str] = field(default_factory=list)
     lost: int = 0
     without_id: int = 0
+    not_utf8: int = 0
 
     @property
     def messages(self) -> int:
@@ -70,6 +72,9 @@ class Reading:
             parts.append(f"{self.lost} unreadable {_messages(self.lost)} left out")
         if self.without_id:
             parts.append(f"{self.without_id} {_messages(self.without_id)} without a usable id left out")
+        if self.not_utf8:
+            texts = "1 text that is" if self.not_utf8 == 1 else f"{self.not_utf8} texts that are"
+            parts.append(f"characters were replaced in {texts} not UTF-8: export it again")
         return "; ".join(parts) or None
 
     def chat_rows(self) -> pa.RecordBatch:

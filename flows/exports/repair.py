@@ -49,14 +49,16 @@ _LONG = b"0" * 10_000
 class Messages(NamedTuple):
     """Messages: the members of each, each as a whole, and the number of unreadable messages (``lost``).
 
-    ``missing_commas`` counts the commas missing between messages. ``error``: the array cannot be read any
-    further than these messages.
+    ``missing_commas`` counts the commas missing between messages, ``not_utf8`` the messages in another
+    encoding, whose characters are replaced. ``error``: the array cannot be read any further than these
+    messages.
     """
 
     members: list[Message]
     raws: list[msgspec.Raw]
     lost: int = 0
     missing_commas: int = 0
+    not_utf8: int = 0
     error: Malformed | Joined | None = None
 
 
@@ -123,7 +125,7 @@ def _with_all_values(found: Messages) -> Messages:
 
 def _one_by_one(block: Block) -> Messages:
     found = Messages([], [])
-    lost = commas = 0
+    lost = commas = not_utf8 = 0
     todo = list(reversed(block.pieces()))
     error: Malformed | Joined | None = None
     while todo:
@@ -150,9 +152,19 @@ def _one_by_one(block: Block) -> Messages:
                 lost += 1
             continue
         lost += len(values) - len(messages)
+        not_utf8 += not is_utf8(piece)
         found.members.extend(valid.members)
         found.raws.extend(valid.raws)
-    return found._replace(lost=lost, missing_commas=commas, error=error)
+    return found._replace(lost=lost, missing_commas=commas, not_utf8=not_utf8, error=error)
+
+
+def is_utf8(raw: bytes) -> bool:
+    """Return whether a text is in UTF-8."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _document_in(piece: bytes, outer: bytes) -> int:

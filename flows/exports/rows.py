@@ -299,5 +299,13 @@ def _revisions(columns: dict[str, Any], form: str, checksums: list[int]) -> Any:
     seconds = pc.divide(pc.max_element_wise(known, pa.scalar(0)), _SECOND).cast(pa.string())
     sums = pa.array(checksums, pa.uint32()).cast(pa.string())
     return pc.binary_join_element_wise(
-        pc.utf8_lpad(seconds, 12, "0"), _RANK[form], pc.utf8_lpad(sums, 10, "0"), "."
+        pc.utf8_lpad(seconds, 12, "0"), _ranks(columns, form), pc.utf8_lpad(sums, 10, "0"), "."
     )
+
+
+def _ranks(columns: dict[str, Any], form: str) -> Any:
+    """Return the order of the forms; last is a message joined to one in a part that is not here."""
+    if form == "json":
+        return _RANK[form]
+    lacks = pc.and_(pc.equal(columns["type"], pa.scalar("message")), pc.is_null(columns["sender_name"]))
+    return pc.if_else(lacks, "0", _RANK[form])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,7 @@ from flows.ledger.connection import Connection, connection
 from flows.ledger.locks import INTAKE
 from flows.ledger.named_sql import load, records
 from flows.ledger.schema_version import check_schema
+from flows.monitor import failures
 from flows.monitor.bot import BotHealth, read_bot
 from flows.monitor.probe import Outcome, Probe, run_all
 from flows.monitor.usage import Usage
@@ -76,6 +77,16 @@ class Lane(msgspec.Struct, frozen=True):
     idle_gap_sec: float
 
 
+class _Known(NamedTuple):
+    """What ledger and blocks say: ``standstill`` is in seconds, ``failed`` has the failures by condition."""
+
+    lanes: list[Lane]
+    timeouts: dict[str, float]
+    standstill: float
+    bot: BotHealth
+    failed: dict[str, str | None]
+
+
 class Monitor:
     """Checks the health of one installation."""
 
@@ -85,6 +96,7 @@ class Monitor:
         self.usage = Usage()
         self.latest = Health("unknown", {}, {})
         self._lanes = Probe(self._read_lanes)
+        self._runs = Probe(lambda: failures.of_runs(settings))
         self._components: dict[str, Probe[Component]] = {
             "postgres": Probe(self._postgres),
             "prefect_server": Probe(self._prefect_server),
@@ -95,15 +107,16 @@ class Monitor:
 
     def health(self) -> Health:
         """Return the health as far as it is known within ANSWER_SECONDS."""
-        lanes = self._lanes.start()
+        lanes, runs = self._lanes.start(), self._runs.start()
         components = {
             name: _component(outcome) for name, outcome in run_all(self._components, ANSWER_SECONDS).items()
         }
         known = lanes.result().value if lanes.done() else None
+        failed = runs.result().value if runs.done() else None
         self.latest = Health(
             status="healthy" if all(component.ok for component in components.values()) else "unhealthy",
             components=components,
-            conditions=_conditions(*known, self.usage) if known else {},
+            conditions=_conditions(known, failed or {}, self.usage) if known else {},
         )
         return self.latest
 
@@ -129,17 +142,17 @@ class Monitor:
         outcome = self._lanes.start().result()
         if outcome.value is None:
             return Component(False, f"unknown: {outcome.error}")
-        lanes, timeouts, *_ = outcome.value
-        stuck = [*_past_timeout(lanes, timeouts), *_idle_gaps(lanes)]
+        lanes = outcome.value.lanes
+        stuck = [*_past_timeout(lanes, outcome.value.timeouts), *_idle_gaps(lanes)]
         return Component(not stuck, "; ".join(stuck) or "no stage is stuck")
 
-    def _read_lanes(self) -> tuple[list[Lane], dict[str, float], float, BotHealth]:
+    def _read_lanes(self) -> _Known:
         with connect(self.settings) as ledger:
             lanes = records(sql.lane_health(ledger), Lane)
             standstill = sql.intake_standstill(ledger, space=INTAKE) or 0.0
-            bot = read_bot(ledger)
+            bot, failed = read_bot(ledger), failures.of_ledger(ledger)
         timeouts = {lane.stage: 60 * _timeout_minutes(self.settings, lane.stage) for lane in lanes}
-        return lanes, timeouts, standstill, bot
+        return _Known(lanes, timeouts, standstill, bot, failed)
 
 
 @contextmanager
@@ -171,9 +184,8 @@ def _document(settings: Settings, slug: str, name: str) -> dict[str, Any]:
     return data
 
 
-def _conditions(
-    lanes: list[Lane], timeouts: dict[str, float], standstill: float, bot: BotHealth, usage: Usage
-) -> dict[str, Condition]:
+def _conditions(known: _Known, failed_runs: dict[str, str | None], usage: Usage) -> dict[str, Condition]:
+    lanes, timeouts, standstill, bot, failed = known
     waits = [
         f"{lane.stage} {text.seconds(lane.oldest_wait_sec)}"
         for lane in lanes
@@ -196,6 +208,7 @@ def _conditions(
             else "no run holds the intake lock without receiving files",
         ),
         **_extract_conditions(lanes[0]),
+        **_failures(failed | failed_runs),
         "bot_silent": _condition(bot.silent(), "no bot is silent"),
         "bot_conflict": _condition(bot.conflicts(), "no other process polls a bot"),
         "uploads_stuck": _condition(bot.stuck(), "no upload has waited for more than 30 minutes"),
@@ -205,6 +218,14 @@ def _conditions(
         "cpu_high": Condition(
             usage.cpu_share > _CPU_HIGH, f"{usage.cpu_share:.0%} of all cores, average of 5 minutes"
         ),
+    }
+
+
+def _failures(found: dict[str, str | None]) -> dict[str, Condition]:
+    """Return a condition for each kind of failure; one that cannot be known does not hold."""
+    return {
+        name: Condition(bool(found.get(name)), found.get(name) or (otherwise if name in found else "unknown"))
+        for name, otherwise in failures.OTHERWISE.items()
     }
 
 

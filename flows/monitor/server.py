@@ -20,6 +20,7 @@ import psycopg2
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from flows.errors import ServiceFailed
+from flows.monitor.failures import OTHERWISE
 from flows.monitor.health import Health, Monitor, connect
 from flows.monitor.metrics import Metrics
 from flows.monitor.usage import Sampler
@@ -125,7 +126,8 @@ class Watch:
     """Checks the conditions every WATCH_SECONDS, and logs and emits an event when one begins or ends.
 
     The Prefect events are ``tdp.condition.raised`` and ``tdp.condition.cleared`` of the resource
-    ``tdp.condition.<name>``, for use in automations.
+    ``tdp.condition.<name>``, for use in automations. Failures are only logged: each run that fails reports
+    them to Prefect itself.
     """
 
     def __init__(self, monitor: Monitor, start_seconds: float = 0.0) -> None:
@@ -159,6 +161,8 @@ class Watch:
         self._raised = found
 
     def _emit(self, name: str, what: str, detail: str) -> None:
+        if name in OTHERWISE:
+            return
         event = {
             "id": str(uuid4()),
             "occurred": datetime.now(UTC).isoformat(),

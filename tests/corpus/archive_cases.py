@@ -27,6 +27,8 @@ from packing import (
 )
 from zip_cases import BIG, MB, NAMES, ZIPS, damaged, folder, with_export, zeros
 
+BEHIND = "behind its end are more bytes"
+
 
 def tar(chat: Chat) -> bytes:
     return tarred(("Чат/result.json", chat.json), ("Чат/photos/a.jpg", b"a"))
@@ -34,6 +36,19 @@ def tar(chat: Chat) -> bytes:
 
 def tar_with_export(*members: tuple[str, bytes] | tarfile.TarInfo) -> Callable[[Chat], bytes]:
     return lambda chat: tarred(*members, ("ok/result.json", chat.json))
+
+
+def tar_of(content: bytes) -> bytes:
+    return tarred(("a/result.json", content), format=tarfile.GNU_FORMAT)
+
+
+def halves(chat: Chat) -> tuple[bytes, bytes]:
+    """Return an export of each of the chat's messages."""
+    return chat.dump(chat.message(1)), chat.dump(chat.message(2))
+
+
+def two_in_rar(chat: Chat) -> bytes:
+    return rar(*((f"{name}/result.json", half) for name, half in zip("ab", halves(chat), strict=True)))
 
 
 def broken_in_the_middle(chat: Chat) -> bytes:
@@ -88,6 +103,10 @@ TARS = [
     quarantined("tar cut off", lambda chat: tar(chat)[:700], "damaged"),
     partly("tar.gz cut off", lambda chat: gzip.compress(tar(chat))[:-30], "damaged"),
     partly("tar broken in the middle", broken_in_the_middle, "a header in the middle"),
+    partly("tar cut off in an export", lambda chat: tar_of(chat.json)[:880], "'a/result.json' is cut off", 1),
+    partly(
+        "tar without its end", lambda chat: tar_of(chat.json)[:1024], "not read to its end: it is cut off"
+    ),
     quarantined("tar of nothing", lambda _: tarred(("a/", b"")), "not a Telegram export"),
 ]
 
@@ -106,7 +125,9 @@ SINGLE = [
     stored("bare JSON in xz", lambda chat: lzma.compress(chat.json)),
     stored("bare JSON in zstd", lambda chat: zstd.compress(chat.json)),
     stored("bare HTML in gzip", lambda chat: gzip.compress(chat.html)),
-    quarantined("gzip of JSON cut off", lambda chat: gzip.compress(chat.json)[:-20], "damaged"),
+    quarantined("gzip of JSON cut off", lambda chat: gzip.compress(chat.json)[:50], "cut off"),
+    partly("gzip cut off behind a message", lambda c: gzip.compress(c.json, 0)[:-20], "is cut off", 1),
+    partly("gzip without its checksum", lambda chat: gzip.compress(chat.json)[:-6], "is cut off"),
     quarantined(
         "gzip with another checksum", lambda chat: gzip.compress(chat.json)[:-8] + bytes(8), "damaged"
     ),
@@ -189,6 +210,17 @@ SEVENS = [
 
 RARS = [
     stored("RAR", lambda chat: rar(*seven(chat))),
+    stored("RAR with zeros behind it", lambda chat: rar(*seven(chat)) + bytes(5000)),
+    partly("RAR with text behind it", lambda chat: rar(*seven(chat)) + b"--boundary--", BEHIND),
+    partly("RAR with a ZIP behind it", lambda chat: rar(*seven(chat)) + folder(chat), BEHIND),
+    partly("RAR without its end", lambda chat: two_in_rar(chat)[:-8], "not read to its end"),
+    partly("RAR cut off in an export", lambda chat: two_in_rar(chat)[:-60], "'b/result.json' left out", 1),
+    partly(
+        "RAR with a damaged header",
+        lambda chat: two_in_rar(chat).replace(b"b/result", b"c/result"),
+        "not read to its end: it is damaged",
+        1,
+    ),
     quarantined(
         "RAR compressed", lambda chat: rar(*seven(chat), method=3), "neither unrar nor unar is installed"
     ),

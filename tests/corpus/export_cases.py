@@ -60,7 +60,7 @@ JSON = [
     stored("NUL", with_text(rb'"a\u0000b"')),
     stored("raw NUL", with_text(b'"a\0b"')),
     stored("lone surrogates", with_text(rb'"\ud83d and \ude00"')),
-    stored("bytes that are not UTF-8", with_text(b'"\xff\xfe\xc3"')),
+    partly("bytes that are not UTF-8", with_text(b'"\xff\xfe\xc3"'), "replaced in 1 text that is not UTF-8"),
     stored("line breaks in a text", with_text(b'"a\tb"')),
     stored("NaN and infinities", with_member(b'"a": NaN, "b": [-Infinity, Infinity]')),
     stored("numbers beyond 64 bits", with_member(b'"file_size": 99999999999999999999999, "width": -1e400')),
@@ -156,9 +156,10 @@ HTML = [
     stored("HTML on one line", lambda chat: chat.html.replace(b"\n", b"")),
     stored("HTML printed prettily", lambda chat: chat.html.replace(b"><", b">\n      <")),
     stored("HTML with tags unclosed", lambda chat: chat.html.replace(b"</body>", b"<p><i><table><td>")),
-    stored(
+    partly(
         "HTML with bytes that are not UTF-8",
         lambda chat: chat.html.replace(b'"text">2', b'"text">\xff\xfe\0'),
+        "replaced in 1 text",
     ),
     stored(
         "HTML with an invalid date",
@@ -207,12 +208,12 @@ HTML = [
             ("messages.html", lambda chat: chat.part(1, following="messages2.html")),
             ("messages3.html", lambda chat: chat.part(2)),
         ),
-        "missing, with their messages: messages2.html",
+        "parts missing: messages2.html; submit all parts",
     ),
     partly(
         "HTML with the last part missing",
         parts(("messages.html", lambda chat: chat.part(1, 2, following="messages2.html"))),
-        "missing, with their messages: messages2.html",
+        "parts missing: messages2.html; submit all parts",
     ),
     partly("HTML cut off", lambda chat: chat.part(1, 2, 3)[:-150], "messages.html is cut off"),
     partly(

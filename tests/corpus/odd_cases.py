@@ -6,17 +6,15 @@ import bz2
 import gzip
 import lzma
 import struct
-import tarfile
 import zlib
 from collections.abc import Callable
 
+from archive_cases import BEHIND, halves, tar_of
 from backports import zstd
 from cases import Case, Chat, partly, quarantined, stored
 from packing import plain_sevenzip, tarred, zipped
 from raw_zip import DESCRIPTOR, UTF8, RawEntry, raw_zip
 from zip_cases import folder
-
-BEHIND = "behind its end are more bytes"
 
 
 def one(name: bytes, **fields: object) -> Callable[[Chat], bytes]:
@@ -25,11 +23,6 @@ def one(name: bytes, **fields: object) -> Callable[[Chat], bytes]:
         RawEntry(name, chat.json, **fields),  # type: ignore[arg-type]
         RawEntry(b"a.jpg", b"a", extra=b"\x99\x99\xff\xff"),
     )
-
-
-def halves(chat: Chat) -> tuple[bytes, bytes]:
-    """Return an export of each of the chat's messages."""
-    return chat.dump(chat.message(1)), chat.dump(chat.message(2))
 
 
 def unicode_name(raw: bytes, name: str) -> bytes:
@@ -59,10 +52,6 @@ def joined(pack: Callable[[bytes], bytes]) -> Callable[[Chat], bytes]:
 
 def zip_of(content: bytes) -> bytes:
     return zipped(("a/result.json", content))
-
-
-def tar_of(content: bytes) -> bytes:
-    return tarred(("a/result.json", content), format=tarfile.GNU_FORMAT)
 
 
 def cut_tar_gz(chat: Chat) -> bytes:
@@ -124,7 +113,7 @@ STREAMS = [
     stored("two tar.gz in one file", joined(lambda json: gzip.compress(tar_of(json)))),
     stored("two tars with few zeros between", lambda c: tar_of(halves(c)[0])[:2048] + tar_of(halves(c)[1])),
     partly("tar with text behind it", lambda chat: tar_of(chat.json) + b"--boundary--", BEHIND),
-    partly("tar.gz cut off in a photo", cut_tar_gz, "not read to its end: it is damaged"),
+    partly("tar.gz cut off in a photo", cut_tar_gz, "not read to its end: it is cut off"),
     partly("tar.gz with a damaged photo", swapped, "not read to its end: it is damaged"),
 ]
 
@@ -160,4 +149,56 @@ TEXTS = [
     ),
 ]
 
-ODD: list[Case] = [*ODD_ZIPS, *STREAMS, *TEXTS]
+
+def other(chat: Chat) -> Chat:
+    """Return another chat, of the same ids and times."""
+    found = Chat(chat.id - 1_000)
+    found.name = "Other"
+    return found
+
+
+def beside(name: str, content: Callable[[Chat], bytes]) -> Callable[[Chat], bytes]:
+    """Return a ZIP of two exports: one message as ``result.json``, and the same folder's file ``name``."""
+    return lambda chat: zipped(("a/result.json", halves(chat)[0]), (f"a/{name}", content(chat)))
+
+
+def second(chat: Chat) -> bytes:
+    return halves(chat)[1]
+
+
+RENAMED = [
+    *(
+        stored(f"an export called {name}", lambda chat, name=name: zipped((f"a/{name}", chat.json)))
+        for name in ("result", "result.json.txt", "export.txt", "messages.html")
+    ),
+    *(
+        stored(f"a page called {name}", lambda chat, name=name: zipped((f"a/{name}", chat.html)))
+        for name in ("messages", "messages.html.bak", "page.xhtml", "result.json")
+    ),
+    stored("an export with a name of 255 bytes", lambda chat: zipped(("n" * 255, chat.json))),
+    stored("an export called result.json.bak beside another", beside("result.json.bak", second)),
+    stored("an archive beside an export", beside("b.json.gz", lambda chat: gzip.compress(second(chat)))),
+    stored("an archive sent in a chat", beside("files/b.zip", lambda chat: zip_of(other(chat).json)), 1),
+]
+JOINED = [
+    stored("pages of one chat joined", lambda chat: chat.part(1) + chat.part(2)),
+    stored("a page with a comment behind it", lambda chat: chat.html + b"<!-- saved from: x -->\n"),
+    partly("pages of two chats joined", lambda chat: chat.html + other(chat).html, "bytes behind the end of"),
+    partly("JSON behind a page", lambda chat: chat.html + other(chat).json, "not read: the "),
+    partly(
+        "a page behind JSON", lambda chat: chat.json + other(chat).html, "bytes behind the end of its JSON"
+    ),
+    partly(
+        "JSON in CP1251",
+        lambda chat: chat.json.replace(b'"Anna"', '"Анна"'.encode("cp1251")),
+        "characters were replaced in 2 texts that are not UTF-8",
+    ),
+    partly(
+        "HTML in CP1251",
+        lambda chat: chat.part(1).replace(b"Anna", "Анна".encode("cp1251")),
+        "characters were replaced in 1 text that is not UTF-8",
+        1,
+    ),
+]
+
+ODD: list[Case] = [*ODD_ZIPS, *STREAMS, *TEXTS, *RENAMED, *JOINED]

@@ -117,7 +117,7 @@ async def test_automations_exist_for_all_conditions_of_the_monitor(installation:
     health = Monitor(installation).health()
     # Problems of stages are conditions with their own names.
     down = {f"{name}_down" for name in health.components if name != "stages"}
-    assert health.conditions.keys() | down - NOT_REPORTED == CONDITIONS.keys()
+    assert sorted(health.conditions.keys() | down - NOT_REPORTED) == sorted(ALL)
 
 
 async def test_own_automations_are_repaired_and_those_of_operators_kept(client: PrefectClient) -> None:
@@ -200,3 +200,7 @@ async def test_failures_are_sent_through_the_notification_block(
     assert "(batch_000001) was quarantined: " in messages["file_quarantined"]
     assert messages["batch_failed"].startswith("Failed: ")
     assert "rules are broken: " in messages["rule_broken"]
+    conditions = Monitor(installation).health().conditions
+    firing = {name: condition.detail for name, condition in conditions.items() if condition.firing}
+    assert firing.keys() & wanted == wanted - {"batch_failed"}, "no batch is FAILED any more"
+    assert "RulesBroken" in firing["rule_broken"]

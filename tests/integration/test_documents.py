@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from deployments.automations import CONDITIONS
+from deployments.automations import CONDITIONS, FAILED_RUNS, REPORTED
 from flows.cli.main import app
 from flows.monitor.health import Monitor
 from flows.settings import Settings
@@ -74,7 +74,8 @@ def test_links_have_targets(document: Path) -> None:
 
 def test_every_condition_has_its_entry() -> None:
     entries = set(re.findall(r"^### (\w+)$", RUNBOOK.read_text(), re.MULTILINE))
-    assert entries == CONDITIONS.keys() | {"postgres_down", "prefect_server_down"}
+    reported = CONDITIONS.keys() | REPORTED.keys() | FAILED_RUNS.keys()
+    assert entries == reported | {"postgres_down", "prefect_server_down"}
 
 
 def test_every_component_has_its_row(tmp_path: Path) -> None:

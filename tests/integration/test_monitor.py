@@ -28,6 +28,7 @@ from flows import services
 from flows.errors import ServiceFailed
 from flows.ledger.locks import INTAKE
 from flows.monitor import MonitorServer, monitor
+from flows.monitor.failures import OTHERWISE
 from flows.monitor.health import Monitor
 from flows.monitor.server import Watch
 from flows.monitor.usage import Sampler
@@ -190,6 +191,30 @@ def test_an_intake_that_stands_still_is_a_condition(ledger: Any, server: Monitor
         assert is_firing()
         cursor.execute("UPDATE intake SET moved_at = clock_timestamp()")
         assert not is_firing()
+
+
+def test_failures_are_conditions_until_an_operator_acts(ledger: Any, server: MonitorServer) -> None:
+    def firing() -> dict[str, str]:
+        found = json.loads(get(server, "/health")[2])["conditions"]
+        return {name: found[name]["detail"] for name in OTHERWISE if found[name]["firing"]}
+
+    assert firing() == {}
+    with ledger.cursor() as cursor:
+        cursor.execute(
+            "WITH s AS (INSERT INTO source_files (sha256, name, size_bytes, stored_path)"
+            " VALUES (repeat('a', 64), 'a.zip', 1, '/x') RETURNING source_id), b AS (INSERT INTO"
+            " batch_processing (batch_id, file_count, status) VALUES ('b1', 1, 'FAILED') RETURNING batch_id)"
+            " INSERT INTO batch_files (batch_id, source_id, position, status)"
+            " SELECT batch_id, source_id, 1, 'QUARANTINED' FROM s, b"
+        )
+        assert firing() == {
+            "batch_failed": "1 batch has failed: `tdp batches --status failed`",
+            "file_quarantined": "1 file is quarantined: `tdp files --status quarantined`",
+        }
+        cursor.execute("UPDATE source_files SET returned_at = clock_timestamp()")
+        cursor.execute("UPDATE batch_processing SET status = 'COMPLETED'")
+        assert firing() == {}
+        cursor.execute("TRUNCATE source_files CASCADE")
 
 
 def test_a_long_queue_is_a_condition_but_only_a_stuck_stage_is_unhealthy(

@@ -8,12 +8,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow.parquet as pq
 import pytest
+from converted import store, visible
 from html_pages import message, page, service, text
 from pydantic import ValidationError
 
 from blocks import PipelineConfig
+from flows.exports.html_export import _TOGETHER
 from flows.stages.convert.stage import convert, main
 
 START = datetime(2024, 5, 1, 12, 0, 7)  # noqa: DTZ001 - wall clock
@@ -159,12 +162,31 @@ def test_only_parts_that_no_source_file_has_are_missing(tmp_path: Path) -> None:
     found = Converted(tmp_path, {name: PARTS[name] for name in (names[0], names[2])})
     assert found.reasons == {
         "000003-messages.html": None,
-        "000002-rest.zip": "parts missing, with their messages: messages2.html",
+        "000002-rest.zip": f"parts missing: messages2.html; {_TOGETHER}",
     }
     alone = Converted(tmp_path / "alone", {names[1]: PARTS[names[1]]})
     assert alone.reasons == {
-        "000001-messages2.html": "parts missing, with their messages: messages.html, messages3.html"
+        "000001-messages2.html": f"parts missing: messages.html, messages3.html; {_TOGETHER}"
     }
+
+
+def test_parts_that_come_one_by_one_are_one_chat_once_they_come_together(
+    tmp_path: Path, database_url: str
+) -> None:
+    parts = {name: content if "3-" in name[:7] else joined(content) for name, content in PARTS.items()}
+
+    def store_batch(name: str, files: dict[str, str]) -> dict[str, list[int]]:
+        Converted(tmp_path / name, files)
+        store(database_url, tmp_path / name / "out")
+        return visible(database_url)
+
+    for number, part in enumerate(parts):
+        one_by_one = store_batch(str(number), {part: parts[part]})
+    assert sorted(one_by_one.values()) == [[1, 2], [3, 4], [5]]
+    assert list(store_batch("all", parts).values()) == [[1, 2, 3, 4, 5]]
+    with psycopg.connect(database_url) as connection:
+        senders = connection.execute("SELECT DISTINCT sender_name FROM messages").fetchall()
+    assert senders == [("Anna",)], "joined messages have the sender of the part before"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from html_pages import WHEN, Read, div, message, page, reader, service, text
 
 from flows.exports.discover import Export
 from flows.exports.html_batch import HtmlBatch
-from flows.exports.html_export import read_html
+from flows.exports.html_export import _TOGETHER, read_html
 from flows.exports.json_export import read_json
 from flows.exports.reading import Reading
 
@@ -59,7 +59,7 @@ def test_missing_parts_are_reported(tmp_path: Path) -> None:
     parts = (tmp_path / "messages2.html", tmp_path / "messages4.html")
     assert sum(batch.num_rows for batch in read_html(Export("html", parts), reading)) == 2
     missing = "messages.html, messages3.html, messages5.html"
-    assert reading.reason == f"parts missing, with their messages: {missing}"
+    assert reading.reason == f"parts missing: {missing}; {_TOGETHER}"
 
 
 def test_a_large_gap_is_reported_as_a_range(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_large_gap_is_reported_as_a_range(tmp_path: Path) -> None:
         part.write_text(page(message(1)))
     reading = Reading("x")
     assert sum(batch.num_rows for batch in read_html(Export("html", parts), reading)) == 2
-    assert (reading.reason or "").endswith(f"messages2.html to messages{'9' * 199}8.html")
+    assert f": messages2.html to messages{'9' * 199}8.html;" in (reading.reason or "")
 
 
 def test_a_part_cut_off_anywhere_keeps_every_complete_message(read: Read) -> None:

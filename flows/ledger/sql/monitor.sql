@@ -27,6 +27,12 @@ ORDER BY s.position;
 SELECT extract(epoch FROM clock_timestamp() - moved_at)::float8 FROM intake
 WHERE EXISTS (SELECT FROM advisory_locks WHERE granted AND space = :space);
 
+-- name: undecided()^
+-- Failed batches, and quarantined files that no operator has returned or dropped.
+SELECT (SELECT count(*) FROM batch_processing WHERE status = 'FAILED') AS failed,
+       (SELECT count(*) FROM batch_files JOIN source_files USING (source_id)
+        WHERE status = 'QUARANTINED' AND returned_at IS NULL AND purged_at IS NULL) AS quarantined;
+
 -- name: schema_version()$
 SELECT version_num FROM tdp_schema_version;
 

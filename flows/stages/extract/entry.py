@@ -95,6 +95,12 @@ def safe_path(name: str, max_depth: int, below: str = "") -> str | None:
     return path if len(path.encode()) <= _PATH_BYTES else None
 
 
+def with_ending(path: str, ending: str) -> str:
+    """Return ``path``, a result of :func:`safe_path`, with ``ending`` added to its name."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + _safe_part(name + ending)
+
+
 def _safe_part(part: str) -> str:
     if part.isprintable() and len(part) <= _NAME_BYTES // 4:  # a character has 4 bytes at most
         return part

@@ -1,7 +1,7 @@
 """Unpack one source file: write its exports, list or write its media.
 
-Archives nested in an archive are opened if they are outside of the folders of exports; in those folders they
-are media that people sent each other.
+Archives nested in an archive are opened unless they are in a subfolder of an export: there they are media
+that people sent each other. So are exports that have no name of an export.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -17,13 +17,17 @@ from pathlib import Path
 from flows.errors import BadInput
 from flows.exports import signs
 from flows.stages.extract.archives import ARCHIVES, HEAD, Archive, Bare, Member, Rar, format_of, open_archive
-from flows.stages.extract.archives.base import ENCRYPTED, reading
+from flows.stages.extract.archives.base import ENCRYPTED, EndsEarly, reading
 from flows.stages.extract.archives.texts import encoding_of, in_utf8, start_in_utf8
-from flows.stages.extract.entry import Entry, safe_path
+from flows.stages.extract.entry import Entry, safe_path, with_ending
 from flows.stages.extract.limits import Budget, TooLarge
 
-#: Members that may be exports by their names; their contents decide.
-_EXPORT = re.compile(r".*\.(json|html?)", re.IGNORECASE | re.DOTALL)
+#: Members that may be exports by their names, or copies of one (``result.json.bak``); their contents decide.
+_EXPORT = re.compile(
+    r".*\.(json|x?html?)(?![a-z])[^/]*|(.*/)?(result|messages)[^/]*", re.IGNORECASE | re.DOTALL
+)
+#: Endings of names by which convert recognises exports.
+_ENDINGS = {"json": (".json",), "html": (".html", ".htm")}
 _RESULT = re.compile(r"(.*/)?result\.json", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
 _IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
@@ -80,8 +84,9 @@ class Unpacking:
             folders, no_exports = self._exports(archive, wanted)
             others += no_exports
             outside = [member for member in others if not _is_below(member.path, folders)]
-            inner = self._archives_among(archive, outside)
-            opened = self._open_each(archive, inner, nesting)
+            inner, renamed = self._among(archive, outside)
+            self._exports(archive, renamed)
+            opened = self._open_each(archive, inner, nesting).union(member.path for member in renamed)
             media = [member for member in others if member.path not in opened]
             self.media += media
             if self._with_media and self.exports > before:
@@ -117,28 +122,37 @@ class Unpacking:
         folders, others = set(), []
         for member, chunks in archive.read(wanted):
             with self._skipping_if_damaged(member):
-                text = _Text(chunks)
-                if not text.is_export(member.path):
+                before_cut = _BeforeCut(chunks)
+                text = _Text(before_cut)
+                if not (form := text.form(member.path)):
                     others.append(member)
                     if member.path.lower().endswith(".json"):
                         self._other_json.append(member.path)
+                    before_cut.check()
                     continue
                 if isinstance(archive, Bare) and not text.encoding:
                     self.entry.link(member.path, archive.path)
                 else:
-                    self.entry.write(member.path, text.chunks())
+                    self.entry.write(_named(member.path, form), text.chunks())
                 self.exports += 1
                 folders.add(member.path.rpartition("/")[0])
+                if before_cut.is_cut:
+                    self._problems.append(f"{member.path[:_NAME_CHARS]!r} is cut off: the rest is missing")
         return folders, others
 
-    def _archives_among(self, archive: Archive, members: list[Member]) -> list[Member]:
+    def _among(self, archive: Archive, members: list[Member]) -> tuple[list[Member], list[Member]]:
+        """Return the archives nested in ``archive``, and the exports that have no name of an export."""
         if isinstance(archive, Rar):  # each member would start a process
             members = [member for member in members if _NESTED.fullmatch(member.path)]
-        found = []
+        archives, exports = [], []
         for member, chunks in archive.read(members):
-            if format_of(_first(chunks)) in ARCHIVES:
-                found.append(member)
-        return found
+            first = _first(chunks)
+            kind = format_of(first[:HEAD])
+            if kind in ARCHIVES:
+                archives.append(member)
+            elif kind in {"json", "html"} and _form(first, chunks, member.path):
+                exports.append(member)
+        return archives, exports
 
     def _open_each(self, archive: Archive, members: list[Member], nesting: int) -> set[str]:
         """Open the archives nested in ``archive``; return the paths of those that have exports."""
@@ -186,12 +200,33 @@ class Unpacking:
         return f"not a Telegram export: no result.json or messages.html {found}"
 
 
+class _BeforeCut:
+    """The chunks of a member up to its end, or up to where it is cut off (``is_cut``)."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        """Read ``chunks``."""
+        self._chunks = chunks
+        self.is_cut = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield them. Raises BadInput if the member is damaged in another way."""
+        try:
+            yield from self._chunks
+        except EndsEarly:
+            self.is_cut = True
+
+    def check(self) -> None:
+        """Raise EndsEarly if the member was cut off."""
+        if self.is_cut:
+            raise EndsEarly
+
+
 class _Text:
     """A member that may be an export. ``encoding`` is set if it has to be rewritten in UTF-8."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, content: Iterable[bytes]) -> None:
         """Read its beginning."""
-        head = b""
+        head, chunks = b"", iter(content)
         for chunk in chunks:
             head += chunk
             if len(head) >= signs.HEAD:
@@ -199,10 +234,14 @@ class _Text:
         self._head, self._rest = head, chunks
         self.encoding = encoding_of(head)
 
-    def is_export(self, path: str) -> bool:
-        """Return whether its name and content are those of an export."""
+    def form(self, path: str) -> str | None:
+        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export."""
         head = start_in_utf8(self._head)
-        return signs.is_json_export(head) if path.lower().endswith(".json") else signs.is_page(path, head)
+        first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        by_name = path.lower().endswith(".json") and first != b"<"
+        if (by_name or first in (b"{", b"[")) and signs.is_json_export(head):
+            return "json"
+        return "html" if not by_name and signs.is_page(path, head) else None
 
     def chunks(self) -> Iterator[bytes]:
         """Return its content, in UTF-8."""
@@ -213,15 +252,32 @@ class _Text:
 def _first(chunks: Iterator[bytes]) -> bytes:
     """Return the beginning of a member; empty if it is damaged, which is reported if the member is read."""
     try:
-        return next(chunks, b"")[:HEAD]
+        return next(chunks, b"")
     except TooLarge:
         raise
     except BadInput:
         return b""
 
 
+def _form(first: bytes, rest: Iterator[bytes], path: str) -> str | None:
+    """Return the form of a member whose beginning is ``first``; None if it is no export or is damaged."""
+    try:
+        return _Text(chain([first], _BeforeCut(rest))).form(path)
+    except TooLarge:
+        raise
+    except BadInput:
+        return None
+
+
+def _named(path: str, form: str) -> str:
+    """Return ``path`` with an ending by which convert recognises an export of this form."""
+    return path if path.lower().endswith(_ENDINGS[form]) else with_ending(path, f".{form}")
+
+
 def _is_below(path: str, folders: set[str]) -> bool:
-    return any(folder in folders for folder in _folders_of(path))
+    """Return whether ``path`` is in a subfolder of one of the folders; media of an export always is."""
+    above, slash, _ = path.rpartition("/")
+    return bool(slash) and any(folder in folders for folder in _folders_of(above))
 
 
 def _folders_of(path: str) -> Iterator[str]:

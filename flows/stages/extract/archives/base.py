@@ -24,6 +24,14 @@ BEHIND = (
 )
 
 
+class EndsEarly(BadInput):
+    """A stream of bytes ends too early; what was read of it before is valid."""
+
+    def __init__(self) -> None:
+        """Word it for the operator."""
+        super().__init__("it is cut off: copy it again in full")
+
+
 class Member(NamedTuple):
     """One member of an archive, with its name in ``path``; ``handle`` is for its reader only.
 
@@ -66,7 +74,8 @@ class Archive(Protocol):
         """Yield each wanted member with the chunks of its bytes, which are valid until the next member.
 
         Members come in the archive's order. No chunk is larger than CHUNK, whatever its compression. The
-        chunks raise BadInput if the member is damaged, and TooLarge past the limits.
+        chunks raise BadInput if the member is damaged, EndsEarly behind the bytes before a cut, and TooLarge
+        past the limits.
         """
 
 
@@ -77,6 +86,8 @@ def reading() -> Iterator[None]:
         yield
     except BadInput:
         raise
+    except EOFError as error:
+        raise EndsEarly from error
     except OSError as error:
         if error.errno not in {None, errno.EINVAL}:  # decompressors set none; an invalid seek is EINVAL
             raise

@@ -10,15 +10,18 @@ from typing import Any
 
 from flows.errors import BadInput
 from flows.stages.extract.archives.base import (
+    BEHIND,
     ENCRYPTED,
     PART_OF_SEVERAL,
     Contents,
+    EndsEarly,
     Member,
     Readable,
     chunks_of,
     damaged,
     reading,
 )
+from flows.stages.extract.archives.streams import is_behind
 from flows.stages.extract.limits import Budget, TooLarge
 
 _NO_TOOL = (
@@ -39,31 +42,46 @@ def open_rar(path: Path, budget: Budget) -> Iterator[Rar]:
     # The other tools cannot read every RAR and do not report that.
     rarfile.SEVENZIP_TOOL = rarfile.SEVENZIP2_TOOL = rarfile.BSDTAR_TOOL = os.devnull
 
+    end = 0
+
     def look(header: Any) -> None:
+        nonlocal end
         budget.enter()
+        end = header.data_offset + header.add_size
         if header.type == rarfile.RAR_BLOCK_FILE and header.flags & _SPLIT:
             raise BadInput(PART_OF_SEVERAL)
 
     with reading():
         try:
             # Other parts of a split archive are not read: they would be other source files.
-            archive = rarfile.RarFile(str(path), errors="strict", info_callback=look, part_only=True)
+            archive = rarfile.RarFile(str(path), errors="stop", info_callback=look, part_only=True)
         except rarfile.RarCannotExec:  # for a compressed comment
             raise BadInput(_NO_TOOL) from None
     with archive:
         if archive.needs_password() and not archive.infolist():
             raise BadInput(ENCRYPTED)
-        yield Rar(archive, budget)
+        problem = _problem(path, archive.strerror(), end)
+        if problem and not archive.infolist():
+            raise BadInput(problem)
+        yield Rar(archive, budget, problem)
+
+
+def _problem(path: Path, error: str | None, end: int) -> str | None:
+    """Return what was not read: behind the ``error`` of a header, or behind the archive's ``end``."""
+    if error:
+        return f"not read to its end: {damaged(error)}"
+    if end > path.stat().st_size:
+        return f"not read to its end: {EndsEarly()}"
+    with path.open("rb") as file:
+        return BEHIND if is_behind(file, end) else None
 
 
 class Rar:
     """An archive and its members."""
 
-    problem = None
-
-    def __init__(self, archive: Any, budget: Budget) -> None:
+    def __init__(self, archive: Any, budget: Budget, problem: str | None) -> None:
         """Read ``archive``, an open rarfile.RarFile."""
-        self._archive, self._budget = archive, budget
+        self._archive, self._budget, self.problem = archive, budget, problem
 
     def members(self) -> Iterable[Member]:
         """Return the members in the archive's order."""

@@ -6,7 +6,6 @@ py7zr itself unpacks blocks of up to 128 MB, and with some methods blocks of unb
 from __future__ import annotations
 
 import bz2
-import io
 import stat
 import struct
 import zlib
@@ -30,11 +29,11 @@ from flows.stages.extract.archives.base import (
     unsupported_method,
 )  # fmt: skip
 from flows.stages.extract.archives.streams import (
-    PADDING,
     Decompressor,
     Forward,
     Slice,
     Unpacked,
+    is_behind,
     raw_lzma,
     raw_lzma2,
 )
@@ -70,7 +69,7 @@ def open_sevenzip(path: Path, budget: Budget) -> Iterator[SevenZip]:
         position, size = struct.unpack("<QQ", file.read(32)[12:28].ljust(16, b"\0"))
         if size > _MAX_HEADER:
             raise BadInput(f"its list of contents is over {_MAX_HEADER >> 20} MB: pack fewer files together")
-        behind = _is_behind(file, 32 + position + size)
+        behind = is_behind(file, 32 + position + size)
         file.seek(0)
         with reading():
             try:
@@ -79,14 +78,6 @@ def open_sevenzip(path: Path, budget: Budget) -> Iterator[SevenZip]:
             except PasswordRequired:
                 raise BadInput(ENCRYPTED) from None
         yield archive
-
-
-def _is_behind(file: BinaryIO, end: int) -> bool:
-    """Return whether other bytes than padding are in ``file`` behind its ``end``."""
-    if end >= file.seek(0, io.SEEK_END):
-        return False
-    file.seek(end)
-    return any(data.strip(PADDING) for data in iter(lambda: file.read(CHUNK), b""))
 
 
 class _Place(NamedTuple):

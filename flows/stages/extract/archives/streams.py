@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from flows.errors import BadInput
-from flows.stages.extract.archives.base import CHUNK, DICTIONARY, Readable, reading
+from flows.stages.extract.archives.base import CHUNK, DICTIONARY, EndsEarly, Readable, reading
 from flows.stages.extract.limits import Meter
 
 #: Compressed bytes read at first and then at once; often only the beginning of a member is needed.
@@ -143,6 +143,7 @@ class Forward:
     """A stream that is read and seeked forwards only, with the methods that :mod:`tarfile` needs.
 
     Large reads raise BadInput: they come from headers with false lengths. ``last`` has the bytes read last.
+    If the stream is cut off, ``read`` returns the bytes before that, and raises EOFError afterwards.
     """
 
     def __init__(self, stream: Readable, meter: Meter) -> None:
@@ -157,7 +158,7 @@ class Forward:
         if not 0 <= size <= CHUNK:
             raise BadInput("it is damaged (a header too long): copy it again")
         parts: list[bytes] = []
-        while size and (part := self._some(size)):
+        while size and (part := self._some(size, after=bool(parts))):
             parts.append(part)
             size -= len(part)
             self._at += len(part)
@@ -165,9 +166,15 @@ class Forward:
         self.last = b"".join(parts)
         return self.last
 
-    def _some(self, size: int) -> bytes:
+    def _some(self, size: int, *, after: bool) -> bytes:
+        """Return some bytes; none if the stream is cut off ``after`` others, which are returned first."""
         if not self._ahead:
-            return self._stream.read(size)
+            try:
+                return self._stream.read(size)
+            except EOFError:
+                if after:
+                    return b""
+                raise
         part, self._ahead = self._ahead[:size], self._ahead[size:]
         return part
 
@@ -189,6 +196,14 @@ class Forward:
     def tell(self) -> int:
         """Return the position in the stream."""
         return self._at
+
+
+def is_behind(file: BinaryIO, end: int) -> bool:
+    """Return whether other bytes than padding are in ``file`` behind its ``end``."""
+    if end >= file.seek(0, io.SEEK_END):
+        return False
+    file.seek(end)
+    return any(data.strip(PADDING) for data in iter(lambda: file.read(CHUNK), b""))
 
 
 def unpacked(file: BinaryIO, kind: str) -> Unpacked:
@@ -218,11 +233,15 @@ _STREAMS: dict[str, tuple[Callable[[], Decompressor], tuple[bytes, ...]]] = {
 
 
 def head_of(stream: Readable, size: int) -> bytes:
-    """Return the first ``size`` bytes of ``stream``, fewer if it is shorter."""
+    """Return the first ``size`` bytes of ``stream``, fewer if it is shorter or cut off behind some."""
     head = b""
-    with reading():
-        while len(head) < size and (part := stream.read(size - len(head))):
-            head += part
+    try:
+        with reading():
+            while len(head) < size and (part := stream.read(size - len(head))):
+                head += part
+    except EndsEarly:
+        if not head:
+            raise
     return head
 
 

@@ -10,7 +10,9 @@ from flows.errors import BadInput
 from flows.stages.extract.archives.base import (
     BEHIND,
     CHUNK,
+    HEAD,
     Contents,
+    EndsEarly,
     Member,
     Readable,
     chunks_of,
@@ -74,11 +76,28 @@ class Tar:
             self.problem = BEHIND
 
     def _chunks(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
+        if not info.issparse():
+            yield from _content(cast("Forward", tar.fileobj), info)
+            return
         with reading():
             stream = tar.extractfile(info)
         if stream is not None:
             # Holes of a sparse file are not in the stream, so its meter does not count them.
-            yield from chunks_of(stream, self._budget if info.issparse() else None)
+            yield from chunks_of(stream, self._budget)
+
+
+def _content(stream: Forward, info: tarfile.TarInfo) -> Iterator[bytes]:
+    """Yield a member's bytes; tarfile would drop the last ones before a cut."""
+    left, size = info.size, HEAD
+    with reading():
+        stream.seek(info.offset_data)
+    while left:
+        with reading():
+            chunk = stream.read(min(size, left))
+        if not chunk:
+            raise EndsEarly
+        left, size = left - len(chunk), CHUNK
+        yield chunk
 
 
 def _name(info: tarfile.TarInfo) -> str:
@@ -101,6 +120,8 @@ def _walk_one(stream: Forward) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFil
         yield info, tar
     if stream.last.strip(b"\0"):  # tarfile ends at an invalid header
         raise damaged("a header in the middle")
+    if not stream.last:  # no block of zeros
+        raise EndsEarly
 
 
 def _at_another(stream: Forward) -> bool:
