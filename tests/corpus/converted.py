@@ -78,11 +78,16 @@ def write(folder: Path, *exports: Export) -> Path:
 
 def store(url: str, folder: Path) -> int:
     """Store a batch; return the reported number of new rows in the table of messages."""
+    return stored(url, folder).counts["rows_new"]
+
+
+def stored(url: str, folder: Path) -> Result:
+    """Store a batch; return the result."""
     output = folder.with_name(f"out-{os.urandom(6).hex()}")
     assert main([str(folder), str(output)], {"TDP_DATABASE_URL": url}) == 0
     result = read_result(output)
     assert result is not None
-    return result.counts["rows_new"]
+    return result
 
 
 def visible(url: str) -> dict[str, list[int]]:

@@ -132,6 +132,22 @@ def join(connection: Connection, separated: set[str], found: set[Clue]) -> int:
     return int(grown)
 
 
+def count_joined(
+    connection: Connection, keys: set[str], chats: Iterable[Chat]
+) -> tuple[set[str], list[tuple[int, str, int]]]:
+    """Count the new messages of loaded chats (``keys``) that are joined with others.
+
+    Returns the keys of those chats, and per source file and chat the messages that none of them had before.
+    """
+    best = dict(sql.aliases_of(connection, chat_keys=sorted(keys)))
+    joined = keys & {*best, *best.values()}
+    if not joined:
+        return joined, []
+    sql.create_compared(connection)  # not there if all chats were new
+    sources = sorted({chat["source_id"] for chat in chats})
+    return joined, list(sql.count_joined(connection, chat_keys=sorted({*best.values()}), sources=sources))
+
+
 def _compare_related(
     connection: Connection, separated: set[str], found: set[Clue]
 ) -> tuple[set[Pair], set[Pair], int]:

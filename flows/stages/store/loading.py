@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import psycopg2
@@ -36,7 +37,8 @@ from flows.ledger.connection import Connection
 from flows.ledger.connection import connection as connect
 from flows.ledger.named_sql import load as load_sql
 from flows.stages.runner.contract import entry_id
-from flows.stages.store.joining import Chat, Clue, clues, columns, join, lock, separate
+from flows.stages.store.counting import Tally
+from flows.stages.store.joining import Chat, Clue, clues, columns, count_joined, join, lock, separate
 
 #: Rows in memory at a time: some 10 MB of text, whatever the size of the file.
 _ROWS = 16_384
@@ -54,6 +56,17 @@ _ENCODERS = {
 }
 
 sql = load_sql("store.sql", as_dicts=False)
+
+
+class Loaded(NamedTuple):
+    """What a load did with the message rows, in total and of each source file (by its ledger id).
+
+    ``rows_new`` is the number by which the table grew, ``rows_changed`` the number of messages replaced by a
+    greater revision, ``rows_same`` the number of the others: the table has the same or a greater revision.
+    """
+
+    counts: dict[str, int]
+    by_source: dict[int, dict[str, int]]
 
 
 def read_chats(directory: Path) -> list[Chat]:
@@ -93,30 +106,27 @@ def load(
     *,
     keep: Collection[int] = (),
     commit: bool = True,
-) -> dict[str, int]:
+) -> Loaded:
     """Load ``chats`` and ``messages.parquet`` of ``directory``; return counts of the message rows.
 
     ``sources`` are the ledger ids of the batch's source files. Rows that an earlier store of the batch may
     have loaded are deleted first, in the same transaction, and counted as ``rows_replaced``, except those of
-    the sources ``keep``. Without ``commit`` the load is only tried.
-
-    ``rows_new`` is the number by which the table grew, ``rows_changed`` the number of messages replaced by a
-    greater revision, ``rows_same`` the number of the others: the table has the same or a greater revision.
-    Raises psycopg2.Error or BadInput; nothing is loaded then.
+    the sources ``keep``. Without ``commit`` the load is only tried. Raises psycopg2.Error or BadInput;
+    nothing is loaded then.
     """
     exports = Counter(chat["chat_key"] for chat in chats)
     with connect(url, application_name="tdp store") as connection:
         try:
             once = {key for key, n in exports.items() if n == 1}
-            counts = _load(connection, directory, chats, once, sources, keep)
+            loaded = _load(connection, directory, chats, once, sources, keep)
         except psycopg2.errors.UniqueViolation:
             # An export has a message twice: loading through the temporary table resolves that.
             connection.rollback()
-            counts = _load(connection, directory, chats, set(), sources, keep)
+            loaded = _load(connection, directory, chats, set(), sources, keep)
         sql.mark_unsearched(connection, sources=sorted({chat["source_id"] for chat in chats}))
         if commit:
             connection.commit()
-    return counts
+    return loaded
 
 
 def _load(
@@ -126,7 +136,7 @@ def _load(
     once: set[str],
     sources: Sequence[int],
     keep: Collection[int],
-) -> dict[str, int]:
+) -> Loaded:
     """Load in the open transaction. New chats among ``once`` are copied into the table directly."""
     path = directory / "messages.parquet"
     own = {clue for chat in chats for clue in clues(chat)}
@@ -142,43 +152,45 @@ def _load(
     replaced = _delete_earlier(connection, earlier, keys | gone) if earlier else 0
     fresh = once & _upsert_chats(connection, chats, earlier)
     sql.add_clues(connection, **columns(own))
-    known = keys - fresh
+    known, tally = keys - fresh, Tally(chats)
     rows = changed = 0
     if fresh:
         rows = _copy(connection, sql.copy_fresh.sql, _rows(path, pa.array(fresh) if known else None))
         grown += rows
+        tally.fresh(fresh)
     if known:
         sql.create_loaded(connection)
         rows += _copy(connection, sql.copy_loaded.sql, _rows(path, pa.array(fresh), keep=False))
-        changed, inserted = _merge(connection, twins=bool(known - once))
-        grown += inserted - changed
+        new, changed = _merge(connection, tally, twins=bool(known - once))
+        grown += new
     if gone:
         sql.drop_chats(connection, chat_keys=sorted(gone))
     if may_join:
         grown += join(connection, separated, found)
+        tally.joined(*count_joined(connection, keys, chats))
     counts = {"rows_new": grown, "rows_changed": changed, "rows_same": rows - grown - changed}
-    return counts | ({"rows_replaced": replaced} if earlier else {})
+    return Loaded(counts | ({"rows_replaced": replaced} if earlier else {}), tally.by_source())
 
 
-def _merge(connection: Connection, *, twins: bool) -> tuple[int, int]:
-    """Merge the loaded rows into the messages; return how many were deleted and inserted.
+def _merge(connection: Connection, tally: Tally, *, twins: bool) -> tuple[int, int]:
+    """Merge the loaded rows into the messages; return how many of these are new and how many changed.
 
     ``twins``: whether a message may have been loaded several times.
     """
     sql.analyze_loaded(connection)
     sql.create_contested(connection)
     contested = sql.contest_twins(connection) if twins else 0
-    deleted = 0
     if sql.compare_loaded(connection, stale=sql.stale_sources(connection)):
         sql.analyze_compared(connection)
-        deleted = sql.delete_older(connection)
+        sql.delete_older(connection)
         contested += sql.contest_lesser(connection)
-    inserted: int = sql.insert_newer(connection)
+    inserted: list[tuple[int, str, int, int]] = list(sql.insert_newer(connection))
+    tally.merged(inserted)
     if contested:
         sql.analyze_contested(connection)
         sql.keep_versions(connection)
         sql.drop_current_versions(connection)
-    return deleted, inserted
+    return sum(new for _, _, new, _ in inserted), sum(changed for *_, changed in inserted)
 
 
 def _delete_earlier(connection: Connection, earlier: list[int], keys: set[str]) -> int:
