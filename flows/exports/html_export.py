@@ -125,6 +125,8 @@ class _HtmlReader:
     def _finish(self, twin: str | None) -> None:
         if chat := self._chat:
             self._batch.ended(self._export, End(chat.chat_key, self._above))
+            if twin and chat.held:
+                chat.held.is_filtered = True
             if twin and not chat.messages:
                 self._reading.chats.remove(chat)
 
@@ -147,7 +149,7 @@ class _HtmlReader:
                 self._reading.lost += piece.lost
                 self._reading.without_id += piece.without_id
                 if piece.batch:
-                    self._counted.messages += piece.batch.num_rows
+                    self._counted.note(piece.batch)
                     yield piece.batch
 
     def _readers(self, parts: int) -> int:
@@ -222,7 +224,7 @@ class _HtmlReader:
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
         rows = Rows("html", self._reading.source)
-        without_id = rows.add(replace(chat), messages)
+        without_id = rows.add(replace(chat, held=None), messages)
         return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id)
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:

@@ -120,7 +120,7 @@ class _JsonReader:
             if key == "messages" and scanner.peek() == b"[":
                 if "id" not in members:
                     members |= self._members_after_messages()
-                chat = self._chat(members)
+                chat = self._chat(members, of_account=not top)
                 yield from self._messages(chat)
             elif top and key in _CHAT_LISTS:
                 account = True
@@ -189,7 +189,7 @@ class _JsonReader:
             self._scanner.missing_commas += result.missing_commas
             self._reading.without_id += result.without_id
             if result.batch:
-                chat.messages += result.batch.num_rows
+                chat.note(result.batch)
                 yield result.batch
             if result.error:
                 raise result.error
@@ -213,10 +213,10 @@ class _JsonReader:
         if key == "personal_information":
             self._account = ids.peer_id(f"user{_decoded(raw, _Person, _Person()).user_id}")
 
-    def _chat(self, members: dict[str, bytes]) -> Chat:
+    def _chat(self, members: dict[str, bytes], *, of_account: bool) -> Chat:
         kind, name = (_decoded(members.get(key, b"null"), str | None, None) for key in ("type", "name"))
         chat_id = _decoded(members.get("id", b"null"), ids.Int64 | None, None, strict=False)
-        chat = Chat("", chat_id, kind, name, self._account, "json")
+        chat = Chat("", chat_id, kind, name, self._account, "json", of_account=of_account)
         self._identify(chat, [])
         self._reading.chats.append(chat)
         return chat
@@ -239,7 +239,7 @@ def _read_block(chat: Chat, source: str, block: Block) -> _BlockResult:
     """Read a block in this process or a forked one; ``chat`` is not changed."""
     found = parse(block)
     rows = Rows("json", source)
-    without_id = rows.add(replace(chat), found)
+    without_id = rows.add(replace(chat, held=None), found)
     batch = rows.batch() if len(rows) else None
     return _BlockResult(batch, without_id, found.lost, found.missing_commas, found.error)
 

@@ -80,7 +80,7 @@ def convert(source: Path, output: Path, zone: str | None = None) -> Result:
 
     with new_output(output) as partial:
         extracted = read_result(source)
-        kept = {file.name: file.counts.get("members") for file in extracted.files} if extracted else {}
+        kept = {file.name: file for file in extracted.files} if extracted else {}
         result = Result("convert", not_written(source, extracted))
         with RowWriter(partial) as writer:
             processors = Processors(writer.stop_thread)
@@ -108,14 +108,14 @@ def _entries(source: Path) -> Iterator[Path]:
 
 
 def _convert_file(
-    entry: Path, writer: RowWriter, processors: Processors, html: HtmlBatch, kept: int | None
+    entry: Path, writer: RowWriter, processors: Processors, html: HtmlBatch, extracted: FileOutcome | None
 ) -> FileOutcome:
     from flows.exports.reading import Reading
 
     reading = Reading(entry.name)
     exports = html.exports(entry)
     parts = [part for export in exports for part in export.parts]
-    left_out = not_read(entry, set(parts), kept)
+    left_out = not_read(entry, set(parts), extracted.counts.get("members") if extracted else None)
     if not exports:
         return FileOutcome(entry.name, "quarantined", "; ".join(filter(None, (_NOTHING, left_out))))
     for export in exports:
@@ -129,7 +129,7 @@ def _convert_file(
     size = sum(part.stat().st_size for part in parts)
     if reading.reason and not reading.messages:
         return FileOutcome(entry.name, "quarantined", reading.reason, {"bytes_in": size})
-    writer.chats(reading.chat_rows())
+    writer.chats(reading.chat_rows(damaged=bool(extracted and extracted.status == "partial")))
     counts = {"bytes_in": size, "chats": len(reading.chats), "messages": reading.messages}
     return FileOutcome(entry.name, "partial" if reading.reason else "ok", reading.reason, counts)
 
