@@ -14,7 +14,8 @@ READER = "tdp_reader"
 #: Tables and views that it reads.
 READABLE = (
     "chats", "messages", "message_topics", "topics", "reactions", "forwards", "polls", "files",
-    "message_versions", "edits", "messages_per_day", "messages_per_hour", "senders", "media_kinds",
+    "message_versions", "edits", "missing_messages", "messages_per_day", "messages_per_hour", "senders",
+    "media_kinds",
 )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -38,10 +37,7 @@ For admins:
 
 
 class File(msgspec.Struct, frozen=True):
-    """One upload and what has become of it. ``outcome`` and ``messages`` are those of batch_files.
-
-    ``rows`` counts the messages of the file's whole batch: ``rows_new``, ``rows_changed``, ``rows_same``.
-    """
+    """One upload and what has become of it. ``outcome`` and the numbers are those of batch_files."""
 
     name: str
     state: str
@@ -55,7 +51,10 @@ class File(msgspec.Struct, frozen=True):
     outcome: str | None
     error: str | None
     messages: int | None
-    rows: dict[str, Any] | None = None
+    source_id: int | None = None
+    new: int | None = None
+    changed: int | None = None
+    known: int | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -154,14 +153,27 @@ def outcome_pages(files: Sequence[File]) -> list[str]:
 
 
 def _rows(files: Sequence[File]) -> str:
-    """Return the line with the numbers of new, changed and known messages of all batches of these files."""
-    batches = {file.batch_id: file.rows for file in files if file.rows}
-    words = {"rows_new": "new", "rows_changed": "changed", "rows_same": "known already"}
-    counts = {word: sum(rows.get(key) or 0 for rows in batches.values()) for key, word in words.items()}
-    if not sum(counts.values()):
+    """Return the line with the numbers of new, changed and known messages of all these files together."""
+    distinct = {file.source_id: file for file in files if file.is_ended}.values()
+    counts = [sum(numbers) for numbers in zip(*map(_numbers, distinct), strict=True)]
+    return f"\nMessages: {_words(counts)}." if len(distinct) > 1 and any(counts) else ""
+
+
+def _numbers(file: File) -> tuple[int, int, int]:
+    return file.new or 0, file.changed or 0, file.known or 0
+
+
+def _words(counts: Sequence[int]) -> str:
+    named = zip(counts, ("new", "changed", "known already"), strict=True)
+    return ", ".join(f"{count:,} {word}" for count, word in named if count)
+
+
+def _messages(file: File) -> str:
+    """Return the number of messages of a stored file, and how many of them are not new."""
+    if file.messages is None:
         return ""
-    named = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
-    return f"\nMessages in their {'batches' if len(batches) > 1 else 'batch'}: {named}."
+    found = text.count(file.messages, "message", "messages")
+    return f"{found} ({_words(_numbers(file))})" if file.changed or file.known else found
 
 
 def _rank(kind: str) -> int:
@@ -173,7 +185,7 @@ def outcome_line(file: File) -> str:
     """Return the name of a file and its outcome, with the reason and the numbers of messages."""
     parts = [file.kind]
     if file.kind in ("stored", "stored in part"):
-        parts.append("" if file.messages is None else text.count(file.messages, "message", "messages"))
+        parts.append(_messages(file))
     reason = file.reason if file.state in ("REFUSED", "FAILED") else file.error
     if file.kind == "failed":
         reason = f"{file.batch_id} failed: {file.batch_error or 'see its log'}. An operator can retry it"

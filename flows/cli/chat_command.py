@@ -14,7 +14,7 @@ from flows.cli.reports import Json, _installation, _ledger, _print_json
 from flows.cli.signals import stop_on_signals
 from flows.cli.stats_command import statistics_page
 from flows.reports import text
-from flows.tables.chat import Chat, Edit, chat
+from flows.tables.chat import Chat, Edit, Missing, chat
 from flows.tables.sessions import prepare, timed_out
 
 _TEXT = 300
@@ -23,18 +23,20 @@ _TEXT = 300
 def chat_(
     name: Annotated[str, typer.Argument(help="A chat: its name, a part of it, id or key.")],
     edits: Annotated[int, typer.Option(min=0, help="Maximum number of edited messages.")] = 10,
+    missing: Annotated[int, typer.Option(min=0, help="Maximum number of missing messages.")] = 10,
     timeout: Annotated[
         float, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
     ] = 300,
     as_json: Json = False,
 ) -> None:
-    """Show one chat: its messages per month, senders, the exports that brought it, and edits.
+    """Show one chat: messages per month, senders, the exports that brought it, edits, missing messages.
 
-    An edit is seen when two exports have different texts of a message.
+    An edit is seen when two exports have different texts of a message. A message is missing if a later whole
+    export of the chat has messages before and after it, but not this one.
     """
     with stop_on_signals(), _ledger(_installation()) as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        found = chat(ledger, name, edits=edits)
+        found = chat(ledger, name, edits=edits, missing=missing)
     if as_json:
         _print_json(found)
     else:
@@ -47,18 +49,24 @@ def _page(found: Chat) -> RenderableType:
     lines.append(Text(", ".join(filter(None, about))))
     if found.aliases:
         lines.append(Text(f"the same as {', '.join(found.aliases)}"))
-    return Group(*lines, statistics_page(found.statistics), Text(), _exports(found), *_edits(found))
+    return Group(
+        *lines, statistics_page(found.statistics), Text(), _exports(found), *_edits(found), *_missing(found)
+    )
 
 
 def _exports(found: Chat) -> RenderableType:
-    table = pages.plain_table(("Export", "Received", "Batch", "Messages", "Earlier texts"), right=(3, 4))
+    headers = ("Export", "Received", "Batch", "Holds", "Whole", "Current", "Earlier texts", "Missing since")
+    table = pages.plain_table(headers, right=(3, 5, 6, 7))
     for each in found.exports:
         table.add_row(
             Text(each.name or f"source {each.source_id}"),
             pages.when(each.received_at),
             each.batch_id or text.NOTHING,
+            text.number(each.held, 0),
+            text.NOTHING if each.whole is None else ("yes" if each.whole else "no"),
             f"{each.messages:,}",
             f"{each.versions:,}",
+            f"{each.missing:,}",
         )
     return table
 
@@ -80,3 +88,23 @@ def _edit(edit: Edit) -> Iterator[Text]:
     for earlier in edit.earlier:
         yield Text(f"  - {text.short(earlier, _TEXT)}", style="red")
     yield Text(f"  + {text.short(edit.text, _TEXT)}", style="green")
+
+
+def _missing(found: Chat) -> Iterator[Text]:
+    if not found.missing:
+        return
+    yield Text(f"\n{text.count(found.missing, 'message', 'messages')} missing in a later export:")
+    for one in found.latest_missing:
+        yield _missing_line(one)
+    if (more := found.missing - len(found.latest_missing)) > 0:
+        yield Text(f"and {more:,} more: --missing, or the table missing_messages")
+
+
+def _missing_line(one: Missing) -> Text:
+    since = one.export or f"source {one.missing_since}"
+    head = (
+        f"{one.message_id}  ",
+        (one.sender_name or "", "bold"),
+        f"  {pages.when(one.sent_at)}, since {since}: ",
+    )
+    return Text.assemble(*head, (text.short(one.text, _TEXT), "red"))

@@ -213,14 +213,15 @@ def batch_page(found: BatchDetail) -> RenderableType:
 
 
 def _files_table(found: BatchDetail) -> Table:
-    table = plain_table(["File", "Size", "Outcome", "Chats", "Messages"], right=(1, 3, 4))
+    headers = ("File", "Size", "Outcome", "Chats", "Messages", "New", "Changed", "Known")
+    table = plain_table(headers, right=(1, *range(3, 8)))
     for file in found.files:
+        counts = (file.chats, file.messages, file.new, file.changed, file.known)
         table.add_row(
             Text(file.name),
             text.size(file.size_bytes),
             coloured(file.status),
-            text.number(file.chats, 0),
-            text.number(file.messages, 0),
+            *(text.number(count, 0) for count in counts),
         )
     return table
 

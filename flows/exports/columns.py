@@ -49,6 +49,15 @@ _chats: list[pa.Field[Any]] = [
     pa.field("source", pa.string(), nullable=False),  # entry name of the source file
     pa.field("messages", pa.int64(), nullable=False),  # rows of this chat in this export
     pa.field("extra", pa.string()),  # json: unknown keys of the chat
+    # What this export holds of the chat; an operator's own program may leave these columns out.
+    pa.field("ids", pa.binary()),  # of its messages: flows.exports.held.unpacked
+    pa.field("whole", pa.bool_()),  # whether no message is missing between the first and the last one
+    pa.field("first_at", _utc),  # times of sending; null if the instant of a message is not certain
+    pa.field("last_at", _utc),
+    pa.field("first_local", _local),
+    pa.field("last_local", _local),
+    pa.field("latest", pa.int64()),  # second of the last message or edit: the export was made after it
+    pa.field("topics", pa.int64()),  # topics that were created in it
 ]
 _messages: list[pa.Field[Any]] = [
     pa.field("chat_key", pa.string(), nullable=False),
@@ -75,4 +84,6 @@ _messages: list[pa.Field[Any]] = [
 ]
 
 CHATS = pa.schema(_chats)
+#: The columns that tell what an export holds of a chat.
+HELD = ("ids", "whole", "first_at", "last_at", "first_local", "last_local", "latest", "topics")
 MESSAGES = pa.schema(_messages)

@@ -129,6 +129,8 @@ class _HtmlReader:
     def _finish(self, twin: str | None) -> None:
         if chat := self._chat:
             self._batch.ended(self._export, End(chat.chat_key, self._above))
+            if twin and chat.held:
+                chat.held.is_filtered = True
             if twin and not chat.messages:
                 self._reading.chats.remove(chat)
 
@@ -146,7 +148,9 @@ class _HtmlReader:
                 break
         else:
             return
-        apart = partial(_read_apart, replace(self._counted), self._batch.clock, self._reading.source)
+        apart = partial(
+            _read_apart, replace(self._counted, held=None), self._batch.clock, self._reading.source
+        )
         again, pieces = tee(pieces)
         for piece, result in zip(again, self._each(apart, pieces), strict=True):
             yield from self._taken(result or self._read(piece, key))
@@ -157,7 +161,7 @@ class _HtmlReader:
         self._reading.without_id += piece.without_id
         self._reading.not_utf8 += piece.not_utf8
         if piece.batch:
-            self._counted.messages += piece.batch.num_rows
+            self._counted.note(piece.batch)
             yield piece.batch
 
     def _missing(self) -> list[str]:
@@ -207,7 +211,7 @@ class _HtmlReader:
         messages = _parsed(_messages(tree, above, self._batch.clock))
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
-        return _piece(replace(chat), self._reading.source, piece, messages, above)
+        return _piece(replace(chat, held=None), self._reading.source, piece, messages, above)
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")

@@ -114,7 +114,7 @@ class _JsonReader:
             if key == "messages" and scanner.peek() == b"[":
                 if "id" not in members:
                     members |= self._members_after_messages()
-                chat = self._chat(members)
+                chat = self._chat(members, of_account=not top)
                 yield from self._messages(chat)
             elif top and key in _CHAT_LISTS:
                 account = True
@@ -167,12 +167,14 @@ class _JsonReader:
                 yield self._rows.batch()
             if found.members:
                 break
-        for result in self._each(partial(_read_block, replace(chat), self._reading.source), blocks):
+        for result in self._each(
+            partial(_read_block, replace(chat, held=None), self._reading.source), blocks
+        ):
             if len(self._rows):
                 yield self._rows.batch()
             self._count(result.lost, result.missing_commas, result.without_id, result.not_utf8)
             if result.batch:
-                chat.messages += result.batch.num_rows
+                chat.note(result.batch)
                 yield result.batch
             if result.error:
                 self._scanner.take_missing_commas()  # of blocks behind it, which do not count
@@ -200,10 +202,10 @@ class _JsonReader:
         if key == "personal_information":
             self._account = ids.peer_id(f"user{_decoded(raw, _Person, _Person()).user_id}")
 
-    def _chat(self, members: dict[str, bytes]) -> Chat:
+    def _chat(self, members: dict[str, bytes], *, of_account: bool) -> Chat:
         kind, name = (_decoded(members.get(key, b"null"), str | None, None) for key in ("type", "name"))
         chat_id = _decoded(members.get("id", b"null"), ids.Int64 | None, None, strict=False)
-        chat = Chat("", chat_id, kind, name, self._account, "json")
+        chat = Chat("", chat_id, kind, name, self._account, "json", of_account=of_account)
         self._identify(chat, [])
         self._reading.chats.append(chat)
         return chat

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
 
 from flows.exports.columns import CHATS
+from flows.exports.held import Held
 
 #: Problems listed in the reason; an archive may hold thousands of exports with one problem each.
 _SHOWN = 5
@@ -39,6 +40,16 @@ class Chat:
     form: str
     messages: int = 0
     extra: str | None = None
+    #: Whether it is one of the chats of a whole account.
+    of_account: bool = False
+    #: What the export holds of it; None: another object counts that.
+    held: Held | None = field(default_factory=Held, compare=False)
+
+    def note(self, rows: pa.RecordBatch) -> None:
+        """Count messages of this chat."""
+        self.messages += rows.num_rows
+        if self.held:
+            self.held.note(rows)
 
 
 @dataclass
@@ -77,10 +88,19 @@ class Reading:
             parts.append(f"characters were replaced in {texts} not UTF-8: export it again")
         return "; ".join(parts) or None
 
-    def chat_rows(self) -> pa.RecordBatch:
-        """Return the chats in the schema CHATS."""
-        rows = [{**vars(chat), **_cut(chat), "source": self.source} for chat in self.chats]
+    def chat_rows(self, *, damaged: bool = False) -> pa.RecordBatch:
+        """Return the chats in the schema CHATS; ``damaged``: something of the source file was not read."""
+        damaged = damaged or self.reason is not None
+        rows = [
+            {**vars(chat), **_cut(chat), **_held(chat, damaged), "source": self.source} for chat in self.chats
+        ]
         return pa.RecordBatch.from_pylist(rows, schema=CHATS)
+
+
+def _held(chat: Chat, damaged: bool) -> dict[str, Any]:
+    held = chat.held or Held()
+    whole = held.is_whole(chat.type, chat.form, of_account=chat.of_account)
+    return held.columns() | {"whole": whole and not damaged}
 
 
 def _cut(chat: Chat) -> dict[str, str]:

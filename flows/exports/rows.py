@@ -126,8 +126,11 @@ class Rows:
         columns["revision"] = _revisions(columns, self._form, self._checksums)
         columns |= self._leftovers(types)  # last: the steps above find mistyped members
         batch = pa.record_batch([columns[name] for name in MESSAGES.names], schema=MESSAGES)
+        start = 0
         for chat, count in self._chats:
-            chat.messages += count
+            if count:
+                chat.note(batch.slice(start, count))
+            start += count
         self._begin()
         return batch
 

@@ -16,6 +16,9 @@ from flows.ledger.owner import Owner, owner
 from flows.ledger.session import fetch
 from flows.stages.runner.contract import Result, entry_id, entry_name
 
+#: Counts of a source file in its outcome that the ledger keeps.
+_COUNTS = "chats", "messages", "rows_new", "rows_changed", "rows_same"
+
 
 class BatchSource(NamedTuple):
     """A source file of a batch, as the ledger has it: ``entry`` is its name in the batch's input."""
@@ -74,8 +77,7 @@ class OwnedBatch:
                 "source_id": source_id,
                 "status": {"partial": "PARTIAL", "quarantined": "QUARANTINED"}.get(outcome.status, "WAITING"),
                 "error": outcome.reason and outcome.reason.replace("\0", "\ufffd"),
-                "chats": outcome.counts.get("chats"),
-                "messages": outcome.counts.get("messages"),
+                **{name: outcome.counts.get(name) for name in _COUNTS},
             }
             for outcome in result.files
             # An operator's program may name files its own way.

@@ -86,7 +86,10 @@ class BatchLine(msgspec.Struct, frozen=True):
 
 
 class BatchFile(msgspec.Struct, frozen=True):
-    """One source file of a batch; ``error`` is why it was quarantined or stored only in part."""
+    """One source file of a batch; ``error`` is why it was quarantined or stored only in part.
+
+    ``new``, ``changed`` and ``known`` are those of its messages (null: not stored, or by release 0.1.0).
+    """
 
     position: int
     name: str
@@ -96,6 +99,9 @@ class BatchFile(msgspec.Struct, frozen=True):
     error: str | None
     chats: int | None
     messages: int | None
+    new: int | None
+    changed: int | None
+    known: int | None
 
 
 class StageRun(msgspec.Struct, frozen=True):

@@ -16,6 +16,8 @@ _sql = load("reports.sql")
 
 #: Most files not stored completely that a summary lists; the ledger has all of them.
 MAX_INCOMPLETE = 200
+#: Most stored files that a summary lists with their numbers of messages.
+MAX_LOADED = 50
 
 #: Column headings of the cells that :func:`timing_cells` returns.
 TIMING_HEADERS = (
@@ -41,6 +43,17 @@ class IncompleteFile(msgspec.Struct, frozen=True):
     status: str
     stage: str | None
     error: str | None
+
+
+class LoadedFile(msgspec.Struct, frozen=True):
+    """A stored source file, and how many of its messages were new, changed and known already."""
+
+    batch_id: str
+    name: str
+    messages: int | None
+    new: int
+    changed: int
+    known: int
 
 
 class FailedBatch(msgspec.Struct, frozen=True):
@@ -74,6 +87,7 @@ class Summary(msgspec.Struct, frozen=True):
     stages: list[Timing]
     failed: list[FailedBatch]
     incomplete: list[IncompleteFile]
+    loaded: list[LoadedFile]
 
 
 def summary(
@@ -98,25 +112,48 @@ def summary(
         incomplete=records(
             _sql.incomplete_files(connection, batch_ids=ids, limit=MAX_INCOMPLETE), IncompleteFile
         ),
+        loaded=records(_sql.loaded_files(connection, batch_ids=ids, limit=MAX_LOADED), LoadedFile),
     )
 
 
 def summary_markdown(summary: Summary) -> str:
-    """Return the summary as Markdown: totals, stages, failed batches, files not stored completely."""
+    """Return the summary as Markdown: totals, stages, failed batches, files by outcome."""
     parts = [_totals(summary), _stages(summary.stages)]
     if summary.failed:
         rows = [(batch.batch_id, text.short(batch.error_message)) for batch in summary.failed]
         parts += ["### Failed batches", text.markdown_table(["Batch", "Error"], rows)]
-    if summary.incomplete:
-        lines = [
-            (f.name, f.status, f.stage or text.NOTHING, f.error or "", f.batch_id) for f in summary.incomplete
-        ]
-        parts += ["### Files not stored completely"]
-        parts += [text.markdown_table(["File", "Status", "Stage", "Reason", "Batch"], lines)]
-    incomplete = summary.totals.partial + summary.totals.quarantined
-    if (more := incomplete - len(summary.incomplete)) > 0:
-        parts += [f"and {more} more: `tdp show BATCH` lists the files of a batch."]
+    parts += _incomplete(summary) if summary.incomplete else []
+    parts += _loaded(summary) if summary.loaded else []
     return "\n\n".join(parts) + "\n"
+
+
+def _incomplete(summary: Summary) -> list[str]:
+    lines = [
+        (f.name, f.status, f.stage or text.NOTHING, f.error or "", f.batch_id) for f in summary.incomplete
+    ]
+    more = summary.totals.partial + summary.totals.quarantined - len(lines)
+    return [
+        "### Files not stored completely",
+        text.markdown_table(["File", "Status", "Stage", "Reason", "Batch"], lines),
+        *_and_more(more),
+    ]
+
+
+def _loaded(summary: Summary) -> list[str]:
+    lines = [
+        (f.name, *(text.number(count, 0) for count in (f.messages, f.new, f.changed, f.known)), f.batch_id)
+        for f in summary.loaded
+    ]
+    more = summary.totals.stored + summary.totals.partial - len(lines)
+    return [
+        "### Messages of the stored files",
+        text.markdown_table(["File", "Messages", "New", "Changed", "Known", "Batch"], lines),
+        *_and_more(more),
+    ]
+
+
+def _and_more(more: int) -> list[str]:
+    return [f"and {more} more: `tdp show BATCH` lists the files of a batch."] if more > 0 else []
 
 
 def _totals(summary: Summary) -> str:

@@ -1,4 +1,4 @@
-"""One chat: its numbers, the exports that brought it, and its edits."""
+"""One chat: its numbers, the exports that brought it, its edits, and messages that are missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _sql = load("chat.sql")
 
 
 class Export(msgspec.Struct, frozen=True):
-    """A source file that brought messages as they are now, or earlier texts; null: not in the ledger."""
+    """A source file with the chat; null: not in the ledger.
+
+    ``messages`` and ``versions``: the messages that are now as it has them, and earlier texts. ``held``: all
+    messages that it has (null: not known), ``whole``: none was left out between the first and the last one.
+    ``missing``: the messages that are missing since this export.
+    """
 
     source_id: int
     name: str | None
@@ -24,6 +29,9 @@ class Export(msgspec.Struct, frozen=True):
     batch_id: str | None
     messages: int
     versions: int
+    held: int | None
+    whole: bool | None
+    missing: int
 
 
 class Edit(msgspec.Struct, frozen=True):
@@ -35,6 +43,17 @@ class Edit(msgspec.Struct, frozen=True):
     edited_at: datetime | None
     text: str
     earlier: list[str]
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A message that is missing: ``missing_since`` is the id of the first source file without it."""
+
+    message_id: int
+    sent_at: datetime | None
+    sender_name: str | None
+    text: str
+    missing_since: int
+    export: str | None
 
 
 class Chat(msgspec.Struct, frozen=True):
@@ -51,10 +70,15 @@ class Chat(msgspec.Struct, frozen=True):
     exports: list[Export]
     edited: int
     edits: list[Edit]
+    missing: int
+    latest_missing: list[Missing]
 
 
-def chat(connection: Connection, given: str, *, edits: int = 10) -> Chat:
-    """Return the chat with this key, id or name, and its latest ``edits``. Raises ChatUnknown."""
+def chat(connection: Connection, given: str, *, edits: int = 10, missing: int = 10) -> Chat:
+    """Return the chat with this key, id or name, with at most so many edits and missing messages, the latest.
+
+    Raises ChatUnknown.
+    """
     key = chat_key(connection, given)
     return Chat(
         **_sql.chat_head(connection, chat_key=key),
@@ -62,4 +86,6 @@ def chat(connection: Connection, given: str, *, edits: int = 10) -> Chat:
         exports=records(_sql.chat_exports(connection, chat_key=key), Export),
         edited=_sql.chat_edit_count(connection, chat_key=key),
         edits=records(_sql.chat_edits(connection, chat_key=key, most=edits), Edit),
+        missing=_sql.chat_missing_count(connection, chat_key=key),
+        latest_missing=records(_sql.chat_missing(connection, chat_key=key, most=missing), Missing),
     )

@@ -40,6 +40,7 @@ MESSAGES: dict[str, pa.DataType] = {
     "extra": _text,  # json: all other members of the message
     "revision": _text,  # orders the versions of one message
     "source_id": _whole,  # the source file that brought this version
+    "missing_since": _whole,  # the source file of the first later export without the message
 }
 CHATS: dict[str, pa.DataType] = {
     "chat_key": _text,

@@ -33,7 +33,7 @@ from flows import services
 from flows.exports.columns import CHATS, MESSAGES
 from flows.ledger.schema_version import migrate
 from flows.settings import Settings
-from flows.stages.store import loading
+from flows.stages.store import copy_rows, loading
 
 BATCHES, CHATS_PER_BATCH = 5, 10
 START = dt.datetime(2022, 1, 1, tzinfo=dt.UTC)
@@ -94,7 +94,7 @@ def write_batch(folder: Path, number: int, rows: int) -> Path:
     return folder
 
 
-def load(job: tuple[str, Path]) -> dict[str, int]:
+def load(job: tuple[str, Path]) -> loading.Loaded:
     """Load one batch."""
     url, folder = job
     return loading.load(url, folder, loading.read_chats(folder))
@@ -103,8 +103,8 @@ def load(job: tuple[str, Path]) -> dict[str, int]:
 def as_csv(folder: Path) -> bytes:
     """Return the rows as CSV for raw COPY, in the form that PostgreSQL parses fastest."""
     text = pa.BufferOutputStream()
-    for rows in loading._rows(folder / "messages.parquet", None):
-        stored = loading._as_stored(rows)
+    for rows in copy_rows.rows_of(folder / "messages.parquet", None):
+        stored = copy_rows.as_stored(rows)
         for name in ("sent_at", "edited_at"):
             place = stored.schema.get_field_index(name)
             stored = stored.set_column(place, name, stored[name].cast(pa.timestamp("us")))
@@ -148,7 +148,7 @@ class Bench:
 
     def empty(self) -> None:
         with psycopg2.connect(self._url) as connection, connection.cursor() as cursor:
-            cursor.execute("TRUNCATE chats, messages, chat_clues, plain")
+            cursor.execute("TRUNCATE chats, messages, chat_clues, chat_exports, plain")
             cursor.execute("DROP TABLE IF EXISTS of_pandas")
             connection.commit()
             connection.autocommit = True

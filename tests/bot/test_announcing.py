@@ -24,10 +24,7 @@ WHERE NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
 RETURNING batch_id
 """
 COUNTED = """
-INSERT INTO stage_runs (batch_id, stage, attempt, host, pid, fenced_at, started_at, finished_at, outcome,
-                        counts)
-SELECT batch_id, 'store', 1, 'here', 7, now(), now(), now(), 'COMPLETED',
-       '{"rows_new": 1200, "rows_changed": 0, "rows_same": 80}' FROM batch_processing
+UPDATE batch_files SET rows_new = messages - 100, rows_changed = 20, rows_same = 80 WHERE status = 'STORED'
 """
 DONE = "UPDATE batch_processing SET status = 'COMPLETED', completed_at = now()"
 OUTCOME = """
@@ -74,15 +71,15 @@ async def test_from_the_first_upload_to_the_outcomes(plant: Plant, api: BotApi) 
     shown, final = api.texts_to(ANNA)
     assert shown == "Done: 5 files. The message below names each with its outcome."
     # Downloads run at the same time: either of the two with one content is received before the other.
-    assert final.count(", 1,200 messages (received before)\n") == 1
+    assert final.count("80 known already) (received before)\n") == 1
     head, rows, _, *lines = final.replace(" (received before)", "").splitlines()
     assert head == "5 files: 2 stored, 1 stored in part, 1 quarantined, 1 not accepted."
-    assert rows == "Messages in their batch: 1,200 new, 80 known already."
+    assert rows == "Messages: 1,100 new, 20 changed, 80 known already."
     assert lines[:4] == [
-        "✅ good.zip: stored, 1,200 messages",
+        "✅ good.zip: stored, 1,200 messages (1,100 new, 20 changed, 80 known already)",
         "⚠️ part.zip: stored in part, 80 messages: page 3 is damaged",
         "❌ broken.zip: quarantined: it is encrypted",
-        "✅ again.zip: stored, 1,200 messages",
+        "✅ again.zip: stored, 1,200 messages (1,100 new, 20 changed, 80 known already)",
     ]
     assert lines[4].startswith("🚫 big.zip: not accepted: it is over 20 MB")
     sent = [given for method, given in api.requests if method == "sendMessage"]

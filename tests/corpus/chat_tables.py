@@ -18,6 +18,8 @@ TABLES = [
     "joined_chats",
     "joined_messages",
     "message_versions",
+    "chat_exports",
+    "missing_messages",
 ]
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.exports.columns import CHATS, MESSAGES
+from flows.exports.held import Held
 from flows.stages.runner.contract import FileOutcome, Result, read_result, write_result
 from flows.stages.store.stage import main
 
@@ -24,6 +25,7 @@ class Export(NamedTuple):
     """One chat in one source file; messages are (id, minute of sending, text).
 
     ``ahead`` is the exporter's offset of UTC in minutes, ``sender`` the id and name of all senders.
+    ``whole``: whether no message was left out; None if convert does not say what the export holds.
     """
 
     source: int
@@ -34,6 +36,7 @@ class Export(NamedTuple):
     type: str | None = None
     ahead: int = 0
     sender: tuple[str, str] | None = None
+    whole: bool | None = None
 
 
 def rows(export: Export) -> list[dict[str, Any]]:
@@ -55,6 +58,16 @@ def rows(export: Export) -> list[dict[str, Any]]:
     ]
 
 
+def held(export: Export) -> dict[str, Any]:
+    """Return the columns of ``chats.parquet`` about what this export holds."""
+    if export.whole is None:
+        return {}
+    found = Held()
+    if own := [row | {"revision": f"{row['revision'][:3]:0>12}.2"} for row in rows(export)]:
+        found.note(pa.RecordBatch.from_pylist(own, MESSAGES))
+    return found.columns() | {"whole": export.whole}
+
+
 def write(folder: Path, *exports: Export) -> Path:
     """Write an output of convert with these exports as one batch."""
     folder.mkdir(parents=True)
@@ -66,6 +79,7 @@ def write(folder: Path, *exports: Export) -> Path:
             "form": "html" if export.key.startswith("html-") else "json",
             "source": f"{export.source:06d}-a.zip",
             "messages": len(export.messages),
+            **held(export),
         }
         for export in exports
     ]
@@ -78,11 +92,16 @@ def write(folder: Path, *exports: Export) -> Path:
 
 def store(url: str, folder: Path) -> int:
     """Store a batch; return the reported number of new rows in the table of messages."""
+    return stored(url, folder).counts["rows_new"]
+
+
+def stored(url: str, folder: Path) -> Result:
+    """Store a batch; return the result."""
     output = folder.with_name(f"out-{os.urandom(6).hex()}")
     assert main([str(folder), str(output)], {"TDP_DATABASE_URL": url}) == 0
     result = read_result(output)
     assert result is not None
-    return result.counts["rows_new"]
+    return result
 
 
 def visible(url: str) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,11 @@ from converted import Export, store, write
 from flows.errors import ChatUnknown, QueryTimedOut
 
 #: Three exports of one chat, one a month: message 1 was edited twice, message 2 is gone from the second on.
+ANN = ("user1", "Ann")
 EXPORTS = [
-    Export(1, "channel1", "News", [(1, 1, "draft"), (2, 2, "gone"), (3, 3, "same")], sender=("user1", "Ann")),
-    Export(
-        2, "channel1", "News", [(1, 10, "better"), (3, 3, "same"), (4, 11, "new")], sender=("user1", "Ann")
-    ),
-    Export(
-        3, "channel1", "News", [(1, 20, "final"), (3, 3, "same"), (4, 11, "new")], sender=("user1", "Ann")
-    ),
+    Export(1, "channel1", "News", [(1, 1, "draft"), (2, 5, "gone"), (3, 3, "same")], sender=ANN, whole=True),
+    Export(2, "channel1", "News", [(1, 2, "better"), (3, 3, "same"), (4, 11, "new")], sender=ANN, whole=True),
+    Export(3, "channel1", "News", [(1, 4, "final"), (3, 3, "same"), (4, 20, "new")], sender=ANN, whole=True),
 ]
 
 
@@ -48,8 +46,59 @@ def test_edits_are_seen_in_any_order_of_loading(database_url: str, tmp_path: Pat
         pages.add(json.dumps(found))
     assert len(pages) == 1
     exports = [(each["source_id"], each["messages"], each["versions"]) for each in found["exports"]]
-    assert exports == [(1, 2, 1), (2, 1, 1), (3, 1, 0)]
+    assert exports == [(1, 2, 1), (2, 0, 1), (3, 2, 0)]
     assert (found["statistics"]["messages"], found["edited"]) == (4, 1)
+    assert [(each["held"], each["whole"], each["missing"]) for each in found["exports"]] == [
+        (3, True, 0),
+        (3, True, 1),
+        (3, True, 0),
+    ]
+    (missing,) = found["latest_missing"]
+    assert (found["missing"], missing["message_id"], missing["missing_since"]) == (1, 2, 2)
+
+
+def test_a_message_that_a_later_export_has_again_is_not_missing(database_url: str, tmp_path: Path) -> None:
+    again = Export(4, "channel1", "News", [(2, 5, "gone"), (4, 30, "new")])
+    gone = Export(5, "channel1", "News", [(1, 1, "draft"), (5, 40, "newer")], whole=True)
+    folders = {one.source: write(tmp_path / str(one.source), one) for one in (*EXPORTS, again, gone)}
+    partial = write(tmp_path / "4 in part", again._replace(whole=False))
+    for order, marks in (
+        ([1, 2, 3], [(2, 2)]),
+        ([3, 1], [(2, 3)]),
+        ([1, 4, 3], []),
+        ([3, 2, 4, 1], []),
+        ([5, 4, 1, 2], [(2, 5), (3, 5), (4, 5)]),
+        ([2, 1, 4, 5], [(2, 5), (3, 5), (4, 5)]),
+    ):
+        clear(database_url)
+        for number in order:
+            store(database_url, partial if number == 4 else folders[number])
+        found = shown(database_url, "News")["latest_missing"]
+        assert sorted((one["message_id"], one["missing_since"]) for one in found) == marks
+    store(database_url, folders[4])
+    assert shown(database_url, "News")["missing"] == 0, "it is not known what one of the exports holds"
+
+
+def test_what_only_looks_missing_is_not_marked(database_url: str, tmp_path: Path) -> None:
+    def marked(*exports: Export) -> list[int]:
+        clear(database_url)
+        for n, export in enumerate(exports):
+            store(database_url, write(tmp_path / os.urandom(4).hex(), export._replace(source=n + 1)))
+        return [one["message_id"] for one in shown(database_url, "News")["latest_missing"]]
+
+    days = [(n, 1440 * n, f"day {n}") for n in range(1, 9)]
+    first = Export(1, "channel1", "News", days, whole=True)
+    lacking = [day for day in days if day[0] != 4]
+    assert marked(first, first._replace(messages=lacking)) == [4]
+    assert marked(first, first._replace(messages=lacking, whole=False)) == []
+    assert marked(first, first._replace(messages=lacking[3:])) == [], "before its first message"
+    assert marked(first, first._replace(messages=lacking[:3])) == [], "behind its last message"
+    imported = [*days[:3], (4, 1, "imported"), *days[4:]]
+    assert marked(first._replace(messages=imported), first._replace(messages=lacking[1:])) == []
+    assert marked(first, first._replace(messages=[days[0], days[3], days[7]])) == [], "filtered somehow"
+    clocks = first._replace(messages=lacking, utc=False)
+    assert marked(first, clocks) == [4], "by the wall clock, far enough inside"
+    assert marked(first, clocks._replace(messages=[days[2], *days[4:]])) == [], "zones may differ"
 
 
 def test_an_edit_that_was_undone_is_no_earlier_text(database_url: str, tmp_path: Path) -> None:
@@ -92,6 +141,8 @@ def test_the_page(database_url: str, tmp_path: Path) -> None:
         "source 1",
         "1 message with an earlier text:",
         "  + final",
+        "1 message missing in a later export:",
+        "since source 2: gone",
     ):
         assert part in page
     assert page.index("- draft") < page.index("- better")

@@ -172,8 +172,8 @@ async def test_runs_and_the_monitor_report_a_newer_schema(installation: Settings
     assert (postgres.ok, "of a newer release" in postgres.detail) == (False, True)
 
 
-def test_a_dump_restores_what_a_downgrade_dropped(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home")
+def test_a_dump_restores_what_a_downgrade_dropped(open_folder: Path, tmp_path: Path) -> None:
+    settings = Settings(home=open_folder / "dumped")
     prefect = settings.database.replace("/tdp?", "/prefect?")
     with services.only_postgres(settings):
         migrate(settings.database)

@@ -389,7 +389,19 @@ def test_new_changed_and_known_messages_are_shown(two_batches: Any, tdp: Callabl
             counts,
             batch,
         )
-    assert "messages: 5 new, 1 changed, 2 known" in tdp("show", "batch_000001").stdout
+    for name, *values in (("batch_000001-0.zip", 20, 3, 7), ("batch_000002-0.zip", 0, 0, 30)):
+        execute(
+            two_batches,
+            "UPDATE batch_files f SET rows_new = %s, rows_changed = %s, rows_same = %s FROM source_files s"
+            " WHERE s.source_id = f.source_id AND s.name = %s",
+            *values,
+            name,
+        )
+    page = tdp("show", "batch_000001").stdout
+    assert "messages: 5 new, 1 changed, 2 known" in page
+    assert re.search(r"batch_000001-0.zip .* STORED +2 +30 +20 +3 +7", page)
+    (first, *_) = json.loads(tdp("show", "batch_000001", "--json").stdout)["files"]
+    assert (first["new"], first["changed"], first["known"]) == (20, 3, 7)
     assert json.loads(tdp("show", "batch_000002", "--json").stdout)["rows"] == {
         "new": 7,
         "changed": 1,
@@ -397,4 +409,7 @@ def test_new_changed_and_known_messages_are_shown(two_batches: Any, tdp: Callabl
     }
     found = reports.summary(two_batches, RUN)
     assert (found.rows.new, found.rows.changed, found.rows.known) == (12, 2, 4)
-    assert "12 new, 2 changed, 4 known" in reports.summary_markdown(found)
+    summary = reports.summary_markdown(found)
+    assert "12 new, 2 changed, 4 known" in summary
+    first_file = summary.index("| batch_000001-0.zip | 30 | 20 | 3 | 7 | batch_000001 |")
+    assert first_file < summary.index("| batch_000002-0.zip | 30 | 0 | 0 | 30 | batch_000002 |")

@@ -117,7 +117,7 @@ def test_every_column_is_stored(database_url: str, tmp_path: Path) -> None:
     chats = [chat("channel7", 42, "News", chat_id=7, type="public_channel", extra='{"unknown": [1]}')]
     result = store(database_url, write(tmp_path / "in", chats, [row]))
     assert result.counts == {"chats": 1, "messages": 1, "rows_new": 1, "rows_changed": 0, "rows_same": 0}
-    assert result.files == [FileOutcome("000042-a.zip", counts={"chats": 1, "messages": 1})]
+    assert result.files == [FileOutcome("000042-a.zip", counts=result.counts)]
     with psycopg.connect(database_url) as connection:
         cursor = connection.execute("SELECT * FROM messages")
         assert cursor.description is not None
@@ -159,6 +159,28 @@ def test_the_newer_edit_wins(database_url: str, tmp_path: Path) -> None:
             assert result.counts | {"chats": 1, "messages": 3} == result.counts
             counts = result.counts
             assert (counts["rows_new"], counts["rows_changed"], counts["rows_same"]) == (1, 1, 1)
+            assert [file.counts for file in result.files] == [counts]
+
+
+def test_each_file_of_a_batch_is_counted_by_itself(database_url: str, tmp_path: Path) -> None:
+    store(
+        database_url,
+        write(tmp_path / "1", [chat("channel1", 1)], [message("channel1", n, 1) for n in (1, 2, 3)]),
+    )
+    edit = message("channel1", 1, 2, "hello!", edited_at=START + dt.timedelta(days=1))
+    folder = write(
+        tmp_path / "2",
+        [chat("channel1", 2), chat("channel1", 3), chat("channel2", 3), chat("channel3", 4)],
+        [edit, *(message("channel1", n, 2) for n in (2, 4))]
+        + [message("channel1", n, 3) for n in (1, 4, 5)]
+        + [message("channel2", n, 3) for n in (1, 2)]
+        + [message("channel3", 1, 4)],
+    )
+    result = store(database_url, folder)
+    named = ("rows_new", "rows_changed", "rows_same")
+    counts = {file.name[:6]: tuple(file.counts[name] for name in named) for file in result.files}
+    assert counts == {"000002": (1, 1, 1), "000003": (3, 0, 2), "000004": (1, 0, 0)}
+    assert tuple(result.counts[name] for name in named) == (5, 1, 3)
 
 
 @pytest.mark.parametrize("exports", [1, 2])

@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.exports.columns import CHATS, MESSAGES
+from flows.exports.held import Held
 from flows.stages.runner.contract import FileOutcome, Result, entry_name, read_result, write_result
 from flows.stages.store.stage import main
 
 START = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 SOURCES = range(1, 7)
 DATA = "messages", "chats", "chat_clues", "chat_aliases", "joined_messages", "joined_chats"
+DATA += "chat_exports", "missing_messages"
 #: One personal chat under all its keys, and a channel.
 KEYS: dict[str, str | None] = {
     "user7": "Anna",
@@ -66,8 +68,13 @@ def export(source: int, converter: int) -> Export:
                     "revision": f"{edited:012}.{1 + (form == 'json')}.{checksum:010}",
                 }
             )
+        held = Held()
+        if own:
+            held.note(pa.RecordBatch.from_pylist(own, MESSAGES))
         chats.append(
             {"chat_key": stored, "name": KEYS[key], "form": form, "source": name, "messages": len(own)}
+            | held.columns()
+            | {"whole": source % 3 > 0}
         )
         messages += own
     return {"chats": chats, "messages": messages}
@@ -153,6 +160,7 @@ def test_a_backfill_with_a_newer_converter_is_a_fresh_load(ledger: str, tmp_path
 
     for source in order.sample(SOURCES, len(SOURCES)):
         store(ledger, tmp_path, source, export(source, 1))
+    assert fresh["missing_messages"]
     assert tables(ledger) != fresh
     with backfill(ledger):
         for source in order.sample(SOURCES, len(SOURCES)):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chat_tables import clear, tables
-from converted import Export, store, visible, write
+from converted import Export, store, stored, visible, write
 
 from flows.exports.columns import MESSAGES
 from flows.stages.store import joining
@@ -52,6 +52,17 @@ def test_html_joins_the_json_chat_of_the_same_name(database_url: str, tmp_path: 
     assert texts[0] == ("hello", None, 2), "JSON wins"
     assert texts[3] == (" only in html\n", "html-0123", 1)
     assert aliases == [("html-0123", "channel7")]
+
+
+def test_messages_of_joined_chats_are_counted_per_file(database_url: str, tmp_path: Path) -> None:
+    store(database_url, write(tmp_path / "1", Export(1, "html-0123", "Anna", HELLO[:2])))
+    both = [
+        Export(2, "channel7", "Anna", HELLO),
+        Export(3, "html-0123", "Anna", [HELLO[1], (4, 4, "only in html")]),
+    ]
+    result = stored(database_url, write(tmp_path / "2", *both))
+    counts = [(file.counts["rows_new"], file.counts["rows_same"]) for file in result.files]
+    assert (counts, result.counts["rows_new"]) == ([(1, 2), (1, 1)], 2)
 
 
 @pytest.mark.parametrize("old", ["json", "html"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import os
 import random
@@ -13,7 +14,9 @@ from typing import Any
 import psycopg
 import pytest
 from chat_tables import clear, tables
-from converted import Export, rows, store, visible, write
+from converted import START, Export, rows, store, visible, write
+
+MINUTE = dt.timedelta(minutes=1)
 
 
 def any_export(rng: random.Random, source: int) -> Export:
@@ -26,7 +29,8 @@ def any_export(rng: random.Random, source: int) -> Export:
         (n, n + (10 if odd and rng.random() < 0.3 else 0), rng.choice(["hello", "hello", "there"]))
         for n in sorted(rng.sample(range(1, 9), rng.randint(0, 5)))
     ]
-    return Export(source, key, name, messages, utc=rng.random() < 0.8)
+    whole = rng.choice([True, True, True, False])
+    return Export(source, key, name, messages, utc=rng.random() < 0.8, whole=whole)
 
 
 def any_range(rng: random.Random, source: int) -> Export:
@@ -36,7 +40,8 @@ def any_range(rng: random.Random, source: int) -> Export:
     days = range(first, first + rng.randint(2, 6))
     form = rng.choice(["html-0001", "html-0001", "html-0001", "user5"])
     key = "user5@user9" if rng.random() < 0.05 and person == 1 else f"{form}~{person}{first:02d}"
-    return Export(source, key, "Anna", [(n, 3 * n + person, "hello") for n in days])
+    messages = [(n, 3 * n + person, "hello") for n in days if rng.random() < 0.9]
+    return Export(source, key, "Anna", messages, whole=rng.random() < 0.8)
 
 
 def own_rows(exports: Sequence[Export]) -> dict[tuple[str, int], Any]:
@@ -68,6 +73,33 @@ def assert_versions(url: str, exports: Sequence[Export]) -> None:
         statement = "SELECT chat_key, message_id, text, revision FROM message_versions"
         kept = connection.execute(statement).fetchall()
     assert {(key, number, text): revision for key, number, text, revision in kept} == expected
+
+
+def assert_missing(url: str, exports: Sequence[Export]) -> None:
+    """Check which messages are marked, from all exports of each chat in the order in which they were made."""
+    with psycopg.connect(url) as connection:
+        best: dict[str, str] = dict(connection.execute("SELECT alias, chat_key FROM chat_aliases").fetchall())
+        sent: dict[Any, dt.datetime | None] = {
+            (key, number): at
+            for key, number, at in connection.execute("SELECT chat_key, message_id, sent_at FROM messages")
+        }
+        marks = set(connection.execute("SELECT chat_key, message_id, missing_since FROM missing_messages"))
+    made = sorted(exports, key=lambda one: (max((at for _, at, _ in one.messages), default=0), one.source))
+    expected = set()
+    for (key, number), at in sent.items():
+        own = [one for one in made if best.get(one.key, one.key) == key]
+        known = {n for one in own for n, *_ in one.messages}
+        last = max(place for place, one in enumerate(own) if number in {n for n, *_ in one.messages})
+        for one in own[last + 1 :]:
+            ids, times = ([message[part] for message in one.messages] for part in (0, 1))
+            if not (one.whole and at and one.utc and ids and min(ids) < number < max(ids)):
+                continue
+            inside = sum(min(ids) < n < max(ids) for n in known)
+            between = START + min(times) * MINUTE < at < START + max(times) * MINUTE
+            if between and 2 * len(ids) >= inside:
+                expected.add((key, number, one.source))
+                break
+    assert marks == expected
 
 
 def assert_same_tables(url: str, folder: Path, rng: random.Random, any_export: Any) -> list[Export]:
@@ -102,6 +134,7 @@ def test_any_order_and_concurrency_have_the_same_result(database_url: str, tmp_p
     exports = assert_same_tables(database_url, tmp_path, random.Random(seed), any_export)
     assert_nothing_lost(database_url, exports)
     assert_versions(database_url, exports)
+    assert_missing(database_url, exports)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -110,6 +143,7 @@ def test_overlapping_ranges_of_chats_of_one_name_become_their_chats(
 ) -> None:
     exports = assert_same_tables(database_url, tmp_path, random.Random(seed), any_range)
     assert_nothing_lost(database_url, exports)
+    assert_missing(database_url, exports)
     spans: list[set[tuple[int, int, str]]] = []
     for export in exports:
         span = set(export.messages).union(*(other for other in spans if other & set(export.messages)))

@@ -34,9 +34,12 @@ WHERE batch_id = :batch_id ORDER BY position;
 -- A later stage never improves the outcome of an earlier one: QUARANTINED and PARTIAL stay.
 UPDATE batch_files f SET stage = :stage, error = coalesce(n.error, f.error),
     status = CASE WHEN f.status IN ('QUARANTINED', 'PARTIAL') AND n.status <> 'QUARANTINED' THEN f.status ELSE n.status END,
-    chats = coalesce(n.chats, f.chats), messages = coalesce(n.messages, f.messages)
+    chats = coalesce(n.chats, f.chats), messages = coalesce(n.messages, f.messages),
+    rows_new = coalesce(n.rows_new, f.rows_new), rows_changed = coalesce(n.rows_changed, f.rows_changed),
+    rows_same = coalesce(n.rows_same, f.rows_same)
 FROM jsonb_to_recordset(:files)
-    AS n (source_id bigint, status text, error text, chats integer, messages bigint)
+    AS n (source_id bigint, status text, error text, chats integer, messages bigint, rows_new bigint,
+          rows_changed bigint, rows_same bigint)
 WHERE f.batch_id = :batch_id AND f.source_id = n.source_id;
 
 -- name: has_completed^
@@ -44,7 +47,8 @@ SELECT EXISTS (SELECT FROM stage_runs WHERE batch_id = :batch_id AND stage = :st
        AS completed;
 
 -- name: reset_files!
-UPDATE batch_files SET status = 'WAITING', stage = NULL, error = NULL, chats = NULL, messages = NULL
+UPDATE batch_files SET status = 'WAITING', stage = NULL, error = NULL, chats = NULL, messages = NULL,
+    rows_new = NULL, rows_changed = NULL, rows_same = NULL
 WHERE batch_id = :batch_id;
 
 -- name: complete_batch!

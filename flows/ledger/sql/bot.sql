@@ -96,10 +96,8 @@ FROM announcements a CROSS JOIN LATERAL (
                'name', u.file_name, 'state', u.state, 'reason', u.reason, 'duplicate', u.duplicate,
                'size_bytes', u.size_bytes, 'batch_id', f.batch_id, 'batch_status', b.status,
                'batch_error', b.error_message, 'held', b.held_at IS NOT NULL, 'outcome', f.status,
-               'error', f.error, 'messages', f.messages, 'rows', CASE WHEN b.status = 'COMPLETED' THEN (
-                   SELECT counts FROM stage_runs r WHERE r.batch_id = b.batch_id AND r.stage = 'store'
-                   AND r.outcome = 'COMPLETED' ORDER BY r.stage_run_id DESC LIMIT 1) END
-               ) ORDER BY u.upload_id) AS files
+               'error', f.error, 'messages', f.messages, 'source_id', u.source_id, 'new', f.rows_new,
+               'changed', f.rows_changed, 'known', f.rows_same) ORDER BY u.upload_id) AS files
     FROM uploads u LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
     WHERE u.announcement_id = a.announcement_id
 ) files

@@ -6,15 +6,35 @@ SELECT c.chat_key, c.chat_id, c.name, c.type, c.account, c.form,
 FROM chats c WHERE c.chat_key = :chat_key;
 
 -- name: chat_exports(chat_key)
--- The source files that brought messages as they are now, or an earlier text of one; in the order they were received.
+-- The source files with messages of the chat, in the order they were received: the messages that are as this one has
+-- them, earlier texts, the messages that its exports hold (null: not known), and those that are missing since then.
 SELECT s.source_id, f.name, f.received_at, b.batch_id, sum(s.messages)::bigint AS messages,
-       sum(s.versions)::bigint AS versions
+       sum(s.versions)::bigint AS versions, sum(s.held)::bigint AS held, bool_and(s.whole) AS whole,
+       sum(s.missing)::bigint AS missing
 FROM (
-    SELECT source_id, count(*) AS messages, 0 AS versions FROM messages WHERE chat_key = :chat_key GROUP BY source_id
+    SELECT source_id, count(*) AS messages, 0 AS versions, NULL::bigint AS held, NULL::boolean AS whole, 0 AS missing
+    FROM messages WHERE chat_key = :chat_key GROUP BY source_id
     UNION ALL
-    SELECT source_id, 0, count(*) FROM edits WHERE chat_key = :chat_key GROUP BY source_id
+    SELECT source_id, 0, count(*), NULL, NULL, 0 FROM edits WHERE chat_key = :chat_key GROUP BY source_id
+    UNION ALL
+    SELECT source_id, 0, 0, messages, whole, 0 FROM chat_exports
+    WHERE ids IS NOT NULL
+      AND chat_key IN (SELECT :chat_key UNION ALL SELECT alias FROM chat_aliases WHERE chat_key = :chat_key)
+    UNION ALL
+    SELECT missing_since, 0, 0, NULL, NULL, count(*) FROM missing_messages WHERE chat_key = :chat_key
+    GROUP BY missing_since
 ) AS s LEFT JOIN source_files f USING (source_id) LEFT JOIN batch_files b USING (source_id)
 GROUP BY s.source_id, f.name, f.received_at, b.batch_id ORDER BY s.source_id;
+
+-- name: chat_missing(chat_key, most)
+-- The latest messages that are missing, and the source file of the first export without them.
+SELECT m.message_id, m.sent_at, m.sender_name, m.text, x.missing_since, f.name AS export
+FROM missing_messages x JOIN messages m USING (chat_key, message_id)
+LEFT JOIN source_files f ON f.source_id = x.missing_since
+WHERE x.chat_key = :chat_key ORDER BY m.message_id DESC LIMIT :most;
+
+-- name: chat_missing_count(chat_key)$
+SELECT count(*) FROM missing_messages WHERE chat_key = :chat_key;
 
 -- name: chat_edits(chat_key, most)
 -- The messages whose text was edited, latest edits first, with all their earlier texts in order.

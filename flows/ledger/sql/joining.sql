@@ -137,3 +137,29 @@ FROM chat_aliases a JOIN joined_messages j ON j.chat_key = a.alias
 WHERE a.alias = ANY(:aliases)
 ORDER BY a.chat_key, j.message_id, j.revision DESC, j.source_id, j.chat_key
 ON CONFLICT DO NOTHING;
+
+-- name: aliases_of(chat_keys)
+-- The chats that are joined with one of these, each with its best identified chat.
+SELECT alias, chat_key FROM chat_aliases
+WHERE chat_key = ANY(:chat_keys::text[])
+   OR chat_key IN (SELECT chat_key FROM chat_aliases WHERE alias = ANY(:chat_keys::text[]));
+
+-- name: create_compared#
+CREATE TEMPORARY TABLE IF NOT EXISTS compared (chat_key text COLLATE "C", message_id bigint) ON COMMIT DROP;
+
+-- name: count_joined(chat_keys, sources)
+-- Per source file and chat: the messages that no export of any of the joined chats had before this load, which
+-- loaded these sources. Of a message that they had, another row is among the displaced ones or was compared.
+WITH member AS (
+    SELECT chat_key, alias FROM chat_aliases WHERE chat_key = ANY(:chat_keys::text[])
+    UNION ALL SELECT key, key FROM unnest(:chat_keys::text[]) AS key
+)
+SELECT m.source_id, m.chat_key, count(*) AS new FROM messages m
+WHERE m.chat_key = ANY(:chat_keys::text[]) AND m.source_id = ANY(:sources::bigint[])
+  AND NOT EXISTS (
+      SELECT FROM member g JOIN joined_messages j ON j.chat_key = g.alias
+      WHERE g.chat_key = m.chat_key AND j.message_id = m.message_id AND j.source_id <> ALL(:sources::bigint[]))
+  AND NOT EXISTS (
+      SELECT FROM member g JOIN compared c ON c.chat_key = g.alias
+      WHERE g.chat_key = m.chat_key AND c.message_id = m.message_id)
+GROUP BY m.source_id, m.chat_key;

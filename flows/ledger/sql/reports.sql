@@ -62,7 +62,8 @@ SELECT batch_id, status, file_count, created_at, started_at, completed_at, error
 FROM batch_processing b WHERE batch_id = :batch_id;
 
 -- name: batch_files(batch_id)
-SELECT f.position, s.name, s.size_bytes, f.status, f.stage, f.error, f.chats, f.messages
+SELECT f.position, s.name, s.size_bytes, f.status, f.stage, f.error, f.chats, f.messages, f.rows_new AS new,
+       f.rows_changed AS changed, f.rows_same AS known
 FROM batch_files f JOIN source_files s USING (source_id)
 WHERE f.batch_id = :batch_id ORDER BY f.position;
 
@@ -171,6 +172,13 @@ SELECT count(DISTINCT b.batch_id) AS batches,
 FROM batch_processing b
 LEFT JOIN batch_files f USING (batch_id) LEFT JOIN source_files s USING (source_id)
 WHERE b.batch_id = ANY (:batch_ids::text[]);
+
+-- name: loaded_files(batch_ids, limit)
+-- What the last store did with the messages of each file, those with new or changed messages first.
+SELECT f.batch_id, s.name, f.messages, f.rows_new AS new, f.rows_changed AS changed, f.rows_same AS known
+FROM batch_files f JOIN source_files s USING (source_id)
+WHERE f.batch_id = ANY (:batch_ids::text[]) AND f.rows_new IS NOT NULL
+ORDER BY f.rows_new + f.rows_changed = 0, f.batch_id, f.position LIMIT :limit;
 
 -- name: incomplete_files(batch_ids, limit)
 SELECT f.batch_id, s.name, f.status, f.stage, f.error

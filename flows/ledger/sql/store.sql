@@ -125,14 +125,25 @@ UNION ALL
 SELECT chat_key, message_id, md5(text)::uuid, text, entities, edited_at, edited_local, revision, source_id
 FROM compared WHERE revision < was_revision AND text <> was AND NOT is_stale;
 
--- name: insert_newer()!
+-- name: insert_newer()
 -- If a batch has a message several times, the first row is inserted and the others conflict with it. Messages
 -- that exist already are excluded: DO UPDATE … WHERE would lock, and so write, every row that does not change.
-INSERT INTO messages
-SELECT * FROM loaded l
-WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id)
-ORDER BY chat_key, message_id, revision DESC, source_id
-ON CONFLICT DO NOTHING;
+-- Returns per source file and chat how many messages are new, and of how many another version was deleted before.
+WITH inserted AS (
+    INSERT INTO messages
+    SELECT * FROM loaded l
+    WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id)
+    ORDER BY chat_key, message_id, revision DESC, source_id
+    ON CONFLICT DO NOTHING
+    RETURNING source_id, chat_key, message_id, revision
+), deleted AS (
+    SELECT DISTINCT chat_key, message_id, was_revision FROM compared
+    WHERE (revision, -source_id) > (was_revision, -was_source) OR is_stale
+)
+SELECT i.source_id, i.chat_key, count(*) FILTER (WHERE d.message_id IS NULL) AS new,
+       count(*) FILTER (WHERE d.was_revision <> i.revision) AS changed
+FROM inserted i LEFT JOIN deleted d ON d.chat_key = i.chat_key AND d.message_id = i.message_id
+GROUP BY i.source_id, i.chat_key;
 
 -- name: analyze_contested#
 ANALYZE contested (chat_key, message_id);

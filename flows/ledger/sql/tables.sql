@@ -19,8 +19,8 @@ WHERE rank = (SELECT min(rank) FROM ranked) ORDER BY name, chat_key;
 -- Without a certain instant the wall clock decides. The conditions on sent_at alone are for its BRIN index.
 SELECT m.chat_key, c.name AS chat_name, m.message_id, m.type, m.sent_at, m.sent_local, m.edited_at, m.edited_local,
        m.sender_id, m.sender_name, m.action, m.text, m.entities, m.media, m.reactions, m.reply_to_message_id,
-       m.reply_to_peer_id, m.forward, m.service, m.extra, m.revision, m.source_id
-FROM messages m LEFT JOIN chats c USING (chat_key)
+       m.reply_to_peer_id, m.forward, m.service, m.extra, m.revision, m.source_id, x.missing_since
+FROM messages m LEFT JOIN chats c USING (chat_key) LEFT JOIN missing_messages x USING (chat_key, message_id)
 WHERE (:chats::text[] IS NULL OR m.chat_key = ANY (:chats::text[]))
   AND (:since::timestamptz IS NULL OR m.sent_at >= :since
        OR (m.sent_at IS NULL AND m.sent_local >= :since::timestamptz AT TIME ZONE 'UTC'))

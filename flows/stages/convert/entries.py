@@ -29,14 +29,14 @@ class Read(NamedTuple):
     chats: pa.RecordBatch | None = None
 
 
-def read_whole(zone: str | None, item: tuple[Path, int | None]) -> tuple[Read, list[pa.RecordBatch]]:
+def read_whole(zone: str | None, item: tuple[Path, FileOutcome | None]) -> tuple[Read, list[pa.RecordBatch]]:
     """Read an entry that belongs to no other, in a reader process; return what became of it, and its rows.
 
-    ``item`` is the entry and the number of members that extract kept of it, if it says so.
+    ``item`` is the entry and extract's outcome of it, if it is known.
     """
-    entry, kept = item
+    entry, extracted = item
     rows: list[pa.RecordBatch] = []
-    reading = read_entry(entry, HtmlBatch(zone, [entry]), kept)
+    reading = read_entry(entry, HtmlBatch(zone, [entry]), extracted)
     while True:
         try:
             rows.append(next(reading))
@@ -45,13 +45,13 @@ def read_whole(zone: str | None, item: tuple[Path, int | None]) -> tuple[Read, l
 
 
 def read_entry(
-    entry: Path, html: HtmlBatch, kept: int | None, each: Map = map
+    entry: Path, html: HtmlBatch, extracted: FileOutcome | None, each: Map = map
 ) -> Generator[pa.RecordBatch, None, Read]:
     """Yield the messages of an entry; return what became of it. Raises OSError if the machine fails."""
     reading = Reading(entry.name)
     exports = html.exports(entry)
     parts = [part for export in exports for part in export.parts]
-    left_out = not_read(entry, set(parts), kept)
+    left_out = not_read(entry, set(parts), extracted.counts.get("members") if extracted else None)
     if not exports:
         return Read(FileOutcome(entry.name, "quarantined", "; ".join(filter(None, (_NOTHING, left_out)))))
     for export in exports:
@@ -67,7 +67,7 @@ def read_entry(
         return Read(FileOutcome(entry.name, "quarantined", reading.reason, {"bytes_in": size}))
     counts = {"bytes_in": size, "chats": len(reading.chats), "messages": reading.messages}
     outcome = FileOutcome(entry.name, "partial" if reading.reason else "ok", reading.reason, counts)
-    return Read(outcome, reading.chat_rows())
+    return Read(outcome, reading.chat_rows(damaged=bool(extracted and extracted.status == "partial")))
 
 
 def _rows(export: Export, reading: Reading, html: HtmlBatch, each: Map) -> Iterator[pa.RecordBatch]:

@@ -15,7 +15,7 @@ import functools
 import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,10 +85,10 @@ def convert(source: Path, output: Path, zone: str | None = None, readers: int = 
     entries = {entry: _size(entry) for entry in _entries(source)}
     with new_output(output) as partial:
         extracted = read_result(source)
-        kept = {file.name: file.counts.get("members") for file in extracted.files} if extracted else {}
+        outcomes = {file.name: file for file in extracted.files} if extracted else {}
         result = Result("convert", not_written(source, extracted))
         with Readers(readers or min(processors(), 1 + sum(entries.values()) // _WORTH_READER)) as pool:
-            result.files += _convert(entries, kept, output, partial, zone, pool)
+            result.files += _convert(entries, outcomes, output, partial, zone, pool)
         for file in result.files:
             for name, number in file.counts.items():
                 result.counts[name] = result.counts.get(name, 0) + number
@@ -98,7 +98,7 @@ def convert(source: Path, output: Path, zone: str | None = None, readers: int = 
 
 def _convert(
     entries: dict[Path, int],
-    kept: dict[str, int | None],
+    extracted: dict[str, FileOutcome],
     output: Path,
     partial: Path,
     zone: str | None,
@@ -120,24 +120,25 @@ def _convert(
             and not html.is_linked(entry)
             and not is_suspect(output, entry.name)
         ]
-        items = ((entry, kept.get(entry.name)) for entry in small)
+        items = ((entry, extracted.get(entry.name)) for entry in small)
         read = readers.futures(functools.partial(read_whole, zone), items)
         for entry in order:
-            work = (
-                functools.partial(_write_whole, entry, next(read), writer)
-                if entry in small
-                else functools.partial(_convert_file, entry, writer, html, kept.get(entry.name), readers.map)
-            )
+            work: Callable[[], FileOutcome]
+            if entry in small:
+                work = functools.partial(_write_whole, entry, next(read), writer)
+            else:
+                known = extracted.get(entry.name)
+                work = functools.partial(_convert_file, entry, writer, html, known, readers.map)
             yield process_or_quarantine(output, entry.name, work)
 
 
 def _convert_file(
-    entry: Path, writer: RowWriter, html: HtmlBatch, kept: int | None, each: Map
+    entry: Path, writer: RowWriter, html: HtmlBatch, extracted: FileOutcome | None, each: Map
 ) -> FileOutcome:
     """Read an entry here, with long exports in pieces by ``each``, and write its rows as they come."""
     from flows.stages.convert.entries import read_entry
 
-    reading = read_entry(entry, html, kept, each)
+    reading = read_entry(entry, html, extracted, each)
     while True:
         try:
             writer.messages(next(reading))

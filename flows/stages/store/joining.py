@@ -115,12 +115,13 @@ def separate(connection: Connection, chats: set[str]) -> tuple[set[str], int]:
     return separated, int(restored - deleted)
 
 
-def join(connection: Connection, separated: set[str], found: set[Clue]) -> int:
+def join(connection: Connection, separated: set[str], found: set[Clue]) -> tuple[int, set[str]]:
     """Join the separated chats, and the chats of ``found``, that are the same.
 
-    Returns the number of rows by which the table of messages grew, mostly a negative one.
+    Returns the number of rows by which the table of messages grew, mostly a negative one, and the keys of all
+    chats that were separated.
     """
-    same, apart, grown = _compare_related(connection, separated, found)
+    same, apart, grown, members = _compare_related(connection, separated, found)
     if aliases := _aliases(same, apart):
         keys = list(aliases)
         sql.add_aliases(connection, aliases=keys, chat_keys=list(aliases.values()))
@@ -129,16 +130,32 @@ def join(connection: Connection, separated: set[str], found: set[Clue]) -> int:
         displaced += sql.join_older(connection, aliases=keys)
         grown += sql.join_newer(connection, aliases=keys) - displaced
     sql.mark_moved(connection, chat_keys=sorted(separated | {clue.chat_key for clue in found}))
-    return int(grown)
+    return int(grown), members
+
+
+def count_joined(
+    connection: Connection, keys: set[str], chats: Iterable[Chat]
+) -> tuple[set[str], list[tuple[int, str, int]]]:
+    """Count the new messages of loaded chats (``keys``) that are joined with others.
+
+    Returns the keys of those chats, and per source file and chat the messages that none of them had before.
+    """
+    best = dict(sql.aliases_of(connection, chat_keys=sorted(keys)))
+    joined = keys & {*best, *best.values()}
+    if not joined:
+        return joined, []
+    sql.create_compared(connection)  # not there if all chats were new
+    sources = sorted({chat["source_id"] for chat in chats})
+    return joined, list(sql.count_joined(connection, chat_keys=sorted({*best.values()}), sources=sources))
 
 
 def _compare_related(
     connection: Connection, separated: set[str], found: set[Clue]
-) -> tuple[set[Pair], set[Pair], int]:
+) -> tuple[set[Pair], set[Pair], int, set[str]]:
     """Compare the separated chats with all that share a clue, then those that are the same, and so on.
 
-    The latter are separated as well. Returns the pairs that are the same, the pairs that must stay apart, and
-    the number of rows by which the table of messages grew.
+    The latter are separated as well. Returns the pairs that are the same, the pairs that must stay apart, the
+    number of rows by which the table of messages grew, and all chats that were separated.
     """
     by_chat, by_clue = defaultdict(list), defaultdict(list)
     for clue in found:
@@ -164,7 +181,7 @@ def _compare_related(
         grown += restored
     # Chats that are connected by others may contradict each other without sharing a clue.
     rest = {_pair(*two) for group in _groups(same, set()) for two in combinations(group, 2)} - compared
-    return same, apart | _compare(connection, rest)[1], grown
+    return same, apart | _compare(connection, rest)[1], grown, members
 
 
 def _compare(connection: Connection, pairs: set[Pair]) -> tuple[set[Pair], set[Pair]]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from flows.exports.columns import MESSAGES
 from flows.stages.runner.contract import entry_id
 from flows.stages.store.joining import Chat
-from flows.stages.store.loading import load, read_chats
+from flows.stages.store.loading import Loaded, load, read_chats
 
 #: Classes of SQLSTATE that are about a row: invalid data, violated constraints, exceeded limits.
 _CLASSES = ("22", "23", "54")
@@ -31,11 +31,11 @@ def concerns_row(error: BaseException) -> bool:
 
 def load_accepted(
     url: str, directory: Path, sources: Sequence[int]
-) -> tuple[dict[str, int], list[Chat], dict[str, str]]:
+) -> tuple[Loaded, list[Chat], dict[str, str]]:
     """Load the source files of ``directory`` whose rows PostgreSQL accepts, as :func:`~.loading.load` does.
 
-    Returns the counts, the chats that were loaded, and the reasons of the source files (entry names) that
-    were left out. Rows that earlier stores of such a file have loaded are kept. Raises psycopg2.Error or
+    Returns what the load did, the chats that were loaded, and the reasons of the source files (entry names)
+    that were left out. Rows that earlier stores of such a file have loaded are kept. Raises psycopg2.Error or
     BadInput; nothing is loaded then.
     """
     chats = read_chats(directory)

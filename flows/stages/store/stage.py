@@ -2,10 +2,10 @@
 
     TDP_DATABASE_URL=postgresql://… python -m flows.stages.store INPUT OUTPUT
 
-INPUT is convert's output. OUTPUT has only the manifest: ``chats`` and ``messages`` per source file, and the
-totals ``rows_new``, ``rows_changed`` and ``rows_same``. A source file with a row that PostgreSQL does not
-accept is quarantined, and the others are stored. The URL is passed in the environment, because every user of
-the host can read a command line.
+INPUT is convert's output. OUTPUT has only the manifest: ``chats``, ``messages``, ``rows_new``,
+``rows_changed`` and ``rows_same`` per source file, and their totals. A source file with a row that PostgreSQL
+does not accept is quarantined, and the others are stored. The URL is passed in the environment, because every
+user of the host can read a command line.
 """
 
 from __future__ import annotations
@@ -81,19 +81,25 @@ def store(url: str, source: Path, converted: Result) -> Result:
     from flows.stages.store.refused import load_accepted
 
     sources = [source_id for file in converted.files if (source_id := entry_id(file.name))]
-    counts, chats, reasons = load_accepted(url, source, sources)
+    loaded, chats, reasons = load_accepted(url, source, sources)
     chats_of = Counter(chat["source"] for chat in chats)
     messages_of: Counter[str] = Counter()
     for chat in chats:
         messages_of[chat["source"]] += chat["messages"]
+
+    def counts(name: str) -> dict[str, int]:
+        read = {"chats": chats_of[name], "messages": messages_of[name]}
+        return read | loaded.by_source.get(entry_id(name) or 0, {})
+
     files = [
         FileOutcome(file.name, "quarantined", reasons[file.name])
         if file.name in reasons
-        else FileOutcome(file.name, counts={"chats": chats_of[file.name], "messages": messages_of[file.name]})
+        else FileOutcome(file.name, counts=counts(file.name))
         for file in converted.files
         if file.status != "quarantined"
     ]
-    return Result("store", files, {"chats": len(chats), "messages": messages_of.total(), **counts})
+    totals = {"chats": len(chats), "messages": messages_of.total(), **loaded.counts}
+    return Result("store", files, totals)
 
 
 def _line(error: Exception, url: str) -> str:
