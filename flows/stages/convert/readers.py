@@ -166,6 +166,8 @@ def serve() -> None:
     os.dup2(2, 1)  # nothing else may be written among the results
     gc.set_threshold(200_000)  # as in the stage's process
     block_optional_imports()
+    import flows.stages.convert.entries  # noqa: F401  while the stage's process imports, too
+
     with suppress(EOFError, BrokenPipeError):
         while True:
             work, item = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own process
