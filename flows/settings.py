@@ -27,6 +27,18 @@ def checked_zone(name: str) -> str:
     return time_zone(name).key if name else ""
 
 
+def _is_valid(rest: str) -> bool:
+    """Return whether libpq accepts a URL, given without its scheme."""
+    from psycopg import ProgrammingError  # late: most settings have no URL
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(f"postgresql://{rest}")
+    except ProgrammingError:
+        return False
+    return True
+
+
 class Settings(BaseSettings):
     """Addresses, directories, and initial values of what operators later change in the Prefect UI.
 
@@ -108,9 +120,15 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _reject_password_parameter(cls, url: SecretStr | None) -> SecretStr | None:
-        if url and "password=" in url.get_secret_value().partition("?")[2]:
-            raise ValueError("write the password before the @: as a parameter it would be shown in logs")
+    def _check_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url:
+            scheme, _, rest = url.get_secret_value().partition("://")
+            if scheme.partition("+")[0] not in ("postgresql", "postgres") or not _is_valid(rest):
+                raise ValueError(
+                    "it is no URL such as postgresql://user:password@host/database (special characters: %XX)"
+                )
+            if "password=" in rest.partition("?")[2]:
+                raise ValueError("write the password before the @: as a parameter it would be shown in logs")
         return url
 
     @property

@@ -32,6 +32,9 @@ _PAGE = re.compile(r"messages\d*\.html|export_results\.html|result\.json")
 _PAGES = (".html", ".htm", ".json")
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 _JUNK = "metadata of Windows or macOS"
+#: Seconds after which a file with the name of an unfinished copy is named, if it did not change.
+_STALE_SECONDS = 3600
+_UNFINISHED = "its name says that it is not downloaded or copied whole: if it is, rename it"
 _FOLDER = (
     "a folder, but not one unpacked export (result.json or messages.html, no archives):"
     " zip it and copy the ZIP here, or run `tdp run` on the folder"
@@ -80,7 +83,7 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
     kernel does not say whether a file is open for writing (it is another user's, or its file system has no
     leases), the file must be the same at a second look ``quiet_seconds`` later, unless it is ``known``: then
     it is complete, or it is still being watched and counts as being written. So must a folder, because its
-    next file may be on its way. Hidden files and names of unfinished files are ignored.
+    next file may be on its way. Hidden files are ignored, and so are names of unfinished files for an hour.
     """
     files, left = await asyncio.to_thread(scan, inbox)
     newest = time.time_ns() - settle_seconds * 1e9
@@ -131,7 +134,8 @@ def scan(inbox: Path) -> tuple[dict[Path, Seen], dict[Path, str]]:
                 elif is_junk(entry.name):
                     left[path] = _JUNK
                 elif is_unfinished(entry.name):
-                    continue
+                    if not entry.name.startswith(".") and time.time() - status.st_mtime > _STALE_SECONDS:
+                        left[path] = _UNFINISHED
                 elif stat.S_ISREG(status.st_mode):
                     files[path] = Seen(sighting(path, status), status.st_mtime_ns)
                 else:

@@ -20,6 +20,9 @@ from flows.reports import text
 
 app = typer.Typer()
 
+#: Ids are of PostgreSQL's type bigint.
+_GREATEST = 2**63 - 1
+
 All = Annotated[bool, typer.Option("--all", help="All quarantined files.")]
 
 
@@ -99,7 +102,7 @@ def drop(
 def _ids(given: list[str], *, every: bool) -> list[int] | None:
     if bool(given) == every:
         raise typer.BadParameter("name the ids of files, or use --all")
-    if wrong := [value for value in given if not value.isdecimal()]:
+    if wrong := [value for value in given if not value.isdecimal() or int(value) > _GREATEST]:
         raise typer.BadParameter(f"{wrong[0]!r} is no id: `tdp files` lists them")
     return None if every else [int(value) for value in given]
 

@@ -41,7 +41,7 @@ from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
 from flows.cli.signals import stop_on_signals
 from flows.cli.umask import make_private
-from flows.errors import ServiceFailed, TdpError
+from flows.errors import DatabaseUnavailable, ServiceFailed, TdpError
 from flows.reports.prefect_api import request
 from flows.samples import write_samples
 from flows.settings import Settings
@@ -103,8 +103,10 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     if isinstance(error, ValidationError):
-        return "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
-    return str(error).strip()
+        problems = [(_variable(problem["loc"]), problem["msg"]) for problem in error.errors()]
+        return "; ".join(f"{name}: {message.removeprefix('Value error, ')}" for name, message in problems)
+    unavailable = isinstance(error, DatabaseUnavailable | psycopg.Error | psycopg2.Error)
+    return " ".join(str(error).split()) if unavailable else str(error).strip()
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

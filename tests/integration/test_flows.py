@@ -28,6 +28,7 @@ from flows.process_batch import process_batch
 from flows.process_inbox import process_inbox
 from flows.samples import write_samples
 from flows.settings import Settings
+from flows.stages.runner.contract import FileOutcome, Result
 
 
 def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:
@@ -339,6 +340,25 @@ async def test_a_batch_has_one_owner(installation: Settings) -> None:
             await process_batch(batch["batch_id"])
     assert (await process_batch(batch["batch_id"]))["status"] == "COMPLETED"
     assert rows(installation, "SELECT count(*) AS n FROM stage_runs") == [{"n": 3}]  # no stage ran twice
+
+
+async def test_the_reasons_of_all_stages_are_kept_once(installation: Settings) -> None:
+    (row,) = rows(
+        installation,
+        "WITH s AS (INSERT INTO source_files (sha256, name, size_bytes, stored_path)"
+        " VALUES (repeat('b', 64), 'a.zip', 1, '/x') RETURNING source_id), b AS (INSERT INTO batch_processing"
+        " (file_count) VALUES (1) RETURNING batch_id) INSERT INTO batch_files (batch_id, source_id, position)"
+        " SELECT batch_id, source_id, 1 FROM s, b RETURNING batch_id, source_id",
+    )
+    entry = f"{row['source_id']:06d}-a.zip"
+    left_out, cut = FileOutcome(entry, "partial", "'b' left out"), FileOutcome(entry, "partial", "cut off")
+    async with own_batch(row["batch_id"], installation.database) as batch:
+        for stage, outcome in 2 * [("extract", left_out), ("convert", cut)]:
+            await batch.record(stage, Result(stage, [outcome]))
+        await batch.record("store", Result("store", [FileOutcome(entry)]))
+    assert rows(installation, "SELECT status, error FROM batch_files") == [
+        {"status": "PARTIAL", "error": "'b' left out; cut off"}
+    ]
 
 
 @pytest.mark.usefixtures("copying_stages")

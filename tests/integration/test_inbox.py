@@ -129,6 +129,7 @@ async def test_complete_files_are_found_oldest_first_and_the_others_are_named(in
     drop(inbox, ".hidden.zip")
     drop(inbox, "c.zip.part")
     drop(inbox, "D.CRDOWNLOAD")
+    drop(inbox, "given up.zip.part", age=4000)
     (inbox / "folder").mkdir()
     (inbox / ".folder").mkdir()
     (inbox / "link.zip").symlink_to("a.zip")
@@ -136,7 +137,7 @@ async def test_complete_files_are_found_oldest_first_and_the_others_are_named(in
     found = await look(inbox, 0.1, 0)
     assert [candidate.path.name for candidate in found.files] == ["b.zip", "a.zip"]
     reasons = {path.name: reason for path, reason in found.left.items()}
-    assert reasons.keys() == {"folder", "link.zip", "pipe.zip"}
+    assert reasons.keys() == {"folder", "link.zip", "pipe.zip", "given up.zip.part"}
     assert reasons["folder"].startswith("a folder, but not one unpacked export")
 
 

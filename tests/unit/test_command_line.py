@@ -35,6 +35,11 @@ def test_versions_and_help() -> None:
     [
         ({"TDP_SERVER_PORT": "abc"}, "TDP_SERVER_PORT: Input should be a valid integer"),
         ({"TDP_MONITOR_PORT": "70000"}, "TDP_MONITOR_PORT: Input should be less than"),
+        ({"TDP_DATABASE_URL": "none"}, "TDP_DATABASE_URL: it is no URL such as postgresql://"),
+        (
+            {"TDP_DATABASE_URL": "postgresql://u:50%@h/x"},
+            "TDP_DATABASE_URL: it is no URL such as postgresql://",
+        ),
         ({"TDP_HOME": "/proc/none"}, "/proc/none: "),
         ({"TDP_HOME": __file__}, f"{__file__}"),
     ],

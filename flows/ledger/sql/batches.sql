@@ -31,8 +31,10 @@ SELECT source_id, name, sha256, size_bytes, stored_path FROM batch_files JOIN so
 WHERE batch_id = :batch_id ORDER BY position;
 
 -- name: record_files!
--- A later stage never improves the outcome of an earlier one: QUARANTINED and PARTIAL stay.
-UPDATE batch_files f SET stage = :stage, error = coalesce(n.error, f.error),
+-- A later stage never improves the outcome of an earlier one: QUARANTINED and PARTIAL stay, and so does its reason.
+-- A result can be recorded again.
+UPDATE batch_files f SET stage = :stage,
+    error = CASE WHEN strpos(f.error, n.error) > 0 THEN f.error ELSE nullif(concat_ws('; ', f.error, n.error), '') END,
     status = CASE WHEN f.status IN ('QUARANTINED', 'PARTIAL') AND n.status <> 'QUARANTINED' THEN f.status ELSE n.status END,
     chats = coalesce(n.chats, f.chats), messages = coalesce(n.messages, f.messages),
     rows_new = coalesce(n.rows_new, f.rows_new), rows_changed = coalesce(n.rows_changed, f.rows_changed),
