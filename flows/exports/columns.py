@@ -52,6 +52,8 @@ _chats: list[pa.Field[Any]] = [
     # What this export holds of the chat; an operator's own program may leave these columns out.
     pa.field("ids", pa.binary()),  # of its messages: flows.exports.held.unpacked
     pa.field("whole", pa.bool_()),  # whether no message is missing between the first and the last one
+    pa.field("first_id", pa.int64()),  # of those with a positive id, as the times
+    pa.field("last_id", pa.int64()),
     pa.field("first_at", _utc),  # times of sending; null if the instant of a message is not certain
     pa.field("last_at", _utc),
     pa.field("first_local", _local),
@@ -85,5 +87,8 @@ _messages: list[pa.Field[Any]] = [
 
 CHATS = pa.schema(_chats)
 #: The columns that tell what an export holds of a chat.
-HELD = ("ids", "whole", "first_at", "last_at", "first_local", "last_local", "latest", "topics")
+HELD = (
+    *("ids", "whole", "first_id", "last_id", "first_at", "last_at", "first_local", "last_local"),
+    *("latest", "topics"),
+)
 MESSAGES = pa.schema(_messages)

@@ -55,7 +55,7 @@ class Held:
         """Begin without messages."""
         self._chunks: list[bytes] = []
         self._waiting: list[pa.Array[Any]] = [pa.array([], pa.int64())]
-        self._instants, self._clocks = Span(), Span()
+        self._ids, self._instants, self._clocks = Span(), Span(), Span()
         self._all_certain = True
         self._latest = 0
         self._senders: set[str] = set()
@@ -72,6 +72,7 @@ class Held:
             self._compress()
         if pc.min(ids).as_py() <= 0:  # of a group before it became a supergroup: counted per account
             rows = rows.filter(pc.greater(ids, 0))
+        self._ids = self._ids.extended(rows["message_id"])
         self._instants = self._instants.extended(rows["sent_at"])
         self._clocks = self._clocks.extended(rows["sent_local"])
         self._all_certain &= rows["sent_at"].null_count <= rows["sent_local"].null_count
@@ -114,13 +115,15 @@ class Held:
         """Return the columns of the schema CHATS that this class provides, but for ``whole``."""
         rest = pa.concat_arrays(self._waiting)
         ids = b"".join([*self._chunks, *([_packed(rest)] if len(rest) else [])])
-        times: dict[str, datetime | None] = {
+        spans: dict[str, int | datetime | None] = {
+            "first_id": self._ids.first,
+            "last_id": self._ids.last,
             "first_at": self._instants.first if self._all_certain else None,
             "last_at": self._instants.last if self._all_certain else None,
             "first_local": self._clocks.first,
             "last_local": self._clocks.last,
         }
-        return times | {"ids": ids, "latest": self._latest, "topics": self._topics}
+        return spans | {"ids": ids, "latest": self._latest, "topics": self._topics}
 
     def __repr__(self) -> str:
         """Return what distinguishes it from others, the ids as a checksum."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import queue
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from uuid import UUID
 
 import psycopg
 import pytest
+from listener import Listener
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.events.actions import DoNothing, SendNotification
@@ -47,40 +45,6 @@ async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
 async def _remove_all(client: PrefectClient) -> None:
     for automation in await client.read_automations():
         await client.delete_automation(automation.id)
-
-
-class Listener(HTTPServer):
-    """A receiver of notifications: puts what is posted to it into a queue."""
-
-    def __init__(self) -> None:
-        self.received: queue.Queue[dict[str, str]] = queue.Queue()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Listener
-
-    def do_POST(self) -> None:
-        self.server.received.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    with Listener() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import zipfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from flows.batches.inbox import look
 from flows.batches.kept import release_kept
 from flows.batches.receiving import Arrival, Intake, Received
 from flows.batches.source_folder import SourceFolder
-from flows.ledger.session import Session, connect
+from flows.ledger.session import Session
 from flows.process_inbox import process_inbox
 from flows.samples.archives import pages
 from flows.samples.exports import Maker, SampleSpec
@@ -31,19 +30,6 @@ from flows.settings import Settings
 
 LOG = logging.getLogger("test")
 PAGE = "<!DOCTYPE html><html><body></body></html>"
-
-
-@pytest.fixture
-async def session(database_url: str) -> AsyncIterator[Session]:
-    async with await connect(database_url, "test") as session:
-        yield session
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    path = tmp_path / "inbox"
-    path.mkdir()
-    return path
 
 
 def export(folder: Path, name: str = "ChatExport_2024-05-06") -> Path:

@@ -1,50 +1,29 @@
-"""Receiving files from an inbox: complete, once, and without loss in a crash."""
+"""Receiving files from an inbox: complete and once; what stays there is named."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
-from uuid import uuid4
 
 import pytest
+from inboxes import LOG, drop, intake, receive, rows, sources, take
 
 from flows.batches.inbox import look
-from flows.batches.kept import put_back, release_kept
-from flows.batches.receiving import Arrival, Intake, Received
+from flows.batches.kept import release_kept
+from flows.batches.receiving import Arrival, Intake
 from flows.batches.source_file import NotARegularFile, SourceFile
-from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
-from flows.ledger.owner import own_run
-from flows.ledger.session import Session, connect
+from flows.ledger.session import Session
 
 #: A user that owns nothing here and has no capabilities.
 NOBODY = 65534
-LOG = logging.getLogger("test")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
-
-
-@pytest.fixture
-async def session(database_url: str) -> AsyncIterator[Session]:
-    async with await connect(database_url, "test") as session:
-        yield session
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    path = tmp_path / "inbox"
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -64,63 +43,10 @@ def unprivileged() -> Iterator[Callable[[], None]]:
     os.seteuid(0)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1.5 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0 or mounted("mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", folder):
-        pytest.skip("mounting a file system is not permitted here")
-    yield folder
-    mounted("umount", folder)
-
-
-def mounted(*command: str | Path) -> int:
-    """Run mount or umount; return its exit status."""
-    return subprocess.run(command, capture_output=True, check=False).returncode
-
-
-def drop(inbox: Path, name: str, content: str = "", age: float = 60.0) -> Path:
-    path = inbox / name
-    path.write_text(content or name)
-    os.utime(path, (time.time() - age,) * 2)
-    return path
-
-
-def intake(session: Session, inbox: Path, *, move: bool = True) -> Intake:
-    return Intake(session, inbox.parent / "sources", LOG, move=move)
-
-
-async def take(session: Session, inbox: Path, *, move: bool = True, quiet: float = 0) -> Received:
-    """Receive what is in the inbox now."""
-    found = await look(inbox, 0, quiet, lambda seen: known_sightings(session, quiet, seen))
-    return await intake(session, inbox, move=move).receive_all(inbox, found)
-
-
-async def receive(session: Session, path: Path) -> Arrival | None:
-    """Receive one file of an inbox; None if the look did not find it complete."""
-    found = await look(path.parent, 0, 0)
-    for candidate in found.files:
-        if candidate.path == path:
-            return (await intake(session, path.parent).receive(candidate))[0]
-    return None
-
-
 def facts(path: Path) -> tuple[object, ...]:
     """All of a file that a copy must not change."""
     seen = path.stat()
     return seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_nlink, seen.st_mode
-
-
-async def rows(session: Session, statement: str) -> list[tuple[object, ...]]:
-    cursor = await session.execute(statement.encode())
-    return [tuple(row.values()) for row in await cursor.fetchall()]
-
-
-async def sources(session: Session) -> list[str]:
-    """Return the contents of the recorded sources as they are on the disk."""
-    stored = await rows(session, "SELECT stored_path FROM source_files ORDER BY source_id")
-    return [Path(str(path)).read_text() for (path,) in stored]
 
 
 async def test_complete_files_are_found_oldest_first_and_the_others_are_named(inbox: Path) -> None:
@@ -314,116 +240,6 @@ async def test_files_are_read_and_stored_in_threads(
     assert threading.main_thread() not in threads
 
 
-CRASH = """
-import asyncio, logging, os, sys
-from pathlib import Path
-from flows.batches import source_file, stored_file
-from flows.batches.inbox import look
-from flows.batches.receiving import Intake
-from flows.ledger.session import connect
-
-url, inbox, where = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-owner = stored_file if hasattr(stored_file, where) else source_file.SourceFile
-def die(*_, **__): os.kill(os.getpid(), 9)
-setattr(owner, where, die)
-
-async def main():
-    async with await connect(url, "crash") as session:
-        intake = Intake(session, inbox.parent / "sources", logging.getLogger())
-        await intake.receive_all(inbox, await look(inbox, 0, 0))
-asyncio.run(main())
-"""
-
-
-async def crash(database_url: str, inbox: Path, where: str) -> None:
-    """Receive the inbox in a process that kills itself when it calls a function."""
-    argv = [sys.executable, "-c", CRASH, database_url, str(inbox), where]
-    dead = await asyncio.create_subprocess_exec(*argv)
-    assert await dead.wait() == -signal.SIGKILL
-
-
-@pytest.mark.parametrize(
-    ("where", "copied"),
-    [
-        ("store", False),  # announced, not moved
-        ("protect", False),  # moved, not recorded
-        ("write_all", True),  # in the middle of the copy, as between two file systems
-        ("protect", True),  # copied, not recorded
-        ("remove", True),  # recorded, not removed
-    ],
-)
-async def test_a_crash_loses_nothing_and_counts_nothing_twice(
-    session: Session, database_url: str, inbox: Path, where: str, copied: bool
-) -> None:
-    path = drop(inbox, "a.zip", "content " * 300_000)
-    if copied:  # a file with another name is not renamed
-        (inbox / ".other").hardlink_to(path)
-    await crash(database_url, inbox, where)
-    run_id = uuid4()
-    assert len(await freeze_batches(session, run_id, 10)) == (where == "remove"), "only stored sources"
-    await take(session, inbox)
-    assert not path.exists()
-    assert await sources(session) == ["content " * 300_000]
-    assert await rows(session, "SELECT duplicate FROM receipts") == [(False,)]
-    assert await rows(session, "SELECT * FROM arrivals") == []
-    if where != "remove":
-        assert await freeze_batches(session, run_id, 10) == ["batch_000001"]
-
-
-async def test_a_moved_file_that_was_changed_before_the_run_died_is_put_back(
-    session: Session, database_url: str, inbox: Path
-) -> None:
-    path = drop(inbox, "a.zip")
-    await crash(database_url, inbox, "protect")
-    (moved,) = [stored for stored in (inbox.parent / "sources").rglob("*") if stored.is_file()]
-    moved.write_text("written after all")
-    await take(session, inbox)
-    assert await sources(session) == []
-    assert path.read_text() == "written after all"
-
-
-def test_put_back_overwrites_nothing(tmp_path: Path) -> None:
-    drop(tmp_path, "a.zip", "another")
-    assert put_back(drop(tmp_path, "stored", "ours"), tmp_path / "a.zip") == tmp_path / "a (2).zip"
-    assert (tmp_path / "a.zip").read_text() == "another"
-    assert (tmp_path / "a (2).zip").read_text() == "ours"
-
-
-async def test_a_full_disk_leaves_files_in_the_inbox_and_out_of_every_batch(
-    session: Session, small_disk: Path, inbox: Path
-) -> None:
-    contents = [letter * 600_000 for letter in "abcd"]
-    for content in contents:
-        drop(inbox, f"{content[0]}.zip", content)
-    onto = Intake(session, small_disk / "sources", LOG)
-    received = await onto.receive_all(inbox, await look(inbox, 0, 0))
-    assert received.counts == {Arrival.NEW: 2}
-    assert set(received.failed.values()) == {f"not received: {os.strerror(errno.ENOSPC)}"}
-    assert len(list(inbox.iterdir())) == 2
-    (batch,) = await freeze_batches(session, uuid4(), 10)
-    assert await rows(session, "SELECT file_count FROM batch_processing") == [(2,)]
-    assert await rows(session, "SELECT is_error FROM left_files") == [(True,), (True,)]
-    assert list(small_disk.glob("sources/*/.*")) == []
-
-    assert mounted("mount", "-o", "remount,size=8m", small_disk) == 0
-    received = await onto.receive_all(inbox, await look(inbox, 0, 0))
-    assert received.counts == {Arrival.NEW: 2}
-    assert list(inbox.iterdir()) == []
-    assert sorted(await sources(session)) == contents
-    assert await rows(session, "SELECT * FROM left_files") == []
-    assert await freeze_batches(session, uuid4(), 10) == [batch, "batch_000002"]
-
-
-async def test_sources_whose_stored_file_is_missing_are_not_batched(session: Session, inbox: Path) -> None:
-    await receive(session, drop(inbox, "a.zip", "content"))
-    ((stored,),) = await rows(session, "SELECT stored_path FROM source_files")
-    Path(str(stored)).unlink()
-    assert await freeze_batches(session, uuid4(), 10) == []
-    assert await receive(session, drop(inbox, "a.zip", "content")) == Arrival.AGAIN
-    assert await sources(session) == ["content"]
-    assert len(await freeze_batches(session, uuid4(), 10)) == 1
-
-
 async def test_a_copied_folder_stays_as_it_was(session: Session, inbox: Path) -> None:
     path = drop(inbox, "a.zip", "content")
     (inbox / "folder").mkdir()
@@ -506,42 +322,3 @@ async def test_a_name_that_is_not_utf8_is_stored_readable(session: Session, inbo
     path.write_text("x")
     assert await receive(session, path) == Arrival.NEW
     assert await rows(session, "SELECT name FROM source_files") == [("\ufffd\ufffd.zip",)]
-
-
-async def test_two_parents_claim_disjoint_batches(database_url: str, inbox: Path) -> None:
-    for number in range(25):
-        drop(inbox, f"{number}.zip")
-
-    planned = asyncio.Barrier(2)
-
-    async def parent() -> list[str]:
-        run_id = uuid4()
-        async with own_run(run_id, database_url) as session_owner:
-            session = session_owner.session
-            found = await look(inbox, 0, 0)
-            async with planning(session):
-                await intake(session, inbox).receive_all(inbox, found)
-                batches = await freeze_batches(session, run_id, 10)
-            await planned.wait()  # both stay alive until both have planned
-            return batches
-
-    first, second = await asyncio.gather(parent(), parent())
-    assert sorted(first + second) == ["batch_000001", "batch_000002", "batch_000003"]
-    assert first == [] or second == []
-
-
-async def test_batches_of_a_live_parent_are_not_claimed_but_those_of_a_dead_one_are(
-    database_url: str, inbox: Path
-) -> None:
-    first, second, third = uuid4(), uuid4(), uuid4()
-    async with own_run(first, database_url) as session_owner:
-        session = session_owner.session
-        await receive(session, drop(inbox, "a.zip"))
-        claimed = await freeze_batches(session, first, 10)
-        async with own_run(second, database_url) as other_owner:
-            other = other_owner.session
-            assert await freeze_batches(other, second, 10) == []
-    async with own_run(third, database_url) as session_owner:
-        session = session_owner.session
-        assert await freeze_batches(session, third, 10) == claimed
-        assert await frozen_batches(session, first) == claimed

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import queue
-import threading
-from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 
 import pytest
+from listener import Listener
 from pydantic import SecretStr
 
 from blocks import PIPELINE, PipelineConfig, StageCommand
@@ -18,36 +13,6 @@ from flows.errors import BatchesFailed
 from flows.process_inbox import process_inbox
 from flows.samples import write_samples
 from flows.settings import Settings
-
-
-class Listener(HTTPServer):
-    """Puts what is posted to it into a queue."""
-
-    def __init__(self) -> None:
-        self.received: queue.Queue[dict[str, Any]] = queue.Queue()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Listener
-
-    def do_POST(self) -> None:
-        self.server.received.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    with Listener() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 async def configure(listener: Listener) -> None:

@@ -145,7 +145,9 @@ WHERE chat_key = ANY(:chat_keys::text[])
    OR chat_key IN (SELECT chat_key FROM chat_aliases WHERE alias = ANY(:chat_keys::text[]));
 
 -- name: create_compared#
-CREATE TEMPORARY TABLE IF NOT EXISTS compared (chat_key text COLLATE "C", message_id bigint) ON COMMIT DROP;
+CREATE TEMPORARY TABLE IF NOT EXISTS compared (
+    chat_key text COLLATE "C", message_id bigint, was_revision text COLLATE "C"
+) ON COMMIT DROP;
 
 -- name: count_joined(chat_keys, sources)
 -- Per source file and chat: the messages that no export of any of the joined chats had before this load, which
@@ -161,5 +163,5 @@ WHERE m.chat_key = ANY(:chat_keys::text[]) AND m.source_id = ANY(:sources::bigin
       WHERE g.chat_key = m.chat_key AND j.message_id = m.message_id AND j.source_id <> ALL(:sources::bigint[]))
   AND NOT EXISTS (
       SELECT FROM member g JOIN compared c ON c.chat_key = g.alias
-      WHERE g.chat_key = m.chat_key AND c.message_id = m.message_id)
+      WHERE g.chat_key = m.chat_key AND c.message_id = m.message_id AND c.was_revision IS NOT NULL)
 GROUP BY m.source_id, m.chat_key;

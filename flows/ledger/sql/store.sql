@@ -96,14 +96,21 @@ SELECT chat_key, message_id, md5(text)::uuid, text, entities, edited_at, edited_
 ) AS ranked WHERE place > 1;
 
 -- name: compare_loaded(stale)!
--- The loaded rows of messages that exist in another version, or from another source.
+-- The loaded rows of messages that are new (was_revision is null then), or exist in another version, or from
+-- another source: the one join of all loaded rows with the messages. place: of the loaded row.
 CREATE TEMPORARY TABLE compared ON COMMIT DROP AS
-SELECT l.chat_key, l.message_id, l.text, l.entities, l.edited_at, l.edited_local, l.revision, l.source_id,
-       m.text AS was, m.entities AS was_entities, m.edited_at AS was_edited_at, m.edited_local AS was_edited_local,
-       m.revision AS was_revision, m.source_id AS was_source,
-       m.source_id = ANY(:stale::bigint[]) AND left(l.revision, 14) = left(m.revision, 14) AS is_stale
-FROM loaded l JOIN messages m ON m.chat_key = l.chat_key AND m.message_id = l.message_id
-WHERE l.revision <> m.revision OR l.source_id < m.source_id OR m.source_id = ANY(:stale::bigint[]);
+SELECT l.ctid AS place, l.chat_key, l.message_id, l.edited_at, l.edited_local, l.revision, l.source_id,
+       CASE WHEN is_known THEN l.text END AS text, CASE WHEN is_known THEN l.entities END AS entities, m.text AS was,
+       m.entities AS was_entities, m.edited_at AS was_edited_at, m.edited_local AS was_edited_local,
+       m.revision AS was_revision, m.source_id AS was_source, is_stale,
+       NOT is_known OR (l.revision, -l.source_id) > (m.revision, -m.source_id) OR is_stale AS is_stored
+FROM loaded l LEFT JOIN messages m ON m.chat_key = l.chat_key AND m.message_id = l.message_id
+CROSS JOIN LATERAL (
+    SELECT m.chat_key IS NOT NULL AS is_known,
+           (m.source_id = ANY(:stale::bigint[]) AND left(l.revision, 14) = left(m.revision, 14)) IS TRUE AS is_stale
+) AS signs
+WHERE m.chat_key IS NULL OR l.revision <> m.revision OR l.source_id < m.source_id
+   OR m.source_id = ANY(:stale::bigint[]);
 
 -- name: analyze_compared#
 ANALYZE compared (chat_key, message_id);
@@ -113,8 +120,7 @@ ANALYZE compared (chat_key, message_id);
 -- If the revisions differ only in the checksum and the source of the existing row is yet to be stored again,
 -- the row is deleted: it came from an older converter, and its successor will be compared with the new row.
 DELETE FROM messages m USING compared c
-WHERE m.chat_key = c.chat_key AND m.message_id = c.message_id
-  AND ((c.revision, -c.source_id) > (m.revision, -m.source_id) OR c.is_stale);
+WHERE m.chat_key = c.chat_key AND m.message_id = c.message_id AND c.is_stored;
 
 -- name: contest_lesser()!
 -- The lesser of two versions with different texts.
@@ -126,19 +132,16 @@ SELECT chat_key, message_id, md5(text)::uuid, text, entities, edited_at, edited_
 FROM compared WHERE revision < was_revision AND text <> was AND NOT is_stale;
 
 -- name: insert_newer()
--- If a batch has a message several times, the first row is inserted and the others conflict with it. Messages
--- that exist already are excluded: DO UPDATE … WHERE would lock, and so write, every row that does not change.
--- Returns per source file and chat how many messages are new, and of how many another version was deleted before.
+-- If a batch has a message several times, the first row is inserted and the others conflict with it. Returns per
+-- source file and chat how many messages are new, and of how many another version was deleted before.
 WITH inserted AS (
     INSERT INTO messages
-    SELECT * FROM loaded l
-    WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = l.chat_key AND m.message_id = l.message_id)
-    ORDER BY chat_key, message_id, revision DESC, source_id
+    SELECT l.* FROM compared c JOIN loaded l ON l.ctid = c.place WHERE c.is_stored
+    ORDER BY l.chat_key, l.message_id, l.revision DESC, l.source_id
     ON CONFLICT DO NOTHING
     RETURNING source_id, chat_key, message_id, revision
 ), deleted AS (
-    SELECT DISTINCT chat_key, message_id, was_revision FROM compared
-    WHERE (revision, -source_id) > (was_revision, -was_source) OR is_stale
+    SELECT DISTINCT chat_key, message_id, was_revision FROM compared WHERE is_stored AND was_revision IS NOT NULL
 )
 SELECT i.source_id, i.chat_key, count(*) FILTER (WHERE d.message_id IS NULL) AS new,
        count(*) FILTER (WHERE d.was_revision <> i.revision) AS changed

@@ -172,12 +172,13 @@ def _merge(connection: Connection, tally: Tally, *, twins: bool) -> tuple[int, i
     sql.analyze_loaded(connection)
     sql.create_contested(connection)
     contested = sql.contest_twins(connection) if twins else 0
+    inserted: list[tuple[int, str, int, int]] = []
     if sql.compare_loaded(connection, stale=sql.stale_sources(connection)):
         sql.analyze_compared(connection)
         sql.delete_older(connection)
         contested += sql.contest_lesser(connection)
-    inserted: list[tuple[int, str, int, int]] = list(sql.insert_newer(connection))
-    tally.merged(inserted)
+        inserted = list(sql.insert_newer(connection))
+        tally.merged(inserted)
     if contested:
         sql.analyze_contested(connection)
         sql.keep_versions(connection)

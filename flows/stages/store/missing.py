@@ -74,16 +74,12 @@ def record(connection: Connection, chats: Sequence[Chat], earlier: Sequence[int]
 
 def _row(chat: Chat, position: int) -> dict[str, Any]:
     held = {name: value for name, value in chat["held"].items() if name != "ids"}
-    ids = unpacked(chat["held"]["ids"] or b"")
-    span = pc.min_max(ids.filter(pc.greater(ids, 0))).as_py()
     return held | {
         **{name: chat[name] for name in ("chat_key", "source_id", "form", "messages")},
         "position": position,
         "whole": bool(held["whole"]),
         "topics": held["topics"] or 0,
         "latest": held["latest"] or 0,
-        "first_id": span["min"],
-        "last_id": span["max"],
     }
 
 
