@@ -27,6 +27,8 @@ _BEFORE, _AFTER = 60, 140
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
+#: A word in the text form of a tsquery, which doubles quotes and backslashes.
+_LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)*)'")
 _sql = load("search.sql")
 
 
@@ -88,7 +90,8 @@ def search(
     else:
         rows = list(_sql.found_part(connection, part=wanted.part, **filters))
     if pending:
-        asked = {"words": wanted.words, "part": wanted.part}
+        patterns, every = _patterns(connection, wanted)
+        asked = {"words": wanted.words, "patterns": patterns or None, "every": every}
         rows += _sql.found_pending(connection, sources=pending, **asked, **filters)
     hits = _sql.hits(
         connection,
@@ -106,10 +109,23 @@ def _wanted(plain: str, *, substring: bool) -> Wanted:
     runs = _UNSPACED.findall(plain)
     # One character is no pair: only a look into each text finds it.
     if substring or any(len(run) == 1 for run in runs):
-        literal = re.sub(r"([\\%_])", r"\\\1", plain.strip())
-        return Wanted(None, f"%{literal}%", [])
+        return Wanted(None, _pattern(plain.strip()), [])
     pairs = _UNSPACED.sub(lambda run: " ".join(map("".join, pairwise(run[0]))), plain)
     return Wanted(pairs, None, [] if '"' in plain or " or " in plain or "-" in plain else runs)
+
+
+def _pattern(part: str) -> str:
+    """Return the LIKE pattern of the texts that contain ``part``."""
+    return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
+
+
+def _patterns(connection: Connection, wanted: Wanted) -> tuple[list[str], bool]:
+    """Return patterns that a plain text fits if it matches: every one of them, or one at least."""
+    if wanted.part is not None:
+        return [wanted.part], True
+    tree: str = _sql.positive_words(connection, words=wanted.words)
+    words = [re.sub(r"(['\\])\1", r"\1", word) for word in _LEXEME.findall(tree)]
+    return [_pattern(word) for word in words], "|" not in _LEXEME.sub("", tree)
 
 
 def _hit(row: dict[str, object], needles: Sequence[str]) -> dict[str, object]:

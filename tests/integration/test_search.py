@@ -91,6 +91,12 @@ def ids(url: str, given: str, **options: Any) -> list[int]:
         ("quic", []),
         ("السلف", [11]),
         ("nothing", []),
+        ("nothing or fox", [1, 1, 9]),
+        ('"third dog" or "at the end" -lazy', [7, 9]),
+        ("-dog", [1, 2, 3, 4, 5, 6, 8, 9, 10, 11]),
+        ("fox or -dog", [1, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11]),
+        ("sure", [8]),
+        ("o'fox \\", []),
     ],
 )
 def test_words_are_found(filled: str, given: str, expected: list[int]) -> None:

@@ -31,18 +31,33 @@ WHERE d.folded LIKE :part
       AND (m.sender_id = :sender OR strpos(lower(m.sender_name), lower(:sender)) > 0)))
 ORDER BY d.sent_at DESC NULLS LAST LIMIT :most;
 
--- name: found_pending(words, part, sources, chats, sender, since, until, most)
--- The same among the messages of these sources, whether they are indexed or not; one of words and part is null.
-SELECT m.chat_key, m.message_id FROM messages m
-WHERE m.source_id = ANY (:sources::bigint[]) AND m.text <> ''
-  AND (:words::text IS NULL
-       OR to_tsvector('simple', search_fold(m.text)) @@ websearch_to_tsquery('simple', :words))
-  AND (:part::text IS NULL OR search_plain(m.text) LIKE :part)
-  AND (:chats::text[] IS NULL OR m.chat_key = ANY (:chats::text[]))
-  AND (:since::timestamptz IS NULL OR coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') >= :since)
-  AND (:until::timestamptz IS NULL OR coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') < :until)
-  AND (:sender::text IS NULL OR m.sender_id = :sender OR strpos(lower(m.sender_name), lower(:sender)) > 0)
-ORDER BY coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') DESC NULLS LAST LIMIT :most;
+-- name: positive_words(words)$
+-- The words of a query without those that must not occur, as PostgreSQL writes them; T: it can do without any.
+SELECT querytree(websearch_to_tsquery('simple', :words));
+
+-- name: found_pending(words, patterns, every, sources, chats, sender, since, until, most)
+-- The same among the messages of these sources, whether they are indexed or not. words null: a part of a text.
+-- patterns: LIKE patterns of which the text has every one, or one at least (null: no condition). They are compared
+-- first: taking a text apart into words takes ten times as long. Of what is left, the latest are taken apart first.
+WITH candidate AS MATERIALIZED (
+    SELECT m.chat_key, m.message_id, coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') AS sent
+    FROM messages m
+    WHERE m.source_id = ANY (:sources::bigint[]) AND m.text <> ''
+      AND (:chats::text[] IS NULL OR m.chat_key = ANY (:chats::text[]))
+      AND (:since::timestamptz IS NULL OR coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') >= :since)
+      AND (:until::timestamptz IS NULL OR coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') < :until)
+      AND (:sender::text IS NULL OR m.sender_id = :sender OR strpos(lower(m.sender_name), lower(:sender)) > 0)
+      AND (:patterns::text[] IS NULL OR (:every AND search_plain(m.text) LIKE ALL (:patterns::text[]))
+           OR (NOT :every AND search_plain(m.text) LIKE ANY (:patterns::text[])))
+)
+SELECT c.chat_key, c.message_id
+FROM (SELECT * FROM candidate ORDER BY sent DESC NULLS LAST OFFSET 0) AS c
+CROSS JOIN LATERAL (
+    SELECT FROM messages m WHERE m.chat_key = c.chat_key AND m.message_id = c.message_id
+    AND (:words::text IS NULL
+         OR to_tsvector('simple', search_fold(m.text)) @@ websearch_to_tsquery('simple', :words)) OFFSET 0
+) AS m
+ORDER BY c.sent DESC NULLS LAST LIMIT :most;
 
 -- name: hits(chat_keys, message_ids, words, part, runs, limit)
 -- Of these messages those that match as they are now, best first. runs: texts of scripts without spaces, which
