@@ -6,7 +6,7 @@
 # make hosts   test three hosts in network namespaces, one of them disconnected (root, iproute2, redis-server)
 # make fuzz    fuzz the readers, MINUTES=10 for each (atheris; Linux)
 # make bot-contract  let aiogram's types parse the requests that our bot sends
-# make bench   compare with alternatives: prints one table, writes .bench/results.json
+# make bench   compare with alternatives, 20 minutes: prints one table, writes .bench/results.json
 # make pictures  take the pictures of the README from a real run (Chromium)
 # make lint    run ruff, mypy and the spelling check only
 # make lock    resolve requirements.lock again
@@ -65,8 +65,8 @@ bot-contract: $(INSTALLED)
 	.venv/aiogram/bin/python -m pip install --quiet --disable-pip-version-check aiogram==3.31.0
 	.venv/aiogram/bin/python tests/bot/contract.py .venv/bot-requests.jsonl
 
-# All benchmarks take 40 minutes or more; make bench ARGS="--quick convert store" takes a few. bench.py --help
-# lists the parts. The alternatives that are compared are not dependencies of the project.
+# ARGS="--full" runs all in full size, for an hour; ARGS="--quick convert store" takes a few minutes; ARGS="--keep
+# convert" keeps the results in tests/bench/RESULTS.md. bench.py --help lists the parts. The alternatives that are compared are not dependencies of the project.
 bench: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check beautifulsoup4==4.15.0 chatpack==0.1.0
 	.venv/bin/python tests/bench/bench.py $(ARGS)

@@ -1,8 +1,10 @@
-"""All benchmarks, with one table at the end: python tests/bench/bench.py [--quick] [PART ...]
+"""The benchmarks, with one table at the end: python tests/bench/bench.py [--quick|--full] [--keep] [PART ...]
 
-Each part runs as a process of its own. The rows are also written to .bench/results.json, one object each, and
-the stderr of a part to .bench/PART.log. Ratios are those of medians of one run, so other load on the machine
-affects them less than the absolute figures; the amount of other load is printed below the table.
+Without PART, the parts run that compare the product with alternatives, some 20 minutes; with --full all, in
+full size. Each part runs as a process of its own. The rows are also written to .bench/results.json, one
+object each, and the stderr of a part to .bench/PART.log. Ratios are those of medians of one run, so other
+load on the machine affects them less than the absolute figures; the amount of other load is printed below the
+table. --keep also replaces the parts' sections in RESULTS.md, with which a later run is compared by eye.
 """
 
 from __future__ import annotations
@@ -19,30 +21,30 @@ from typing import NamedTuple
 
 import msgspec
 import psutil
+import results
 from frame import Row
 from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
 OUTPUT = Path(".bench")
-PARTS = [
-    "scheduling", "arrival", "handover", "convert", "store", "extract", "start", "end_to_end", "growth",
-    "ledger", "backfill", "tables",
-]  # fmt: skip
+COMPARED = ["scheduling", "convert", "store", "extract", "end_to_end", "tables"]
+PARTS = [*COMPARED, "arrival", "handover", "start", "growth", "ledger", "backfill"]
 
 
 class Done(NamedTuple):
-    """The rows of one part, its exit status, and the CPU cores that other processes kept busy meanwhile."""
+    """The rows of one part, its exit status and seconds, and the cores that other processes kept busy."""
 
     rows: list[Row]
     status: int
+    seconds: float
     others: float
 
 
-def run_part(name: str, quick: bool, console: Console) -> Done:
+def run_part(name: str, size: list[str], console: Console) -> Done:
     rows = []
     busy, ours, began = _busy(), _ours(), time.monotonic()
-    argv = [sys.executable, str(HERE / f"bench_{name}.py"), *(["--quick"] if quick else [])]
+    argv = [sys.executable, str(HERE / f"bench_{name}.py"), *size]
     with (
         (OUTPUT / f"{name}.log").open("w") as log,
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True) as process,
@@ -56,7 +58,8 @@ def run_part(name: str, quick: bool, console: Console) -> Done:
             process.terminate()  # it stops its services; leaving this block waits for that
             raise
     seconds = time.monotonic() - began
-    return Done(rows, process.returncode, max(0.0, (_busy() - busy - (_ours() - ours)) / seconds))
+    others = max(0.0, (_busy() - busy - (_ours() - ours)) / seconds)
+    return Done(rows, process.returncode, seconds, others)
 
 
 def shown(row: Row) -> str:
@@ -108,23 +111,33 @@ def _ours() -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="All benchmarks, with one table at the end.")
-    parser.add_argument("--quick", action="store_true", help="small inputs, a few minutes in all")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)} (default: all)")
+    parser = argparse.ArgumentParser(description="The benchmarks, with one table at the end.")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="append_const", const="--quick", dest="size", help="small inputs")
+    sizes.add_argument("--full", action="append_const", const="--full", dest="size", help="all, in full size")
+    parser.add_argument("--keep", action="store_true", help="replace the parts' sections in RESULTS.md")
+    of = f"of: {', '.join(PARTS)} (default: the first {len(COMPARED)}, with --full all)"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=of)
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     console = Console(width=max(120, Console().width), highlight=False)
     OUTPUT.mkdir(exist_ok=True)
+    size: list[str] = options.size or []
     load = os.getloadavg()
-    parts = {name: run_part(name, options.quick, console) for name in options.parts or PARTS}
+    names = options.parts or (PARTS if "--full" in size else COMPARED)
+    parts = {name: run_part(name, size, console) for name in names}
     print_table(parts, console)
-    others = ", ".join(f"{name} {done.others:.1f}" for name, done in parts.items())
-    console.print(machine())
-    console.print(
-        f"load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}; cores busy with other work: {others}"
-    )
+    console.print(machine(), results.versions(), sep="\n")
+    console.print(f"load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}")
+    for name, done in parts.items():
+        head = f"{done.seconds / 60:.0f} min, {done.others:.1f} cores busy with other work"
+        console.print(f"{name}: {head}")
+        if options.keep and not done.status:
+            command = " ".join(['make bench ARGS="--keep', *size, name]) + '"'
+            lines = [(one.name, shown(one) + by_cpu(one), one.target or "") for one in done.rows]
+            results.keep(name, [command, results.versions(), machine(), head], lines)
     rows = [row for done in parts.values() for row in done.rows]
     (OUTPUT / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
     failed = any(done.status for done in parts.values())

@@ -137,11 +137,16 @@ def ratio(ours: Cost, theirs: Cost) -> dict[str, Any]:
     }
 
 
+def is_full() -> bool:
+    """Return whether this benchmark is also to measure what is compared with nothing, or takes long."""
+    return "--full" in sys.argv
+
+
 def run(measure: Callable[..., Iterator[Row]]) -> None:
-    """Run one benchmark as a program: ``[--quick] [ARGUMENT ...]``; print each row as it is measured."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--quick"]
+    """Run one benchmark as a program: ``[--quick|--full] [ARGUMENT ...]``; print each row when measured."""
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--quick", "--full")]
     if arguments and len(inspect.signature(measure).parameters) < 2:
-        sys.exit(f"{measure.__module__} takes no arguments but --quick")
+        sys.exit(f"{measure.__module__} takes no arguments but --quick and --full")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that its services are stopped too
     for found in measure("--quick" in sys.argv, *arguments):
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")

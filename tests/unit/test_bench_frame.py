@@ -69,3 +69,18 @@ def test_generated_exports_have_the_requested_size_and_are_valid(tmp_path: Path)
     found = json.loads((tmp_path / "result.json").read_bytes())["messages"]
     assert (tmp_path / "result.json").stat().st_size == pytest.approx(500_000, rel=0.02)
     assert [message["id"] for message in found] == list(range(1, count + 1))
+
+
+def test_the_results_of_a_part_replace_those_kept_before(tmp_path: Path) -> None:
+    import results
+
+    kept = tmp_path / "RESULTS.md"
+    kept.write_text("# Results\n\nWhat it is.\n")
+    for figure in ("1 s", "2 s"):
+        for part in ("store", "convert"):
+            results.keep(part, ["make bench", "a machine"], [("speed", figure, "")], kept)
+    text = kept.read_text()
+    assert text.startswith("# Results\n\nWhat it is.\n\n## convert\n\n`make bench`  \na machine\n\n| what |")
+    assert text.count("| speed | 2 s |  |") == text.count("## ") == 2
+    assert "1 s" not in text
+    assert text.endswith("|\n")
