@@ -30,10 +30,10 @@ from flows.reports import summary, summary_markdown
 @flow(name=PROCESS_INBOX, persist_result=False)
 async def process_inbox(
     inbox: str | None = None,
+    move: bool | None = None,
     batch_size: int | None = None,
     window: int | None = None,
     fan_out: FanOut | None = None,
-    move: bool | None = None,
 ) -> dict[str, int]:
     """Claim the source files in the inbox, process them in batches, and report.
 
@@ -42,12 +42,12 @@ async def process_inbox(
 
     Args:
         inbox: Directory to read source files from; empty means the inbox of this installation.
+        move: Whether received files leave the directory; empty means that they leave the inbox of this
+            installation and are copied from any other directory.
         batch_size: Source files per batch; empty means the value of the TDP pipeline block.
         window: Batches in flight at the same time; empty means the value of the TDP pipeline block.
         fan_out: Where batches run, in this run's process or each as its own run on the work pool; empty
             means the value of the TDP pipeline block.
-        move: Whether received files leave the directory; empty means that they leave the inbox of this
-            installation and are copied from any other directory.
     """
     runtime = await current_runtime()
     log = get_run_logger()

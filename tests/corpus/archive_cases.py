@@ -103,7 +103,7 @@ TARS = [
     quarantined("tar cut off", lambda chat: tar(chat)[:700], "damaged"),
     partly("tar.gz cut off", lambda chat: gzip.compress(tar(chat))[:-30], "damaged"),
     partly("tar broken in the middle", broken_in_the_middle, "a header in the middle"),
-    partly("tar cut off in an export", lambda chat: tar_of(chat.json)[:880], "'a/result.json' is cut off", 1),
+    partly("tar cut off in an export", lambda chat: tar_of(chat.json)[:880], "not read to its end: it is", 1),
     partly(
         "tar without its end", lambda chat: tar_of(chat.json)[:1024], "not read to its end: it is cut off"
     ),

@@ -136,7 +136,7 @@ class Unpacking:
                     self.entry.write(_named(member.path, form), text.chunks())
                 self.exports += 1
                 folders.add(member.path.rpartition("/")[0])
-                if before_cut.is_cut:
+                if before_cut.is_cut and not archive.problem:  # that says so already
                     self._problems.append(f"{member.path[:_NAME_CHARS]!r} is cut off: the rest is missing")
         return folders, others
 
