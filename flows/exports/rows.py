@@ -10,10 +10,9 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
 from operator import itemgetter
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -27,23 +26,14 @@ from flows.exports.known import COLUMNS, NULL, Known, decode_known
 from flows.exports.reading import Chat
 from flows.exports.repair import Message, Messages
 from flows.exports.rich import rich_text
+from flows.exports.times import SECOND, after_1970, read_times
 
 #: Messages in a batch, at least; the last block can exceed it.
 BATCH = 4096
 #: Order of the forms in a revision: of two equally new versions the one from JSON is more complete.
 _RANK = {"html": "1", "json": "2"}
 
-#: Up to the year 9999, which Python, Arrow and PostgreSQL all support.
-_YEAR_9999 = 253_402_300_799
-#: Seconds; greater numbers are milliseconds.
-_Seconds = Annotated[int, msgspec.Meta(ge=0, lt=10**11)]
-_SECOND = 1_000_000  # microseconds
-_DAY = 86_400 * _SECOND
-_YEAR_1 = -719_162 * _DAY
-_UNIX = msgspec.json.Decoder(float | None, strict=False)  # a number in quotes
-_UNIXES = msgspec.json.Decoder(list[_Seconds | None], strict=False)
 _ANY = msgspec.json.Decoder()
-_UTC, _LOCAL = pa.timestamp("us", tz="UTC"), pa.timestamp("us")
 #: The actor of a service message is stored as its sender; its own ``from`` and ``from_id`` go to ``service``.
 _REPLACED_BY = {"from": "actor", "from_id": "actor_id"}
 #: Members of a message whose plan is kept for others: Telegram Desktop writes 30 at most.
@@ -93,23 +83,25 @@ class Rows:
 
     def batch(self) -> pa.RecordBatch:
         """Return the messages added since the last batch, in the schema MESSAGES."""
-        rows = self._known
-        types = [one.type for one in rows]
-        sent_at, sent_local = self._times(
-            "date", [one.date for one in rows], [one.date_unixtime for one in rows]
-        )
-        edited_at, edited_local = self._times(
-            "edited", [one.edited for one in rows], [one.edited_unixtime for one in rows]
-        )
-        columns: dict[str, Any] = {
+        columns = self._columns(self._known) | self._times(self._known)
+        columns["text"], columns["entities"] = self._texts()
+        columns["revision"] = _revisions(columns, self._form, self._checksums)
+        columns |= self._leftovers()  # last: the steps above find mistyped members
+        batch = pa.record_batch([columns[name] for name in MESSAGES.names], schema=MESSAGES)
+        start = 0
+        for chat, count in self._chats:
+            if count:
+                chat.note(batch.slice(start, count))
+            start += count
+        self._begin()
+        return batch
+
+    def _columns(self, rows: list[Known]) -> dict[str, Any]:
+        """Return the columns that have a member each."""
+        return {
             "chat_key": pa.concat_arrays([pa.repeat(chat.chat_key, count) for chat, count in self._chats]),
             "message_id": pa.array([one.id for one in rows], pa.int64()),
-            "type": pa.array([kind or "unknown" for kind in types], pa.string()),
-            "sent_at": sent_at,
-            "sent_local": sent_local,
-            # Releases before 2021 wrote 1970-01-01 for messages that were never edited.
-            "edited_at": _after_1970(edited_at),
-            "edited_local": _after_1970(edited_local),
+            "type": pa.array([one.type or "unknown" for one in rows], pa.string()),
             "sender_id": self._peer_ids(
                 "from_id", [one.from_id if one.actor_id is UNSET else one.actor_id for one in rows]
             ),
@@ -122,60 +114,19 @@ class Rows:
             "reply_to_peer_id": self._peer_ids("reply_to_peer_id", [one.reply_to_peer_id for one in rows]),
             "source": pa.repeat(self._source, len(rows)),
         }
-        columns["text"], columns["entities"] = self._texts()
-        columns["revision"] = _revisions(columns, self._form, self._checksums)
-        columns |= self._leftovers(types)  # last: the steps above find mistyped members
-        batch = pa.record_batch([columns[name] for name in MESSAGES.names], schema=MESSAGES)
-        start = 0
-        for chat, count in self._chats:
-            if count:
-                chat.note(batch.slice(start, count))
-            start += count
-        self._begin()
-        return batch
 
-    def _times(self, key: str, values: list[str | float | None], unix: list[msgspec.Raw]) -> tuple[Any, Any]:
-        """Return instants and the exporter's local times, from ``date`` and ``date_unixtime`` for example."""
-        instants = self._instants(f"{key}_unixtime", unix)
-        try:
-            times = pa.array(values, pa.string()).cast(_LOCAL)
-            if (pc.min(times).cast(pa.int64()).as_py() or 0) >= _YEAR_1:
-                return instants, times
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            pass
-        read = [self._time(key, at, value) for at, value in enumerate(values)]
-        return (
-            pc.coalesce(instants, pa.array([instant for instant, _ in read], _UTC)),
-            pa.array([local for _, local in read], _LOCAL),
-        )
-
-    def _instants(self, key: str, raws: list[msgspec.Raw]) -> Any:
-        try:
-            seconds = _UNIXES.decode(b"[" + b",".join(raws) + b"]")
-        except msgspec.DecodeError:
-            return pa.array([self._instant(key, at, raw) for at, raw in enumerate(raws)], _UTC)
-        return pa.array(seconds, pa.timestamp("s", tz="UTC")).cast(_UTC)
-
-    def _instant(self, key: str, at: int, raw: msgspec.Raw) -> datetime | None:
-        try:
-            number: float | None = _UNIX.decode(raw)
-            return None if number is None else unix_time(number, earliest=0)
-        except ValueError:
-            self._mistyped[at].add(key)
-            return None
-
-    def _time(self, key: str, at: int, value: str | float | None) -> tuple[datetime | None, datetime | None]:
-        """Return the instant and the local time of a date that is not written as Telegram Desktop does."""
-        if value is None:
-            return None, None
-        try:
-            if not isinstance(value, str) or value.isdecimal():
-                return unix_time(float(value)), None
-            time = datetime.fromisoformat(value)
-            return time.astimezone(UTC) if time.tzinfo else None, time.replace(tzinfo=None)
-        except (ValueError, OverflowError):
-            self._mistyped[at].add(key)
-            return None, None
+    def _times(self, rows: list[Known]) -> dict[str, Any]:
+        """Return the instants and the exporter's local times at which messages were sent and edited."""
+        sent, sent_unix = [one.date for one in rows], [one.date_unixtime for one in rows]
+        edited, edited_unix = [one.edited for one in rows], [one.edited_unixtime for one in rows]
+        sent_at, sent_local = read_times("date", sent, sent_unix, self._mistyped)
+        edited_at, edited_local = read_times("edited", edited, edited_unix, self._mistyped)
+        return {
+            "sent_at": sent_at,
+            "sent_local": sent_local,
+            "edited_at": after_1970(edited_at),
+            "edited_local": after_1970(edited_local),
+        }
 
     def _peer_ids(self, key: str, values: list[Any]) -> Any:
         peers = self._peers
@@ -221,36 +172,22 @@ class Rows:
         raw = self._members[at].get("rich_message")
         return rich_text(raw) if raw else ""
 
-    def _leftovers(self, types: list[str | None]) -> dict[str, Any]:
+    def _leftovers(self) -> dict[str, Any]:
         """Return the members without a column of their own, as one JSON object per message and column."""
         columns: dict[str, list[bytes | None]] = {
-            name: [None] * len(types) for name in ("media", "forward", "service", "extra")
+            name: [None] * len(self) for name in ("media", "forward", "service", "extra")
         }
         for at, row in enumerate(self._members):
             plan = _plan if len(row) <= _MOST_KEYS else _plan.__wrapped__
             mistyped = frozenset(self._mistyped[at]) if at in self._mistyped else _NONE
-            for name, template, values in plan(tuple(row), types[at] == "service", mistyped):
+            is_service = self._known[at].type == "service"
+            for name, template, values in plan(tuple(row), is_service, mistyped):
                 columns[name][at] = template % values(row)
         return {name: _json(documents) for name, documents in columns.items()}
 
 
 def _json(documents: list[bytes | None]) -> Any:
     return pa.array(documents, pa.binary()).view(pa.string())  # UTF-8 was checked by parse()
-
-
-def _after_1970(times: Any) -> Any:
-    return pc.if_else(pc.greater(times.cast(pa.int64()), pa.scalar(2 * _DAY)), times, None)
-
-
-def unix_time(number: float, earliest: float = 10**9) -> datetime:
-    """Return the instant of a Unix time in seconds, or in milliseconds from 10**11 on.
-
-    Raises ValueError before ``earliest`` (2001: of numbers that may be no times) and after the year 9999.
-    """
-    seconds = number / 1000 if number >= 10**11 else number
-    if not earliest <= seconds <= _YEAR_9999:
-        raise ValueError(number)
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _strings_of(raw: msgspec.Raw) -> str:
@@ -298,8 +235,8 @@ def _revisions(columns: dict[str, Any], form: str, checksums: list[int]) -> Any:
     clock = pc.max_element_wise(
         columns["sent_local"].cast(pa.int64()), columns["edited_local"].cast(pa.int64())
     )
-    known = pc.coalesce(exact, pc.subtract(clock, 14 * 3600 * _SECOND), pa.scalar(0))
-    seconds = pc.divide(pc.max_element_wise(known, pa.scalar(0)), _SECOND).cast(pa.string())
+    known = pc.coalesce(exact, pc.subtract(clock, 14 * 3600 * SECOND), pa.scalar(0))
+    seconds = pc.divide(pc.max_element_wise(known, pa.scalar(0)), SECOND).cast(pa.string())
     sums = pa.array(checksums, pa.uint32()).cast(pa.string())
     return pc.binary_join_element_wise(
         pc.utf8_lpad(seconds, 12, "0"), _ranks(columns, form), pc.utf8_lpad(sums, 10, "0"), "."
