@@ -140,16 +140,8 @@ def _load(
     fresh = once & _upsert_chats(connection, chats, earlier)
     sql.add_clues(connection, **columns(own))
     known, tally = keys - fresh, Tally(chats)
-    rows = changed = 0
-    if fresh:
-        rows = copy(connection, sql.copy_fresh.sql, rows_of(path, pa.array(fresh) if known else None))
-        grown += rows
-        tally.fresh(fresh)
-    if known:
-        sql.create_loaded(connection)
-        rows += copy(connection, sql.copy_loaded.sql, rows_of(path, pa.array(fresh), keep=False))
-        new, changed = _merge(connection, tally, twins=bool(known - once))
-        grown += new
+    rows, new, changed = _copy_rows(connection, path, fresh, known, tally, twins=bool(known - once))
+    grown += new
     if gone:
         sql.drop_chats(connection, chat_keys=sorted(gone))
     touched = keys | gone
@@ -162,6 +154,22 @@ def _load(
         missing.mark(connection, touched)
     counts = {"rows_new": grown, "rows_changed": changed, "rows_same": rows - grown - changed}
     return Loaded(counts | ({"rows_replaced": replaced} if earlier else {}), tally.by_source())
+
+
+def _copy_rows(
+    connection: Connection, path: Path, fresh: set[str], known: set[str], tally: Tally, *, twins: bool
+) -> tuple[int, int, int]:
+    """Copy rows of ``fresh`` chats and merge those of ``known`` ones; return all, new and changed ones."""
+    rows = new = changed = 0
+    if fresh:
+        rows = new = copy(connection, sql.copy_fresh.sql, rows_of(path, pa.array(fresh) if known else None))
+        tally.fresh(fresh)
+    if known:
+        sql.create_loaded(connection)
+        rows += copy(connection, sql.copy_loaded.sql, rows_of(path, pa.array(fresh), keep=False))
+        merged, changed = _merge(connection, tally, twins=twins)
+        new += merged
+    return rows, new, changed
 
 
 def _merge(connection: Connection, tally: Tally, *, twins: bool) -> tuple[int, int]:
