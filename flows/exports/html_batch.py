@@ -71,6 +71,10 @@ class HtmlBatch:
         self.twins = Twins() if {export.form for export in exports} == {"json", "html"} else None
         return exports
 
+    def stands_alone(self, export: Export) -> bool:
+        """Return whether an export of the entry that is read has to do with no other export."""
+        return not (self.twins or export.parts[0] in self._before or self.is_continued(export))
+
     def page_before(self, export: Export) -> Page | None:
         """Return the last page of the export that ``export`` continues."""
         return self._before.get(export.parts[0])

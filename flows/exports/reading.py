@@ -68,6 +68,13 @@ class Reading:
     without_id: int = 0
     not_utf8: int = 0
 
+    def add(self, other: Reading, name: str) -> None:
+        """Add what was found in an export of the same source file; its problems get its ``name``, if any."""
+        self.chats += other.chats
+        self.problems += [f"{name}: {problem}" if name else problem for problem in other.problems]
+        self.lost += other.lost
+        self.without_id += other.without_id
+
     @property
     def messages(self) -> int:
         """The number of messages kept."""

@@ -1,16 +1,17 @@
 """Convert: speed and memory, compared with JSON parsers, pandas, a public converter and BeautifulSoup.
 
-usage: python tests/bench/bench_convert.py [--quick|--full] [PYTHON]
+usage: [BEFORE=PYTHON] python tests/bench/bench_convert.py [--quick|--full]
 
 Ours is the whole process of the stage, from its start to complete Parquet files, with as many readers as it
 takes and with one; for the others, start and imports are not counted. The main comparison is with orjson,
-which like ours reads every field of every message. PYTHON is the interpreter of another checkout's
-environment, whose convert is measured by turns with ours (``before``). --full adds a file of 2 GB.
+which like ours reads every field of every message. BEFORE is the interpreter of another checkout's
+environment, whose convert is measured by turns with ours. --full adds a file of 2 GB.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
@@ -75,7 +76,8 @@ def over(label: str, costs: dict[str, Cost], **least: float) -> Iterator[Row]:
         yield row(f"{label}: speed over {name}", times, "×", least=least.get(name), **frame.ratio(own, cost))
 
 
-def measure(quick: bool, before: str = "") -> Iterator[Row]:
+def measure(quick: bool) -> Iterator[Row]:
+    before = os.environ.get("BEFORE", "")
     with tempfile.TemporaryDirectory(prefix="tdp-bench-") as name:
         root, rounds = Path(name), 3 if quick else 5
         yield from measure_json(root / "json", 20 * MB if quick else 100 * MB, rounds, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from datetime import UTC, datetime
@@ -23,9 +24,14 @@ def versions() -> str:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:  # an alternative that is not installed
             continue
-    git = ["git", "-C", str(KEPT.parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return f"{datetime.now(UTC):%Y-%m-%d}, commit {commit or '?'}, {', '.join(found)}"
+    if before := os.environ.get("BEFORE"):  # .venv/bin/python of another checkout
+        found.append(f"before: commit {_commit(Path(before).parents[2])}")
+    return f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit(KEPT.parent)}, {', '.join(found)}"
+
+
+def _commit(checkout: Path) -> str:
+    git = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "?"
 
 
 def keep(part: str, notes: list[str], rows: list[tuple[str, str, str]], kept: Path = KEPT) -> None:

@@ -20,7 +20,8 @@ from html_pages import message as html_message
 
 from flows.errors import BadInput
 from flows.exports import scan
-from flows.stages.convert import readers, stage
+from flows.exports.html_batch import HtmlBatch
+from flows.stages.convert import entries, readers, stage
 from flows.stages.convert.readers import ReaderCrashed, Readers, processors
 
 #: What a reader does is picklable by its name; ``operator.call`` calls the item.
@@ -96,6 +97,10 @@ def batch(tmp_path: Path) -> Path:
         (folder := source / f"{number:06d}-{seed}.zip").mkdir()
         for part, html in enumerate(pages(seed), 1):
             (folder / f"messages{part if part > 1 else ''}.html").write_text(html)
+    for chat in range(1, 4):
+        (folder := source / "000097-account.zip" / "chats" / f"chat_{chat:03d}").mkdir(parents=True)
+        for part, html in enumerate(pages(10 + chat), 1):
+            (folder / f"messages{part if part > 1 else ''}.html").write_text(html)
     (source / "000098-nothing.zip").mkdir()
     (source / "000099-both.zip").mkdir()
     (source / "000099-both.zip" / "result.json").write_bytes(export("as exported"))
@@ -103,13 +108,14 @@ def batch(tmp_path: Path) -> Path:
     return source
 
 
-@pytest.mark.parametrize("largest", [0, 8 << 20])
+@pytest.mark.parametrize("pieces", ["files", "exports", "blocks and parts"])
 def test_the_rows_do_not_depend_on_the_number_of_readers(
-    batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
+    batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: str
 ) -> None:
-    """Small files are pieces, or every block and every part is one."""
-    monkeypatch.setattr(stage, "_SMALL", largest)
-    if not largest:
+    if pieces == "exports":
+        monkeypatch.setattr(HtmlBatch, "is_linked", lambda *_: True)
+    if pieces == "blocks and parts":
+        monkeypatch.setattr(entries, "SMALL", 0)
         monkeypatch.setattr(scan, "CHUNK", 100_000)
     found = []
     for count in (1, 2, 3):
@@ -134,7 +140,7 @@ json_export.parse = lambda block: os.abort() if b"poison" in block.data else par
 def test_a_crash_of_a_reader_costs_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
 ) -> None:
-    monkeypatch.setattr(stage, "_SMALL", largest)
+    monkeypatch.setattr(entries, "SMALL", largest)
     monkeypatch.setattr(scan, "CHUNK", 100_000)
     monkeypatch.setattr(readers, "_PROGRAM", POISONED + readers._PROGRAM)
     for number in range(1, 6):

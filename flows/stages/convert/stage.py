@@ -48,8 +48,6 @@ _USAGE, _TEMPORARY = 64, 75  # sysexits.h
 _BARE = {".json", ".html", ".htm"}
 #: Bytes of exports for which one more reader is started, which takes as long as reading 3 MB.
 _WORTH_READER = 4 << 20
-#: Bytes of a source file that is read as one piece; a larger one is read in pieces of 1 MB.
-_SMALL = 8 << 20
 
 
 def main(argv: Sequence[str]) -> int:
@@ -106,7 +104,7 @@ def _convert(
 ) -> Iterator[FileOutcome]:
     """Write the rows of the entries, of these sizes, into ``partial``; yield the outcome of each."""
     from flows.exports.html_batch import HtmlBatch  # late: the import of Arrow dominates the start
-    from flows.stages.convert.entries import read_whole
+    from flows.stages.convert.entries import SMALL, read_whole
     from flows.stages.convert.parquet import RowWriter
 
     with RowWriter(partial) as writer:
@@ -116,7 +114,7 @@ def _convert(
             entry
             for entry in order
             if readers.count > 1
-            and entries[entry] <= _SMALL
+            and entries[entry] <= SMALL
             and not html.is_linked(entry)
             and not is_suspect(output, entry.name)
         ]
