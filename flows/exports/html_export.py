@@ -24,7 +24,7 @@ from flows.exports.html_text import inner_text
 from flows.exports.pages import Page, chunks_of, part_name, read_page
 from flows.exports.parallel import Processors, parallel_map
 from flows.exports.reading import Chat, Reading
-from flows.exports.repair import Message, is_utf8, parse
+from flows.exports.repair import Message, parse
 from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST, Block
 
@@ -215,7 +215,8 @@ class _HtmlReader:
     def _read(self, piece: bytes, key: str | None) -> _Piece | None:
         """Read a piece; return None in a forked reader if that depends on the message above the piece."""
         # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
-        html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
+        words, is_utf8 = _decoded(piece)
+        html = escaped(words).replace("<br>", "\n").replace("<pre>", "<pre>\n")
         if "<br" in html:
             html = _BREAK.sub("\n", html)
         tree = LexborHTMLParser(html)
@@ -233,7 +234,7 @@ class _HtmlReader:
             chat.chat_key += _start_mark(messages.members)
         rows = Rows("html", self._reading.source)
         without_id = rows.add(replace(chat), messages)
-        not_utf8 = 0 if is_utf8(piece) else max(1, sum(_REPLACED in raw for raw in raws))
+        not_utf8 = 0 if is_utf8 else max(1, sum(_REPLACED in raw for raw in raws))
         return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id, not_utf8)
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
@@ -246,6 +247,14 @@ class _HtmlReader:
         chat = Chat(key, None, None, known, None, "html")
         self._reading.chats.append(chat)
         return chat
+
+
+def _decoded(piece: bytes) -> tuple[str, bool]:
+    """Return a text, with characters in place of what is not UTF-8, and whether all of it is UTF-8."""
+    try:
+        return piece.decode(), True
+    except UnicodeDecodeError:
+        return piece.decode("utf-8", "replace"), False
 
 
 def _start_mark(messages: list[Message]) -> str:
