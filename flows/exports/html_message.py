@@ -56,7 +56,7 @@ def _body(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -
     for child in body.iter():
         names = classes(child)
         if "date" in names:
-            found |= _date(attribute(child, "title"), clock)
+            found |= _date(attribute(child, "title") or inner_text(child), clock)
         elif "from_name" in names:
             above.sender, named = _sender(inner_text(child)), True
         elif "forwarded" in names and "body" in names:
@@ -125,11 +125,12 @@ def _target(node: LexborNode) -> int | None:
 def _date(title: str, clock: Clock) -> dict[str, str]:
     """Return local time, and Unix time if it is certain: ``18.07.2023 00:58:43 UTC+08:00``.
 
-    The label is the offset of standard time, also in summer (:mod:`flows.exports.zones`).
+    The label is the offset of standard time, also in summer (:mod:`flows.exports.zones`). A time in another
+    form is returned as it is.
     """
     match = _TIME.search(title)
     if not match:
-        return {}
+        return {"date": title.strip()} if title.strip() else {}
     day, month, year, hour, minute, second, hours, minutes = match.groups()
     local = f"{year}-{month}-{day}T{hour}:{minute}:{second}"
     sent = clock.instant(local, f"{hours}:{minutes}" if hours else None)

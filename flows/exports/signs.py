@@ -10,7 +10,7 @@ HEAD = 64 * 1024
 _JSON = re.compile(rb'"(?:messages|chats|left_chats|personal_information|about)"\s*:')
 _HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history["' >]|message (?:default|service))""")
 _PART = re.compile(r"(?:.*/)?messages\d*\.html?", re.IGNORECASE)
-_LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/chats\.html)", re.IGNORECASE)
+_LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/(?:left_)?chats\.html)", re.IGNORECASE)
 
 
 def is_json_export(head: bytes) -> bool:

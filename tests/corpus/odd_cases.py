@@ -181,6 +181,8 @@ RENAMED = [
     stored("an archive sent in a chat", beside("files/b.zip", lambda chat: zip_of(other(chat).json)), 1),
 ]
 JOINED = [
+    stored("exports in an array", lambda chat: b"[\n" + b",\n".join(halves(chat)) + b"]"),
+    stored("exports in an array in UTF-16", lambda chat: wide(b"[" + b",".join(halves(chat)) + b"]")),
     stored("pages of one chat joined", lambda chat: chat.part(1) + chat.part(2)),
     stored("a page with a comment behind it", lambda chat: chat.html + b"<!-- saved from: x -->\n"),
     partly("pages of two chats joined", lambda chat: chat.html + other(chat).html, "bytes behind the end of"),

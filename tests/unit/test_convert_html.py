@@ -209,6 +209,15 @@ def test_parts_of_other_chats_are_not_continued(tmp_path: Path, other: str) -> N
     assert "messages2.html" in (found.reasons["1-messages.html"] or "")
 
 
+def test_chats_that_only_a_list_of_chats_names_are_missing(tmp_path: Path) -> None:
+    links = "".join(f'<a href="../chats/chat_{n}/messages.html#allow_back">Chat {n}</a>' for n in "123")
+    files = {f"1-a.zip/D/chats/chat_{n}/messages.html": html([1, 2], name=f"Chat {n}") for n in "13"}
+    found = Converted(tmp_path, {**files, "1-a.zip/D/lists/chats.html": f"<html>{links}</html>"})
+    missing = "'chats/chat_2/messages.html'"
+    assert found.reasons == {"1-a.zip": f"missing, although a list of chats names them: {missing}"}
+    assert found.counts == {"1-a.zip": 4}
+
+
 def test_the_zone_of_the_exports_is_an_option(tmp_path: Path) -> None:
     found = Converted(tmp_path, {"1-a.zip/messages.html": html([1])}, "Europe/Berlin")
     assert [f"{row['sent_at']:%H:%M:%S}" for row in found.rows] == ["10:01:07"]

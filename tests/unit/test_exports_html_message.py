@@ -86,6 +86,8 @@ def test_text(read: Read, html: str, words: str, entities: list[dict[str, str]] 
 def test_time(read: Read, when: str, sent_at: datetime | None, sent_local: datetime | None) -> None:
     (row,), _ = read(page(message(5, text("x"), when=when)))
     assert (row["sent_at"], row["sent_local"]) == (sent_at, sent_local)
+    if when == "yesterday":
+        assert row["extra"] == {"date": "yesterday"}, "what is not understood is kept"
 
 
 def test_the_operators_zone_gives_the_instant(tmp_path: Path) -> None:

@@ -15,6 +15,11 @@ _NAMES = re.compile(r".*\.(json|html?)\b.*|(result|messages).*", re.IGNORECASE)
 _PARTS = re.compile(r"messages[^/]*\.html?", re.IGNORECASE)
 #: Pages of an account that list other pages and sections; their chats have parts of their own.
 _INDEXES = re.compile(r"(.*/)?(export_results|lists/[^/]+)\.html", re.IGNORECASE)
+#: Pages that list the chats of an account; a chat without messages has no link.
+_LISTS = re.compile(r"(.*/)?lists/(left_)?chats\.html", re.IGNORECASE)
+_LINK = re.compile(rb"""href=["']\.\./(chats/[^"'#<>]+/messages\.html)""", re.IGNORECASE)
+#: Bytes of a list that are searched, for tens of thousands of chats.
+_LIST = 32 << 20
 #: Members listed in a reason.
 _SHOWN = 3
 
@@ -28,13 +33,11 @@ def not_read(entry: Path, read: Collection[Path], kept: int | None) -> str | Non
     if not entry.is_dir():
         return None
     files = [Path(folder, name) for folder, _, names in os.walk(entry) for name in names]
-    left = sorted(str(path.relative_to(entry)) for path in _members(entry, files) if path not in read)
     problems = []
-    if left:
-        shown = ", ".join(map(repr, left[:_SHOWN])) + (
-            f" and {len(left) - _SHOWN} more" * (len(left) > _SHOWN)
-        )
-        problems.append(f"not read: {shown}")
+    if left := sorted(str(path.relative_to(entry)) for path in _members(entry, files) if path not in read):
+        problems.append(f"not read: {_shown(left)}")
+    if missing := sorted(_linked(entry, files)):
+        problems.append(f"missing, although a list of chats names them: {_shown(missing)}")
     if kept and len(files) < kept:
         problems.append(
             f"{kept - len(files)} of the {kept} files that extract kept are missing in its output"
@@ -52,6 +55,20 @@ def not_written(source: Path, extracted: Result | None) -> list[FileOutcome]:
     ]
 
 
+def _shown(paths: list[str]) -> str:
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(map(repr, paths[:_SHOWN])) + more
+
+
+def _linked(entry: Path, files: list[Path]) -> set[str]:
+    """Return the first pages of chats to which the lists of chats link, and which are not among the files."""
+    paths = [str(path.relative_to(entry)) for path in files]
+    lists = [path for path, name in zip(files, paths, strict=True) if _LISTS.fullmatch(name)]
+    linked = {link.decode("utf-8", "replace") for path in lists for link in _LINK.findall(_head(path, _LIST))}
+    there = {"/".join(name.split("/")[-3:]) for name in paths}
+    return linked - there
+
+
 def _members(entry: Path, files: list[Path]) -> Iterator[Path]:
     for path in files:
         if not _NAMES.fullmatch(path.name) or _INDEXES.fullmatch(str(path.relative_to(entry))):
@@ -61,7 +78,7 @@ def _members(entry: Path, files: list[Path]) -> Iterator[Path]:
             yield path
 
 
-def _head(path: Path) -> bytes:
+def _head(path: Path, size: int = HEAD) -> bytes:
     with path.open("rb", buffering=0) as file:
-        head = file.read(HEAD)
+        head = file.read(size)
     return head.replace(b"\0", b"")  # in UTF-16, every other byte of these names

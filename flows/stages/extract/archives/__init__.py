@@ -47,7 +47,7 @@ _MAGIC = {
     "bzip2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
     "xz": rb"\xfd7zXZ\x00",
     "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
-    "json": rb"(\xef\xbb\xbf)?\s*\{",
+    "json": rb"(\xef\xbb\xbf)?\s*(\{|\[\s*\{)",
     "html": rb"(\xef\xbb\xbf)?\s*<",
 }
 #: The results of :func:`format_of` that are archives.
@@ -57,7 +57,7 @@ _OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] =
     "7z": open_sevenzip,
     "rar": open_rar,
 }
-_TEXTS = {b"{": "json", b"<": "html"}
+_TEXTS = ("json", "html")
 _NAMES = {"json": "result.json", "html": "messages.html"}
 _UNKNOWN = {
     b"MZ": "a program, not an export: if it is self-extracting, run it and submit a ZIP of the folder",
@@ -82,7 +82,8 @@ def format_of(head: bytes) -> str:
             return name
     if is_tar(head):
         return "tar"
-    return _TEXTS.get(start_in_utf8(head).lstrip()[:1], "")
+    start = start_in_utf8(head)
+    return next((name for name in _TEXTS if re.match(_MAGIC[name], start.lstrip())), "")
 
 
 @contextmanager
