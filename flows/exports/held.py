@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from datetime import datetime
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -25,27 +27,50 @@ import pyarrow.compute
 pc: Any = pyarrow.compute
 #: Ids that are compressed together; the rest waits uncompressed until the export ends.
 _CHUNK = 16_384
+#: For fewer ids Arrow's functions take longer to call than Python's to run.
+_FEW = 200
 #: Number of ids and of compressed bytes, before each chunk.
 _HEAD = struct.Struct("<II")
+#: The fields of _Part but for the first one, in order.
+_AGGREGATES: Any = [
+    *(("id", "min"), ("id", "max"), ("at", "min"), ("at", "max"), ("local", "min"), ("local", "max")),
+    *(("at", "count"), ("local", "count"), ("latest", "max"), ("topic", "sum"), ("unanswered", "sum")),
+    *(("sender", "min"), ("sender", "max")),
+]
 _PERSONAL = {"personal_chat", "bot_chat", "saved_messages"}
 _CHANNELS = {"public_channel", "private_channel"}
 _GROUPS = {"private_group", "private_supergroup", "public_supergroup"}
 
 
-class Span(NamedTuple):
+class _Part(NamedTuple):
+    """What some rows of one chat hold; times in microseconds, nulls where no row has a value."""
+
+    place: int
+    first_id: int | None
+    last_id: int | None
+    first_at: int | None
+    last_at: int | None
+    first_local: int | None
+    last_local: int | None
+    certain: int
+    timed: int
+    latest: int | None
+    topics: int | None
+    unanswered: int | None
+    one_sender: int | None
+    another_sender: int | None
+
+
+class _Span(NamedTuple):
     """The first and the last of some times or ids; null if there are none."""
 
-    first: Any = None
-    last: Any = None
+    first: int | None = None
+    last: int | None = None
 
-    def extended(self, values: pa.Array[Any]) -> Span:
-        """Return the span that has these values, too."""
-        found = pc.min_max(values).as_py()
-        if found["min"] is None:
-            return self
-        if self.first is None:
-            return Span(found["min"], found["max"])
-        return Span(min(self.first, found["min"]), max(self.last, found["max"]))
+    def extended(self, first: int | None, last: int | None) -> _Span:
+        if self.first is None or self.last is None or first is None or last is None:
+            return self if first is None else _Span(first, last)
+        return _Span(min(self.first, first), max(self.last, last))
 
 
 class Held:
@@ -54,48 +79,39 @@ class Held:
     def __init__(self) -> None:
         """Begin without messages."""
         self._chunks: list[bytes] = []
-        self._waiting: list[pa.Array[Any]] = [pa.array([], pa.int64())]
-        self._ids, self._instants, self._clocks = Span(), Span(), Span()
+        self._waiting: list[pa.Array[Any]] = []
+        self._count = 0
+        self._ids, self._instants, self._clocks = _Span(), _Span(), _Span()
         self._all_certain = True
         self._latest = 0
-        self._senders: set[str] = set()
+        #: At most a few: what counts is whether there are two.
+        self.senders: set[str] = set()
         self._has_unanswered = False
         self._topics = 0
         #: Set if messages were left out.
         self.is_filtered = False
 
-    def note(self, rows: pa.RecordBatch) -> None:
-        """Add messages of the chat, in the schema MESSAGES."""
-        ids = rows["message_id"]
+    def add(self, ids: pa.Array[Any], part: _Part, senders: Sequence[str]) -> None:
+        """Add messages with these ids, and what was found in them (:func:`note`)."""
         self._waiting.append(ids)
-        if sum(map(len, self._waiting)) >= _CHUNK:
+        self._count += len(ids)
+        if self._count >= _CHUNK:
             self._compress()
-        if pc.min(ids).as_py() <= 0:  # of a group before it became a supergroup: counted per account
-            rows = rows.filter(pc.greater(ids, 0))
-        self._ids = self._ids.extended(rows["message_id"])
-        self._instants = self._instants.extended(rows["sent_at"])
-        self._clocks = self._clocks.extended(rows["sent_local"])
-        self._all_certain &= rows["sent_at"].null_count <= rows["sent_local"].null_count
-        self._latest = max(self._latest, int((pc.max(rows["revision"]).as_py() or "0")[:12]))
-        self._note_signs(rows)
-
-    def _note_signs(self, rows: pa.RecordBatch) -> None:
-        if rows["action"].null_count < len(rows):
-            self._topics += pc.sum(pc.equal(rows["action"], "topic_created")).as_py() or 0
-        if len(self._senders) > 1 and self._has_unanswered:
-            return
-        written = rows.filter(pc.equal(rows["type"], "message"))
-        named = (
-            written["sender_id"] if written["sender_id"].null_count < len(written) else written["sender_name"]
-        )
-        self._senders.update(pc.unique(named.drop_null()).to_pylist()[:2])
-        self._has_unanswered |= written["reply_to_message_id"].null_count > 0
+        self._ids = self._ids.extended(part.first_id, part.last_id)
+        self._instants = self._instants.extended(part.first_at, part.last_at)
+        self._clocks = self._clocks.extended(part.first_local, part.last_local)
+        self._all_certain &= part.certain >= part.timed
+        self._latest = max(self._latest, part.latest or 0)
+        self._topics += part.topics or 0
+        self._has_unanswered |= bool(part.unanswered)
+        if len(self.senders) < 2:
+            self.senders.update(senders)
 
     def _compress(self) -> None:
         ids = pa.concat_arrays(self._waiting)
         whole = len(ids) // _CHUNK * _CHUNK
         self._chunks += (_packed(ids.slice(start, _CHUNK)) for start in range(0, whole, _CHUNK))
-        self._waiting = [ids.slice(whole)]
+        self._waiting, self._count = [ids.slice(whole)], len(ids) - whole
 
     def is_whole(self, kind: str | None, form: str, *, of_account: bool) -> bool:
         """Return whether no message is missing between the first and the last one, as far as it shows.
@@ -104,7 +120,7 @@ class Held:
         """
         if self.is_filtered:
             return False
-        several = len(self._senders) > 1
+        several = len(self.senders) > 1
         if form == "json" and kind in _PERSONAL:
             return True
         if form == "json" and kind in _CHANNELS:
@@ -113,9 +129,8 @@ class Held:
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the schema CHATS that this class provides, but for ``whole``."""
-        rest = pa.concat_arrays(self._waiting)
-        ids = b"".join([*self._chunks, *([_packed(rest)] if len(rest) else [])])
-        spans: dict[str, int | datetime | None] = {
+        rest = [_packed(pa.concat_arrays(self._waiting))] if self._count else []
+        spans = {
             "first_id": self._ids.first,
             "last_id": self._ids.last,
             "first_at": self._instants.first if self._all_certain else None,
@@ -123,20 +138,78 @@ class Held:
             "first_local": self._clocks.first,
             "last_local": self._clocks.last,
         }
-        return spans | {"ids": ids, "latest": self._latest, "topics": self._topics}
+        return spans | {
+            "ids": b"".join([*self._chunks, *rest]),
+            "latest": self._latest,
+            "topics": self._topics,
+        }
 
     def __repr__(self) -> str:
         """Return what distinguishes it from others, the ids as a checksum."""
         columns = self.columns()
-        signs = len(self._senders) > 1, self._has_unanswered, self.is_filtered
+        signs = len(self.senders) > 1, self._has_unanswered, self.is_filtered
         return f"Held({zlib.crc32(columns.pop('ids'))}, {columns}, {signs})"
 
 
+def note(rows: pa.RecordBatch, parts: Sequence[tuple[Held, int]]) -> None:
+    """Add rows of the schema MESSAGES to what their chats hold: so many rows to each, one after the other.
+
+    All chats of a batch are counted at once: an account has thousands of short ones.
+    """
+    ids = rows["message_id"]
+    starts = list(accumulate((count for _, count in parts), initial=0))
+    all_known = all(len(held.senders) > 1 for held, _ in parts)
+    senders = _senders(rows.slice(0, 0) if all_known else rows)
+    names = senders.dictionary.to_pylist()
+    codes = pa.nulls(len(rows), pa.int32()) if all_known else senders.indices
+    for part in _parts(rows, [count for _, count in parts], codes):
+        held, count = parts[part.place]
+        found = {part.one_sender, part.another_sender} - {None}
+        held.add(ids.slice(starts[part.place], count), part, [names[place] for place in found])
+
+
+def _senders(rows: pa.RecordBatch) -> Any:
+    """Return the senders of messages, not of service messages: ids, or names where none has an id."""
+    named = rows["sender_id"] if rows["sender_id"].null_count < len(rows) else rows["sender_name"]
+    return pc.if_else(pc.equal(rows["type"], "message"), named, None).dictionary_encode()
+
+
+def _parts(rows: pa.RecordBatch, counts: Sequence[int], senders: pa.Array[Any]) -> Iterator[_Part]:
+    ids, at, local = (rows[name].cast(pa.int64()) for name in ("message_id", "sent_at", "sent_local"))
+    if pc.min(ids).as_py() <= 0:  # of a group before it became a supergroup: counted per account
+        kept = pc.greater(ids, 0)
+        ids, at, local = (pc.if_else(kept, values, None) for values in (ids, at, local))
+    columns = {
+        "place": pa.concat_arrays([pa.repeat(place, count) for place, count in enumerate(counts)]),
+        "id": ids,
+        "at": at,
+        "local": local,
+        "latest": _seconds(rows["revision"], one=len(counts) == 1),
+        "topic": pc.equal(rows["action"], "topic_created"),
+        "unanswered": pc.and_(pc.equal(rows["type"], "message"), pc.is_null(rows["reply_to_message_id"])),
+        "sender": senders,
+    }
+    found = pa.table(columns).group_by("place", use_threads=False).aggregate(_AGGREGATES)
+    for part in zip(*(column.to_pylist() for column in found.columns), strict=True):
+        yield _Part(*part)
+
+
+def _seconds(revisions: pa.Array[Any], *, one: bool) -> Any:
+    """Return the seconds that revisions begin with; for ``one`` chat, the last of them in each row."""
+    if one:
+        return pa.repeat(int(pc.max(revisions).as_py()[:12]), len(revisions))
+    return pc.utf8_slice_codeunits(revisions, 0, 12).cast(pa.int64())
+
+
 def _packed(ids: pa.Array[Any]) -> bytes:
-    steps = pa.concat_arrays([ids.slice(0, 1), pc.pairwise_diff(ids).slice(1)])
-    offset, size = 8 * steps.offset, 8 * len(steps)
-    packed = pa.compress(steps.buffers()[1].slice(offset, size), "zstd", asbytes=True)
-    return _HEAD.pack(len(steps), len(packed)) + packed
+    if len(ids) < _FEW:
+        numbers: list[Any] = ids.to_pylist()
+        steps = array("q", [numbers[0], *(after - before for before, after in pairwise(numbers))]).tobytes()
+    else:
+        found = pa.concat_arrays([ids.slice(0, 1), pc.pairwise_diff(ids).slice(1)])
+        steps = found.buffers()[1].slice(8 * found.offset, 8 * len(found))
+    packed = pa.compress(steps, "zstd", asbytes=True)
+    return _HEAD.pack(len(ids), len(packed)) + packed
 
 
 def unpacked(ids: bytes | memoryview) -> pa.Array[Any]:

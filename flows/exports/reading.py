@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 
 from flows.exports.columns import CHATS
-from flows.exports.held import Held
+from flows.exports.held import Held, note
 
 #: Problems listed in the reason; an archive may hold thousands of exports with one problem each.
 _SHOWN = 5
@@ -47,9 +47,16 @@ class Chat:
 
     def note(self, rows: pa.RecordBatch) -> None:
         """Count messages of this chat."""
-        self.messages += rows.num_rows
-        if self.held:
-            self.held.note(rows)
+        note_all(rows, [(self, rows.num_rows)])
+
+
+def note_all(rows: pa.RecordBatch, chats: Sequence[tuple[Chat, int]]) -> None:
+    """Count messages: so many rows of each chat, one after the other."""
+    for chat, count in chats:
+        chat.messages += count
+    parts = [(chat.held, count) for chat, count in chats if chat.held]
+    if parts and len(parts) == len(chats):
+        note(rows, parts)
 
 
 @dataclass

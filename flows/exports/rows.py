@@ -23,7 +23,7 @@ from flows.exports.columns import MESSAGES
 from flows.exports.ids import PeerIds
 from flows.exports.keys import MESSAGE_KEYS, SERVICE_KEYS
 from flows.exports.known import COLUMNS, NULL, Known, decode_known
-from flows.exports.reading import Chat
+from flows.exports.reading import Chat, note_all
 from flows.exports.repair import Message, Messages
 from flows.exports.rich import rich_text
 from flows.exports.times import SECOND, after_1970, read_times
@@ -88,11 +88,7 @@ class Rows:
         columns["revision"] = _revisions(columns, self._form, self._checksums)
         columns |= self._leftovers()  # last: the steps above find mistyped members
         batch = pa.record_batch([columns[name] for name in MESSAGES.names], schema=MESSAGES)
-        start = 0
-        for chat, count in self._chats:
-            if count:
-                chat.note(batch.slice(start, count))
-            start += count
+        note_all(batch, self._chats)
         self._begin()
         return batch
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.exports.columns import CHATS, MESSAGES
-from flows.exports.held import Held
+from flows.exports.held import Held, note
 from flows.stages.runner.contract import FileOutcome, Result, read_result, write_result
 from flows.stages.store.stage import main
 
@@ -64,7 +64,7 @@ def held(export: Export) -> dict[str, Any]:
         return {}
     found = Held()
     if own := [row | {"revision": f"{row['revision'][:3]:0>12}.2"} for row in rows(export)]:
-        found.note(pa.RecordBatch.from_pylist(own, MESSAGES))
+        note(pa.RecordBatch.from_pylist(own, MESSAGES), [(found, len(own))])
     return found.columns() | {"whole": export.whole}
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.exports.columns import CHATS, MESSAGES
-from flows.exports.held import Held
+from flows.exports.held import Held, note
 from flows.stages.runner.contract import FileOutcome, Result, entry_name, read_result, write_result
 from flows.stages.store.stage import main
 
@@ -70,7 +70,7 @@ def export(source: int, converter: int) -> Export:
             )
         held = Held()
         if own:
-            held.note(pa.RecordBatch.from_pylist(own, MESSAGES))
+            note(pa.RecordBatch.from_pylist(own, MESSAGES), [(held, len(own))])
         chats.append(
             {"chat_key": stored, "name": KEYS[key], "form": form, "source": name, "messages": len(own)}
             | held.columns()

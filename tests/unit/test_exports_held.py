@@ -15,7 +15,7 @@ from html_pages import message as html_message
 from html_pages import page, text
 from json_chats import chat, message
 
-from flows.exports.held import Held, unpacked
+from flows.exports.held import Held, note, unpacked
 from flows.stages.convert.stage import convert
 from flows.stages.runner.contract import FileOutcome, Result, write_result
 
@@ -130,5 +130,5 @@ def test_many_ids_come_back_in_order() -> None:
             "reply_to_message_id": pa.array([None] * len(part), pa.int64()),
             "revision": pa.array(["000000000001.2.0000000001"] * len(part)),
         }
-        found.note(pa.record_batch(columns))
+        note(pa.record_batch(columns), [(found, len(part))])
     assert unpacked(found.columns()["ids"]).to_pylist() == sorted(numbers)
