@@ -81,6 +81,7 @@ class Reading:
         self.problems += [f"{name}: {problem}" if name else problem for problem in other.problems]
         self.lost += other.lost
         self.without_id += other.without_id
+        self.not_utf8 += other.not_utf8
 
     @property
     def messages(self) -> int:
