@@ -31,6 +31,8 @@ _CHUNK = 16_384
 _FEW = 200
 #: Number of ids and of compressed bytes, before each chunk.
 _HEAD = struct.Struct("<II")
+#: Differences of ids wrap around, as Arrow's do.
+_WORD = 2**64 - 1
 #: The fields of _Part but for the first one, in order.
 _AGGREGATES: Any = [
     *(("id", "min"), ("id", "max"), ("at", "min"), ("at", "max"), ("local", "min"), ("local", "max")),
@@ -204,7 +206,8 @@ def _seconds(revisions: pa.Array[Any], *, one: bool) -> Any:
 def _packed(ids: pa.Array[Any]) -> bytes:
     if len(ids) < _FEW:
         numbers: list[Any] = ids.to_pylist()
-        steps = array("q", [numbers[0], *(after - before for before, after in pairwise(numbers))]).tobytes()
+        differences = (after - before & _WORD for before, after in pairwise([0, *numbers]))
+        steps = array("Q", differences).tobytes()
     else:
         found = pa.concat_arrays([ids.slice(0, 1), pc.pairwise_diff(ids).slice(1)])
         steps = found.buffers()[1].slice(8 * found.offset, 8 * len(found))

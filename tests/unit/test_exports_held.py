@@ -113,8 +113,9 @@ def test_html_is_whole_with_all_parts_and_two_senders(tmp_path: Path) -> None:
     assert [(found["form"], found["whole"]) for found in both] == [("json", False), ("html", False)]
 
 
-def test_many_ids_come_back_in_order() -> None:
-    numbers = random.Random(1).sample(range(-5_000, 300_000), 20_000)
+@pytest.mark.parametrize("count", [30, 20_000])
+def test_all_ids_come_back_in_order(count: int) -> None:
+    numbers = [2**63 - 1, -(2**63), *random.Random(1).sample(range(-5_000, 300_000), count)]
     found = Held()
     for start in range(0, len(numbers), 3_000):
         part = numbers[start : start + 3_000]
