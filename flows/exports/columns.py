@@ -50,7 +50,7 @@ _chats: list[pa.Field[Any]] = [
     pa.field("messages", pa.int64(), nullable=False),  # rows of this chat in this export
     pa.field("extra", pa.string()),  # json: unknown keys of the chat
     # What this export holds of the chat; an operator's own program may leave these columns out.
-    pa.field("ids", pa.binary()),  # of its messages: flows.exports.held.unpacked
+    pa.field("ids", pa.binary()),  # of its messages: flows.exports.held.chunks_of
     pa.field("whole", pa.bool_()),  # whether no message is missing between the first and the last one
     pa.field("first_id", pa.int64()),  # of those with a positive id, as the times
     pa.field("last_id", pa.int64()),

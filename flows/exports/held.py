@@ -25,12 +25,17 @@ import pyarrow.compute
 
 #: Stubs of these functions do not know arrays whose type they cannot see.
 pc: Any = pyarrow.compute
-#: Ids that are compressed together; the rest waits uncompressed until the export ends.
-_CHUNK = 16_384
+#: A chunk of ids that are compressed together begins at each multiple of this: so exports of one chat share
+#: all chunks but those in which a message is missing or new. Some 4,096 ids, however dense they are.
+_BOUNDARY = 4096
+#: Ids that wait uncompressed until the end of a chunk, or of the export.
+_WAITING = 16_384
 #: For fewer ids Arrow's functions take longer to call than Python's to run.
 _FEW = 200
 #: Number of ids and of compressed bytes, before each chunk.
 _HEAD = struct.Struct("<II")
+#: Differences of ids wrap around, as Arrow's do.
+_WORD = 2**64 - 1
 #: The fields of _Part but for the first one, in order.
 _AGGREGATES: Any = [
     *(("id", "min"), ("id", "max"), ("at", "min"), ("at", "max"), ("local", "min"), ("local", "max")),
@@ -95,7 +100,7 @@ class Held:
         """Add messages with these ids, and what was found in them (:func:`note`)."""
         self._waiting.append(ids)
         self._count += len(ids)
-        if self._count >= _CHUNK:
+        if self._count >= _WAITING:
             self._compress()
         self._ids = self._ids.extended(part.first_id, part.last_id)
         self._instants = self._instants.extended(part.first_at, part.last_at)
@@ -108,10 +113,11 @@ class Held:
             self.senders.update(senders)
 
     def _compress(self) -> None:
-        ids = pa.concat_arrays(self._waiting)
-        whole = len(ids) // _CHUNK * _CHUNK
-        self._chunks += (_packed(ids.slice(start, _CHUNK)) for start in range(0, whole, _CHUNK))
-        self._waiting, self._count = [ids.slice(whole)], len(ids) - whole
+        *chunks, rest = _cut(pa.concat_arrays(self._waiting))
+        if not chunks and len(rest) > 2 * _WAITING:
+            chunks, rest = [rest], rest.slice(0, 0)
+        self._chunks += map(_packed, chunks)
+        self._waiting, self._count = [rest], len(rest)
 
     def is_whole(self, kind: str | None, form: str, *, of_account: bool) -> bool:
         """Return whether no message is missing between the first and the last one, as far as it shows.
@@ -129,7 +135,7 @@ class Held:
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the schema CHATS that this class provides, but for ``whole``."""
-        rest = [_packed(pa.concat_arrays(self._waiting))] if self._count else []
+        rest = map(_packed, _cut(pa.concat_arrays(self._waiting))) if self._count else []
         spans = {
             "first_id": self._ids.first,
             "last_id": self._ids.last,
@@ -201,10 +207,18 @@ def _seconds(revisions: pa.Array[Any], *, one: bool) -> Any:
     return pc.utf8_slice_codeunits(revisions, 0, 12).cast(pa.int64())
 
 
+def _cut(ids: pa.Array[Any]) -> list[pa.Array[Any]]:
+    """Return the ids in chunks."""
+    starts = pc.indices_nonzero(pc.equal(pc.bit_wise_and(ids, _BOUNDARY - 1), 0)).to_pylist()
+    edges = [0, *(start for start in starts if start), len(ids)]
+    return [ids.slice(start, end - start) for start, end in pairwise(edges)]
+
+
 def _packed(ids: pa.Array[Any]) -> bytes:
     if len(ids) < _FEW:
         numbers: list[Any] = ids.to_pylist()
-        steps = array("q", [numbers[0], *(after - before for before, after in pairwise(numbers))]).tobytes()
+        differences = (after - before & _WORD for before, after in pairwise([0, *numbers]))
+        steps = array("Q", differences).tobytes()
     else:
         found = pa.concat_arrays([ids.slice(0, 1), pc.pairwise_diff(ids).slice(1)])
         steps = found.buffers()[1].slice(8 * found.offset, 8 * len(found))
@@ -212,17 +226,24 @@ def _packed(ids: pa.Array[Any]) -> bytes:
     return _HEAD.pack(len(ids), len(packed)) + packed
 
 
-def unpacked(ids: bytes | memoryview) -> pa.Array[Any]:
-    """Return the ids of the column ``ids``, each once, in order."""
-    chunks = [pa.array([], pa.int64())]
-    at = 0
+def chunks_of(ids: bytes | memoryview) -> list[bytes]:
+    """Return the chunks of the column ``ids``; equal chunks hold equal ids."""
+    found, at = [], 0
     while at < len(ids):
-        count, size = _HEAD.unpack_from(ids, at)
-        at += _HEAD.size
-        steps = pa.decompress(ids[at : at + size], 8 * count, "zstd")
-        chunks.append(pc.cumulative_sum(pa.Array.from_buffers(pa.int64(), count, [None, steps])))
-        at += size
-    found = pa.concat_arrays(chunks)
+        end = at + _HEAD.size + _HEAD.unpack_from(ids, at)[1]
+        found.append(bytes(ids[at:end]))
+        at = end
+    return found
+
+
+def unpacked(chunks: Sequence[bytes]) -> pa.Array[Any]:
+    """Return the ids of these chunks, each once, in order."""
+    arrays = [pa.array([], pa.int64())]
+    for chunk in chunks:
+        count, _ = _HEAD.unpack_from(chunk)
+        steps = pa.decompress(chunk[_HEAD.size :], 8 * count, "zstd")
+        arrays.append(pc.cumulative_sum(pa.Array.from_buffers(pa.int64(), count, [None, steps])))
+    found = pa.concat_arrays(arrays)
     if len(found) > 1 and pc.min(pc.pairwise_diff(found)).as_py() <= 0:
         found = pc.unique(found).sort()
     return found

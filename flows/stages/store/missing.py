@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute
 
-from flows.exports.held import unpacked
+from flows.exports.held import chunks_of, unpacked
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load as load_sql
 from flows.stages.store.joining import Chat
@@ -138,18 +138,27 @@ def _last_seen(
     Only of messages that an export behind that place covers; the newest export is read first.
     """
     found: dict[int, int] = {}
+    known: set[bytes] = set()
     seen: Ids = pa.array([], pa.int64())
     for place in reversed(range(len(exports) if proving else 0)):
         one = exports[place]
-        ids = unpacked(
-            sql.ids_of(connection, chat_key=one.chat_key, source_id=one.source_id, position=one.position)
-        )
-        new = ids.filter(pc.invert(pc.is_in(ids, value_set=seen)))
+        held = sql.ids_of(connection, chat_key=one.chat_key, source_id=one.source_id, position=one.position)
+        changed = [chunk for chunk in chunks_of(held) if chunk not in known]
+        known.update(changed)
+        new = _without(unpacked(changed), seen)
         seen = pa.concat_arrays([seen, new])
         for other in (exports[other] for other in proving if other > place):
             covered: list[Any] = new.filter(_inside(new, other)).to_pylist()
             found.update(dict.fromkeys(covered, place))
     return found, seen
+
+
+def _without(ids: Ids, seen: Ids) -> Ids:
+    """Return those of the ids, which are in order, that were not seen."""
+    if not len(ids) or not len(seen):
+        return ids
+    near = seen.filter(pc.and_(pc.greater_equal(seen, ids[0]), pc.less_equal(seen, ids[-1])))
+    return ids.filter(pc.invert(pc.is_in(ids, value_set=near)))
 
 
 def _inside(ids: Ids, export: _Export) -> Any:
