@@ -124,7 +124,9 @@ def _own_size(file: BinaryIO, title: str, size: int) -> int:
             blank = _COMMENTS.match(data, end)
             begin = blank.end() if blank else end
             rest = data[begin : begin + ENDS]
-            if rest and not (is_page(rest) and _title(_text(rest)) == title):
+            if rest and not (
+                is_page(rest) and _title(_text(rest)) in ("", title)
+            ):  # a page may lack its header
                 return end
     return size
 

@@ -184,6 +184,7 @@ JOINED = [
     stored("exports in an array", lambda chat: b"[\n" + b",\n".join(halves(chat)) + b"]"),
     stored("exports in an array in UTF-16", lambda chat: wide(b"[" + b",".join(halves(chat)) + b"]")),
     stored("pages of one chat joined", lambda chat: chat.part(1) + chat.part(2)),
+    stored("messages behind a page", lambda chat: chat.part(1) + chat.part(2).partition(b"</div></div>")[2]),
     stored("a page with a comment behind it", lambda chat: chat.html + b"<!-- saved from: x -->\n"),
     partly("pages of two chats joined", lambda chat: chat.html + other(chat).html, "bytes behind the end of"),
     partly("JSON behind a page", lambda chat: chat.html + other(chat).json, "not read: the "),
