@@ -146,8 +146,8 @@ class PipelineConfig(Block):
         title="Processes that read in convert",
         ge=0,
         le=64,
-        description="Each takes up to 150 MB of memory. 0: one per processor that the stage may use, by its"
-        " affinity and its cgroup's quota, for a batch that is worth it. The rows do not depend on it.",
+        description="Each takes up to 150 MB of memory. 0: one per processor that is idle when the"
+        " stage starts and that it may use, for a batch that is worth it. The rows do not depend on it.",
     )
 
     notify_urls: SecretStr | None = Field(

@@ -22,7 +22,7 @@ from flows.errors import BadInput
 from flows.exports import scan
 from flows.exports.html_batch import HtmlBatch
 from flows.stages.convert import entries, readers, stage
-from flows.stages.convert.readers import ReaderCrashed, Readers, processors
+from flows.stages.convert.readers import ReaderCrashed, Readers, idle_processors, processors
 
 #: What a reader does is picklable by its name; ``operator.call`` calls the item.
 CALL = operator.call
@@ -218,8 +218,13 @@ with Readers(processors()) as pool:
     assert done.stdout == "1 True\n"
 
 
-def test_a_quota_of_the_cgroup_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processors_that_are_idle_and_granted_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(readers, "_LOAD", tmp_path / "loadavg")
+    for running, idle in ((1, 8), (12, 5), (40, 1)):
+        (tmp_path / "loadavg").write_text(f"0.50 0.50 0.50 {running}/300 4711\n")
+        assert idle_processors() == idle
     for quota, count in (("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1)):
         (group := tmp_path / "tdp.service").mkdir(exist_ok=True)
         (group / "cpu.max").write_text(quota)

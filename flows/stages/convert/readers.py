@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,9 @@ from flows.stages.runner.lean_imports import block_optional_imports
 _PROGRAM = "import pickle, sys; pickle.load(sys.stdin.buffer)()"
 #: Bytes that a pipe holds: about one piece. A larger pipe needs a privilege.
 _PIPE_BYTES = 1 << 20
+#: Looks at what the kernel runs, and seconds between two of them.
+_LOOKS, _BETWEEN_LOOKS = 5, 0.002
+_LOAD = Path("/proc/loadavg")
 _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 T = TypeVar("T")
 R = TypeVar("R")
@@ -185,6 +189,22 @@ def processors() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, math.floor(min(count, _quota())))
+
+
+def idle_processors() -> int:
+    """Return for how many readers there are processors now: on a busy host, two are slower than one.
+
+    The kernel says how many threads are running or could run; the least of a few looks counts.
+    """
+    others = 0
+    with suppress(OSError):  # elsewhere than on Linux, all count as idle
+        others = min(_runnable() for _ in range(_LOOKS)) - 1  # without this one
+    return max(1, min(processors(), (os.cpu_count() or 1) - others))
+
+
+def _runnable() -> int:
+    time.sleep(_BETWEEN_LOOKS)
+    return int(_LOAD.read_text().split()[3].partition("/")[0])
 
 
 def _quota() -> float:

@@ -2,7 +2,7 @@
 
 ``python -m flows.stages.convert INPUT OUTPUT [--html-zone=ZONE] [--readers=N]`` obeys
 :mod:`flows.stages.runner.contract`. ZONE is the IANA name of the time zone in which HTML exports were made, N
-the number of processes that read (by default one per processor; the rows do not depend on it). INPUT is
+the number of processes that read (by default one per idle processor; the rows do not depend on it). INPUT is
 extract's output: one directory per source file (or a bare JSON or HTML file; a manifest is not needed).
 OUTPUT has ``chats.parquet`` and ``messages.parquet`` in the schemas of :mod:`flows.exports.columns`. Per
 source file the manifest counts ``chats``, ``messages`` and ``bytes_in``. What extract kept is read, or named
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.stages.convert.members import not_written
-from flows.stages.convert.readers import ReaderCrashed, Readers, processors
+from flows.stages.convert.readers import ReaderCrashed, Readers, idle_processors
 from flows.stages.runner.contract import (
     MANIFEST,
     FileOutcome,
@@ -76,16 +76,17 @@ def main(argv: Sequence[str]) -> int:
 def convert(source: Path, output: Path, zone: str | None = None, readers: int = 0) -> Result:
     """Convert every source file in ``source`` into the new directory ``output``; return the result.
 
-    ``zone`` is the time zone of HTML exports, ``readers`` the number of processes (0: one per processor).
-    Raises ValueError if there is no such zone, OSError if the machine fails (a full disk, for example), never
-    because of a source file's content.
+    ``zone`` is the time zone of HTML exports, ``readers`` the number of processes (0: one per idle
+    processor). Raises ValueError if there is no such zone, OSError if the machine fails (a full disk, for
+    example), never because of a source file's content.
     """
     entries = {entry: _size(entry) for entry in _entries(source)}
     with new_output(output) as partial:
         extracted = read_result(source)
         outcomes = {file.name: file for file in extracted.files} if extracted else {}
         result = Result("convert", not_written(source, extracted))
-        with Readers(readers or min(processors(), 1 + sum(entries.values()) // _WORTH_READER)) as pool:
+        worth = 1 + sum(entries.values()) // _WORTH_READER
+        with Readers(readers or (min(idle_processors(), worth) if worth > 1 else 1)) as pool:
             result.files += _convert(entries, outcomes, output, partial, zone, pool)
         for file in result.files:
             for name, number in file.counts.items():
