@@ -59,6 +59,8 @@ async def run_stage(
             environment=runtime.environment(stage),
         ) as held,
     ):
+        await batch.ensure_owned()  # once more: the wait may have been long
+        result = result or read_result(output)
         if result is None:
             result = await _work(held, stage, batch.batch_id, runtime, log)
         held.counts = result.counts

@@ -26,7 +26,7 @@ from psycopg.types.json import Jsonb
 from flows.domain import Log
 from flows.errors import DatabaseUnavailable, GateLost, StageTimedOut
 from flows.gate import slot
-from flows.gate.lane import Entrant, Lane, Place
+from flows.gate.lane import CLOSED, Entrant, Lane, Place
 from flows.gate.lanes import Lanes
 from flows.gate.waiting_state import waiting_shown
 from flows.ledger.owner import Owner, prove
@@ -162,7 +162,7 @@ async def _complete(lane: Lane, held: Held, batch_id: str, log: Log) -> None:
     try:
         duration = await lane.finish(held.place, stage_run_id=held.stage_run_id, counts=counts)
     except LookupError:
-        raise GateLost("another run closed this one as LOST") from None
+        raise GateLost(CLOSED) from None
     log.info("%s stage completed  batch_id=%s duration=%.2fs", lane.stage.capitalize(), batch_id, duration)
 
 

@@ -20,13 +20,15 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.responses import MinimalConcurrencyLimitResponse as Limit
 
 from flows.domain import Log
-from flows.errors import DatabaseUnavailable
+from flows.errors import DatabaseUnavailable, GateLost
 from flows.gate import slot
 from flows.gate.predecessor import close_dead_runs
 from flows.ledger.locks import FENCE, QUEUE, YIELDING, fence_key
 from flows.ledger.session import Session, connect, fetch, fetch_one
 from flows.stages.runner.completion import to_the_end
 
+#: Of a run that was cut off from PostgreSQL, so that its batch had another owner meanwhile.
+CLOSED = "another run closed this one as LOST"
 #: Seconds after its grant for which a lease goes on from run to run: an operator who changes the limit is
 #: obeyed by the first stage run after that.
 KEEP_WITHIN = 5.0
@@ -83,7 +85,8 @@ class Lane:
     async def place(self, entrant: Entrant) -> AsyncIterator[Place]:
         """Hold a place for ``entrant`` once all before it in this process have theirs, and start its row.
 
-        Raises LimitMissing, or DatabaseUnavailable if the session is lost.
+        Raises LimitMissing, DatabaseUnavailable if the session is lost, or GateLost if another run has taken
+        the batch over and closed the row.
         """
         with ExitStack() as turn:
             self._wanted += 1
@@ -124,8 +127,10 @@ class Lane:
             if not await self._started(place, entrant):
                 await self._acquire_lease(place, entrant)
                 await fetch_one(place.session, "start_stage_run", **self._values(place, entrant))
-        except BaseException:
+        except BaseException as error:
             await to_the_end(self._release(place, entrant))
+            if isinstance(error, LookupError):
+                raise GateLost(CLOSED) from None
             raise
         return place
 

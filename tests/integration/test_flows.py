@@ -24,6 +24,7 @@ from psycopg.rows import dict_row
 from blocks import PIPELINE, PipelineConfig, StageCommand
 from flows.errors import BatchBusy, BatchesFailed
 from flows.ledger.batches import own_batch
+from flows.ledger.locks import FENCE, fence_key
 from flows.process_batch import process_batch
 from flows.process_inbox import process_inbox
 from flows.samples import write_samples
@@ -34,6 +35,13 @@ from flows.stages.runner.contract import FileOutcome, Result
 def rows(settings: Settings, statement: str, *values: object) -> list[dict[str, Any]]:
     with psycopg.connect(settings.database, row_factory=dict_row) as connection:
         return connection.execute(statement.encode(), values).fetchall()
+
+
+async def seen(settings: Settings, statement: str, *values: object) -> None:
+    """Wait until the statement returns a row."""
+    async with asyncio.timeout(60):
+        while not rows(settings, statement, *values):
+            await asyncio.sleep(0.05)
 
 
 async def test_every_file_ends_stored_or_quarantined_and_only_once(
@@ -371,6 +379,37 @@ async def test_a_run_that_lost_its_lock_leaves_a_batch_that_another_completed(in
         await owned.owner.session.close()
         with pytest.raises(BatchBusy, match="another run has completed"):
             await owned.ensure_owned()
+
+
+@pytest.mark.usefixtures("copying_stages")
+async def test_a_batch_that_another_run_acquired_during_the_wait_is_left_to_it(
+    installation: Settings,
+) -> None:
+    await configure()
+    drop(installation, 1)
+    await process_inbox()
+    execute(installation, "UPDATE batch_processing SET status = 'QUEUED'")
+    shutil.rmtree(installation.work)
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted HAVING count(*) = %s"
+    with (
+        psycopg.connect(installation.database, autocommit=True) as holder,
+        psycopg.connect(installation.database, autocommit=True) as other,
+    ):
+        holder.execute("SELECT pg_advisory_lock(%s, %s)", [FENCE, fence_key(1)])
+        running = asyncio.create_task(process_batch("batch_000001"))
+        await seen(installation, waiting, 1)
+        acquire = "SELECT pg_advisory_lock(hashtextextended('batch_000001', 0))"
+        acquiring = asyncio.create_task(asyncio.to_thread(other.execute, acquire))
+        await seen(installation, waiting, 2)
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+        rows(installation, terminate, "tdp batch_000001")
+        await acquiring
+        again = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s"
+        await seen(installation, again, "tdp batch_000001")
+        holder.execute("SELECT pg_advisory_unlock(%s, %s)", [FENCE, fence_key(1)])
+        with pytest.raises(BatchBusy, match="another run is working on"):
+            await running
+    assert not (installation.work / "batch_000001" / "extract").exists()
 
 
 @pytest.mark.usefixtures("copying_stages")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +229,29 @@ async def test_a_run_that_lost_its_session_has_ended_before_the_next_begins(
     outcomes = query(installation, "SELECT outcome FROM stage_runs ORDER BY stage_run_id")
     assert [row["outcome"] for row in outcomes] == ["FAILED", "COMPLETED"]
     assert query(installation, "SELECT * FROM stage_overlaps") == []
+
+
+async def test_a_run_whose_batch_was_taken_over_while_it_waited_changes_nothing(
+    installation: Settings, batches: list[str], client: PrefectClient
+) -> None:
+    """As after a freeze: its sessions were lost meanwhile, and another run went on with its batch."""
+    async with AsyncExitStack() as first:
+        await first.enter_async_context(enter(installation, "extract", batches[0]))
+        waiting = asyncio.create_task(_pass(installation, batches[1]))
+        await until(lambda: query(installation, "SELECT 1 FROM pg_locks WHERE NOT granted"))
+        async with enter(installation, "convert", batches[1]):  # closes what its batch has left waiting
+            await first.aclose()
+            with pytest.raises(GateLost, match="another run closed this one as LOST"):
+                await waiting
+    of_it = (
+        "SELECT outcome, fenced_at IS NULL AS waited FROM stage_runs WHERE batch_id = %s ORDER BY queued_at"
+    )
+    assert query(installation, of_it, batches[1]) == [
+        {"outcome": "LOST", "waited": True},
+        {"outcome": "COMPLETED", "waited": False},
+    ]
+    await _pass(installation, batches[2])
+    assert await active(client, "extract") == 0
 
 
 async def test_a_work_lock_that_its_flow_removes_meanwhile_ends_the_wait(tmp_path: Path) -> None:

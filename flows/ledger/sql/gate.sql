@@ -43,7 +43,8 @@ ORDER BY fenced_at;
 
 -- name: enter_gate^
 -- The run holds its fence. It starts at once if the place has a lease already and no dead run is to be cleared
--- away first. The holder of a fence knows: another unfinished run behind it has no holder with a session. Nor
+-- away first. If another run has taken its batch over and closed its row while it waited, nothing is changed and no
+-- row is returned. The holder of a fence knows: another unfinished run behind it has no holder with a session. Nor
 -- has one behind the fence of another slot that no session holds, as the next waiter need not come there; nor
 -- one of the same batch, which has one owner at a time.
 WITH moment AS MATERIALIZED (
@@ -58,7 +59,7 @@ WITH moment AS MATERIALIZED (
     UPDATE stage_runs SET fenced_at = greatest(now, queued_at), slot = :slot, lease_id = :lease_id::uuid,
         started_at = CASE WHEN :lease_id::uuid IS NOT NULL AND NOT EXISTS (SELECT FROM dead)
                      THEN greatest(now, queued_at, stage_free_since(stage)) END
-    FROM moment WHERE stage_run_id = :stage_run_id RETURNING batch_id, started_at
+    FROM moment WHERE stage_run_id = :stage_run_id AND finished_at IS NULL RETURNING batch_id, started_at
 ), batch AS (
     UPDATE batch_processing b SET status = stage_status(:stage),
         started_at = coalesce(b.started_at, e.started_at), completed_at = NULL, error_message = NULL,
@@ -73,7 +74,7 @@ FROM entered;
 WITH started AS (
     UPDATE stage_runs SET started_at = greatest(clock_timestamp(), fenced_at, stage_free_since(stage)),
         lease_id = :lease_id
-    WHERE stage_run_id = :stage_run_id RETURNING batch_id, started_at
+    WHERE stage_run_id = :stage_run_id AND finished_at IS NULL RETURNING batch_id, started_at
 ), batch AS (
     UPDATE batch_processing b SET status = stage_status(:stage),
         started_at = coalesce(b.started_at, s.started_at), completed_at = NULL, error_message = NULL,
