@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packing import plain_sevenzip, tarred
+from packing import plain_sevenzip, sevenzipped, tarred
 from raw_zip import DESCRIPTOR, RawEntry, write_raw_zip
 
 from blocks import PipelineConfig
@@ -41,6 +41,10 @@ def extract(source: Path, output: Path, *options: object) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert json.loads((output / "manifest.json").read_bytes()) == result
     return result
+
+
+def damaged(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
 
 
 def pack(path: Path, **members: bytes) -> Path:
@@ -320,3 +324,25 @@ def test_real_exports_are_extracted_unchanged(samples: Path, tmp_path: Path) -> 
     for name, content in files_in(tmp_path / "out" / "000001-all.zip").items():
         assert content == (samples / name).read_bytes()
     assert result["files"][0]["counts"]["members"] == len(files_in(samples))
+
+
+def test_a_damaged_member_that_may_be_an_export_or_archive_is_named(tmp_path: Path) -> None:
+    """By its name, for its beginning cannot be read; a photo costs nothing."""
+    noise = random.Random(7).randbytes(60_000)
+    inner = pack(tmp_path / "older.zip", **{"result.json": EXPORT}).read_bytes()
+    seven = sevenzipped(("E/result.json", EXPORT), ("E/older.zip", inner + noise))
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "000001-seven.7z").write_bytes(damaged(seven, len(seven) - 20_000))
+    for number, name in ((2, "chat.txt"), (3, "photo.jpg")):
+        plain = source / f"00000{number}-{name}.zip"
+        with zipfile.ZipFile(plain, "w") as archive:
+            archive.writestr("E/result.json", EXPORT)
+            archive.writestr(f"F/{name}", EXPORT + noise[:100])
+        content = plain.read_bytes()
+        plain.write_bytes(damaged(content, content.index(noise[:50])))
+    found = extract(source, tmp_path / "output")["files"]
+    assert [file["name"][:6] for file in found] == ["000001", "000002", "000003"]
+    assert "'E/older.zip' left out: " in found[0]["reason"]
+    assert "'F/chat.txt' left out: " in found[1]["reason"]
+    assert found[2].get("reason") is None

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from mimetypes import MimeTypes
 from pathlib import Path
 
 from flows.errors import BadInput
@@ -32,6 +33,8 @@ _RESULT = re.compile(r"(.*/)?result\.json", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
 _IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
 _NESTED = re.compile(r".*\.(zip|7z|rar|tar|tgz|gz|bz2|xz|zst)", re.IGNORECASE)
+#: By Python's own list, without those of the machine.
+_TYPES = MimeTypes()
 _NO_CHATS = "not a Telegram export, it has no chats"
 _OUTSIDE = "its path leads out of the archive or is too deep"
 _LINK = "links and devices are not followed"
@@ -146,12 +149,24 @@ class Unpacking:
             members = [member for member in members if _NESTED.fullmatch(member.path)]
         archives, exports = [], []
         for member, chunks in archive.read(members):
-            first = _first(chunks)
-            kind = format_of(first[:HEAD])
-            if kind in ARCHIVES:
-                archives.append(member)
-            elif kind in {"json", "html"} and _form(first, chunks, member.path):
-                exports.append(member)
+            try:
+                first = next(chunks, b"")
+                kind = format_of(first[:HEAD])
+                text = _Text(chain([first], _BeforeCut(chunks))) if kind in {"json", "html"} else None
+            except TooLarge:
+                raise
+            except EndsEarly:  # the archive itself is reported as cut off
+                continue
+            except BadInput:  # what its name says; read as such, it is reported as damaged
+                if _NESTED.fullmatch(member.path):
+                    archives.append(member)
+                elif not _has_media_name(member.path):
+                    exports.append(member)
+            else:
+                if kind in ARCHIVES:
+                    archives.append(member)
+                elif text and text.form(member.path):
+                    exports.append(member)
         return archives, exports
 
     def _open_each(self, archive: Archive, members: list[Member], nesting: int) -> set[str]:
@@ -249,24 +264,8 @@ class _Text:
         return in_utf8(whole, self.encoding) if self.encoding else whole
 
 
-def _first(chunks: Iterator[bytes]) -> bytes:
-    """Return the beginning of a member; empty if it is damaged, which is reported if the member is read."""
-    try:
-        return next(chunks, b"")
-    except TooLarge:
-        raise
-    except BadInput:
-        return b""
-
-
-def _form(first: bytes, rest: Iterator[bytes], path: str) -> str | None:
-    """Return the form of a member whose beginning is ``first``; None if it is no export or is damaged."""
-    try:
-        return _Text(chain([first], _BeforeCut(rest))).form(path)
-    except TooLarge:
-        raise
-    except BadInput:
-        return None
+def _has_media_name(path: str) -> bool:
+    return (_TYPES.guess_type(path)[0] or "").startswith(("image/", "audio/", "video/"))
 
 
 def _named(path: str, form: str) -> str:
