@@ -72,22 +72,22 @@ def statistics_page(found: Statistics) -> RenderableType:
         months[f"{day.day:%Y-%m}"] = months.get(f"{day.day:%Y-%m}", 0) + day.messages
     for hour in found.hours:
         hours[hour.hour] += hour.messages
-    senders = {each.name or each.sender_id or "": each.messages for each in found.senders}
-    media = {f"{each.kind} ({text.size(each.size_bytes)})": each.messages for each in found.media}
+    senders = [(each.name or each.sender_id or "", each.messages) for each in found.senders]
+    media = [(f"{each.kind} ({text.size(each.size_bytes)})", each.messages) for each in found.media]
     return Group(
         Text(head),
         Text(f"from {pages.when(found.first_sent_at)} to {pages.when(found.last_sent_at)}"),
-        *_bars("Month", months),
-        *_bars("Hour (UTC)", {f"{hour:02d}": count for hour, count in hours.items()}),
+        *_bars("Month", list(months.items())),
+        *_bars("Hour (UTC)", [(f"{hour:02d}", count) for hour, count in hours.items()]),
         *_bars("Sender", senders),
         *_bars("Media", media),
     )
 
 
-def _bars(title: str, counts: dict[str, int]) -> list[RenderableType]:
-    """Return a table of counts with a bar for each."""
+def _bars(title: str, counts: list[tuple[str, int]]) -> list[RenderableType]:
+    """Return a table of counts with a bar for each; several may have the same name."""
     table = pages.plain_table((title, "Messages", ""), right=(1,))
-    most = max(counts.values(), default=0) or 1
-    for name, count in counts.items():
+    most = max((count for _, count in counts), default=0) or 1
+    for name, count in counts:
         table.add_row(Text(name), f"{count:,}", Text("█" * round(_BAR * count / most), style="blue"))
     return [Text(), table] if counts else []

@@ -37,11 +37,13 @@ WHERE x.chat_key = :chat_key ORDER BY m.message_id DESC LIMIT :most;
 SELECT count(*) FROM missing_messages WHERE chat_key = :chat_key;
 
 -- name: chat_edits(chat_key, most)
--- The messages whose text was edited, latest edits first, with all their earlier texts in order.
+-- The messages whose text was edited, latest edits first, with all their earlier texts in order, each text once.
 SELECT m.message_id, m.sent_at, m.sender_name, m.edited_at, m.text, e.earlier
 FROM (
-    SELECT message_id, array_agg(text ORDER BY revision) AS earlier FROM edits
-    WHERE chat_key = :chat_key GROUP BY message_id
+    SELECT message_id, array_agg(text ORDER BY revision) AS earlier FROM (
+        SELECT message_id, text, min(revision) AS revision FROM edits
+        WHERE chat_key = :chat_key GROUP BY message_id, text
+    ) AS t GROUP BY message_id
 ) AS e JOIN messages m ON m.chat_key = :chat_key AND m.message_id = e.message_id
 ORDER BY m.revision DESC, m.message_id LIMIT :most;
 

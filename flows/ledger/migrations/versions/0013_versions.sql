@@ -23,7 +23,7 @@ UNION
 SELECT a.chat_key, j.message_id, j.text, j.entities, j.edited_at, j.edited_local, j.revision, j.source_id
 FROM joined_messages j JOIN chat_aliases a ON a.alias = j.chat_key
 JOIN messages m ON m.chat_key = a.chat_key AND m.message_id = j.message_id
-WHERE j.text <> m.text AND j.revision < m.revision;
+WHERE m.type = 'message' AND j.text <> m.text AND j.revision < m.revision;  -- HTML has a text for service messages
 COMMENT ON VIEW edits IS
     'Earlier texts of messages, whose current ones are in messages: revision orders them, edited_at is the time of the '
     'edit that made this text (null: as it was sent), source_id the source file that brought it.';
