@@ -131,6 +131,22 @@ def test_edits_of_a_chat_that_was_joined_are_those_of_both(database_url: str, tm
     assert {edit["message_id"]: edit["earlier"] for edit in found["edits"]}[4] == ["x"]
 
 
+def test_other_texts_of_service_messages_are_no_edits(database_url: str, tmp_path: Path) -> None:
+    """HTML, which knows no ids of chats, has a text for service messages."""
+    same = [(1, 1, "hello"), (2, 2, "there")]
+    html = Export(2, "user5~a", "Anna", [*same, (5, 5, "Anna pinned this message")])
+    for export in (
+        Export(1, "user5@user9", "Anna", [*same, (4, 3, "x"), (5, 5, "")]),
+        Export(3, "user5@user9", "Anna", [(4, 4, "y")]),
+        html,
+    ):
+        store(database_url, write(tmp_path / str(export.source), export))
+    with psycopg.connect(database_url) as opened:
+        opened.execute("UPDATE messages SET type = 'service', text = '', revision = 'z' WHERE message_id = 5")
+    found = shown(database_url, "Anna")
+    assert [(edit["message_id"], edit["earlier"]) for edit in found["edits"]] == [(4, ["x"])]
+
+
 def test_the_page(database_url: str, tmp_path: Path) -> None:
     for export in EXPORTS:
         store(database_url, write(tmp_path / str(export.source), export))

@@ -68,6 +68,20 @@ def test_the_page_shows_months_hours_senders_and_media(filled: str) -> None:
     assert isinstance(run(filled, "stats", "--chat", "x").exception, ChatUnknown)
 
 
+def test_senders_of_one_name_have_a_row_each(database_url: str, tmp_path: Path) -> None:
+    for number, count in ((1, 9), (2, 5)):
+        messages = [(n, n, "x") for n in range(count)]
+        sender = (f"user{number}", "Ann")
+        store(
+            database_url,
+            write(
+                tmp_path / str(number), Export(number, f"channel{number}", "News", messages, sender=sender)
+            ),
+        )
+    page = run(database_url, "stats").stdout
+    assert re.findall(r"^Ann +(\d+)", page, re.MULTILINE) == ["9", "5"]
+
+
 @pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_a_picture_is_drawn(filled: str, tmp_path: Path, suffix: str, begin: bytes) -> None:
     out = tmp_path / f"all.{suffix}"
