@@ -56,9 +56,9 @@ class Installation(Plant):
         try:
             record = json.loads((self.settings.root / "services.json").read_text())
             process = psutil.Process(record["services"]["bot"]["pid"])
-        except (OSError, KeyError, psutil.NoSuchProcess):
+            return process.pid if process.status() != psutil.STATUS_ZOMBIE else 0
+        except (OSError, KeyError, psutil.NoSuchProcess):  # it may end between two looks
             return 0
-        return process.pid if process.status() != psutil.STATUS_ZOMBIE else 0
 
     async def kill_bot(self) -> None:
         """Kill the bot, and wait for the next one."""
