@@ -217,13 +217,17 @@ async def check_operators(plant: Installation, received: int) -> None:
     assert "@exports_bot polls" in " ".join(shown.split())
     assert f"{received} RECEIVED, 1 REFUSED" in shown
     monitor = services.monitor_url(plant.settings)
+
+    def complete() -> str:  # memory is sampled every 10 s, and the bot may have been dead just then
+        text = httpx.get(f"{monitor}/metrics", timeout=30).text
+        return text if 'tdp_memory_bytes{service="bot"}' in text else ""
+
+    metrics = await plant.until(complete)
     async with httpx.AsyncClient(timeout=30) as client:
         health = (await client.get(f"{monitor}/health")).json()["conditions"]
-        metrics = (await client.get(f"{monitor}/metrics")).text
     assert [health[name]["firing"] for name in ("bot_silent", "bot_conflict", "uploads_stuck")] == [False] * 3
     assert f'tdp_uploads{{state="received"}} {received}.0' in metrics
     assert 'tdp_bot_poll_age_seconds{bot="exports_bot"}' in metrics
-    assert 'tdp_memory_bytes{service="bot"}' in metrics
     (batch,) = plant.rows("SELECT batch_id FROM batch_files WHERE status = 'QUARANTINED'")
     plant.api.message(ADMIN, text=f"/retry {batch['batch_id']}")
     await plant.until(lambda: any("was requested" in text for text in plant.api.texts_to(ADMIN)))
