@@ -41,12 +41,7 @@ async def run_stage(
     output = runtime.directory(batch.batch_id, stage)
     if stage == "extract":
         await _fill_input(batch, runtime.input_of(stage, batch.batch_id), runtime.settings.inbox)
-    # Of a run that died after its work was done. No other process writes here: the next stage run of a batch
-    # waits until the work of the last one is gone.
-    result = read_result(output)
-    if result is None:
-        await asyncio.to_thread(discard, output)
-        clear_current_file(output)
+    result = await _left_by_a_dead_run(output)
     async with (
         lanes(batch.owner, runtime.settings.work_locks, is_yielding=runtime.yielding) as own_lanes,
         gate(
@@ -65,6 +60,18 @@ async def run_stage(
             result = await _work(held, stage, batch.batch_id, runtime, log)
         held.counts = result.counts
     await batch.record(stage, result)
+    return result
+
+
+async def _left_by_a_dead_run(output: Path) -> Result | None:
+    """Return the result of a run that died after its work was done; without one, clear its output away.
+
+    No other process writes here: the next stage run of a batch waits until the work of the last one is gone.
+    """
+    result = read_result(output)
+    if result is None:
+        await asyncio.to_thread(discard, output)
+        clear_current_file(output)
     return result
 
 

@@ -151,7 +151,8 @@ class Receiver:
         if upload.age_sec > _PATIENCE:
             await self._end(upload, "FAILED", f"it could not be downloaded: {reason}")
             return True
-        pause = min(_FIRST_PAUSE * 2**upload.tries, _LAST_PAUSE) * random.uniform(0.8, 1.2)  # noqa: S311
+        apart = random.uniform(0.8, 1.2)  # noqa: S311 - so that uploads do not all try at once, not a secret
+        pause = min(_FIRST_PAUSE * 2**upload.tries, _LAST_PAUSE) * apart
         await self._wait(upload, reason, pause)
         return False
 

@@ -136,7 +136,7 @@ class _HtmlReader:
 
     @property
     def _counted(self) -> Chat:
-        assert self._chat, "rows belong to a chat"  # noqa: S101
+        assert self._chat, "rows belong to a chat"  # noqa: S101 - for mypy: the first piece has set it
         return self._chat
 
     def rows(self, key: str | None = None) -> Iterator[pa.RecordBatch]:

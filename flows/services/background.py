@@ -52,8 +52,7 @@ def bot(settings: Settings) -> Iterator[Child]:
 
 def _answers(settings: Settings) -> bool:
     try:
-        # plain http, to the loopback address
-        with urllib.request.urlopen(f"{monitor_url(settings)}/metrics", timeout=5):  # noqa: S310
+        with urllib.request.urlopen(f"{monitor_url(settings)}/metrics", timeout=5):  # noqa: S310 - http, loopback
             return True
     except urllib.error.HTTPError:
         return True  # it requires authentication, so it responds

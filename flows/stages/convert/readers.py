@@ -2,7 +2,7 @@
 
 A piece is a block of a large JSON file, a part of an HTML export, or a small file. A reader is a new
 interpreter and not a fork, so that it has no threads, locks or files of ours, and its argument list names no
-stage: `pgrep -cf flows.stages.convert` counts one process. A thread per reader hands it a piece through its
+stage: `pgrep -cf flows.stages.convert` counts one process. A thread per reader writes a piece to its
 stdin and waits for the result at its stdout.
 """
 
@@ -140,7 +140,7 @@ class _Reader:
         self._work, self._results = self._process.stdin, self._process.stdout
         for pipe in (self._work, self._results):
             _widen(pipe.fileno())
-        with suppress(OSError):  # ask() notices it
+        with suppress(OSError):  # ask() detects it
             pickle.dump(serve, self._work)
 
     def ask(self, work: Callable[[Any], Any], item: Any) -> tuple[bool, Any] | None:
