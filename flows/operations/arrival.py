@@ -25,7 +25,7 @@ from flows.batches.receiving import decodable
 from flows.batches.source_file import Writers
 from flows.ledger.locks import INTAKE
 from flows.ledger.session import Session, connect, fetch
-from flows.operations.requests import REQUEST_INTERVAL, request_run
+from flows.operations.requests import REQUEST_INTERVAL, create_run, ready_deployment
 from flows.settings import Settings
 
 #: Looking uses this share of the time at most: looks at a large folder are further apart.
@@ -60,16 +60,32 @@ class Arrivals:
 
         Raises DatabaseUnavailable, OSError, or an httpx error if the Prefect server is unavailable.
         """
-        wanted = {*await self._in_inbox(client, ledger), *await _in_ledger(ledger)}
+        due = self._due(await self._waiting(client, ledger))
+        deployment = await ready_deployment(client, ledger) if due else None
+        if deployment is None:
+            return None
+        # A run may have taken everything and planned since: such a run counts as planned above.
+        due &= await self._waiting(client, ledger)
+        if not due:
+            return None
+        run_id = await create_run(client, deployment, "arrival", due)
+        self._note_asked(due)
+        return run_id
+
+    async def _waiting(self, client: PrefectClient, ledger: Session) -> set[str]:
+        return {*await self._in_inbox(client, ledger), *await _in_ledger(ledger)}
+
+    def _due(self, wanted: set[str]) -> set[str]:
+        """Return those of the things that wait for which a run is to be requested now; forget all others."""
         now = time.monotonic()
         self._asked = {thing: asked for thing, asked in self._asked.items() if thing in wanted}
-        due = {thing for thing in wanted if thing not in self._asked or self._asked[thing].due <= now}
-        run_id = await request_run(client, ledger, "arrival", due) if due else None
-        if run_id:
-            for thing in due:
-                pause = self._asked[thing].pause if thing in self._asked else _FIRST_PAUSE
-                self._asked[thing] = _Asked(now + pause, min(2 * pause, _LONGEST_PAUSE))
-        return run_id
+        return {thing for thing in wanted if thing not in self._asked or self._asked[thing].due <= now}
+
+    def _note_asked(self, due: set[str]) -> None:
+        now = time.monotonic()
+        for thing in due:
+            pause = self._asked[thing].pause if thing in self._asked else _FIRST_PAUSE
+            self._asked[thing] = _Asked(now + pause, min(2 * pause, _LONGEST_PAUSE))
 
     async def _in_inbox(self, client: PrefectClient, ledger: Session) -> Iterable[str]:
         """Return the entries of the inbox that a run would receive, or has still to name as left."""

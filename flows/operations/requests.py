@@ -39,6 +39,15 @@ _PAGE = 200
 async def request_run(client: PrefectClient, ledger: Session, why: str, wanted: Iterable[str]) -> UUID | None:
     """Create a run for the things that ``wanted`` names; ``why`` is its tag. Return the id of the run.
 
+    Returns None if there is no ``ready_deployment``.
+    """
+    deployment = await ready_deployment(client, ledger)
+    return await create_run(client, deployment, why, wanted) if deployment else None
+
+
+async def ready_deployment(client: PrefectClient, ledger: Session) -> DeploymentResponse | None:
+    """Return the inbox deployment if a run may be created now.
+
     Returns None if an open run has still to plan, if as many runs are open as the deployment's concurrency
     limit allows, or if the deployment is paused or missing.
     """
@@ -48,6 +57,13 @@ async def request_run(client: PrefectClient, ledger: Session, why: str, wanted: 
         return None
     if deployment.paused or not await _has_room(client, ledger, deployment):
         return None
+    return deployment
+
+
+async def create_run(
+    client: PrefectClient, deployment: DeploymentResponse, why: str, wanted: Iterable[str]
+) -> UUID:
+    """Create a run as ``request_run`` does, of a deployment that is known to be ready."""
     things = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()[:16]
     run = await client.create_flow_run_from_deployment(
         deployment.id,

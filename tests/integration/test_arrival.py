@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.states import Completed, Late, Running
 from psycopg.rows import dict_row
 
@@ -223,6 +224,25 @@ async def test_a_file_of_another_user_is_watched_until_it_is_quiet(
     later = await ledger.execute("UPDATE seen_files SET seen_at = seen_at - interval '2 hours'")
     assert later.rowcount == 1
     assert await arrivals.look(client, ledger)
+
+
+@pytest.mark.usefixtures("deployment")
+async def test_what_a_run_takes_during_a_look_is_not_requested_again(
+    installation: Settings,
+    client: PrefectClient,
+    ledger: Session,
+    inbox: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (inbox / "a.zip").write_text("a")
+    read = client.read_deployment_by_name
+
+    async def taken_meanwhile(name: str) -> DeploymentResponse:
+        (inbox / "a.zip").unlink(missing_ok=True)
+        return await read(name)
+
+    monkeypatch.setattr(client, "read_deployment_by_name", taken_meanwhile)
+    assert await Arrivals(installation).look(client, ledger) is None
 
 
 async def test_a_killed_planner_costs_no_file_and_an_idle_installation_makes_no_run(
