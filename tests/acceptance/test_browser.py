@@ -150,7 +150,8 @@ def test_waiting_task_run_names_the_holder_and_cancel_ends_both(page: Page, up: 
     choose(page, "Cancel", "Cancel Flow Run")
     work.wait(10)
     up.until(lambda: up.statuses(*batches) == ["QUEUED", "QUEUED"], 10)
-    assert [up.stage_runs(batch) for batch in batches] == [[("extract", 1, "CANCELLED")]] * 2
+    cancelled = [[("extract", 1, "CANCELLED")]] * 2
+    up.until(lambda: [up.stage_runs(batch) for batch in batches] == cancelled, 10)
     # The rows are closed before the lane releases its lease and its fence.
     up.until(lambda: up.query("SELECT * FROM advisory_locks WHERE space IN (%s, %s)", FENCE, QUEUE) == [], 10)
     assert up.get("v2/concurrency_limits/extract")["active_slots"] == 0
