@@ -23,7 +23,7 @@ from flows.ledger.selection import Filters, select_batches
 from flows.ledger.session import connect, fetch
 from flows.reports import text
 from flows.reports.prefect_api import slots
-from flows.services import running
+from flows.services import ensure_ledger
 from flows.settings import Settings
 
 #: A backfill of more batches than this must be confirmed.
@@ -94,8 +94,7 @@ def backfill(
             "--resume continues an existing list of batches: it cannot be combined with filters or --dry-run"
         )
     if dry_run:
-        found = running(Settings())
-        _print_plan(asyncio.run(_plan(found.settings if found else Settings(), filters, from_stage)), as_json)
+        _print_plan(asyncio.run(_plan(ensure_ledger(Settings()), filters, from_stage)), as_json)
         return
     console = Console(stderr=as_json)
     with stop_on_signals(), installed(Settings()) as settings:

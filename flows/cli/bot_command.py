@@ -8,9 +8,10 @@ from rich.text import Text
 
 from flows import reports
 from flows.cli import pages
-from flows.cli.reports import Json, _installation, _ledger, _print_json
+from flows.cli.reports import Json, _ledger, _print_json
 from flows.errors import ServiceFailed
 from flows.reports import text
+from flows.services import current
 from flows.settings import Settings
 
 app = typer.Typer()
@@ -38,13 +39,13 @@ def bot(context: typer.Context) -> None:
         return
     from flows.bot.process import main  # the library of the Bot API takes half a second
 
-    main(_installation())
+    main(current(Settings()))
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show the bot's poller, its last successful poll, uploads by state, and waiting announcements."""
-    with _ledger(_installation()) as ledger:
+    with _ledger() as ledger:
         found = reports.bots(ledger)
     if as_json:
         _print_json(found)

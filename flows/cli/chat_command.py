@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flows.cli import pages
-from flows.cli.reports import Json, _installation, _ledger, _print_json
+from flows.cli.reports import Json, _ledger, _print_json
 from flows.cli.signals import stop_on_signals
 from flows.cli.stats_command import statistics_page
 from flows.reports import text
@@ -34,7 +34,7 @@ def chat_(
     An edit is seen when two exports have different texts of a message. A message is missing if a later whole
     export of the chat has messages before and after it, but not this one.
     """
-    with stop_on_signals(), _ledger(_installation()) as ledger, timed_out(timeout):
+    with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
         found = chat(ledger, name, edits=edits, missing=missing)
     if as_json:

@@ -28,9 +28,7 @@ app = typer.Typer()
 )
 def psql(context: typer.Context) -> None:
     """Open psql on the database. Arguments are passed to psql: tdp psql -c 'SELECT …'."""
-    settings = Settings()
-    if settings.is_embedded and services.running(settings) is None:
-        raise ServiceFailed(f"No services are running in {settings.root}. Start them with `tdp up`.")
+    settings = services.ensure_ledger(Settings())
     argv, env = _client_command("psql", settings.database)
     os.execve(argv[0], [*argv, *context.args], env)  # noqa: S606 - no shell wanted
 

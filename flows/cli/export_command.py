@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from flows.cli.reports import Since, _installation, _ledger, _since
+from flows.cli.reports import Since, _ledger, _since
 from flows.cli.signals import stop_on_signals
 from flows.errors import ExportFailed
 from flows.ledger.connection import Connection
@@ -70,7 +70,7 @@ def export_(
     # Late: Arrow is slow to import, and the other commands do not need it.
     from flows.tables.export import export, export_text
 
-    with stop_on_signals(), _ledger(_installation()) as ledger, timed_out(timeout):
+    with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
         order = Order(
             what, Choice(chat_keys(ledger, chat or []), since, until), format_, bom, escape_formulas

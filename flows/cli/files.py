@@ -14,9 +14,11 @@ from rich.text import Text
 
 from flows import reports
 from flows.cli import pages
-from flows.cli.reports import Json, _installation, _ledger, _print_json
+from flows.cli.reports import Json, _ledger, _print_json
 from flows.operations.quarantine import Returned, drop_files, return_files
 from flows.reports import text
+from flows.services import ensure_ledger
+from flows.settings import Settings
 
 app = typer.Typer()
 
@@ -54,7 +56,7 @@ def files(
     if context.invoked_subcommand:
         return
     found: list[reports.SourceLine] | list[reports.LeftFile]
-    with _ledger(_installation()) as connection:
+    with _ledger() as connection:
         if left:
             found = reports.left_files(connection)
         else:
@@ -80,7 +82,7 @@ def return_(
     """
     *given, directory = arguments
     ids = _ids(given, every=every)
-    done = asyncio.run(return_files(_installation(), ids, Path(directory)))
+    done = asyncio.run(return_files(ensure_ledger(Settings()), ids, Path(directory)))
     _print(done, as_json=as_json, verb="returned")
 
 
@@ -96,7 +98,7 @@ def drop(
     if not yes:
         what = "all quarantined files" if chosen is None else _count(len(chosen))
         typer.confirm(f"Remove {what} from sources/?", abort=True)
-    _print(asyncio.run(drop_files(_installation(), chosen)), as_json=as_json, verb="dropped")
+    _print(asyncio.run(drop_files(ensure_ledger(Settings()), chosen)), as_json=as_json, verb="dropped")
 
 
 def _ids(given: list[str], *, every: bool) -> list[int] | None:

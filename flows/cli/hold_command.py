@@ -9,7 +9,7 @@ import typer
 
 from flows.errors import BatchUnknown
 from flows.ledger.session import connect, fetch
-from flows.services import running
+from flows.services import ensure_ledger
 from flows.settings import Settings
 
 app = typer.Typer()
@@ -56,8 +56,7 @@ async def _change(
     statement: str, batch_ids: list[str] | None, **values: object
 ) -> tuple[list[str], dict[str, str]]:
     """Return the changed batches, and the others of ``batch_ids`` with the reason. Raises BatchUnknown."""
-    found = running(Settings())
-    settings = found.settings if found else Settings()
+    settings = ensure_ledger(Settings())
     async with await connect(settings.database, "tdp hold", patience=0) as session:
         rows = await fetch(session, "statuses_of", batch_ids=batch_ids or [])
         if unknown := set(batch_ids or []) - {row["batch_id"] for row in rows}:

@@ -41,7 +41,7 @@ from flows.cli.installed import apply as apply_all
 from flows.cli.installed import installed
 from flows.cli.signals import stop_on_signals
 from flows.cli.umask import make_private
-from flows.errors import DatabaseUnavailable, ServiceFailed, TdpError
+from flows.errors import DatabaseUnavailable, TdpError
 from flows.reports.prefect_api import request
 from flows.samples import write_samples
 from flows.settings import Settings
@@ -260,11 +260,7 @@ def env(as_json: Json = False) -> None:
 
 def _reachable_settings() -> Settings:
     """Return the settings of a server that responds. Raises ServiceFailed."""
-    settings = Settings()
-    if found := services.running(settings):
-        settings = found.settings
-    elif settings.is_embedded:
-        raise ServiceFailed(f"No services are running in {settings.root}. Start them with `tdp up`.")
+    settings = services.ensure_ledger(Settings())
     request(settings, "GET", "/api/admin/version")  # the server may not have been started by `tdp up`
     return settings
 

@@ -29,7 +29,7 @@ from flows.operations.audit import verify as verify_all
 from flows.reports import text
 from flows.reports.prefect_api import slots
 from flows.reports.timeline import timeline_svg
-from flows.services import running
+from flows.services import current, ensure_ledger
 from flows.settings import Settings
 
 app = typer.Typer()
@@ -72,7 +72,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the holders and waiters of each lane, and the number of batches and files in each state."""
-    settings = _installation()
+    settings = current(Settings())
     with _ledger(settings) as ledger:
         now = reports.status(ledger, _limits(settings))
         if as_json:
@@ -94,7 +94,7 @@ def batches(
     as_json: Json = False,
 ) -> None:
     """List batches, newest first."""
-    with _ledger(_installation()) as ledger:
+    with _ledger() as ledger:
         found = reports.batches(ledger, status=status, held=held, since=since, limit=limit)
     if as_json:
         _print_json(found)
@@ -108,7 +108,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one batch: its files with outcome and reason, its stage runs, and where it resumes."""
-    with _ledger(_installation()) as ledger:
+    with _ledger() as ledger:
         found = reports.batch(ledger, batch)
     if as_json:
         _print_json(found)
@@ -125,7 +125,7 @@ def timings(
     as_json: Json = False,
 ) -> None:
     """Show waits, durations, throughput and use of the slots."""
-    settings = _installation()
+    settings = current(Settings())
     with _ledger(settings) as ledger:
         found = reports.timings(ledger, by.value, since=since, limits=_limits(settings))
     if as_json:
@@ -148,7 +148,7 @@ def timeline(
     """Draw the lanes as an SVG image: when stage runs waited and worked, and idle gaps."""
     if str(out) != "-" and out.suffix != ".svg":
         raise typer.BadParameter(f"{out}: the output is SVG; rsvg-convert or a browser converts it to PNG")
-    with _ledger(_installation()) as ledger:
+    with _ledger() as ledger:
         picture = timeline_svg(ledger, flow_run_id=run, since=since)
     if str(out) == "-":
         typer.echo(picture)
@@ -163,7 +163,7 @@ def verify(since: Since = None, as_json: Json = False) -> None:
 
     If a rule is broken or cannot be checked, print the offending rows and exit with status 1.
     """
-    settings = _installation()
+    settings = current(Settings())
     with _ledger(settings) as ledger:
         checks = verify_all(ledger, settings, since=since)
     if as_json:
@@ -184,20 +184,15 @@ def monitor() -> None:
     TDP_MONITOR_HOST is not a loopback address, they require the user and password of TDP_AUTH_STRING (HTTP
     Basic). Without them /health returns only the overall status.
     """
-    serve(_installation())
-
-
-def _installation() -> Settings:
-    settings = Settings()
-    found = running(settings)
-    return found.settings if found else settings
+    serve(current(Settings()))
 
 
 @contextmanager
-def _ledger(settings: Settings) -> Iterator[Connection]:
-    """Yield a read-only connection to the ledger. Raises DatabaseUnavailable."""
+def _ledger(settings: Settings | None = None) -> Iterator[Connection]:
+    """Yield a read-only connection to the ledger. Raises DatabaseUnavailable, ServiceFailed."""
+    url = ensure_ledger(settings or Settings()).database
     try:
-        with connection(settings.database, readonly=True, autocommit=True, connect_timeout=5) as ledger:
+        with connection(url, readonly=True, autocommit=True, connect_timeout=5) as ledger:
             check_schema(ledger)
             yield ledger
     except psycopg2.OperationalError as error:

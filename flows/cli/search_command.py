@@ -11,11 +11,12 @@ from rich.text import Text
 
 from flows.cli import pages
 from flows.cli.export_command import Chats, Timeout, Until
-from flows.cli.reports import Json, Since, _installation, _ledger, _print_json
+from flows.cli.reports import Json, Since, _ledger, _print_json
 from flows.cli.signals import stop_on_signals
 from flows.ledger.connection import connection
 from flows.ledger.schema_version import check_schema
 from flows.reports import text
+from flows.services import current
 from flows.settings import Settings
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
@@ -61,7 +62,7 @@ def search_(
     given = " ".join(words or []).strip()
     if not given and not index_now:
         raise typer.BadParameter("name the words to search for")
-    settings = _installation()
+    settings = current(Settings())
     with stop_on_signals():
         if index_now:
             _index(settings)

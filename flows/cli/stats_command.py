@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flows.cli import pages
 from flows.cli.export_command import Chats, Until
-from flows.cli.reports import Json, Since, _installation, _ledger, _print_json
+from flows.cli.reports import Json, Since, _ledger, _print_json
 from flows.cli.signals import stop_on_signals
 from flows.reports import text
 from flows.tables.choosing import chat_keys
@@ -37,7 +37,7 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Show numbers of the messages: per month and hour, senders, kinds of media. Times are in UTC."""
-    with stop_on_signals(), _ledger(_installation()) as ledger, timed_out(timeout):
+    with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
         found = statistics(ledger, Choice(chat_keys(ledger, chat or []), since, until))
     if picture:

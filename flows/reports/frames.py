@@ -14,7 +14,8 @@ categoricals, whose categories are those that occur in the frame or chunk. JSON 
 Rows are read through the engine of the block ``SqlAlchemyConnector``: by default that of the installation in
 ``TDP_HOME`` (or ``TDP_DATABASE_URL``), whether its Prefect server runs or not; ``database`` may be another
 one, such as ``SqlAlchemyConnector.load("tdp-postgres")``. Raises ChatUnknown for a chat that is not found or
-not unique, DatabaseUnavailable if PostgreSQL does not respond, ValueError for an unknown column.
+not unique, DatabaseUnavailable if PostgreSQL does not respond, ServiceFailed if no services run, ValueError for an
+unknown column.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from blocks import connector
 from flows.errors import DatabaseUnavailable
 from flows.ledger.connection import Connection
 from flows.reports.text import short
-from flows.services import running
+from flows.services import ensure_ledger
 from flows.settings import Settings
 from flows.tables.choosing import chat_keys
 from flows.tables.copying import batches, query
@@ -157,9 +158,7 @@ def _chunks(
 def _connection(database: SqlAlchemyConnector | None) -> Iterator[Connection]:
     """Yield a connection of the block's engine and close it, since its session is changed here."""
     if database is None:
-        settings = Settings()
-        found = running(settings)
-        database = connector((found.settings if found else settings).database)
+        database = connector(ensure_ledger(Settings()).database)
     try:
         pooled = database.get_engine().raw_connection()
     except (OperationalError, psycopg2.OperationalError) as error:

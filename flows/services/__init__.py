@@ -4,6 +4,8 @@ from flows.services.background import bot, monitor_url, monitoring, recovery
 from flows.services.installation import (
     AlreadyRunning,
     Installation,
+    current,
+    ensure_ledger,
     environment,
     installation,
     only_postgres,
@@ -19,7 +21,9 @@ __all__ = [
     "Installation",
     "binary",
     "bot",
+    "current",
     "ensure_database",
+    "ensure_ledger",
     "environment",
     "free_port",
     "installation",

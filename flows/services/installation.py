@@ -122,12 +122,12 @@ def installation(settings: Settings, with_monitor: bool = False) -> Iterator[Ins
     Prefect server of another home uses the same ledger.
     """
     ensure_authentication(settings, settings.server_host)
+    if not settings.root.exists():  # nor is it created in a wrong folder while the right one is at work
+        _ensure_free_ports(settings, with_monitor)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
     with _home_lock(settings), ExitStack() as stack:
         _stop_leftovers(settings)
-        ensure_free(settings.server_host, settings.server_port, "TDP_SERVER_PORT")
-        if with_monitor:
-            ensure_free(settings.monitor_host, settings.monitor_port, "TDP_MONITOR_PORT")
+        _ensure_free_ports(settings, with_monitor)
         stack.callback(record.path(settings).unlink, missing_ok=True)
         started = Installation(settings, stack)
         started.start(postgres)
@@ -139,6 +139,12 @@ def installation(settings: Settings, with_monitor: bool = False) -> Iterator[Ins
         ports = {"server_host": settings.server_host, "server_port": settings.server_port}
         record.write(settings, {"url": started.url, "settings": ports})  # now other commands may use it
         yield started
+
+
+def _ensure_free_ports(settings: Settings, with_monitor: bool) -> None:
+    ensure_free(settings.server_host, settings.server_port, "TDP_SERVER_PORT")
+    if with_monitor:
+        ensure_free(settings.monitor_host, settings.monitor_port, "TDP_MONITOR_PORT")
 
 
 @contextmanager
@@ -172,10 +178,29 @@ def running(settings: Settings) -> Installation | None:
     return Installation(settings.model_copy(update=found["settings"]))
 
 
+def current(settings: Settings) -> Settings:
+    """Return the settings with the ports of the installation of this home, if it runs."""
+    found = running(settings)
+    return found.settings if found else settings
+
+
+def ensure_ledger(settings: Settings) -> Settings:
+    """Return the ``current`` settings.
+
+    Raises :class:`ServiceFailed` if the ledger is that of this home and its PostgreSQL does not run.
+    """
+    service = record.read(settings)["services"].get("postgres")
+    if settings.is_embedded and not (service and record.find(service)):
+        raise ServiceFailed(
+            f"No services are running in {settings.root}. Start them with `tdp up`, or set TDP_HOME to the "
+            "home of an installation that runs."
+        )
+    return current(settings)
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """Return the environment variables with which clients connect to the installation of this home."""
-    found = running(settings)
-    return client_environment(found.settings if found else settings)
+    return client_environment(current(settings))
 
 
 @contextmanager

@@ -148,7 +148,10 @@ def free_port(host: str = "127.0.0.1") -> int:
 def ensure_free(host: str, port: int, variable: str) -> None:
     """Raise :class:`ServiceFailed`, which names the ``variable`` to set, if the port is in use."""
     if not is_free(host, port):
-        raise ServiceFailed(f"Port {port} on {host} is in use. Set {variable} to a free port.")
+        raise ServiceFailed(
+            f"Port {port} on {host} is in use. Set {variable} to a free port, or, if an installation in "
+            "another folder uses it, TDP_HOME to its home."
+        )
 
 
 def is_free(host: str, port: int) -> bool:

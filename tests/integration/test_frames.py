@@ -14,7 +14,7 @@ import pytest
 from converted import START, Export, store, write
 
 from blocks import connector
-from flows.errors import ChatUnknown, DatabaseUnavailable
+from flows.errors import ChatUnknown, ServiceFailed
 from flows.reports import frames
 from flows.tables.relations import CHATS, MESSAGES, SENDERS, STAGE_RUNS, TIMINGS
 
@@ -89,7 +89,7 @@ def test_another_database_can_be_given(filled: str, monkeypatch: pytest.MonkeyPa
     block = connector(filled)
     assert len(frames.messages(database=block)) == 900
     assert len(frames.messages(database=block, columns=["sender_name"])) == 900, "an empty line is a row"
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(ServiceFailed, match="No services are running"):
         frames.chats()
 
 

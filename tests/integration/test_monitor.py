@@ -137,6 +137,7 @@ def test_a_healthy_installation(server: MonitorServer) -> None:
     assert not any(condition["firing"] for condition in health["conditions"].values())
 
 
+@pytest.mark.usefixtures("worker")
 def test_a_missing_worker_is_unhealthy(server: MonitorServer) -> None:
     request(server.monitor.settings, "DELETE", f"/api/work_pools/{WORK_POOL}/workers/w1")
     status, _, body = get(server, "/health")

@@ -56,9 +56,21 @@ def test_both_ports_are_checked_before_a_service_starts(tmp_path: Path) -> None:
         port = free.getsockname()[1]
         free.close()
         monitor = used.getsockname()[1]
-        done = tdp("up", TDP_HOME=str(tmp_path), TDP_SERVER_PORT=str(port), TDP_MONITOR_PORT=str(monitor))
+        home = tmp_path / "home"
+        done = tdp("up", TDP_HOME=str(home), TDP_SERVER_PORT=str(port), TDP_MONITOR_PORT=str(monitor))
     assert done.stderr.startswith(f"error: Port {monitor} on 127.0.0.1 is in use. Set TDP_MONITOR_PORT")
-    assert not (tmp_path / "postgres").exists()
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("command", [["status"], ["hold", "--all"], ["backfill", "--dry-run"], ["apply"]])
+def test_a_command_in_a_wrong_folder_names_the_home_that_does_not_run(
+    command: list[str], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    done = tdp(*command, TDP_HOME=str(home))
+    assert done.stderr.startswith(f"error: No services are running in {home}. Start them with `tdp up`")
+    assert done.returncode == 1
+    assert not home.exists()
 
 
 def test_numbers_agree_with_their_nouns() -> None:
