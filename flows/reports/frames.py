@@ -14,8 +14,8 @@ categoricals, whose categories are those that occur in the frame or chunk. JSON 
 Rows are read through the engine of the block ``SqlAlchemyConnector``: by default that of the installation in
 ``TDP_HOME`` (or ``TDP_DATABASE_URL``), whether its Prefect server runs or not; ``database`` may be another
 one, such as ``SqlAlchemyConnector.load("tdp-postgres")``. Raises ChatUnknown for a chat that is not found or
-not unique, DatabaseUnavailable if PostgreSQL does not respond, ServiceFailed if no services run, ValueError for an
-unknown column.
+not unique, DatabaseUnavailable if PostgreSQL does not respond, ServiceFailed if no services run,
+ValueError for an unknown column.
 """
 
 from __future__ import annotations
