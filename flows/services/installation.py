@@ -122,7 +122,7 @@ def installation(settings: Settings, with_monitor: bool = False) -> Iterator[Ins
     Prefect server of another home uses the same ledger.
     """
     ensure_authentication(settings, settings.server_host)
-    if not settings.root.exists():  # nor is it created in a wrong folder while the right one is at work
+    if not settings.root.exists():  # so that a command in a wrong folder does not create a home
         _ensure_free_ports(settings, with_monitor)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
     with _home_lock(settings), ExitStack() as stack:

@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 
 class ReaderCrashed(Exception):
-    """A piece ended each reader that got it, in the way of a fault in the program."""
+    """Each reader that received the piece was ended by it, as by a fault in the program."""
 
 
 class Readers:
