@@ -24,4 +24,10 @@ INBOX_DEPLOYMENT, BATCH_DEPLOYMENT = f"{PROCESS_INBOX}/scheduled", f"{PROCESS_BA
 #: Where batches run: in their parent's process, or each as its own run on the work pool.
 FanOut = Literal["process", "work-pool"]
 
+#: Where Telegram Desktop puts what people sent, in the folder of an export or in that of each chat.
+MEDIA_FOLDERS = frozenset({
+    "animations", "contacts", "files", "photos", "profile_music", "profile_pictures", "round_video_messages",
+    "stickers", "stories", "thumbs", "video_files", "voice_messages",
+})  # fmt: skip
+
 Log = logging.Logger | logging.LoggerAdapter[Any]

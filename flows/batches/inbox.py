@@ -16,18 +16,11 @@ from typing import NamedTuple
 from flows.batches.recognition import is_junk, is_unfinished
 from flows.batches.source_file import Writers, kind_of, sighting, writers_of
 from flows.batches.source_folder import sighting_of, tree_of, writers_in
+from flows.domain import MEDIA_FOLDERS
 
 #: Folders that Telegram Desktop writes beside its pages, and that no export is lost with.
 _BESIDE_PAGES = {"css", "js", "images"}
-_OF_EXPORTS = _BESIDE_PAGES | {
-    "chats",
-    "lists",
-    "photos",
-    "files",
-    "video_files",
-    "voice_messages",
-    "stickers",
-}
+_OF_EXPORTS = _BESIDE_PAGES | {"chats", "lists"} | MEDIA_FOLDERS
 _PAGE = re.compile(r"messages\d*\.html|export_results\.html|result\.json")
 _PAGES = (".html", ".htm", ".json")
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")

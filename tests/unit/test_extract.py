@@ -1,8 +1,6 @@
 """The extract stage as a process: the unpacked members of real archives, exit statuses, and after a kill."""
 
-import gzip
 import json
-import random
 import resource
 import shutil
 import signal
@@ -11,10 +9,9 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
-from packing import plain_sevenzip, sevenzipped, tarred
+from extracted import EXPORT, STAGE, extract, files_in, pack, stage
 from raw_zip import DESCRIPTOR, RawEntry, write_raw_zip
 
 from blocks import PipelineConfig
@@ -24,43 +21,6 @@ from flows.stages.extract.archives import open_archive
 from flows.stages.extract.archives.zip_list import WRAP
 from flows.stages.extract.limits import Budget, Limits
 from flows.stages.extract.stage import _parser, limits_of
-
-STAGE = [sys.executable, "-m", "flows.stages.extract"]
-EXPORT = b'{"name": "Chat", "type": "personal_chat", "id": 1, "messages": []}'
-
-
-def stage(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*STAGE, *map(str, arguments)], capture_output=True, timeout=200, check=False, **options
-    )
-
-
-def extract(source: Path, output: Path, *options: object) -> dict[str, Any]:
-    done = stage(source, output, *options)
-    assert done.returncode == 0, done.stderr.decode()
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert json.loads((output / "manifest.json").read_bytes()) == result
-    return result
-
-
-def damaged(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
-
-
-def pack(path: Path, **members: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
-def files_in(directory: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
 
 
 def names_in(directory: Path) -> set[str]:
@@ -123,19 +83,6 @@ def test_only_what_convert_reads_is_written_and_media_is_listed(tmp_path: Path) 
     assert file["counts"]["media_bytes"] == 7 + len(b"<html>") + len(b'{"dependencies": {}}')
 
 
-def test_an_archive_without_exports_is_media_and_one_with_exports_is_not(tmp_path: Path) -> None:
-    inner = pack(tmp_path / "inner.zip", **{"result.json": EXPORT, "photos/a.jpg": b"jpg"}).read_bytes()
-    letter = pack(tmp_path / "letter.docx", **{"word/document.xml": b"<a/>", "b.jpg": b""}).read_bytes()
-    pack(tmp_path / "in" / "000001-a.zip", **{"chats.zip": inner, "letter.docx": letter})
-    (file,) = extract(tmp_path / "in", tmp_path / "out", "--media")["files"]
-    assert (file.get("status", "ok"), file["counts"]["media"]) == ("ok", 2)
-    assert files_in(tmp_path / "out" / "000001-a.zip") == {
-        "chats.zip/result.json": EXPORT,
-        "chats.zip/photos/a.jpg": b"jpg",
-        "letter.docx": letter,
-    }
-
-
 def test_media_is_unpacked_on_request_and_not_counted_as_members(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "000001-a.zip", **{"result.json": EXPORT, "photos/a.jpg": b"jpg"})
     (file,) = extract(tmp_path / "in", tmp_path / "out", "--media")["files"]
@@ -153,34 +100,6 @@ def test_damaged_media_does_not_affect_messages(tmp_path: Path) -> None:
     assert result["files"][0]["status"] == "partial"
     assert "'photos/a.jpg' left out: it is damaged" in result["files"][0]["reason"]
     assert files_in(tmp_path / "out" / "000001-a.zip") == {"result.json": EXPORT}
-
-
-def test_parts_of_split_archives_are_named_as_such(tmp_path: Path) -> None:
-    """Their names show it; a file that is whole is read whatever its name is."""
-    source = tmp_path / "in"
-    noise = random.Random(1).randbytes(3000)
-    whole = pack(source / "000001-whole.zip.001", **{"result.json": EXPORT, "a.jpg": noise}).read_bytes()
-    packed = gzip.compress(tarred(("result.json", EXPORT), ("a.jpg", noise)))
-    for name, content in [
-        ("000002-chat.zip.001", whole[:900]),
-        ("000003-chat.zip.002", whole[900:1800]),
-        ("000004-chat.zip.003", whole[1800:]),
-        ("000005-chat.tgz.aa", packed[:2000]),
-        ("000006-chat.tar.gz.ab", packed[2000:]),
-        ("000007-xaa", plain_sevenzip(("result.json", EXPORT))[:40]),
-        ("000008-chat.z01", b"PK\x07\x08" + whole[:900]),
-        ("000009-chat.tar.gz", packed[:2000]),
-        ("000010-chat.zip", whole[:900]),
-    ]:
-        (source / name).write_bytes(content)
-    outcomes = {file["name"][:6]: file for file in extract(source, tmp_path / "out")["files"]}
-    assert outcomes["000001"].get("status", "ok") == "ok"
-    for number in range(2, 9):
-        outcome = outcomes[f"{number:06d}"]
-        assert outcome["status"] == "quarantined"
-        assert outcome["reason"].startswith("it is one part of a split archive: join the parts")
-    assert [outcomes[name]["status"] for name in ("000009", "000010")] == ["partial", "quarantined"]
-    assert "split" not in outcomes["000009"]["reason"] + outcomes["000010"]["reason"]
 
 
 def test_archives_of_over_4_gib_that_macos_writes_are_read(tmp_path: Path) -> None:
@@ -324,25 +243,3 @@ def test_real_exports_are_extracted_unchanged(samples: Path, tmp_path: Path) -> 
     for name, content in files_in(tmp_path / "out" / "000001-all.zip").items():
         assert content == (samples / name).read_bytes()
     assert result["files"][0]["counts"]["members"] == len(files_in(samples))
-
-
-def test_a_damaged_member_that_may_be_an_export_or_archive_is_named(tmp_path: Path) -> None:
-    """By its name, for its beginning cannot be read; a photo costs nothing."""
-    noise = random.Random(7).randbytes(60_000)
-    inner = pack(tmp_path / "older.zip", **{"result.json": EXPORT}).read_bytes()
-    seven = sevenzipped(("E/result.json", EXPORT), ("E/older.zip", inner + noise))
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "000001-seven.7z").write_bytes(damaged(seven, len(seven) - 20_000))
-    for number, name in ((2, "chat.txt"), (3, "photo.jpg")):
-        plain = source / f"00000{number}-{name}.zip"
-        with zipfile.ZipFile(plain, "w") as archive:
-            archive.writestr("E/result.json", EXPORT)
-            archive.writestr(f"F/{name}", EXPORT + noise[:100])
-        content = plain.read_bytes()
-        plain.write_bytes(damaged(content, content.index(noise[:50])))
-    found = extract(source, tmp_path / "output")["files"]
-    assert [file["name"][:6] for file in found] == ["000001", "000002", "000003"]
-    assert "'E/older.zip' left out: " in found[0]["reason"]
-    assert "'F/chat.txt' left out: " in found[1]["reason"]
-    assert found[2].get("reason") is None

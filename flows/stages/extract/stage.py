@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import re
 import resource
 import shutil
 import sys
@@ -29,6 +28,7 @@ from flows.errors import BadInput
 from flows.stages.extract.archives import PART_OF_SEVERAL, Member
 from flows.stages.extract.entry import Entry
 from flows.stages.extract.limits import Budget, Limits, TooLarge
+from flows.stages.extract.places import may_be_part
 from flows.stages.extract.unpacking import Unpacking
 from flows.stages.runner.contract import (
     FileOutcome,
@@ -41,12 +41,6 @@ from flows.stages.runner.contract import (
 from flows.stages.runner.crash_history import process_or_quarantine
 
 MEDIA_LIST = "media.jsonl"
-#: Names of the parts that 7-Zip (.7z.001), WinRAR, Info-ZIP (.z01) and split (.tgz.aa, xaa) write.
-_PART = re.compile(
-    r".*\.(\d{3}|[rz]\d\d|part\d+\.rar|(zip|7z|rar|tar|tgz|tbz2?|txz|gz|bz2|xz|zst|json|html?)\.[a-c][a-z])"
-    r"|(.*-)?x[a-c][a-z]",
-    re.IGNORECASE | re.DOTALL,
-)
 #: sysexits.h: wrong usage is not retried (contract.PERMANENT), an error of the disk is.
 _USAGE, _TEMPORARY = 64, 75
 #: Bytes of address space. Readers stay far below it; it bounds errors of libraries.
@@ -106,7 +100,7 @@ def _extract_file(
         unpacking = Unpacking(Entry(target), Budget(size, limits), media=media)
         unpacking.run(source)
         reason = unpacking.reason()
-        if unpacking.incomplete and _PART.fullmatch(source.name):
+        if unpacking.incomplete and may_be_part(source.name):
             raise BadInput(reason)
     except BadInput as error:
         shutil.rmtree(target, ignore_errors=True)
@@ -125,7 +119,7 @@ def _extract_file(
 
 def _explained(name: str, error: BadInput) -> str:
     """Return the reason of quarantine; the ``name`` shows if the file is not damaged but a part."""
-    if _PART.fullmatch(name) and not isinstance(error, TooLarge) and str(error) != PART_OF_SEVERAL:
+    if may_be_part(name) and not isinstance(error, TooLarge) and str(error) != PART_OF_SEVERAL:
         return f"{PART_OF_SEVERAL} (alone: {error})"
     return str(error)
 

@@ -1,7 +1,7 @@
 """Unpack one source file: write its exports, list or write its media.
 
-Archives nested in an archive are opened unless they are in a subfolder of an export: there they are media
-that people sent each other. So are exports that have no name of an export.
+Archives nested in an archive are opened unless they are in a folder for media of an export: there they are
+what people sent each other. So are exports that have no name of an export.
 """
 
 from __future__ import annotations
@@ -9,32 +9,25 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
-from mimetypes import MimeTypes
 from pathlib import Path
 
 from flows.errors import BadInput
-from flows.exports import signs
-from flows.stages.extract.archives import ARCHIVES, HEAD, Archive, Bare, Member, Rar, format_of, open_archive
+from flows.stages.extract.archives import PART_OF_SEVERAL, Archive, Bare, Member, Rar, open_archive
 from flows.stages.extract.archives.base import ENCRYPTED, EndsEarly, reading
-from flows.stages.extract.archives.texts import encoding_of, in_utf8, start_in_utf8
-from flows.stages.extract.entry import Entry, safe_path, with_ending
+from flows.stages.extract.contents import NESTED, BeforeCut, Text, has_media_name, kind_of, named
+from flows.stages.extract.entry import Entry, safe_path
 from flows.stages.extract.limits import Budget, TooLarge
+from flows.stages.extract.places import is_media, parts_among
 
 #: Members that may be exports by their names, or copies of one (``result.json.bak``); their contents decide.
 _EXPORT = re.compile(
     r".*\.(json|x?html?)(?![a-z])[^/]*|(.*/)?(result|messages)[^/]*", re.IGNORECASE | re.DOTALL
 )
-#: Endings of names by which convert recognises exports.
-_ENDINGS = {"json": (".json",), "html": (".html", ".htm")}
 _RESULT = re.compile(r"(.*/)?result\.json", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
 _IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
-_NESTED = re.compile(r".*\.(zip|7z|rar|tar|tgz|gz|bz2|xz|zst)", re.IGNORECASE)
-#: By Python's own list, without those of the machine.
-_TYPES = MimeTypes()
 _NO_CHATS = "not a Telegram export, it has no chats"
 _OUTSIDE = "its path leads out of the archive or is too deep"
 _LINK = "links and devices are not followed"
@@ -77,6 +70,7 @@ class Unpacking:
         parts = [
             f"{names[0][:_NAME_CHARS]!r}{f' and {len(names) - 1} more' if names[1:] else ''} left out: {why}"
             for why, names in self._left_out.items()
+            if names
         ]
         return "; ".join([*parts, *self._problems]) or None
 
@@ -86,10 +80,11 @@ class Unpacking:
             wanted, others = self._sort(archive, below)
             folders, no_exports = self._exports(archive, wanted)
             others += no_exports
-            outside = [member for member in others if not _is_below(member.path, folders)]
+            outside = [member for member in others if not is_media(member.path, folders)]
             inner, renamed = self._among(archive, outside)
             self._exports(archive, renamed)
             opened = self._open_each(archive, inner, nesting).union(member.path for member in renamed)
+            self._name_parts({member.path for member in outside} - opened)
             media = [member for member in others if member.path not in opened]
             self.media += media
             if self._with_media and self.exports > before:
@@ -125,8 +120,8 @@ class Unpacking:
         folders, others = set(), []
         for member, chunks in archive.read(wanted):
             with self._skipping_if_damaged(member):
-                before_cut = _BeforeCut(chunks)
-                text = _Text(before_cut)
+                before_cut = BeforeCut(chunks)
+                text = Text(before_cut)
                 if not (form := text.form(member.path)):
                     others.append(member)
                     if member.path.lower().endswith(".json"):
@@ -136,7 +131,7 @@ class Unpacking:
                 if isinstance(archive, Bare) and not text.encoding:
                     self.entry.link(member.path, archive.path)
                 else:
-                    self.entry.write(_named(member.path, form), text.chunks())
+                    self.entry.write(named(member.path, form), text.chunks())
                 self.exports += 1
                 folders.add(member.path.rpartition("/")[0])
                 if before_cut.is_cut and not archive.problem:  # that says so already
@@ -146,26 +141,24 @@ class Unpacking:
     def _among(self, archive: Archive, members: list[Member]) -> tuple[list[Member], list[Member]]:
         """Return the archives nested in ``archive``, and the exports that have no name of an export."""
         if isinstance(archive, Rar):  # each member would start a process
-            members = [member for member in members if _NESTED.fullmatch(member.path)]
+            members = [member for member in members if NESTED.fullmatch(member.path)]
         archives, exports = [], []
         for member, chunks in archive.read(members):
             try:
-                first = next(chunks, b"")
-                kind = format_of(first[:HEAD])
-                text = _Text(chain([first], _BeforeCut(chunks))) if kind in {"json", "html"} else None
+                kind = kind_of(member.path, chunks)
             except TooLarge:
                 raise
             except EndsEarly:  # the archive itself is reported as cut off
                 continue
             except BadInput:  # what its name says; read as such, it is reported as damaged
-                if _NESTED.fullmatch(member.path):
+                if NESTED.fullmatch(member.path):
                     archives.append(member)
-                elif not _has_media_name(member.path):
+                elif not has_media_name(member.path):
                     exports.append(member)
             else:
-                if kind in ARCHIVES:
+                if kind == "archive":
                     archives.append(member)
-                elif text and text.form(member.path):
+                elif kind == "export":
                     exports.append(member)
         return archives, exports
 
@@ -181,6 +174,11 @@ class Unpacking:
             else:
                 del self.media[media:]
         return opened
+
+    def _name_parts(self, paths: set[str]) -> None:
+        """Leave out those of the unread ``paths`` that are parts of split archives."""
+        named = {path for names in self._left_out.values() for path in names}
+        self._left_out[PART_OF_SEVERAL] += sorted(parts_among(paths, named) - named)
 
     @contextmanager
     def _spooled(self, chunks: Iterator[bytes], nesting: int) -> Iterator[Path]:
@@ -213,74 +211,3 @@ class Unpacking:
         names = [member.path for member in self.media]
         found = f"among its {len(names)} files, for example {names[0]!r}" if names else "in it, it is empty"
         return f"not a Telegram export: no result.json or messages.html {found}"
-
-
-class _BeforeCut:
-    """The chunks of a member up to its end, or up to where it is cut off (``is_cut``)."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        """Read ``chunks``."""
-        self._chunks = chunks
-        self.is_cut = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield them. Raises BadInput if the member is damaged in another way."""
-        try:
-            yield from self._chunks
-        except EndsEarly:
-            self.is_cut = True
-
-    def check(self) -> None:
-        """Raise EndsEarly if the member was cut off."""
-        if self.is_cut:
-            raise EndsEarly
-
-
-class _Text:
-    """A member that may be an export. ``encoding`` is set if it has to be rewritten in UTF-8."""
-
-    def __init__(self, content: Iterable[bytes]) -> None:
-        """Read its beginning."""
-        head, chunks = b"", iter(content)
-        for chunk in chunks:
-            head += chunk
-            if len(head) >= signs.HEAD:
-                break
-        self._head, self._rest = head, chunks
-        self.encoding = encoding_of(head)
-
-    def form(self, path: str) -> str | None:
-        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export."""
-        head = start_in_utf8(self._head)
-        first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-        by_name = path.lower().endswith(".json") and first != b"<"
-        if (by_name or first in (b"{", b"[")) and signs.is_json_export(head):
-            return "json"
-        return "html" if not by_name and signs.is_page(path, head) else None
-
-    def chunks(self) -> Iterator[bytes]:
-        """Return its content, in UTF-8."""
-        whole = chain([self._head], self._rest)
-        return in_utf8(whole, self.encoding) if self.encoding else whole
-
-
-def _has_media_name(path: str) -> bool:
-    return (_TYPES.guess_type(path)[0] or "").startswith(("image/", "audio/", "video/"))
-
-
-def _named(path: str, form: str) -> str:
-    """Return ``path`` with an ending by which convert recognises an export of this form."""
-    return path if path.lower().endswith(_ENDINGS[form]) else with_ending(path, f".{form}")
-
-
-def _is_below(path: str, folders: set[str]) -> bool:
-    """Return whether ``path`` is in a subfolder of one of the folders; media of an export always is."""
-    above, slash, _ = path.rpartition("/")
-    return bool(slash) and any(folder in folders for folder in _folders_of(above))
-
-
-def _folders_of(path: str) -> Iterator[str]:
-    """Yield every folder above ``path``, beginning with the archive's root."""
-    yield ""
-    for slash in re.finditer("/", path):
-        yield path[: slash.start()]

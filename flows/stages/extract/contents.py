@@ -1,0 +1,110 @@
+"""What a member is by its content: an export in JSON or HTML, an archive, or neither."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from mimetypes import MimeTypes
+
+from flows.exports import signs
+from flows.stages.extract.archives import ARCHIVES, HEAD, format_of
+from flows.stages.extract.archives.base import EndsEarly
+from flows.stages.extract.archives.texts import encoding_of, in_utf8, start_in_utf8
+from flows.stages.extract.archives.zip_list import END
+from flows.stages.extract.entry import with_ending
+
+#: Names of archives.
+NESTED = re.compile(r".*\.(zip|7z|rar|tar|tgz|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
+#: Endings of names by which convert recognises exports.
+_ENDINGS = {"json": (".json",), "html": (".html", ".htm")}
+#: By Python's own list, without those of the machine.
+_TYPES = MimeTypes()
+#: The beginnings of programs of Windows and Linux, and of what a self-extracting archive has in it.
+_PROGRAMS = (b"MZ", b"\x7fELF")
+_PACKED = (END + bytes(4), b"Rar!\x1a\x07\0", b"Rar!\x1a\x07\1\0", b"7z\xbc\xaf\x27\x1c\0")
+_LONGEST = max(map(len, _PACKED))
+
+
+class BeforeCut:
+    """The chunks of a member up to its end, or up to where it is cut off (``is_cut``)."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        """Read ``chunks``."""
+        self._chunks = chunks
+        self.is_cut = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield them. Raises BadInput if the member is damaged in another way."""
+        try:
+            yield from self._chunks
+        except EndsEarly:
+            self.is_cut = True
+
+    def check(self) -> None:
+        """Raise EndsEarly if the member was cut off."""
+        if self.is_cut:
+            raise EndsEarly
+
+
+class Text:
+    """A member that may be an export. ``encoding`` is set if it has to be rewritten in UTF-8."""
+
+    def __init__(self, content: Iterable[bytes]) -> None:
+        """Read its beginning."""
+        head, chunks = b"", iter(content)
+        for chunk in chunks:
+            head += chunk
+            if len(head) >= signs.HEAD:
+                break
+        self._head, self._rest = head, chunks
+        self.encoding = encoding_of(head)
+
+    def form(self, path: str) -> str | None:
+        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export."""
+        head = start_in_utf8(self._head)
+        first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        by_name = path.lower().endswith(".json") and first != b"<"
+        if (by_name or first in (b"{", b"[")) and signs.is_json_export(head):
+            return "json"
+        return "html" if not by_name and signs.is_page(path, head) else None
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return its content, in UTF-8."""
+        whole = chain([self._head], self._rest)
+        return in_utf8(whole, self.encoding) if self.encoding else whole
+
+
+def has_media_name(path: str) -> bool:
+    """Return whether the name of a file is that of a picture, a sound or a video."""
+    return (_TYPES.guess_type(path)[0] or "").startswith(("image/", "audio/", "video/"))
+
+
+def named(path: str, form: str) -> str:
+    """Return ``path`` with an ending by which convert recognises an export of this form."""
+    return path if path.lower().endswith(_ENDINGS[form]) else with_ending(path, f".{form}")
+
+
+def kind_of(path: str, chunks: Iterator[bytes]) -> str | None:
+    """Return what a member without the name of an export is: ``archive``, ``export``, or None for neither.
+
+    A file of unknown format counts as an archive if its name is that of one, or if it is a self-extracting
+    program: to open it shows what is wrong with it. Raises BadInput if it is damaged.
+    """
+    first = next(chunks, b"")
+    found = format_of(first[:HEAD])
+    if found in ARCHIVES or (not found and NESTED.fullmatch(path)):
+        return "archive"
+    if found:
+        return "export" if Text(chain([first], BeforeCut(chunks))).form(path) else None
+    return "archive" if first.startswith(_PROGRAMS) and _holds_archive(chain([first], chunks)) else None
+
+
+def _holds_archive(chunks: Iterable[bytes]) -> bool:
+    """Return whether the signature of an archive is in the content of a file."""
+    held = b""
+    for chunk in chunks:
+        held = held[-_LONGEST:] + chunk
+        if any(signature in held for signature in _PACKED):
+            return True
+    return False

@@ -1,0 +1,146 @@
+"""The extract stage as a process: archives within archives, parts of split archives, damaged members."""
+
+import gzip
+import random
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from extracted import EXPORT, damaged, extract, files_in, pack
+from packing import plain_sevenzip, rar, sevenzipped, tarred
+
+
+def test_an_archive_without_exports_is_media_and_one_with_exports_is_not(tmp_path: Path) -> None:
+    inner = pack(tmp_path / "inner.zip", **{"result.json": EXPORT, "photos/a.jpg": b"jpg"}).read_bytes()
+    letter = pack(tmp_path / "letter.docx", **{"word/document.xml": b"<a/>", "b.jpg": b""}).read_bytes()
+    pack(tmp_path / "in" / "000001-a.zip", **{"chats.zip": inner, "letter.docx": letter})
+    (file,) = extract(tmp_path / "in", tmp_path / "out", "--media")["files"]
+    assert (file.get("status", "ok"), file["counts"]["media"]) == ("ok", 2)
+    assert files_in(tmp_path / "out" / "000001-a.zip") == {
+        "chats.zip/result.json": EXPORT,
+        "chats.zip/photos/a.jpg": b"jpg",
+        "letter.docx": letter,
+    }
+
+
+def test_parts_of_split_archives_are_named_as_such(tmp_path: Path) -> None:
+    """Their names show it; a file that is whole is read whatever its name is."""
+    source = tmp_path / "in"
+    noise = random.Random(1).randbytes(3000)
+    whole = pack(source / "000001-whole.zip.001", **{"result.json": EXPORT, "a.jpg": noise}).read_bytes()
+    packed = gzip.compress(tarred(("result.json", EXPORT), ("a.jpg", noise)))
+    for name, content in [
+        ("000002-chat.zip.001", whole[:900]),
+        ("000003-chat.zip.002", whole[900:1800]),
+        ("000004-chat.zip.003", whole[1800:]),
+        ("000005-chat.tgz.aa", packed[:2000]),
+        ("000006-chat.tar.gz.ab", packed[2000:]),
+        ("000007-xaa", plain_sevenzip(("result.json", EXPORT))[:40]),
+        ("000008-chat.z01", b"PK\x07\x08" + whole[:900]),
+        ("000009-chat.tar.gz", packed[:2000]),
+        ("000010-chat.zip", whole[:900]),
+    ]:
+        (source / name).write_bytes(content)
+    outcomes = {file["name"][:6]: file for file in extract(source, tmp_path / "out")["files"]}
+    assert outcomes["000001"].get("status", "ok") == "ok"
+    for number in range(2, 9):
+        outcome = outcomes[f"{number:06d}"]
+        assert outcome["status"] == "quarantined"
+        assert outcome["reason"].startswith("it is one part of a split archive: join the parts")
+    assert [outcomes[name]["status"] for name in ("000009", "000010")] == ["partial", "quarantined"]
+    assert "split" not in outcomes["000009"]["reason"] + outcomes["000010"]["reason"]
+
+
+def test_a_damaged_member_that_may_be_an_export_or_archive_is_named(tmp_path: Path) -> None:
+    """By its name, for its beginning cannot be read; a photo costs nothing."""
+    noise = random.Random(7).randbytes(60_000)
+    inner = pack(tmp_path / "older.zip", **{"result.json": EXPORT}).read_bytes()
+    seven = sevenzipped(("E/result.json", EXPORT), ("E/older.zip", inner + noise))
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "000001-seven.7z").write_bytes(damaged(seven, len(seven) - 20_000))
+    for number, name in ((2, "chat.txt"), (3, "photo.jpg")):
+        plain = source / f"00000{number}-{name}.zip"
+        with zipfile.ZipFile(plain, "w") as archive:
+            archive.writestr("E/result.json", EXPORT)
+            archive.writestr(f"F/{name}", EXPORT + noise[:100])
+        content = plain.read_bytes()
+        plain.write_bytes(damaged(content, content.index(noise[:50])))
+    found = extract(source, tmp_path / "output")["files"]
+    assert [file["name"][:6] for file in found] == ["000001", "000002", "000003"]
+    assert "'E/older.zip' left out: " in found[0]["reason"]
+    assert "'F/chat.txt' left out: " in found[1]["reason"]
+    assert found[2].get("reason") is None
+
+
+def left_out(source: Path, output: Path, **members: bytes) -> tuple[int, str]:
+    """Extract an archive of these members; return the number of members left out, and the reason."""
+    pack(source / "000001-a.zip", **members)
+    (file,) = extract(source, output)["files"]
+    reason = file.get("reason", "")
+    more = re.findall(r"'[^']*'(?: and (\d+) more)? left out: ", reason)
+    return len(more) + sum(int(number or 0) for number in more), reason
+
+
+def packed_other(path: Path) -> bytes:
+    """Return a ZIP archive of an export, over 3,000 bytes long."""
+    noise = random.Random(1).randbytes(3000)
+    return pack(path, **{"result.json": EXPORT.replace(b"1", b"2"), "a.jpg": noise}).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["chat.zip.001", "chat.zip.002", "chat.zip.003"],
+        ["chat.z01", "chat.z02", "chat.zip"],
+        ["chat.001", "chat.002", "chat.003"],
+        ["chat.tar.gz.aa", "chat.tar.gz.ab", "chat.tar.gz.ac"],
+    ],
+    ids=lambda names: str(names[0]),
+)
+def test_parts_of_split_archives_in_an_archive_are_named(names: list[str], tmp_path: Path) -> None:
+    """Each of them is, and no other file (``log.001``)."""
+    whole = packed_other(tmp_path / "other.zip")
+    members = dict(zip(names, [whole[:900], whole[900:1800], whole[1800:]], strict=True))
+    members |= {"E/result.json": EXPORT, "log.001": b"started"}
+    number, reason = left_out(tmp_path / "in", tmp_path / "out", **members)
+    assert number == 3, reason
+    assert "it is one part of a split archive: join the parts" in reason
+    assert "log" not in reason
+
+
+def test_the_parts_of_a_split_export_in_an_archive_are_named(tmp_path: Path) -> None:
+    """The first is read, as far as it goes."""
+    export = EXPORT[:-1] + b" " * 100
+    parts = {"F/result.json.aa": export[:-50], "F/result.json.ab": export[-50:]}
+    number, reason = left_out(tmp_path / "in", tmp_path / "out", **{"E/result.json": EXPORT}, **parts)
+    assert "'F/result.json.ab' left out: it is one part of a split archive" in reason
+    assert number == 1
+
+
+@pytest.mark.parametrize("name", ["E/backup/other.zip", "E/other.exe", "other.zip", "E/photos.zip"])
+def test_an_archive_outside_the_folders_for_media_is_read(name: str, tmp_path: Path) -> None:
+    """Also behind the program that unpacks it."""
+    inner = b"MZ" + bytes(3000) + packed_other(tmp_path / "other.zip")
+    pack(tmp_path / "in" / "000001-a.zip", **{"E/result.json": EXPORT, name: inner})
+    (file,) = extract(tmp_path / "in", tmp_path / "out")["files"]
+    assert file["counts"]["members"] == 2
+    assert "reason" not in file
+
+
+@pytest.mark.parametrize("folder", ["E/files", "E/chats/chat_01/files", "E/files/2024"])
+def test_what_people_sent_each_other_is_media(folder: str, tmp_path: Path) -> None:
+    inner = packed_other(tmp_path / "other.zip")
+    pack(tmp_path / "in" / "000001-a.zip", **{"E/result.json": EXPORT, f"{folder}/other.zip": inner})
+    (file,) = extract(tmp_path / "in", tmp_path / "out")["files"]
+    assert (file["counts"]["members"], file["counts"]["media"]) == (1, 1)
+    assert "reason" not in file
+
+
+def test_a_program_is_named_only_if_it_has_an_archive_in_it(tmp_path: Path) -> None:
+    packed = b"MZ" + bytes(3000) + rar(("b/result.json", EXPORT))
+    members = {"E/result.json": EXPORT, "a.exe": b"MZ" + bytes(5000), "b.exe": packed}
+    number, reason = left_out(tmp_path / "in", tmp_path / "out", **members)
+    assert number == 1
+    assert "'b.exe' left out: a program, not an export: if it is self-extracting, run it" in reason
