@@ -21,6 +21,7 @@ from flows.errors import BatchUnknown, ServiceFailed
 from flows.ledger.connection import Connection, connection
 from flows.ledger.named_sql import load
 from flows.reports import text
+from flows.reports.picture import as_png, is_tall
 from flows.reports.prefect_api import request
 from flows.reports.timeline import timeline_svg
 
@@ -123,15 +124,17 @@ class Commands:
             run = _sql.last_listed_run(ledger)
             return timeline_svg(ledger, flow_run_id=run) if run else None
 
-        picture = await self._query(draw)
-        if picture is None:
+        timeline = await self._query(draw)
+        if timeline is None:
             return "No run has processed batches."
-        chat_id = command.sender.chat_id
-        # A document: Telegram shows no SVG, and a picture of many lanes would be unreadable in its sizes.
+        picture = await asyncio.to_thread(as_png, timeline)
+        bot, chat_id, caption = self._context.bot, command.sender.chat_id, "The lanes of the last run"
         await self._context.chats.send(
             chat_id,
-            lambda: self._context.bot.send_document(
-                chat_id, picture.encode(), caption="The lanes of the last run", filename="timeline.svg"
+            lambda: (
+                bot.send_document(chat_id, picture, caption=caption, filename="timeline.png")
+                if is_tall(picture)
+                else bot.send_photo(chat_id, picture, caption=caption, filename="timeline.png")
             ),
         )
         return None

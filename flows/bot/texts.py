@@ -32,7 +32,7 @@ _HELP_ADMIN = """
 For admins:
 /batches – all batches
 /retry batch_000042 – process a failed batch again
-/timeline – the lanes of the last run as a picture (SVG)
+/timeline – the lanes of the last run as a picture
 /health – components and conditions"""
 
 

@@ -27,6 +27,7 @@ from flows.ledger.schema_version import check_schema
 from flows.monitor import serve
 from flows.operations.audit import verify as verify_all
 from flows.reports import text
+from flows.reports.picture import as_png
 from flows.reports.prefect_api import slots
 from flows.reports.timeline import timeline_svg
 from flows.services import current, ensure_ledger
@@ -141,20 +142,22 @@ def timings(
 
 @app.command()
 def timeline(
-    out: Annotated[Path, typer.Argument(help="The .svg file to write; `-` for stdout.", dir_okay=False)],
+    out: Annotated[
+        Path, typer.Argument(help="The .svg or .png file to write; `-`: SVG on stdout.", dir_okay=False)
+    ],
     run: Annotated[UUID | None, typer.Option(help="Only the batches of this flow run.")] = None,
     since: Since = None,
 ) -> None:
-    """Draw the lanes as an SVG image: when stage runs waited and worked, and idle gaps."""
-    if str(out) != "-" and out.suffix != ".svg":
-        raise typer.BadParameter(f"{out}: the output is SVG; rsvg-convert or a browser converts it to PNG")
+    """Draw the lanes as an image: when stage runs waited and worked, and idle gaps."""
+    if str(out) != "-" and out.suffix not in (".svg", ".png"):
+        raise typer.BadParameter(f"{out}: the output is SVG or PNG, so its name ends with .svg or .png")
     with _ledger() as ledger:
         picture = timeline_svg(ledger, flow_run_id=run, since=since)
     if str(out) == "-":
         typer.echo(picture)
     else:
         with callers_umask():  # a picture has no received data
-            out.write_text(picture, encoding="utf-8")
+            out.write_bytes(as_png(picture) if out.suffix == ".png" else picture.encode())
 
 
 @app.command()

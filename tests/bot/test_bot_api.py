@@ -66,11 +66,12 @@ async def test_errors_are_those_of_the_library(api: BotApi) -> None:
         await bot.edit_message_text("hello you", 7, sent.message_id)
         await bot.set_message_reaction(7, 1, "👍")
         await bot.send_document(7, b"<svg/>", filename="lanes.svg", caption="lanes")
-        assert list(api.documents.values()) == [b"<svg/>"]
+        await bot.send_photo(7, b"PNG", filename="lanes.png", caption="a photo")
+        assert [*api.documents.values(), *api.photos.values()] == [b"<svg/>", b"PNG"]
         api.drop("sendMessage")
         with pytest.raises(NetworkError):
             await bot.send_message(7, "sent, but not answered")
-    assert api.texts_to(7) == ["hello you", "lanes", "sent, but not answered"]
+    assert api.texts_to(7) == ["hello you", "lanes", "a photo", "sent, but not answered"]
     assert api.reactions == {(7, 1): "👍"}
 
 

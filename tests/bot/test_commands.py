@@ -76,9 +76,9 @@ async def test_commands_of_an_admin(plant: Plant, api: BotApi) -> None:
             " VALUES (gen_random_uuid(), 0, 'batch_000001')"
         )
         api.message(ADMIN, text="/timeline")
-        await plant.until(lambda: api.documents)
-        (picture,) = api.documents.values()
-        assert picture.startswith(b"<svg")
+        await plant.until(lambda: api.photos)
+        (picture,) = api.photos.values()
+        assert picture.startswith(b"\x89PNG")
 
 
 async def test_conditions_go_to_admins_also_without_prefect(

@@ -59,6 +59,7 @@ class BotApi:
     texts: dict[tuple[int, int], str] = field(default_factory=dict)
     reactions: dict[tuple[int, int], str] = field(default_factory=dict)
     documents: dict[int, bytes] = field(default_factory=dict)
+    photos: dict[int, bytes] = field(default_factory=dict)
     delivered: int = 0
 
     def __post_init__(self) -> None:
@@ -259,6 +260,15 @@ class BotApi:
         del said["text"]
         document = {"file_id": "out", "file_unique_id": "out", "file_name": name}
         return said | {"document": document}
+
+    def _sendphoto(self, given: Json) -> Json:
+        message = next(self._message_ids)
+        name, content = given["photo"]
+        self.photos[message] = content
+        said = self._say("sendPhoto", given, message, given.get("caption", name))
+        del said["text"]
+        photo = {"file_id": "out", "file_unique_id": "out", "width": 1280, "height": 553}
+        return said | {"photo": [photo]}
 
     def _setmessagereaction(self, given: Json) -> bool:
         chat, message = int(given["chat_id"]), int(given["message_id"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from flows.reports import spans
+from flows.reports.picture import as_png, is_tall
 from flows.reports.timeline import _tops, draw
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -47,6 +49,15 @@ def bars(picture: str, kind: str) -> list[ET.Element]:
 
 def words(picture: str) -> list[str]:
     return [text.text or "" for text in ET.fromstring(picture).iter(f"{SVG}text")]  # noqa: S314 - our own
+
+
+def test_as_png_it_has_its_letters_without_fonts_of_the_system() -> None:
+    picture = draw([row(1, 0, 1, 10)], ["extract"])
+    drawn = as_png(picture)
+    assert drawn.startswith(b"\x89PNG")
+    assert as_png(re.sub("<text.*?</text>", "", picture)) != drawn
+    assert not is_tall(drawn)
+    assert is_tall(as_png('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="2"/>'))
 
 
 def test_a_lane_has_an_idle_gap_only_while_a_batch_waits_and_none_runs() -> None:
