@@ -7,13 +7,17 @@ kinds of archives, and repeated exports), 200 MB unpacked or 1 GB with --full. T
 each, 1 GB in all. Both in batches of 10 (the default) and the latter of 2: with smaller batches all lanes are
 busy sooner. The first run includes the imports of a new process; the later ones find the rows of earlier
 ones. The busiest lane is the stage with the longest total duration, divided by its limit. The wall time also
-includes receiving the files (hashing, copying).
+includes receiving the files (hashing, copying). Beside it: by_hand.py with the same archives, if chatpack is
+installed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -30,6 +34,7 @@ from flows.samples import write_samples
 from flows.settings import Settings
 
 MB = 1_000_000
+BY_HAND = Path(__file__).with_name("by_hand.py")
 LIMITS = {"extract": 1, "convert": 1, "store": 5}
 #: Messages of a mixed source, of some 500 bytes.
 MESSAGES = 5_000
@@ -76,10 +81,23 @@ def measure(quick: bool, *batch_sizes: str) -> Iterator[Row]:
         for place, batch_size in enumerate(map(int, batch_sizes or ["10", "2"])):
             archives = range(place * count + 1, (place + 1) * count + 1)
             messages = drop(running.settings, archives, size)
-            yield from run(running.settings, batch_size, f"{count} archives", messages)
+            by_hand = load_by_hand(running.settings, messages)
+            yield from run(running.settings, batch_size, f"{count} archives", messages, by_hand)
 
 
-def run(settings: Settings, batch_size: int, what: str, messages: int) -> Iterator[Row]:
+def load_by_hand(settings: Settings, messages: int) -> float | None:
+    """Return the seconds of by_hand.py with the archives in the inbox; None without chatpack."""
+    if not importlib.util.find_spec("chatpack"):
+        return None
+    argv = [sys.executable, BY_HAND, settings.database, *sorted(settings.inbox.iterdir())]
+    seconds, rows = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+    assert 0 < int(rows) <= messages  # it drops what it does not know
+    return float(seconds)
+
+
+def run(
+    settings: Settings, batch_size: int, what: str, messages: int, by_hand: float | None = None
+) -> Iterator[Row]:
     from flows.process_inbox import process_inbox
 
     with psycopg.connect(settings.database, autocommit=True) as connection:
@@ -98,7 +116,9 @@ def run(settings: Settings, batch_size: int, what: str, messages: int) -> Iterat
     yield row(f"{label}: wall over the busiest lane", seconds / max(lanes.values()), "×", most=1.15, **raw)
     for stage, busy in lanes.items():
         yield row(f"{label}: {stage} busy", busy, "s")
-    yield row(f"{label}: wall", seconds, "s")
+    yield row(f"{label}: wall", seconds, "s", by_hand=by_hand)
+    if by_hand:
+        yield row(f"{label}: speed over unpacking, chatpack and COPY", by_hand / seconds, "×")
     yield row(f"{label}: speed", read / seconds, "MB/s")
     yield row(f"{label}: CPU of all processes", spent, "s")
     yield row(f"{label}: peak memory of all processes", peak.mb, "MB")
