@@ -23,7 +23,7 @@ _BESIDE_PAGES = {"css", "js", "images"}
 _OF_EXPORTS = _BESIDE_PAGES | {"chats", "lists"} | MEDIA_FOLDERS
 _PAGE = re.compile(r"messages\d*\.html|export_results\.html|result\.json")
 _PAGES = (".html", ".htm", ".json")
-_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
+_ARCHIVES = re.compile(r".*\.(zip|7z|rar|tar|t?gz|t?bz2?|t?xz|t?zst)", re.IGNORECASE | re.DOTALL)
 _JUNK = "metadata of Windows or macOS"
 #: Seconds after which a file with the name of an unfinished copy is named, if it did not change.
 _STALE_SECONDS = 3600
@@ -165,7 +165,7 @@ def writers_at(path: Path) -> Writers:
 def is_one_export(folder: Path) -> bool:
     """Return whether all of ``folder`` is one export: pages, and no archives, which would be others."""
     names = [entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
-    return any(map(_PAGE.fullmatch, names)) and not any(name.lower().endswith(_ARCHIVES) for name in names)
+    return any(map(_PAGE.fullmatch, names)) and not any(map(_ARCHIVES.fullmatch, names))
 
 
 def is_unpacked_export(folder: Path) -> bool:

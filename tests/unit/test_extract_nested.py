@@ -138,6 +138,13 @@ def test_what_people_sent_each_other_is_media(folder: str, tmp_path: Path) -> No
     assert "reason" not in file
 
 
+def test_an_archive_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    packed = b"\x04\x22\x4d\x18" + EXPORT
+    members = {"result.json": EXPORT, "a.tar.lz4": packed}
+    number, reason = left_out(tmp_path / "in", tmp_path / "out", **members)
+    assert (number, "'a.tar.lz4' left out: an archive of a format that is not read" in reason) == (1, True)
+
+
 def test_a_program_is_named_only_if_it_has_an_archive_in_it(tmp_path: Path) -> None:
     packed = b"MZ" + bytes(3000) + rar(("b/result.json", EXPORT))
     members = {"E/result.json": EXPORT, "a.exe": b"MZ" + bytes(5000), "b.exe": packed}

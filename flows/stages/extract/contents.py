@@ -14,8 +14,11 @@ from flows.stages.extract.archives.texts import encoding_of, in_utf8, start_in_u
 from flows.stages.extract.archives.zip_list import END
 from flows.stages.extract.entry import with_ending
 
-#: Names of archives.
-NESTED = re.compile(r".*\.(zip|7z|rar|tar|tgz|gz|bz2|xz|zst)", re.IGNORECASE | re.DOTALL)
+#: Names of archives, also of formats that are not read.
+NESTED = re.compile(
+    r".*\.(zipx?|7z|rar|tar|t?gz|t?bz2?|t?xz|t?zst|lz4|lzma|lz|cab|arj|lzh|ace|iso|dmg)",
+    re.IGNORECASE | re.DOTALL,
+)
 #: Endings of names by which convert recognises exports.
 _ENDINGS = {"json": (".json",), "html": (".html", ".htm")}
 #: By Python's own list, without those of the machine.

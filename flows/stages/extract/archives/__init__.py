@@ -59,7 +59,14 @@ _OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] =
 }
 _TEXTS = ("json", "html")
 _NAMES = {"json": "result.json", "html": "messages.html"}
+_NOT_READ = "an archive of a format that is not read: unpack it and submit a ZIP of the folder"
 _UNKNOWN = {
+    b"\x04\x22\x4d\x18": _NOT_READ,  # LZ4
+    b"LZIP": _NOT_READ,
+    b"\x5d\0\0": _NOT_READ,  # LZMA
+    b"\x1f\x9d": _NOT_READ,  # compress
+    b"MSCF": _NOT_READ,  # Windows' cabinet
+    b"\x60\xea": _NOT_READ,  # ARJ
     b"MZ": "a program, not an export: if it is self-extracting, run it and submit a ZIP of the folder",
     b"\xff\xfe": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
     b"\xfe\xff": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
