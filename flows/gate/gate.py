@@ -86,7 +86,7 @@ async def gate(
 ) -> AsyncIterator[Held]:
     """Wait for the gate of ``stage``, hold it around the body, and record wait, duration and outcome.
 
-       Given an ``environment``, a supervisor for the work is started while the run waits.
+    Given an ``environment``, a supervisor for the work is started while the run waits.
     Raises LimitMissing, DatabaseUnavailable or GateLost; what the body raises is recorded and raised again.
     """
     lane, owner = await lanes.lane(stage), lanes.owner
