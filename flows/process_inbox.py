@@ -24,7 +24,7 @@ from flows.domain import PROCESS_INBOX, FanOut, Log
 from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
-from flows.reports import summary, summary_markdown
+from flows.reports import summary, summary_markdown, text
 
 
 @flow(name=PROCESS_INBOX, persist_result=False)
@@ -102,7 +102,12 @@ async def plan(
         await requeue_restored(intake, runtime.settings.work, runtime.database_url)
         batches = await freeze_batches(session, run_id, batch_size)
     counts = received.counts
-    log.info("Received %d new files and %d duplicates", counts[Arrival.NEW], counts[Arrival.DUPLICATE])
+    new, again = counts[Arrival.NEW], counts[Arrival.DUPLICATE]
+    log.info(
+        "Received %s and %s",
+        text.count(new, "new file", "new files"),
+        text.count(again, "duplicate", "duplicates"),
+    )
     for arrival in (Arrival.AGAIN, Arrival.KNOWN):
         if counts[arrival]:
             log.info("%d files were %s", counts[arrival], arrival)

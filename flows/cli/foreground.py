@@ -25,7 +25,7 @@ from flows.errors import BatchesFailed, ServiceFailed
 from flows.ledger.connection import connection
 from flows.reports import text
 from flows.reports.prefect_api import slots
-from flows.reports.summary import TIMING_HEADERS, timing_cells
+from flows.reports.summary import MAX_INCOMPLETE, TIMING_HEADERS, timing_cells
 from flows.services.processes import open_log, stop
 from flows.settings import Settings
 
@@ -43,6 +43,7 @@ class Finished(msgspec.Struct):
     url: str
     summary: reports.Summary
     left: list[reports.LeftFile] = []
+    duplicates: list[reports.Duplicate] = []
     skipped: int = 0
 
     @property
@@ -59,10 +60,13 @@ def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Consol
 
     Raises :class:`ServiceFailed` with the end of the log if the process ends without an outcome.
     """
+    with connection(settings.database, readonly=True, autocommit=True) as ledger:
+        began = reports.clock(ledger)
     finished = _run("flows.process_inbox:process_inbox", settings, parameters, console)
     folder = str(parameters.get("inbox") or settings.inbox)
     with connection(settings.database, readonly=True, autocommit=True) as ledger:
         finished.left = reports.left_files(ledger, folder)
+        finished.duplicates = reports.duplicates(ledger, since=began, folder=folder)
     return finished
 
 
@@ -98,11 +102,19 @@ def print_finished(finished: Finished, console: Console) -> None:
     totals = finished.summary.totals
     if (more := totals.partial + totals.quarantined - len(incomplete)) > 0:
         console.print(f"and {more:,} more: `tdp show BATCH` lists the files of a batch")
+    _print_duplicates(finished.duplicates, console)
     colour = {0: "green", 3: "yellow"}.get(finished.status, "red")
     console.print(f"\n[{colour}]{finished.state}[/]", Text(finished.message or ""))
     for left in finished.left:
         console.print(Text(f"Left in {left.folder}: {left.name}: {left.reason}"), soft_wrap=True)
     console.print(f"Run  {finished.url}", soft_wrap=True)
+
+
+def _print_duplicates(found: list[reports.Duplicate], console: Console) -> None:
+    for one in found[:MAX_INCOMPLETE]:
+        console.print(pages.duplicate(one), soft_wrap=True)
+    if (more := len(found) - MAX_INCOMPLETE) > 0:
+        console.print(f"and {more:,} more: `tdp files --duplicates` lists all")
 
 
 def summary_page(summary: reports.Summary) -> RenderableType:

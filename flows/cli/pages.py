@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.operations.audit import Check
-from flows.reports import text
+from flows.reports import Duplicate, text
 from flows.reports.overview import BatchDetail, BatchLine, Lane, OpenRun, Status
 from flows.reports.summary import TIMING_HEADERS, timing_cells
 from flows.reports.timings import Timing
@@ -76,7 +76,9 @@ def status_page(now: Status) -> RenderableType:
         Text.assemble(
             ("Files: ", "bold"),
             f"{files.received:,} received: {files.stored:,} stored, {files.partial:,} in part, "
-            f"{files.quarantined:,} quarantined, {files.waiting:,} waiting; {files.duplicates:,} duplicates",
+            f"{files.quarantined:,} quarantined, {files.waiting:,} waiting; "
+            f"{text.count(files.duplicates, 'duplicate', 'duplicates')}",
+            ", see `tdp files --duplicates`" if files.duplicates else "",
             left,
         ),
         Text(f"at {when(now.at)}", style="dim"),
@@ -206,6 +208,7 @@ def batch_page(found: BatchDetail) -> RenderableType:
         Text(),
         _files_table(found),
         *_reasons(files, 300),
+        *_again(found),
         Text(),
         _runs_table(found),
         *_reasons(runs, 1000),
@@ -224,6 +227,17 @@ def _files_table(found: BatchDetail) -> Table:
             *(text.number(count, 0) for count in counts),
         )
     return table
+
+
+def _again(found: BatchDetail) -> Iterator[Text]:
+    for one in found.duplicates:
+        yield Text.assemble(duplicate(one, in_batch=False), f", {when(one.received_at)} from {one.origin}")
+
+
+def duplicate(one: Duplicate, *, in_batch: bool = True) -> Text:
+    """Return in one line which file the duplicate has the content of, and which batch that file is in."""
+    batch = f" ({one.batch_id or 'no batch yet'})" if in_batch else ""
+    return Text.assemble(coloured("DUPLICATE"), f"  {one.name}: the content of {one.same_as}{batch}")
 
 
 def _runs_table(found: BatchDetail) -> Table:

@@ -42,12 +42,15 @@ def test_tdp_run_processes_real_exports(up: Installed, samples: Path, tmp_path: 
     folders = [folder for folder in samples.iterdir() if folder.is_dir()]
     for folder in folders:
         shutil.make_archive(str(tmp_path / folder.name), "zip", folder)
+    first = min(tmp_path.iterdir())
+    shutil.copy(first, tmp_path / "again.zip")
     (batch,) = up.next_batches(1)
 
     output = up.type("tdp", "run", str(tmp_path), status=3)  # one of them has a broken export
 
     assert re.search(r"^Runs +1 +1 +1$", output, re.MULTILINE), output
     assert re.search(r"^Completed \d+ stored, 1 in part$", output, re.MULTILINE)
+    assert f"DUPLICATE  again.zip: the content of {first.name} ({batch})" in output
     assert up.url in output
     files = up.query("SELECT * FROM batch_files WHERE batch_id = %s", batch)
     assert len(files) == len(folders)

@@ -202,6 +202,22 @@ LEFT JOIN LATERAL (SELECT origin FROM receipts WHERE source_id = s.source_id ORD
 WHERE :status::text IS NULL OR coalesce(f.status, 'WAITING') = :status
 ORDER BY s.source_id DESC LIMIT :limit;
 
+-- name: duplicates(since, folder, batch_id)
+-- Arrivals of content that the ledger had already, in the order received, and the file whose content it is: since a
+-- time, from a folder (or the folder itself), of the content of a batch (null: no condition).
+SELECT coalesce(u.file_name, regexp_replace(r.origin, '^.*/', '')) AS name, r.origin, r.received_at,
+       s.source_id AS same_as_id, s.name AS same_as, f.batch_id, coalesce(f.status, 'WAITING') AS status
+FROM receipts r JOIN source_files s USING (source_id) LEFT JOIN batch_files f USING (source_id)
+LEFT JOIN LATERAL (
+    SELECT file_name FROM uploads WHERE source_id = r.source_id
+    AND r.origin = 'telegram:' || chat_id || '/' || message_id LIMIT 1
+) u ON true
+WHERE r.duplicate
+  AND (:since::timestamptz IS NULL OR r.received_at >= :since)
+  AND (:folder::text IS NULL OR r.origin = :folder OR starts_with(r.origin, rtrim(:folder, '/') || '/'))
+  AND (:batch_id::text IS NULL OR f.batch_id = :batch_id)
+ORDER BY r.receipt_id;
+
 -- name: left_in_folder(folder)
 SELECT folder, name, reason, is_error, noticed_at FROM left_files
 WHERE :folder::text IS NULL OR folder = :folder ORDER BY folder, name;
