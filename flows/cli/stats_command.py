@@ -21,12 +21,14 @@ from flows.tables.sessions import prepare, timed_out
 from flows.tables.statistics import Statistics, draw, statistics
 
 _BAR = 40
+Senders = Annotated[int, typer.Option(min=1, help="Maximum number of senders, the most active first.")]
 
 
 def stats(
     chat: Chats = None,
     since: Since = None,
     until: Until = None,
+    senders: Senders = 10,
     picture: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also draw them: a .png, .svg or .pdf file to write.")
     ] = None,
@@ -39,7 +41,8 @@ def stats(
     """Show numbers of the messages: per month and hour, senders, kinds of media. Times are in UTC."""
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        found = statistics(ledger, Choice(chat_keys(ledger, chat or []), since, until))
+        choice = Choice(chat_keys(ledger, chat or []), since, until)
+        found = statistics(ledger, choice, senders=senders)
     if picture:
         _draw(found, picture, ", ".join(chat or []) or "All chats", force=force)
     if as_json:
@@ -73,6 +76,7 @@ def statistics_page(found: Statistics) -> RenderableType:
     for hour in found.hours:
         hours[hour.hour] += hour.messages
     senders = [(each.name or each.sender_id or "", each.messages) for each in found.senders]
+    more = found.all_senders - len(senders)
     media = [(f"{each.kind} ({text.size(each.size_bytes)})", each.messages) for each in found.media]
     return Group(
         Text(head),
@@ -80,6 +84,7 @@ def statistics_page(found: Statistics) -> RenderableType:
         *_bars("Month", list(months.items())),
         *_bars("Hour (UTC)", [(f"{hour:02d}", count) for hour, count in hours.items()]),
         *_bars("Sender", senders),
+        *([Text(f"and {more:,} more: --senders {found.all_senders}")] if more > 0 else []),
         *_bars("Media", media),
     )
 

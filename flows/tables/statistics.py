@@ -55,8 +55,8 @@ class Media(msgspec.Struct, frozen=True):
 class Statistics(msgspec.Struct, frozen=True):
     """Numbers of the chosen messages; service messages count only as ``service``.
 
-    ``undated`` are those without a certain instant: they are in no day and hour. ``media`` is of the chosen
-    chats at all times.
+    ``senders`` are the most active of the ``all_senders``. ``undated`` are those without a certain instant:
+    they are in no day and hour. ``media`` is of the chosen chats at all times.
     """
 
     messages: int
@@ -68,6 +68,7 @@ class Statistics(msgspec.Struct, frozen=True):
     last_sent_at: datetime | None
     days: list[Day]
     hours: list[Hour]
+    all_senders: int
     senders: list[Sender]
     media: list[Media]
 
@@ -75,11 +76,13 @@ class Statistics(msgspec.Struct, frozen=True):
 def statistics(connection: Connection, choice: Choice, *, senders: int = 10) -> Statistics:
     """Return the statistics of the chosen messages, with at most so many senders."""
     chosen = choice._asdict()
+    writers = list(_sql.by_sender(connection, most=senders, **chosen))
     return Statistics(
         **_sql.totals(connection, **chosen),
         days=records(_sql.per_day(connection, **chosen), Day),
         hours=records(_sql.per_hour(connection, **chosen), Hour),
-        senders=records(_sql.by_sender(connection, most=senders, **chosen), Sender),
+        all_senders=writers[0]["all_senders"] if writers else 0,
+        senders=records(writers, Sender),
         media=records(_sql.by_media(connection, chats=choice.chats), Media),
     )
 

@@ -28,7 +28,8 @@ WHERE type <> 'service' AND sent_at IS NOT NULL
 GROUP BY weekday, hour ORDER BY weekday, hour;
 
 -- name: by_sender(chats, since, until, most)
-SELECT max(sender_name) AS name, sender_id, count(*) AS messages FROM messages
+-- all_senders: their number, of whom :most are returned.
+SELECT max(sender_name) AS name, sender_id, count(*) AS messages, count(*) OVER () AS all_senders FROM messages
 WHERE type <> 'service' AND coalesce(sender_id, sender_name) IS NOT NULL
   AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
   AND (:since::timestamptz IS NULL OR sent_at >= :since) AND (:until::timestamptz IS NULL OR sent_at < :until)
