@@ -15,6 +15,7 @@ from rich.text import Text
 
 from flows.batches.backfill_plan import Plan, plan_backfill
 from flows.cli import pages
+from flows.cli.batch_ids import HELP, complete_id
 from flows.cli.foreground import Finished, print_finished, run_backfill
 from flows.cli.installed import installed
 from flows.cli.signals import stop_on_signals
@@ -66,7 +67,9 @@ _Yes = Annotated[
 
 
 def backfill(
-    batches: Annotated[list[str] | None, typer.Argument(help="Batch ids.", show_default=False)] = None,
+    batches: Annotated[
+        list[str] | None, typer.Argument(parser=complete_id, metavar="BATCH", help=HELP, show_default=False)
+    ] = None,
     status: _Status = None,
     received_from: _ReceivedFrom = None,
     received_to: _ReceivedTo = None,
@@ -84,6 +87,7 @@ def backfill(
     """Run batches again: those that match all given conditions. Scheduled runs take precedence.
 
     If no batch matches, a dry run says so, and without --dry-run that is an error.
+
     Continue an interrupted backfill with --resume, or with Retry in the Prefect UI if it was started there.
     Exit status 3: it completed, but files were not stored in full or batches were skipped; they are named.
     """

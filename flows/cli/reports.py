@@ -19,6 +19,7 @@ from rich.live import Live
 
 from flows import reports
 from flows.cli import pages
+from flows.cli.batch_ids import complete_id
 from flows.cli.umask import callers_umask
 from flows.domain import BatchStatus
 from flows.errors import DatabaseUnavailable, ServiceFailed
@@ -104,7 +105,12 @@ def batches(
 
 @app.command()
 def show(
-    batch: Annotated[str, typer.Argument(help="A batch id, as listed by `tdp batches`.")],
+    batch: Annotated[
+        str,
+        typer.Argument(
+            parser=complete_id, metavar="BATCH", help="Its id, as in `tdp batches`, or its number."
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Show one batch: its files with outcome and reason, its stage runs, and where it resumes."""

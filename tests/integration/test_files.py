@@ -105,7 +105,7 @@ def test_duplicates_are_listed_with_the_file_whose_content_they_are(settings: Se
     assert listed[3].startswith("    from    /home/bert/x/c.zip, ")
     (newest,) = json.loads(tdp("--duplicates", "--limit", "1", "--json").stdout)
     assert (newest["name"], newest["same_as"], newest["batch_id"]) == ("d.zip", "b.zip", "batch_000002")
-    shown = CliRunner().invoke(reports_app, ["show", "batch_000001"]).stdout
+    shown = CliRunner().invoke(reports_app, ["show", "1"]).stdout
     assert "DUPLICATE  c.zip: the content of a.zip, " in shown
     assert "2 duplicates, see `tdp files --duplicates`" in CliRunner().invoke(reports_app, ["status"]).stdout
     with connection(settings.database) as ledger:
