@@ -188,6 +188,7 @@ def _follow(
 
 
 def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console: Console) -> None:
+    """Print a line when the progress has changed, and the final one when the process has ended."""
     printed, printed_at = "", 0.0
     while process.poll() is None:
         line = str(progress(ledger, read_run_id(outcome)) or "receiving files")
@@ -195,6 +196,9 @@ def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console:
             console.print(line)
             printed, printed_at = line, time.monotonic()
         time.sleep(_REFRESH_SECONDS)
+    final = progress(ledger, read_run_id(outcome))
+    if final and str(final) != printed:
+        console.print(str(final))
 
 
 def _limits(settings: Settings) -> dict[str, int]:
