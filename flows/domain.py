@@ -31,6 +31,13 @@ MEDIA_FOLDERS = frozenset({
     "stickers", "stories", "thumbs", "video_files", "voice_messages",
 })  # fmt: skip
 
+
+class StopReason(str):
+    """Why a run is stopped: the message with which its task is cancelled."""
+
+    __slots__ = ()
+
+
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 

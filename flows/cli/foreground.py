@@ -120,7 +120,7 @@ def _print_duplicates(found: list[reports.Duplicate], console: Console) -> None:
 def summary_page(summary: reports.Summary) -> RenderableType:
     """Return the totals and the lanes of a run."""
     totals = summary.totals
-    # One column per stage fits into 80 columns; a row of eleven figures does not.
+    # One column per stage fits into 80 columns; a row of twelve figures does not.
     stages = [timing_cells(timing) for timing in summary.stages]
     table = pages.plain_table(["", *(cells[0] for cells in stages)], right=range(1, len(stages) + 1))
     for label, *figures in zip(TIMING_HEADERS[1:], *(cells[1:] for cells in stages), strict=True):

@@ -86,7 +86,7 @@ def status_page(now: Status) -> RenderableType:
 
 
 def stages_table(timings: Sequence[Timing]) -> Table:
-    """Return one column per stage, which fits into 80 columns; a row of eleven figures does not."""
+    """Return one column per stage, which fits into 80 columns; a row of twelve figures does not."""
     columns = [timing_cells(timing) for timing in timings]
     table = plain_table(["", *(stage for stage, *_ in columns)], right=range(1, len(columns) + 1))
     for label, *figures in zip(TIMING_HEADERS[1:], *(cells[1:] for cells in columns), strict=True):
@@ -96,7 +96,7 @@ def stages_table(timings: Sequence[Timing]) -> Table:
 
 def groups_table(timings: Sequence[Timing], group: str) -> Table:
     """Return one row per group and stage, with medians only."""
-    headers = (group, "Stage", "Runs", "Failed", "Wait", "Duration", "Files/s", "MB/s", "Used")
+    headers = (group, "Stage", "Runs", "Failed", "Cancelled", "Wait", "Duration", "Files/s", "MB/s", "Used")
     table = plain_table(headers, right=range(2, len(headers)))
     for timing in timings:
         table.add_row(
@@ -104,6 +104,7 @@ def groups_table(timings: Sequence[Timing], group: str) -> Table:
             timing.stage,
             str(timing.runs),
             str(timing.failed),
+            str(timing.cancelled),
             text.seconds(timing.wait_median),
             text.seconds(timing.duration_median),
             text.number(timing.files_per_sec, 2),

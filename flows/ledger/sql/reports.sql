@@ -122,6 +122,7 @@ WITH runs AS (
     SELECT "group", position, stage, exclusive,
            count(*) AS runs,
            count(*) FILTER (WHERE outcome NOT IN ('COMPLETED', 'CANCELLED')) AS failed,
+           count(*) FILTER (WHERE outcome = 'CANCELLED') AS cancelled,
            percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY wait_sec)
                FILTER (WHERE started_at IS NOT NULL) AS waits,
            percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY duration_sec)
@@ -133,7 +134,7 @@ WITH runs AS (
            range_agg(at_work) FILTER (WHERE started_at IS NOT NULL) AS at_work
     FROM runs GROUP BY "group", position, stage, exclusive
 )
-SELECT "group", stage, runs, failed, waits[1] AS wait_median, waits[2] AS wait_p95,
+SELECT "group", stage, runs, failed, cancelled, waits[1] AS wait_median, waits[2] AS wait_p95,
        durations[1] AS duration_median, durations[2] AS duration_p95,
        files / nullif(busy, 0) AS files_per_sec, mb / nullif(busy, 0) AS mb_per_sec,
        worked / CASE WHEN exclusive THEN 1 ELSE (:limits::jsonb ->> stage)::float8 END / nullif(elapsed, 0)
