@@ -103,7 +103,7 @@ def backfill(
         _print_plan(asyncio.run(_plan(settings, filters, from_stage, may_be_empty=True)), as_json)
         return
     console = Console(stderr=as_json)
-    with stop_on_signals(), installed(Settings()) as settings:
+    with stop_on_signals(), installed(Settings(), console.print) as settings:
         if not resume and not yes:
             _confirm(asyncio.run(_plan(settings, filters, from_stage)))
         parameters = {**asdict(filters), "from_stage": from_stage, "window": window, "resume": resume}

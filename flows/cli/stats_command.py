@@ -21,10 +21,11 @@ from flows.tables.sessions import prepare, timed_out
 from flows.tables.statistics import Media, Statistics, draw, statistics, undated_note
 
 _BAR = 40
-_ZONE = """\
-HTML exports name only wall-clock time. If they were made in one time zone, enter
-it in the block `tdp` (*Time zone of HTML exports*; for a new installation
-TDP_HTML_ZONE), and run `tdp backfill --status completed --from convert`."""
+_ZONE = (
+    "HTML exports name only wall-clock time. If they were made in one time zone, enter it in the block `tdp`"
+    " (*Time zone of HTML exports*; for a new installation TDP_HTML_ZONE), and run"
+    " `tdp backfill --status completed --from convert`."
+)
 Senders = Annotated[int, typer.Option(min=1, help="Maximum number of senders, the most active first.")]
 
 

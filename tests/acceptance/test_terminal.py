@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 ROWS = "SELECT (SELECT count(*) FROM chats) AS chats, (SELECT count(*) FROM messages) AS messages"
 
 
+def test_up_names_what_it_starts_as_it_starts(up: Installed) -> None:
+    screen = (up.flags / "up.log").read_text()
+    lines = [line for line in screen.splitlines() if line.startswith(("Starting", "Checking", "Applying"))]
+    assert lines == [
+        "Starting PostgreSQL",
+        "Checking the schema of the ledger",
+        "Starting the Prefect server",
+        "Applying limits, blocks, deployments and automations",
+        "Starting the worker",
+        "Starting recovery",
+        "Starting the monitor",
+    ]
+    assert screen.index(lines[-1]) < screen.index("Prefect UI") < screen.index("Ready.")
+
+
 def test_run_started_from_another_terminal_completes(up: Installed) -> None:
     (before,) = up.query(ROWS)
     expected = up.drop(12, seed=41)
