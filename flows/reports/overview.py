@@ -53,10 +53,27 @@ class Files(msgspec.Struct, frozen=True):
     duplicates: int
 
 
+class Settling(msgspec.Struct, frozen=True):
+    """An entry of the inbox that no run has received yet: a file, or a folder that is an unpacked export.
+
+    ``is_open``: a process has it open for writing. ``is_complete``: the next run receives it. Otherwise it is
+    received when it has not changed for ``quiet_sec``; so far it has not for ``unchanged_sec`` (null: not
+    known).
+    """
+
+    name: str
+    is_folder: bool
+    is_open: bool
+    is_complete: bool
+    quiet_sec: float | None
+    unchanged_sec: float | None
+
+
 class Status(msgspec.Struct, frozen=True):
     """The whole installation at one moment, by the database's clock; ``held`` batches have a status, too.
 
-    ``left`` is the number of entries that the last looks at folders left there.
+    ``left`` is the number of entries that the last looks at folders left there. ``settling`` has entries of
+    the inbox, if this host has it: the first ones, and ``settling_more`` others.
     """
 
     at: datetime
@@ -65,6 +82,8 @@ class Status(msgspec.Struct, frozen=True):
     held: int
     files: Files
     left: int = 0
+    settling: list[Settling] = []
+    settling_more: int = 0
 
 
 class BatchLine(msgspec.Struct, frozen=True):

@@ -223,6 +223,14 @@ ORDER BY r.receipt_id;
 SELECT folder, name, reason, is_error, noticed_at FROM left_files
 WHERE :folder::text IS NULL OR folder = :folder ORDER BY folder, name;
 
+-- name: settling(sightings)
+-- Entries of an inbox: whether an earlier run received or left them as they are, and for how long they have been so
+-- (null: not watched).
+SELECT sighting, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS unchanged_sec,
+       EXISTS (SELECT FROM receipts r WHERE r.sighting = s.sighting)
+       OR EXISTS (SELECT FROM left_files l WHERE l.sighting = s.sighting) AS is_known
+FROM unnest(:sightings::text[]) AS s (sighting) LEFT JOIN seen_files USING (sighting);
+
 -- name: run_progress(flow_run_id)^
 -- The batches of a parent run, as far as they ended since it listed them.
 SELECT count(*) AS batches,
