@@ -64,7 +64,7 @@ def test_tdp_run_processes_real_exports(up: Installed, samples: Path, tmp_path: 
     output = up.type("tdp", "run", str(tmp_path), status=3)  # one of them has a broken export
 
     assert re.search(r"^Runs +1 +1 +1$", output, re.MULTILINE), output
-    assert re.search(r"^Completed \d+ stored, 1 in part$", output, re.MULTILINE)
+    assert re.search(r"^Completed \d+ stored, 1 in part; 1 duplicate$", output, re.MULTILINE)
     assert re.findall(r"^\d+ of 1 batch completed.*$", output, re.MULTILINE)[-1] == "1 of 1 batch completed"
     assert f"DUPLICATE  again.zip: the content of {first.name} ({batch})" in output
     assert up.url in output
