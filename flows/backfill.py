@@ -56,8 +56,9 @@ async def backfill(
     """Run again all batches that match every given filter, from ``from_stage`` on.
 
     At least one filter is required, or ``resume``; all days are in UTC. Raises NothingChosen if no batch
-    matches, BatchUnknown if an id is not in the ledger, and BatchesFailed after the last batch if some failed
-    or could not be run again, or if other runs process all of them. A retry continues where it stopped.
+    matches (a dry run reports that), BatchUnknown if an id is not in the ledger, and BatchesFailed after the
+    last batch if some failed or could not be run again, or if other runs process all of them. A retry
+    continues where it stopped.
 
     Args:
         batch_ids: Ids of batches; empty means batches of any id.
@@ -82,7 +83,7 @@ async def backfill(
     run_id = UUID(flow_run.get_id())
     async with yielding_runtime() as runtime, own_run(run_id, runtime.database_url) as owner:
         if dry_run:
-            chosen = await select_batches(owner.session, filters)
+            chosen = await select_batches(owner.session, filters, may_be_empty=True)
             return await _report_plan(owner.session, chosen, from_stage, runtime)
         return await _backfill(owner, run_id, filters, from_stage, window, resume, fan_out, runtime)
 

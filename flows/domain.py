@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Literal, get_args
 
 Stage = Literal["extract", "convert", "store"]
@@ -30,4 +31,22 @@ MEDIA_FOLDERS = frozenset({
     "stickers", "stories", "thumbs", "video_files", "voice_messages",
 })  # fmt: skip
 
+
+class StopReason(str):
+    """Why a run is stopped: the message with which its task is cancelled."""
+
+    __slots__ = ()
+
+
 Log = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def full_batch_id(given: str) -> str:
+    """Return the id of a batch that is given as the lists print it, or by its number: ``42``, ``batch_42``.
+
+    Raises ValueError for anything else.
+    """
+    number = re.fullmatch(r"(?:batch_)?(\d{1,12})", given.strip(), re.ASCII)
+    if not number:
+        raise ValueError(f"{given!r} is no batch id such as batch_000042, and no number of one")
+    return f"batch_{int(number[1]):06d}"

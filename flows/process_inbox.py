@@ -24,7 +24,7 @@ from flows.domain import PROCESS_INBOX, FanOut, Log
 from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
-from flows.reports import summary, summary_markdown
+from flows.reports import summary, summary_markdown, text
 
 
 @flow(name=PROCESS_INBOX, persist_result=False)
@@ -57,13 +57,13 @@ async def process_inbox(
             async with stopping.stoppable(run_id):
                 folder = Path(inbox).absolute() if inbox else runtime.settings.inbox
                 size = batch_size or runtime.config.batch_size
-                batches = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
+                batches, duplicates = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
                 await decorate(name_run(run_id, folder.name, batches, runtime), "the name of this run", log)
                 async with runner(fan_out, runtime, stopping, log) as run:
                     outcomes = await run_all(batches, window or runtime.config.window, log, run)
                 if batches:
                     await decorate(report(run_id, runtime), "this run", log)
-                end: dict[str, int] = await conclude(owner, batches, outcomes, log)
+                end: dict[str, int] = await conclude(owner, batches, outcomes, log, duplicates=duplicates)
         except Stopped as stop:
             end = stop.state(log)
     return end
@@ -78,13 +78,16 @@ async def plan(
     log: Log,
     *,
     move: bool | None = None,
-) -> list[str]:
-    """Return the run's batches in order: the frozen list if the run is retried, otherwise a new list."""
+) -> tuple[list[str], int]:
+    """Return the run's batches in order, and the number of duplicates that it has received.
+
+    If the run is retried, that is the frozen list, and it receives nothing.
+    """
     if batches := await frozen_batches(session, run_id):
         await fetch(session, "resume_listed", flow_run_id=run_id)
         await fetch(session, "requeue_failed", flow_run_id=run_id)
         log.info("Retrying the same %d batches in the same order", len(batches))
-        return batches
+        return batches, 0
     move = await asyncio.to_thread(_moves, inbox, runtime, log, move)
     found = await _look(session, inbox, runtime)
     if found.busy:
@@ -102,12 +105,17 @@ async def plan(
         await requeue_restored(intake, runtime.settings.work, runtime.database_url)
         batches = await freeze_batches(session, run_id, batch_size)
     counts = received.counts
-    log.info("Received %d new files and %d duplicates", counts[Arrival.NEW], counts[Arrival.DUPLICATE])
+    new, again = counts[Arrival.NEW], counts[Arrival.DUPLICATE]
+    log.info(
+        "Received %s and %s",
+        text.count(new, "new file", "new files"),
+        text.count(again, "duplicate", "duplicates"),
+    )
     for arrival in (Arrival.AGAIN, Arrival.KNOWN):
         if counts[arrival]:
             log.info("%d files were %s", counts[arrival], arrival)
     log.info("%d batches to process", len(batches))
-    return batches
+    return batches, again
 
 
 async def _look(session: Session, inbox: Path, runtime: Runtime) -> Look:

@@ -105,7 +105,8 @@ def plan_markdown(plan: Plan) -> str:
     batches = [(b.batch_id, ", ".join(b.stages) or text.NOTHING, b.refused or "") for b in plan.batches]
     return "\n\n".join(
         (
-            f"{len(plan.batches)} batches, about {text.seconds(plan.seconds)} according to past averages",
+            f"{text.count(len(plan.batches), 'batch', 'batches')},"
+            f" about {text.seconds(plan.seconds)} according to past averages",
             text.markdown_table(["Stage", "Runs", "Slots", "Average", "Total"], lanes),
             text.markdown_table(["Batch", "Would run", "Refused"], batches),
         )

@@ -12,6 +12,7 @@ from flows.batches.fan_out import Outcomes
 from flows.domain import Log
 from flows.errors import BatchesFailed
 from flows.ledger.owner import Owner
+from flows.reports import text
 
 #: Files not stored in full that the log names; the ledger has all of them.
 _MAX_LOGGED = 1000
@@ -20,14 +21,22 @@ _MAX_NAMED = 20
 
 
 async def conclude(
-    owner: Owner, batches: list[str], outcomes: Outcomes, log: Log, skipped: Sequence[str] = ()
+    owner: Owner,
+    batches: list[str],
+    outcomes: Outcomes,
+    log: Log,
+    skipped: Sequence[str] = (),
+    duplicates: int = 0,
 ) -> Any:
     """Log each file that was not stored in full; return the run's state, for the flow to return.
 
-    ``batches`` is the run's list; ``skipped`` names batches that were asked for but are not in it. Raises
-    BatchesFailed if some of the batches failed.
+    ``batches`` is the run's list; ``skipped`` names batches that were asked for but are not in it,
+    ``duplicates`` is the number of files whose content had been received before. Raises BatchesFailed
+    if some of the batches failed.
     """
     files = await _files(owner, outcomes.completed, log)
+    if duplicates:
+        files += f"; {text.count(duplicates, 'duplicate', 'duplicates')}"
     left = [
         f"left to another run: {_named(outcomes.busy)}" if outcomes.busy else "",
         f"held: {_named(outcomes.held)} (`tdp resume`, Retry or `tdp backfill` continues)"

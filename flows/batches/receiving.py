@@ -131,7 +131,7 @@ class Intake:
         origin = self.origin or decodable(str(file.path))
         for source in await fetch(self.session, "source_of_content", sha256=sha256):
             if source["purged_at"] is None and is_stored(source["stored_path"], source["size_bytes"]):
-                self._report_quarantined(file.path, source)
+                self._report_duplicate(file.path, source)
                 await fetch(
                     self.session,
                     "record_duplicate",
@@ -238,14 +238,13 @@ class Intake:
                 await running
             raise
 
-    def _report_quarantined(self, path: Path, source: dict[str, Any]) -> None:
+    def _report_duplicate(self, path: Path, source: dict[str, Any]) -> None:
+        batch = source["batch_id"] or "in no batch yet"
         if source["status"] == "QUARANTINED":
-            self.log.warning(
-                "%s has the content of a file that was quarantined in %s: %s",
-                path.name,
-                source["batch_id"],
-                source["error"],
-            )
+            quarantined = "%s has the content of %s, which was quarantined in %s: %s"
+            self.log.warning(quarantined, path.name, source["name"], batch, source["error"])
+        else:
+            self.log.info("%s is a duplicate: the content of %s (%s)", path.name, source["name"], batch)
 
 
 async def requeue_restored(intake: Intake, work: Path, database_url: str) -> None:

@@ -24,7 +24,7 @@ from prefect.exceptions import Abort, TerminationSignal
 from prefect.states import Cancelled
 from psycopg import Error as PostgresError
 
-from flows.domain import Log
+from flows.domain import Log, StopReason
 from flows.errors import BatchHeld, DatabaseUnavailable
 from flows.ledger.owner import Owner
 from flows.ledger.session import fetch
@@ -114,7 +114,7 @@ class Stops:
     def ensure_wanted(self) -> None:
         """Raise CancelledError if all runs of this process are to stop: a batch's own end was that."""
         if self.reason or _interrupted:
-            raise asyncio.CancelledError(self.reason)
+            raise asyncio.CancelledError(StopReason(self.reason or INTERRUPTED))
 
     async def watch(self) -> None:
         """Stop the runs that are to stop, every few seconds. Never returns."""
@@ -135,7 +135,7 @@ class Stops:
         run.reason = reason
         if run_id == next(iter(self._runs)):
             self.reason = reason
-        run.task.cancel()
+        run.task.cancel(StopReason(reason))
 
     async def _held(self) -> dict[UUID, str]:
         """Return the runs whose batch an operator has held and of which no stage is at work."""
@@ -207,7 +207,7 @@ def interrupt(task: asyncio.Task[Any]) -> None:
     """Stop the run that ``task`` executes, as Ctrl-C in its terminal demands."""
     if not _interrupted:
         _interrupted.append(task)
-        task.cancel()
+        task.cancel(StopReason(INTERRUPTED))
 
 
 def how_to_continue(held: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from flows.bot.conditions import raised, read_health
 from flows.bot.context import Context
 from flows.bot.texts import File
 from flows.bot.updates import Command, Sender
-from flows.domain import BACKFILL
+from flows.domain import BACKFILL, full_batch_id
 from flows.errors import BatchUnknown, ServiceFailed
 from flows.ledger.connection import Connection, connection
 from flows.ledger.named_sql import load
@@ -92,8 +91,9 @@ class Commands:
         return "\n".join(lines) or "None of your files is in a batch."
 
     async def _retry(self, command: Command) -> str:
-        batch_id = command.argument
-        if not re.fullmatch(r"batch_\d{6,12}", batch_id):
+        try:
+            batch_id = full_batch_id(command.argument)
+        except ValueError:
             return "Name a batch, for example: /retry batch_000042"
         try:
             batch = await self._query(lambda ledger: reports.batch(ledger, batch_id))

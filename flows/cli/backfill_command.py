@@ -15,6 +15,7 @@ from rich.text import Text
 
 from flows.batches.backfill_plan import Plan, plan_backfill
 from flows.cli import pages
+from flows.cli.batch_ids import HELP, complete_id
 from flows.cli.foreground import Finished, print_finished, run_backfill
 from flows.cli.installed import installed
 from flows.cli.signals import stop_on_signals
@@ -66,7 +67,9 @@ _Yes = Annotated[
 
 
 def backfill(
-    batches: Annotated[list[str] | None, typer.Argument(help="Batch ids.", show_default=False)] = None,
+    batches: Annotated[
+        list[str] | None, typer.Argument(parser=complete_id, metavar="BATCH", help=HELP, show_default=False)
+    ] = None,
     status: _Status = None,
     received_from: _ReceivedFrom = None,
     received_to: _ReceivedTo = None,
@@ -83,6 +86,8 @@ def backfill(
 ) -> None:
     """Run batches again: those that match all given conditions. Scheduled runs take precedence.
 
+    If no batch matches, a dry run says so, and without --dry-run that is an error.
+
     Continue an interrupted backfill with --resume, or with Retry in the Prefect UI if it was started there.
     Exit status 3: it completed, but files were not stored in full or batches were skipped; they are named.
     """
@@ -94,10 +99,11 @@ def backfill(
             "--resume continues an existing list of batches: it cannot be combined with filters or --dry-run"
         )
     if dry_run:
-        _print_plan(asyncio.run(_plan(ensure_ledger(Settings()), filters, from_stage)), as_json)
+        settings = ensure_ledger(Settings())
+        _print_plan(asyncio.run(_plan(settings, filters, from_stage, may_be_empty=True)), as_json)
         return
     console = Console(stderr=as_json)
-    with stop_on_signals(), installed(Settings()) as settings:
+    with stop_on_signals(), installed(Settings(), console.print) as settings:
         if not resume and not yes:
             _confirm(asyncio.run(_plan(settings, filters, from_stage)))
         parameters = {**asdict(filters), "from_stage": from_stage, "window": window, "resume": resume}
@@ -130,10 +136,10 @@ def _run(settings: Settings, parameters: dict[str, Any], console: Console) -> Fi
         raise
 
 
-async def _plan(settings: Settings, filters: Filters, from_stage: str) -> Plan:
+async def _plan(settings: Settings, filters: Filters, from_stage: str, *, may_be_empty: bool = False) -> Plan:
     limits = {name: slot.limit for name, slot in slots(settings).items()}
     async with await connect(settings.database, "tdp backfill", patience=0) as session:
-        chosen = await select_batches(session, filters)
+        chosen = await select_batches(session, filters, may_be_empty=may_be_empty)
         return await plan_backfill(session, chosen, from_stage, settings.work, limits)
 
 
@@ -146,6 +152,9 @@ async def _listed_since(settings: Settings, moment: datetime) -> UUID | None:
 def _print_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(plan))
+        return
+    if not plan.batches:
+        typer.echo("No batch matches all filters: nothing would run.")
         return
     lanes = pages.plain_table(["Stage", "Runs", "Slots", "Average", "Total"], right=range(1, 5))
     for lane in plan.lanes:

@@ -12,16 +12,24 @@ from rich.text import Text
 from flows.cli import pages
 from flows.cli.reports import Json, _ledger, _print_json
 from flows.cli.signals import stop_on_signals
-from flows.cli.stats_command import statistics_page
+from flows.cli.stats_command import Senders, statistics_page
 from flows.reports import text
 from flows.tables.chat import Chat, Edit, Missing, chat
 from flows.tables.sessions import prepare, timed_out
 
 _TEXT = 300
+#: The columns of the table of exports, in lines that fit into 80 columns.
+_LEGEND = f"""\
+Holds: messages of the chat in the export ({text.NOTHING}: not known).
+Whole: whether it leaves none out between its first and its last message.
+Current: messages that are stored as this export has them.
+Earlier: texts of this export that were edited later, and are kept.
+Missing: messages of earlier exports that are missing since this one."""
 
 
 def chat_(
     name: Annotated[str, typer.Argument(help="A chat: its name, a part of it, id or key.")],
+    senders: Senders = 10,
     edits: Annotated[int, typer.Option(min=0, help="Maximum number of edited messages.")] = 10,
     missing: Annotated[int, typer.Option(min=0, help="Maximum number of missing messages.")] = 10,
     timeout: Annotated[
@@ -36,7 +44,7 @@ def chat_(
     """
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        found = chat(ledger, name, edits=edits, missing=missing)
+        found = chat(ledger, name, senders=senders, edits=edits, missing=missing)
     if as_json:
         _print_json(found)
     else:
@@ -55,20 +63,21 @@ def _page(found: Chat) -> RenderableType:
 
 
 def _exports(found: Chat) -> RenderableType:
-    headers = ("Export", "Received", "Batch", "Holds", "Whole", "Current", "Earlier texts", "Missing since")
+    headers = ("Export", "Batch", "Received", "Holds", "Whole", "Current", "Earlier", "Missing")
     table = pages.plain_table(headers, right=(3, 5, 6, 7))
     for each in found.exports:
         table.add_row(
             Text(each.name or f"source {each.source_id}"),
-            pages.when(each.received_at),
             each.batch_id or text.NOTHING,
+            f"{each.received_at.astimezone():%Y-%m-%d}" if each.received_at else text.NOTHING,
             text.number(each.held, 0),
             text.NOTHING if each.whole is None else ("yes" if each.whole else "no"),
             f"{each.messages:,}",
             f"{each.versions:,}",
             f"{each.missing:,}",
         )
-    return table
+    title = f"{text.count(len(found.exports), 'export', 'exports')} brought this chat:"
+    return Group(Text(title), table, Text(_LEGEND, style="dim"))
 
 
 def _edits(found: Chat) -> Iterator[Text]:

@@ -63,7 +63,7 @@ def demo(
         written = write_samples(settings.inbox, files, messages, _SEED)
         expected = Rows(written.files, written.chats, written.messages)
         console.print(f"{expected.files} sample exports, {expected.messages:,} messages, in {settings.inbox}")
-        with services.installation(settings) as started:
+        with services.installation(settings, report=console.print) as started:
             console.print(f"PostgreSQL and the Prefect server are running: {started.url}")
             apply(settings)
             run = run_inbox(settings, {}, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +47,10 @@ def files(
     left: Annotated[
         bool, typer.Option("--left", help="What the last runs left in their folders, and why.")
     ] = False,
+    duplicates: Annotated[
+        bool,
+        typer.Option("--duplicates", help="Files whose content had been received before, and whose it is."),
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of files.")] = 100,
     as_json: Json = False,
 ) -> None:
@@ -55,10 +60,14 @@ def files(
     """
     if context.invoked_subcommand:
         return
-    found: list[reports.SourceLine] | list[reports.LeftFile]
+    if left + duplicates + (status is not None) > 1:
+        raise typer.BadParameter("use one of --status, --left and --duplicates")
+    found: Sequence[reports.SourceLine | reports.LeftFile | reports.Duplicate]
     with _ledger() as connection:
         if left:
             found = reports.left_files(connection)
+        elif duplicates:
+            found = reports.duplicates(connection)[: -limit - 1 : -1]
         else:
             found = reports.source_files(connection, status=status and status.value, limit=limit)
     if as_json:
@@ -122,7 +131,10 @@ def _count(files: int) -> str:
     return "1 file" if files == 1 else f"{files} files"
 
 
-def _page(file: reports.SourceLine | reports.LeftFile) -> RenderableType:
+def _page(file: reports.SourceLine | reports.LeftFile | reports.Duplicate) -> RenderableType:
+    if isinstance(file, reports.Duplicate):
+        came = f"    from    {file.origin}, {pages.when(file.received_at)}"
+        return Group(pages.duplicate(file), Text(came))
     if isinstance(file, reports.LeftFile):
         return Group(Text(f"{file.folder}/{file.name}"), Text(f"    reason  {file.reason}"))
     head = Text.assemble(

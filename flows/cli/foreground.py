@@ -25,7 +25,7 @@ from flows.errors import BatchesFailed, ServiceFailed
 from flows.ledger.connection import connection
 from flows.reports import text
 from flows.reports.prefect_api import slots
-from flows.reports.summary import TIMING_HEADERS, timing_cells
+from flows.reports.summary import MAX_INCOMPLETE, TIMING_HEADERS, timing_cells
 from flows.services.processes import open_log, stop
 from flows.settings import Settings
 
@@ -43,6 +43,7 @@ class Finished(msgspec.Struct):
     url: str
     summary: reports.Summary
     left: list[reports.LeftFile] = []
+    duplicates: list[reports.Duplicate] = []
     skipped: int = 0
 
     @property
@@ -59,10 +60,13 @@ def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Consol
 
     Raises :class:`ServiceFailed` with the end of the log if the process ends without an outcome.
     """
+    with connection(settings.database, readonly=True, autocommit=True) as ledger:
+        began = reports.clock(ledger)
     finished = _run("flows.process_inbox:process_inbox", settings, parameters, console)
     folder = str(parameters.get("inbox") or settings.inbox)
     with connection(settings.database, readonly=True, autocommit=True) as ledger:
         finished.left = reports.left_files(ledger, folder)
+        finished.duplicates = reports.duplicates(ledger, since=began, folder=folder)
     return finished
 
 
@@ -98,6 +102,7 @@ def print_finished(finished: Finished, console: Console) -> None:
     totals = finished.summary.totals
     if (more := totals.partial + totals.quarantined - len(incomplete)) > 0:
         console.print(f"and {more:,} more: `tdp show BATCH` lists the files of a batch")
+    _print_duplicates(finished.duplicates, console)
     colour = {0: "green", 3: "yellow"}.get(finished.status, "red")
     console.print(f"\n[{colour}]{finished.state}[/]", Text(finished.message or ""))
     for left in finished.left:
@@ -105,10 +110,17 @@ def print_finished(finished: Finished, console: Console) -> None:
     console.print(f"Run  {finished.url}", soft_wrap=True)
 
 
+def _print_duplicates(found: list[reports.Duplicate], console: Console) -> None:
+    for one in found[:MAX_INCOMPLETE]:
+        console.print(pages.duplicate(one), soft_wrap=True)
+    if (more := len(found) - MAX_INCOMPLETE) > 0:
+        console.print(f"and {more:,} more: `tdp files --duplicates` lists all")
+
+
 def summary_page(summary: reports.Summary) -> RenderableType:
     """Return the totals and the lanes of a run."""
     totals = summary.totals
-    # One column per stage fits into 80 columns; a row of eleven figures does not.
+    # One column per stage fits into 80 columns; a row of twelve figures does not.
     stages = [timing_cells(timing) for timing in summary.stages]
     table = pages.plain_table(["", *(cells[0] for cells in stages)], right=range(1, len(stages) + 1))
     for label, *figures in zip(TIMING_HEADERS[1:], *(cells[1:] for cells in stages), strict=True):
@@ -176,6 +188,7 @@ def _follow(
 
 
 def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console: Console) -> None:
+    """Print a line when the progress has changed, and the final one when the process has ended."""
     printed, printed_at = "", 0.0
     while process.poll() is None:
         line = str(progress(ledger, read_run_id(outcome)) or "receiving files")
@@ -183,6 +196,9 @@ def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console:
             console.print(line)
             printed, printed_at = line, time.monotonic()
         time.sleep(_REFRESH_SECONDS)
+    final = progress(ledger, read_run_id(outcome))
+    if final and str(final) != printed:
+        console.print(str(final))
 
 
 def _limits(settings: Settings) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.batch_ids import HELP, complete_id
 from flows.errors import BatchUnknown
 from flows.ledger.session import connect, fetch
 from flows.services import ensure_ledger
@@ -14,7 +15,9 @@ from flows.settings import Settings
 
 app = typer.Typer()
 
-Batches = Annotated[list[str] | None, typer.Argument(help="Batch ids.", show_default=False)]
+Batches = Annotated[
+    list[str] | None, typer.Argument(parser=complete_id, metavar="BATCH", help=HELP, show_default=False)
+]
 
 
 @app.command()

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from flows import services
 from flows.settings import Settings
 
+APPLYING = "Applying limits, blocks, deployments and automations"
+
 
 @contextmanager
-def installed(settings: Settings) -> Iterator[Settings]:
-    """Yield the settings of the running installation; if there is none, run one until the block ends."""
+def installed(settings: Settings, report: Callable[[str], None]) -> Iterator[Settings]:
+    """Yield the settings of the running installation; if there is none, run one until the block ends.
+
+    Each thing that is started for it goes to ``report``.
+    """
     found = services.running(settings)
     if found:
         yield found.settings
         return
-    with services.installation(settings) as started:
+    with services.installation(settings, report=report) as started:
+        report(APPLYING)
         apply(started.settings)
         yield started.settings
 

@@ -37,8 +37,8 @@ from flows.cli import (
     stats_command,
 )
 from flows.cli.foreground import print_finished, run_inbox
+from flows.cli.installed import APPLYING, installed
 from flows.cli.installed import apply as apply_all
-from flows.cli.installed import installed
 from flows.cli.signals import stop_on_signals
 from flows.cli.umask import make_private
 from flows.errors import DatabaseUnavailable, TdpError
@@ -70,7 +70,12 @@ ReplaceServer = Annotated[
     ),
 ]
 
-
+#: The services that `tdp up` starts after PostgreSQL and the Prefect server.
+_SERVICES = {
+    "the worker": services.worker,
+    "recovery": services.recovery,
+    "the monitor": services.monitoring,
+}
 #: Errors with a cause outside of the program, which an operator can remove.
 _REPORTED = (
     TdpError,
@@ -143,13 +148,15 @@ def up(replace_server: ReplaceServer = False) -> None:
     adopt_orphans()
     with stop_on_signals():
         try:
-            with services.installation(settings, with_monitor=True) as started:
+            with services.installation(settings, with_monitor=True, report=console.print) as started:
+                console.print(APPLYING)
                 for change in apply_all(settings, replace_server):
                     console.print(change, style="dim")
-                started.start(services.worker)
-                started.start(services.recovery)
-                started.start(services.monitoring)
+                for name, service in _SERVICES.items():
+                    console.print(f"Starting {name}")
+                    started.start(service)
                 if bot_command.has_token(started.settings):
+                    console.print("Starting the Telegram bot")
                     started.start(services.bot, is_optional=True)
                 console.print(f"Prefect UI  {started.url}")
                 console.print(f"Monitor     {services.monitor_url(settings)}/health and /metrics")
@@ -199,7 +206,7 @@ def run(
         "window": window,
         "move": True if move else None,
     }
-    with stop_on_signals(), installed(Settings()) as settings:
+    with stop_on_signals(), installed(Settings(), console.print) as settings:
         finished = run_inbox(settings, parameters, console)
     if as_json:
         typer.echo(msgspec.json.encode(finished))

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.operations.audit import Check
-from flows.reports import text
+from flows.reports import Duplicate, text
 from flows.reports.overview import BatchDetail, BatchLine, Lane, OpenRun, Status
 from flows.reports.summary import TIMING_HEADERS, timing_cells
 from flows.reports.timings import Timing
@@ -76,15 +76,36 @@ def status_page(now: Status) -> RenderableType:
         Text.assemble(
             ("Files: ", "bold"),
             f"{files.received:,} received: {files.stored:,} stored, {files.partial:,} in part, "
-            f"{files.quarantined:,} quarantined, {files.waiting:,} waiting; {files.duplicates:,} duplicates",
+            f"{files.quarantined:,} quarantined, {files.waiting:,} waiting; "
+            f"{text.count(files.duplicates, 'duplicate', 'duplicates')}",
+            ", see `tdp files --duplicates`" if files.duplicates else "",
             left,
         ),
+        *_settling(now),
         Text(f"at {when(now.at)}", style="dim"),
     )
 
 
+def _settling(now: Status) -> Iterator[Text]:
+    """Yield a line for each entry of the inbox that was not received yet: when it is."""
+    for entry in now.settling:
+        kind = "a folder" if entry.is_folder else "a file"
+        if entry.is_open:
+            state = "open for writing, received when it is closed"
+        elif entry.is_complete:
+            state = "complete, the next run receives it"
+        else:
+            quiet = f"{entry.quiet_sec:g} s" if entry.quiet_sec is not None else "the quiet time"
+            state = f"received when it has not changed for {quiet}"
+            state += f" ({entry.unchanged_sec:.0f} s so far)" if entry.unchanged_sec is not None else ""
+        yield Text.assemble(("In the inbox: ", "bold"), f"{entry.name}: {kind}, {state}")
+    if now.settling_more:
+        more = "more in the inbox" if now.settling else "entries in the inbox"
+        yield Text(f"{'and ' if now.settling else ''}{now.settling_more:,} {more}")
+
+
 def stages_table(timings: Sequence[Timing]) -> Table:
-    """Return one column per stage, which fits into 80 columns; a row of eleven figures does not."""
+    """Return one column per stage, which fits into 80 columns; a row of twelve figures does not."""
     columns = [timing_cells(timing) for timing in timings]
     table = plain_table(["", *(stage for stage, *_ in columns)], right=range(1, len(columns) + 1))
     for label, *figures in zip(TIMING_HEADERS[1:], *(cells[1:] for cells in columns), strict=True):
@@ -94,7 +115,7 @@ def stages_table(timings: Sequence[Timing]) -> Table:
 
 def groups_table(timings: Sequence[Timing], group: str) -> Table:
     """Return one row per group and stage, with medians only."""
-    headers = (group, "Stage", "Runs", "Failed", "Wait", "Duration", "Files/s", "MB/s", "Used")
+    headers = (group, "Stage", "Runs", "Failed", "Cancelled", "Wait", "Duration", "Files/s", "MB/s", "Used")
     table = plain_table(headers, right=range(2, len(headers)))
     for timing in timings:
         table.add_row(
@@ -102,6 +123,7 @@ def groups_table(timings: Sequence[Timing], group: str) -> Table:
             timing.stage,
             str(timing.runs),
             str(timing.failed),
+            str(timing.cancelled),
             text.seconds(timing.wait_median),
             text.seconds(timing.duration_median),
             text.number(timing.files_per_sec, 2),
@@ -206,6 +228,7 @@ def batch_page(found: BatchDetail) -> RenderableType:
         Text(),
         _files_table(found),
         *_reasons(files, 300),
+        *_again(found),
         Text(),
         _runs_table(found),
         *_reasons(runs, 1000),
@@ -224,6 +247,17 @@ def _files_table(found: BatchDetail) -> Table:
             *(text.number(count, 0) for count in counts),
         )
     return table
+
+
+def _again(found: BatchDetail) -> Iterator[Text]:
+    for one in found.duplicates:
+        yield Text.assemble(duplicate(one, in_batch=False), f", {when(one.received_at)} from {one.origin}")
+
+
+def duplicate(one: Duplicate, *, in_batch: bool = True) -> Text:
+    """Return in one line which file the duplicate has the content of, and which batch that file is in."""
+    batch = f" ({one.batch_id or 'no batch yet'})" if in_batch else ""
+    return Text.assemble(coloured("DUPLICATE"), f"  {one.name}: the content of {one.same_as}{batch}")
 
 
 def _runs_table(found: BatchDetail) -> Table:

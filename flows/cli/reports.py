@@ -19,6 +19,8 @@ from rich.live import Live
 
 from flows import reports
 from flows.cli import pages
+from flows.cli.batch_ids import complete_id
+from flows.cli.settling import with_inbox
 from flows.cli.umask import callers_umask
 from flows.domain import BatchStatus
 from flows.errors import DatabaseUnavailable, ServiceFailed
@@ -72,10 +74,13 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the holders and waiters of each lane, and the number of batches and files in each state."""
+    """Show the holders and waiters of each lane, and the number of batches and files in each state.
+
+    An entry of the inbox that was not received yet is named, with what it waits for.
+    """
     settings = current(Settings())
     with _ledger(settings) as ledger:
-        now = reports.status(ledger, _limits(settings))
+        now = _now(ledger, settings)
         if as_json:
             _print_json(now)
         elif not watch:
@@ -105,7 +110,12 @@ def batches(
 
 @app.command()
 def show(
-    batch: Annotated[str, typer.Argument(help="A batch id, as listed by `tdp batches`.")],
+    batch: Annotated[
+        str,
+        typer.Argument(
+            parser=complete_id, metavar="BATCH", help="Its id, as in `tdp batches`, or its number."
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Show one batch: its files with outcome and reason, its stage runs, and where it resumes."""
@@ -202,6 +212,10 @@ def _ledger(settings: Settings | None = None) -> Iterator[Connection]:
         raise DatabaseUnavailable(f"{text.short(str(error), 300)} Is `tdp up` running?") from error
 
 
+def _now(ledger: Connection, settings: Settings) -> reports.Status:
+    return with_inbox(reports.status(ledger, _limits(settings)), ledger, settings)
+
+
 def _limits(settings: Settings) -> dict[str, int]:
     """Return the limits of the server, or nothing if it does not respond: the ledger needs none of them."""
     try:
@@ -214,7 +228,7 @@ def _watch(ledger: Connection, settings: Settings, now: reports.Status) -> None:
     with Live(pages.status_page(now), auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             time.sleep(_WATCH_SECONDS)
-            live.update(pages.status_page(reports.status(ledger, _limits(settings))), refresh=True)
+            live.update(pages.status_page(_now(ledger, settings)), refresh=True)
 
 
 def _print_json(value: Any) -> None:

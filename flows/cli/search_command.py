@@ -99,7 +99,11 @@ def _print(found: Found) -> None:
     notes = Console(stderr=True, soft_wrap=True, highlight=False)
     if found.pending_sources:
         files = text.count(found.pending_sources, "file", "files")
-        notes.print(f"The messages of {files} are not indexed yet: --index does it now.", style="dim")
+        notes.print(
+            f"The result is complete: the messages of {files} that are not indexed yet were searched one by"
+            " one. --index makes the next search faster.",
+            style="dim",
+        )
     if found.missing_extensions:
         names = " and ".join(found.missing_extensions)
         notes.print(

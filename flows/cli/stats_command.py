@@ -18,15 +18,22 @@ from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
 from flows.tables.sessions import prepare, timed_out
-from flows.tables.statistics import Statistics, draw, statistics
+from flows.tables.statistics import Media, Statistics, draw, statistics, undated_note
 
 _BAR = 40
+_ZONE = (
+    "HTML exports name only wall-clock time. If they were made in one time zone, enter it in the block `tdp`"
+    " (*Time zone of HTML exports*; for a new installation TDP_HTML_ZONE), and run"
+    " `tdp backfill --status completed --from convert`."
+)
+Senders = Annotated[int, typer.Option(min=1, help="Maximum number of senders, the most active first.")]
 
 
 def stats(
     chat: Chats = None,
     since: Since = None,
     until: Until = None,
+    senders: Senders = 10,
     picture: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also draw them: a .png, .svg or .pdf file to write.")
     ] = None,
@@ -36,10 +43,15 @@ def stats(
     ] = 300,
     as_json: Json = False,
 ) -> None:
-    """Show numbers of the messages: per month and hour, senders, kinds of media. Times are in UTC."""
+    """Show numbers of the messages: per month and hour, senders, kinds of media. Times are in UTC.
+
+    Messages without a certain instant (HTML names only wall-clock time) are in no month and hour, and --since
+    and --until leave them out. If no message has one, months and hours are those of the wall clock.
+    """
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        found = statistics(ledger, Choice(chat_keys(ledger, chat or []), since, until))
+        choice = Choice(chat_keys(ledger, chat or []), since, until)
+        found = statistics(ledger, choice, senders=senders)
     if picture:
         _draw(found, picture, ", ".join(chat or []) or "All chats", force=force)
     if as_json:
@@ -61,10 +73,10 @@ def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
 def statistics_page(found: Statistics) -> RenderableType:
     """Return the totals, and tables with bars."""
     if not found.messages + found.service:
-        return Text("No messages.")
+        return Group(Text("No messages."), *_undated(found))
     head = (
         f"{found.messages:,} messages in {text.count(found.chats, 'chat', 'chats')}, {found.edited:,} edited;"
-        f" {found.service:,} service messages; {found.undated:,} without a certain instant"
+        f" {text.count(found.service, 'service message', 'service messages')}"
     )
     months: dict[str, int] = {}
     hours = dict.fromkeys(range(24), 0)
@@ -73,15 +85,33 @@ def statistics_page(found: Statistics) -> RenderableType:
     for hour in found.hours:
         hours[hour.hour] += hour.messages
     senders = [(each.name or each.sender_id or "", each.messages) for each in found.senders]
-    media = [(f"{each.kind} ({text.size(each.size_bytes)})", each.messages) for each in found.media]
+    more = found.all_senders - len(senders)
     return Group(
         Text(head),
-        Text(f"from {pages.when(found.first_sent_at)} to {pages.when(found.last_sent_at)}"),
-        *_bars("Month", list(months.items())),
-        *_bars("Hour (UTC)", [(f"{hour:02d}", count) for hour, count in hours.items()]),
+        *(
+            [Text(f"from {pages.when(found.first_sent_at)} to {pages.when(found.last_sent_at)}")]
+            if found.first_sent_at
+            else []
+        ),
+        *_undated(found),
+        *_bars(f"Month ({found.clock})", list(months.items())),
+        *_bars(
+            f"Hour ({found.clock})", [(f"{hour:02d}", count) for hour, count in hours.items() if found.hours]
+        ),
         *_bars("Sender", senders),
-        *_bars("Media", media),
+        *([Text(f"and {more:,} more: --senders {found.all_senders}")] if more > 0 else []),
+        *_bars("Media", [(_kind(each), each.messages) for each in found.media]),
     )
+
+
+def _undated(found: Statistics) -> list[Text]:
+    """Return how many messages have no certain instant, and what makes it certain."""
+    return [Text(f"{note}.\n{_ZONE}")] if (note := undated_note(found)) else []
+
+
+def _kind(media: Media) -> str:
+    """Return the kind with the size, unless that is unknown."""
+    return f"{media.kind} ({text.size(media.size_bytes)})" if media.size_bytes else media.kind
 
 
 def _bars(title: str, counts: list[tuple[str, int]]) -> list[RenderableType]:

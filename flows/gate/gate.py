@@ -23,7 +23,7 @@ import psycopg
 from prefect.client.orchestration import PrefectClient, get_client
 from psycopg.types.json import Jsonb
 
-from flows.domain import Log
+from flows.domain import Log, StopReason
 from flows.errors import DatabaseUnavailable, GateLost, StageTimedOut
 from flows.gate import slot
 from flows.gate.lane import CLOSED, Entrant, Lane, Place
@@ -34,6 +34,8 @@ from flows.ledger.session import Session, connect, fetch
 from flows.stages.runner.host_identity import place as host_place
 from flows.stages.runner.process import Finished, Supervisor, standby
 
+#: Why a run was cancelled for which no reason is known: SIGTERM has none.
+_STOPPED = "its process was stopped, with the services or because its run was cancelled in Prefect"
 _NOUN = {"extract": "extraction", "convert": "conversion", "store": "store"}
 
 
@@ -177,8 +179,7 @@ async def _recorded(
         outcome = "FAILED" if isinstance(error, Exception) else "CANCELLED"
         if isinstance(error, StageTimedOut):
             outcome = "TIMED_OUT"
-        message = f"{type(error).__name__}: {error}".removesuffix(": ")
-        values = {"stage_run_id": entrant.stage_run_id, "outcome": outcome, "error": message}
+        values = {"stage_run_id": entrant.stage_run_id, "outcome": outcome, "error": _reason(error)}
         # A row that cannot be closed now is closed as LOST by the next holder of the fence.
         with contextlib.suppress(DatabaseUnavailable):
             try:
@@ -187,6 +188,14 @@ async def _recorded(
                 async with await connect(owner.url, "tdp gate", patience=0) as session:
                     await _close(session, values, supervisor)
         raise
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the row says about the error that ended the run, or about its cancellation."""
+    if isinstance(error, Exception):
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    known = error.args[0] if error.args and isinstance(error.args[0], StopReason) else _STOPPED
+    return f"cancelled: {known}"
 
 
 async def _close(session: Session, values: Mapping[str, object], supervisor: Supervisor | None) -> None:

@@ -36,10 +36,11 @@ class Filters:
     error: str | None = None
 
 
-async def select_batches(session: Session, filters: Filters) -> list[str]:
+async def select_batches(session: Session, filters: Filters, *, may_be_empty: bool = False) -> list[str]:
     """Return the batches that match ``filters``, oldest first.
 
-    Raises NothingChosen if no filter is set or no batch matches, BatchUnknown if an id is not in the ledger.
+    Raises NothingChosen if no filter is set or, unless the list ``may_be_empty``, no batch matches;
+    BatchUnknown if an id is not in the ledger.
     """
     given = asdict(filters)
     if all(value is None for value in given.values()):
@@ -51,7 +52,7 @@ async def select_batches(session: Session, filters: Filters) -> list[str]:
     given["batch_ids"] = list(filters.batch_ids) if filters.batch_ids is not None else None
     await _ensure_known(session, given["batch_ids"] or [])
     chosen = [row["batch_id"] for row in await fetch(session, "select_batches", **given)]
-    if not chosen:
+    if not chosen and not may_be_empty:
         raise NothingChosen("no batch matches all filters; `tdp batches` lists the batches")
     return chosen
 

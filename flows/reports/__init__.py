@@ -1,14 +1,16 @@
 """Reports on the ledger: lanes, batches, timings, the bot, and the summary of a run."""
 
 from flows.reports.bots import BotStatus, bots
-from flows.reports.files import LeftFile, SourceLine, left_files, source_files
-from flows.reports.overview import Status, batch, batches, status
+from flows.reports.files import Duplicate, LeftFile, SourceLine, duplicates, left_files, source_files
+from flows.reports.overview import Settling, Status, batch, batches, clock, status
 from flows.reports.summary import Summary, summary, summary_markdown
 from flows.reports.timings import Timing, timings, timings_markdown
 
 __all__ = [
     "BotStatus",
+    "Duplicate",
     "LeftFile",
+    "Settling",
     "SourceLine",
     "Status",
     "Summary",
@@ -16,6 +18,8 @@ __all__ = [
     "batch",
     "batches",
     "bots",
+    "clock",
+    "duplicates",
     "left_files",
     "source_files",
     "status",

@@ -38,9 +38,36 @@ class LeftFile(msgspec.Struct, frozen=True):
     noticed_at: datetime
 
 
+class Duplicate(msgspec.Struct, frozen=True):
+    """An arrival of content that had been received before: in ``batch_id`` under the name ``same_as``.
+
+    ``status`` is what became of that file; ``batch_id`` is null until it is in a batch.
+    """
+
+    name: str
+    origin: str
+    received_at: datetime
+    same_as_id: int
+    same_as: str
+    batch_id: str | None
+    status: str
+
+
 def source_files(connection: Connection, *, status: str | None = None, limit: int = 100) -> list[SourceLine]:
     """Return source files of one status or of all, newest first, at most ``limit``."""
     return records(_sql.source_lines(connection, status=status, limit=limit), SourceLine)
+
+
+def duplicates(
+    connection: Connection,
+    *,
+    since: datetime | None = None,
+    folder: str | None = None,
+    batch_id: str | None = None,
+) -> list[Duplicate]:
+    """Return duplicates in the order received: since a time, from a folder, or of the files of a batch."""
+    rows = _sql.duplicates(connection, since=since, folder=folder, batch_id=batch_id)
+    return records(rows, Duplicate)
 
 
 def left_files(connection: Connection, folder: str | None = None) -> list[LeftFile]:

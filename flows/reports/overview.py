@@ -10,6 +10,7 @@ import msgspec
 from flows.errors import BatchUnknown
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load, records
+from flows.reports.files import Duplicate, duplicates
 
 _sql = load("reports.sql")
 
@@ -52,10 +53,27 @@ class Files(msgspec.Struct, frozen=True):
     duplicates: int
 
 
+class Settling(msgspec.Struct, frozen=True):
+    """An entry of the inbox that no run has received yet: a file, or a folder that is an unpacked export.
+
+    ``is_open``: a process has it open for writing. ``is_complete``: the next run receives it. Otherwise it is
+    received when it has not changed for ``quiet_sec``; so far it has not for ``unchanged_sec`` (null: not
+    known).
+    """
+
+    name: str
+    is_folder: bool
+    is_open: bool
+    is_complete: bool
+    quiet_sec: float | None
+    unchanged_sec: float | None
+
+
 class Status(msgspec.Struct, frozen=True):
     """The whole installation at one moment, by the database's clock; ``held`` batches have a status, too.
 
-    ``left`` is the number of entries that the last looks at folders left there.
+    ``left`` is the number of entries that the last looks at folders left there. ``settling`` has entries of
+    the inbox, if this host has it: the first ones, and ``settling_more`` others.
     """
 
     at: datetime
@@ -64,6 +82,8 @@ class Status(msgspec.Struct, frozen=True):
     held: int
     files: Files
     left: int = 0
+    settling: list[Settling] = []
+    settling_more: int = 0
 
 
 class BatchLine(msgspec.Struct, frozen=True):
@@ -140,7 +160,10 @@ def stored_rows(connection: Connection, batch_ids: Sequence[str]) -> Rows:
 
 
 class BatchDetail(msgspec.Struct, frozen=True):
-    """All that the ledger has about one batch; ``resumes_at`` is the first stage not completed."""
+    """All that the ledger has about one batch; ``resumes_at`` is the first stage not completed.
+
+    ``duplicates`` are later arrivals of the content of its files.
+    """
 
     batch_id: str
     status: str
@@ -156,6 +179,13 @@ class BatchDetail(msgspec.Struct, frozen=True):
     rows: Rows
     held_at: datetime | None = None
     held_because: str | None = None
+    duplicates: list[Duplicate] = []
+
+
+def clock(connection: Connection) -> datetime:
+    """Return the database's time, which all times in the ledger are."""
+    now: datetime = _sql.clock(connection)
+    return now
 
 
 def status(connection: Connection, limits: Mapping[str, int] | None = None) -> Status:
@@ -175,7 +205,7 @@ def status(connection: Connection, limits: Mapping[str, int] | None = None) -> S
         for row in _sql.lanes(connection)
     ]
     return Status(
-        at=_sql.clock(connection),
+        at=clock(connection),
         lanes=lanes,
         batches={row["status"]: row["batches"] for row in _sql.batch_statuses(connection)},
         held=_sql.held_count(connection),
@@ -207,4 +237,5 @@ def batch(connection: Connection, batch_id: str) -> BatchDetail:
         files=records(_sql.batch_files(connection, batch_id=batch_id), BatchFile),
         stage_runs=records(_sql.batch_stage_runs(connection, batch_id=batch_id), StageRun),
         rows=stored_rows(connection, [batch_id]),
+        duplicates=duplicates(connection, batch_id=batch_id),
     )

@@ -32,6 +32,7 @@ TIMING_HEADERS = (
     "MB/s",
     "Utilisation",
     "Idle gaps",
+    "Cancelled",
 )
 
 
@@ -194,4 +195,5 @@ def timing_cells(timing: Timing) -> tuple[str, ...]:
         text.number(timing.mb_per_sec, 2),
         text.percent(timing.utilisation),
         text.seconds(timing.idle_sec),
+        str(timing.cancelled),
     )

@@ -20,17 +20,19 @@ By = Literal["batch", "day", "stage"]
 class Timing(msgspec.Struct, frozen=True):
     """One stage within one group of stage runs.
 
-    ``group`` is the batch, the day (UTC) or ``all``. Waits are those of runs that passed their gate,
-    durations those of completed runs, in seconds. Throughput is files and megabytes (10^6 bytes of input)
-    per second in which the lane was at work. ``utilisation`` is the fraction of slots in use between the
-    group's first queueing and last end; null if the lane's limit is not known. ``idle_sec`` is the total of
-    an exclusive lane's idle gaps: time in which it was free although a batch was waiting for it.
+    ``group`` is the batch, the day (UTC) or ``all``. ``cancelled`` runs are not among the ``failed``. Waits
+    are those of runs that passed their gate, durations those of completed runs, in seconds. Throughput is
+    files and megabytes (10^6 bytes of input) per second in which the lane was at work. ``utilisation`` is the
+    fraction of slots in use between the group's first queueing and last end; null if the lane's limit is not
+    known. ``idle_sec`` is the total of an exclusive lane's idle gaps: time in which it was free although a
+    batch was waiting for it.
     """
 
     group: str
     stage: str
     runs: int
     failed: int
+    cancelled: int
     wait_median: float | None
     wait_p95: float | None
     duration_median: float | None

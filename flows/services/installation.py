@@ -35,6 +35,10 @@ _OPTIONAL_PAUSE = 2.0
 Service = Callable[[Settings], AbstractContextManager[Child | None]]
 
 
+def _unreported(_: str) -> None:
+    """Report nothing."""
+
+
 class AlreadyRunning(ServiceFailed):
     """Another process runs the services of this home: use them, or stop that process first."""
 
@@ -113,8 +117,12 @@ class Installation:
 
 
 @contextmanager
-def installation(settings: Settings, with_monitor: bool = False) -> Iterator[Installation]:
+def installation(
+    settings: Settings, with_monitor: bool = False, report: Callable[[str], None] = _unreported
+) -> Iterator[Installation]:
     """Run PostgreSQL, migrated, and the Prefect server until the block ends; ``start`` adds services.
+
+    What takes a while goes to ``report`` as it begins, one line each.
 
     Services that a killed owner left running are stopped first. Then the port of the server must be free, and
     that of the monitor if it is to be started too. Raises :class:`AlreadyRunning` if another
@@ -126,15 +134,19 @@ def installation(settings: Settings, with_monitor: bool = False) -> Iterator[Ins
         _ensure_free_ports(settings, with_monitor)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
     with _home_lock(settings), ExitStack() as stack:
-        _stop_leftovers(settings)
+        _stop_leftovers(settings, report)
         _ensure_free_ports(settings, with_monitor)
         stack.callback(record.path(settings).unlink, missing_ok=True)
         started = Installation(settings, stack)
+        if settings.is_embedded:
+            report("Starting PostgreSQL")
         started.start(postgres)
+        report("Checking the schema of the ledger")
         migrate(settings.database)
         started.lock = ServerLock(settings)
         stack.callback(started.lock.release)
         started.lock.acquire()
+        report("Starting the Prefect server")
         started.start(prefect_server)
         ports = {"server_host": settings.server_host, "server_port": settings.server_port}
         record.write(settings, {"url": started.url, "settings": ports})  # now other commands may use it
@@ -214,12 +226,13 @@ def _home_lock(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _stop_leftovers(settings: Settings) -> None:
+def _stop_leftovers(settings: Settings, report: Callable[[str], None] = _unreported) -> None:
     services = record.read(settings)["services"]
     # PostgreSQL is stopped last, even if it was restarted after the services that depend on it.
     for name in sorted(services, key="postgres".__eq__):
         process = record.find(services[name])
         if process is not None:
+            report(f"Stopping the {name} that an earlier process left running")
             grace = 30 if name == "postgres" else 10  # a pending request can delay its shutdown
             stop(process, signal.Signals(services[name]["stop_signal"]), grace)
     record.path(settings).unlink(missing_ok=True)

@@ -74,15 +74,19 @@ class Chat(msgspec.Struct, frozen=True):
     latest_missing: list[Missing]
 
 
-def chat(connection: Connection, given: str, *, edits: int = 10, missing: int = 10) -> Chat:
-    """Return the chat with this key, id or name, with at most so many edits and missing messages, the latest.
+def chat(
+    connection: Connection, given: str, *, senders: int = 10, edits: int = 10, missing: int = 10
+) -> Chat:
+    """Return the chat with this key, id or name, with at most so many senders, edits and missing messages.
+
+    The senders are those of the most messages, edits and missing messages the latest.
 
     Raises ChatUnknown.
     """
     key = chat_key(connection, given)
     return Chat(
         **_sql.chat_head(connection, chat_key=key),
-        statistics=statistics(connection, Choice([key])),
+        statistics=statistics(connection, Choice([key]), senders=senders),
         exports=records(_sql.chat_exports(connection, chat_key=key), Export),
         edited=_sql.chat_edit_count(connection, chat_key=key),
         edits=records(_sql.chat_edits(connection, chat_key=key, most=edits), Edit),

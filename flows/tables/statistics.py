@@ -45,18 +45,19 @@ class Sender(msgspec.Struct, frozen=True):
 
 
 class Media(msgspec.Struct, frozen=True):
-    """Messages with a kind of media, and the size of their files as far as the exports have it."""
+    """Messages with a kind of media, and the size of their files as far as the exports have it, or null."""
 
     kind: str
     messages: int
-    size_bytes: int
+    size_bytes: int | None
 
 
 class Statistics(msgspec.Struct, frozen=True):
     """Numbers of the chosen messages; service messages count only as ``service``.
 
-    ``undated`` are those without a certain instant: they are in no day and hour. ``media`` is of the chosen
-    chats at all times.
+    ``senders`` are the most active of the ``all_senders``. ``undated`` messages of the chosen chats have no
+    certain instant: they are in no day and hour, and in no number if times were chosen. If no message has
+    one, days and hours are ``by_wall_clock`` of the exporters. ``media`` is of the chosen chats at all times.
     """
 
     messages: int
@@ -66,22 +67,47 @@ class Statistics(msgspec.Struct, frozen=True):
     undated: int
     first_sent_at: datetime | None
     last_sent_at: datetime | None
+    by_wall_clock: bool
     days: list[Day]
     hours: list[Hour]
+    all_senders: int
     senders: list[Sender]
     media: list[Media]
+
+    @property
+    def clock(self) -> str:
+        """The clock of days and hours."""
+        return "wall clock" if self.by_wall_clock else "UTC"
 
 
 def statistics(connection: Connection, choice: Choice, *, senders: int = 10) -> Statistics:
     """Return the statistics of the chosen messages, with at most so many senders."""
     chosen = choice._asdict()
+    totals = _sql.totals(connection, **chosen)
+    undated = _sql.undated(connection, chats=choice.chats)
+    by_wall_clock = 0 < undated == totals["messages"] and not (choice.since or choice.until)
+    hours = records(_sql.per_hour(connection, by_wall_clock=by_wall_clock, **chosen), Hour)
+    writers = list(_sql.by_sender(connection, most=senders, **chosen))
     return Statistics(
-        **_sql.totals(connection, **chosen),
-        days=records(_sql.per_day(connection, **chosen), Day),
-        hours=records(_sql.per_hour(connection, **chosen), Hour),
-        senders=records(_sql.by_sender(connection, most=senders, **chosen), Sender),
+        **totals,
+        undated=undated,
+        by_wall_clock=by_wall_clock and bool(hours),
+        days=records(_sql.per_day(connection, by_wall_clock=by_wall_clock, **chosen), Day),
+        hours=hours,
+        all_senders=writers[0]["all_senders"] if writers else 0,
+        senders=records(writers, Sender),
         media=records(_sql.by_media(connection, chats=choice.chats), Media),
     )
+
+
+def undated_note(found: Statistics) -> str:
+    """Return how many messages have no certain instant and where they are missing; empty if none."""
+    if not found.undated:
+        return ""
+    count = "1 message has" if found.undated == 1 else f"{found.undated:,} messages have"
+    if found.by_wall_clock:
+        return f"{count} no certain instant: days and hours are wall-clock time of the exporters"
+    return f"{count} no certain instant, and no day and hour here"
 
 
 def draw(found: Statistics, path: Path, title: str) -> None:
@@ -96,11 +122,12 @@ def draw(found: Statistics, path: Path, title: str) -> None:
     (days, week), (senders, media) = figure.subplots(2, 2)
     figure.suptitle(title, fontweight="bold")
     _draw_days(days, found.days)
-    _draw_week(week, figure, found.hours)
+    _draw_week(week, figure, found)
     _draw_bars(
         senders, "Senders", [(each.name or each.sender_id or "", each.messages) for each in found.senders]
     )
     _draw_bars(media, "Media", [(each.kind, each.messages) for each in found.media[:10]])
+    figure.supxlabel(undated_note(found), fontsize="small")
     figure.savefig(path, dpi=110)
 
 
@@ -113,12 +140,12 @@ def _draw_days(axes: Any, days: list[Day]) -> None:
     axes.tick_params(axis="x", rotation=25)
 
 
-def _draw_week(axes: Any, figure: Any, hours: list[Hour]) -> None:
+def _draw_week(axes: Any, figure: Any, found: Statistics) -> None:
     grid = [[0] * 24 for _ in _DAYS]
-    for each in hours:
+    for each in found.hours:
         grid[each.weekday - 1][each.hour] = each.messages
     image = axes.imshow(grid, aspect="auto", cmap="Blues")
-    axes.set(title="Hours of the week (UTC)", xticks=range(0, 24, 3))
+    axes.set(title=f"Hours of the week ({found.clock})", xticks=range(0, 24, 3))
     axes.set_yticks(range(7), _DAYS)
     figure.colorbar(image, ax=axes, label="messages")
 

@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 ROWS = "SELECT (SELECT count(*) FROM chats) AS chats, (SELECT count(*) FROM messages) AS messages"
 
 
+def test_up_names_what_it_starts_as_it_starts(up: Installed) -> None:
+    screen = (up.flags / "up.log").read_text()
+    lines = [line for line in screen.splitlines() if line.startswith(("Starting", "Checking", "Applying"))]
+    assert lines == [
+        "Starting PostgreSQL",
+        "Checking the schema of the ledger",
+        "Starting the Prefect server",
+        "Applying limits, blocks, deployments and automations",
+        "Starting the worker",
+        "Starting recovery",
+        "Starting the monitor",
+    ]
+    assert screen.index(lines[-1]) < screen.index("Prefect UI") < screen.index("Ready.")
+
+
 def test_run_started_from_another_terminal_completes(up: Installed) -> None:
     (before,) = up.query(ROWS)
     expected = up.drop(12, seed=41)
@@ -42,12 +57,16 @@ def test_tdp_run_processes_real_exports(up: Installed, samples: Path, tmp_path: 
     folders = [folder for folder in samples.iterdir() if folder.is_dir()]
     for folder in folders:
         shutil.make_archive(str(tmp_path / folder.name), "zip", folder)
+    first = min(tmp_path.iterdir())
+    shutil.copy(first, tmp_path / "again.zip")
     (batch,) = up.next_batches(1)
 
     output = up.type("tdp", "run", str(tmp_path), status=3)  # one of them has a broken export
 
     assert re.search(r"^Runs +1 +1 +1$", output, re.MULTILINE), output
-    assert re.search(r"^Completed \d+ stored, 1 in part$", output, re.MULTILINE)
+    assert re.search(r"^Completed \d+ stored, 1 in part; 1 duplicate$", output, re.MULTILINE)
+    assert re.findall(r"^\d+ of 1 batch completed.*$", output, re.MULTILINE)[-1] == "1 of 1 batch completed"
+    assert f"DUPLICATE  again.zip: the content of {first.name} ({batch})" in output
     assert up.url in output
     files = up.query("SELECT * FROM batch_files WHERE batch_id = %s", batch)
     assert len(files) == len(folders)

@@ -39,7 +39,7 @@ def clear(url: str) -> None:
         connection.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(map(sql.Identifier, TABLES))))
 
 
-def run_tdp(url: str, *arguments: object) -> Result:
+def run_tdp(url: str, *arguments: object, columns: int = 300) -> Result:
     """Run `tdp` in this process on the database at ``url``, in which no other service runs."""
-    env = {"TDP_DATABASE_URL": url, "TDP_HOME": "/nonexistent", "COLUMNS": "300"}
+    env = {"TDP_DATABASE_URL": url, "TDP_HOME": "/nonexistent", "COLUMNS": str(columns)}
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)

@@ -154,7 +154,9 @@ def test_the_page(database_url: str, tmp_path: Path) -> None:
     for part in (
         "News  channel1",
         "4 messages in 1 chat",
+        "3 exports brought this chat:",
         "source 1",
+        "Current: messages that are stored as this export has them.",
         "1 message with an earlier text:",
         "  + final",
         "1 message missing in a later export:",
@@ -163,6 +165,21 @@ def test_the_page(database_url: str, tmp_path: Path) -> None:
         assert part in page
     assert page.index("- draft") < page.index("- better")
     assert isinstance(run(database_url, "chat", "none").exception, ChatUnknown)
+
+
+def test_the_page_fits_into_80_columns_and_says_how_many_senders_it_leaves_out(
+    database_url: str, tmp_path: Path
+) -> None:
+    for n in range(1, 13):
+        one = Export(n, "channel1", "News", [(n, n, "text")], sender=(f"user{n}", f"Ann {n}"), whole=True)
+        store(database_url, write(tmp_path / str(n), one))
+    page = run(database_url, "chat", "News", columns=80).stdout
+    assert max(map(len, page.splitlines())) <= 80
+    assert "Export Batch Received Holds Whole Current Earlier Missing" in " ".join(page.split())
+    assert "and 2 more: --senders 12" in page
+    page = run(database_url, "chat", "News", "--senders", "12").stdout
+    assert page.count("Ann ") == 12
+    assert " more:" not in page
 
 
 def test_a_question_that_takes_too_long_is_ended(database_url: str, tmp_path: Path) -> None:

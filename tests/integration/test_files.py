@@ -14,7 +14,10 @@ from psycopg.rows import dict_row
 from typer.testing import CliRunner, Result
 
 from flows.cli.files import app
+from flows.cli.reports import app as reports_app
 from flows.errors import FileUnavailable
+from flows.ledger.connection import connection
+from flows.reports import duplicates
 from flows.settings import Settings
 
 
@@ -81,6 +84,35 @@ def test_left_files_are_listed(settings: Settings) -> None:
         " VALUES ('/home/anna', 'a.pdf', '', 'a PDF document', false)",
     )
     assert tdp("--left").stdout == "/home/anna/a.pdf\n    reason  a PDF document\n"
+
+
+def test_duplicates_are_listed_with_the_file_whose_content_they_are(settings: Settings) -> None:
+    assert tdp("--duplicates").stdout == "No files.\n"
+    add(settings, "a.zip", b"good", "STORED")
+    add(settings, "b.zip", b"other", "STORED")
+    again = (
+        "INSERT INTO receipts (source_id, origin, duplicate)"
+        " SELECT source_id, %s, true FROM source_files WHERE name = %s"
+    )
+    (now,) = execute(settings, "SELECT clock_timestamp() AS at")
+    for origin, name in (("/home/bert/x/c.zip", "a.zip"), ("/home/bert/d.zip", "b.zip")):
+        execute(settings, again, origin, name)
+    listed = tdp("--duplicates").stdout.splitlines()
+    assert listed[::2] == [
+        "DUPLICATE  d.zip: the content of b.zip (batch_000002)",
+        "DUPLICATE  c.zip: the content of a.zip (batch_000001)",
+    ]
+    assert listed[3].startswith("    from    /home/bert/x/c.zip, ")
+    (newest,) = json.loads(tdp("--duplicates", "--limit", "1", "--json").stdout)
+    assert (newest["name"], newest["same_as"], newest["batch_id"]) == ("d.zip", "b.zip", "batch_000002")
+    shown = CliRunner().invoke(reports_app, ["show", "1"]).stdout
+    assert "DUPLICATE  c.zip: the content of a.zip, " in shown
+    assert "2 duplicates, see `tdp files --duplicates`" in CliRunner().invoke(reports_app, ["status"]).stdout
+    with connection(settings.database) as ledger:
+        found = duplicates(ledger, since=now["at"], folder="/home/bert/x")
+        assert [(one.name, one.status) for one in found] == [("c.zip", "STORED")]
+        assert duplicates(ledger, since=now["at"], folder="/home/ber") == []
+    assert tdp("--duplicates", "--left").exit_code == 2
 
 
 def test_files_are_returned_under_their_own_names(settings: Settings, tmp_path: Path) -> None:

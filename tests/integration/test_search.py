@@ -150,7 +150,7 @@ def test_the_command_shows_hits_and_says_what_is_not_indexed(filled: str) -> Non
     assert "Ann Lee  News" in done.stdout
     assert "The quick brown fox" in done.stdout
     pending = found(filled, "fox").pending_sources
-    assert ("not indexed yet" in done.stderr) == bool(pending)
+    assert ("The result is complete: the messages of " in done.stderr) == bool(pending)
     assert "No messages match." in run(filled, "search", "nothing").stdout
     (hit, *_) = json.loads(run(filled, "search", "--json", "cafe").stdout)["hits"]
     assert hit["snippet"][slice(*hit["marks"][0])] == "Café"

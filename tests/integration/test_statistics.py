@@ -43,7 +43,7 @@ def numbers(url: str, *options: object) -> dict[str, Any]:
 
 def test_messages_are_counted(filled: str) -> None:
     found = numbers(filled)
-    assert (found["messages"], found["service"], found["chats"], found["undated"]) == (48, 2, 2, 20)
+    assert (found["messages"], found["service"], found["chats"], found["undated"]) == (48, 2, 2, 19)
     assert (
         sum(day["messages"] for day in found["days"])
         == sum(hour["messages"] for hour in found["hours"])
@@ -64,8 +64,37 @@ def test_the_page_shows_months_hours_senders_and_media(filled: str) -> None:
     assert "48 messages in 2 chats" in page
     assert re.search(r"^2024-05 +29 +█{40}$", page, re.MULTILINE)
     assert re.search(r"^photo \(2\.0.kB\) +2", page, re.MULTILINE)
-    assert run(filled, "stats", "--since", "2030-01-01").stdout == "No messages.\n"
+    assert run(filled, "stats", "--since", "2030-01-01", "--chat", "News").stdout == "No messages.\n"
     assert isinstance(run(filled, "stats", "--chat", "x").exception, ChatUnknown)
+
+
+def test_messages_without_a_certain_instant_are_named_and_never_silently_left_out(
+    filled: str, tmp_path: Path
+) -> None:
+    left_out = "19 messages have no certain instant, and no day and hour here."
+    page = run(filled, "stats").stdout
+    assert left_out in page
+    assert "*Time zone of HTML exports*" in page
+    assert left_out in run(filled, "stats", "--since", "2030-01-01").stdout
+    assert "no certain instant" not in run(filled, "stats", "--chat", "News").stdout
+    page = run(filled, "stats", "--chat", "Bob").stdout
+    assert "19 messages have no certain instant: days and hours are wall-clock time of the exporters." in page
+    assert re.search(r"^Month \(wall clock\) .*\n2024-05 +19 ", page, re.MULTILINE)
+    assert re.search(r"^Hour \(wall clock\) (.*\n){13}12 +19 ", page, re.MULTILINE)
+    assert "\nfrom " not in page
+    picture = tmp_path / "bob.svg"
+    assert run(filled, "stats", "--chat", "Bob", "--picture", picture).exit_code == 0
+    assert "(wall clock)" in picture.read_text()
+    with psycopg.connect(filled) as opened:
+        opened.execute("UPDATE messages SET sent_local = NULL WHERE sent_at IS NULL")
+    assert "\nHour" not in run(filled, "stats", "--chat", "Bob").stdout
+
+
+def test_a_size_that_no_export_has_is_not_printed(filled: str) -> None:
+    with psycopg.connect(filled) as opened:
+        opened.execute('UPDATE messages SET media = \'{"photo": "a.jpg"}\' WHERE media IS NOT NULL')
+    assert re.search(r"^photo +2", run(filled, "stats").stdout, re.MULTILINE)
+    assert numbers(filled)["media"] == [{"kind": "photo", "messages": 2, "size_bytes": None}]
 
 
 def test_senders_of_one_name_have_a_row_each(database_url: str, tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli.main import app
+from flows.domain import full_batch_id
 from flows.reports import text
 
 
@@ -71,6 +74,28 @@ def test_a_command_in_a_wrong_folder_names_the_home_that_does_not_run(
     assert done.stderr.startswith(f"error: No services are running in {home}. Start them with `tdp up`")
     assert done.returncode == 1
     assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "full"),
+    [
+        ("batch_000042", "batch_000042"),
+        ("batch_42", "batch_000042"),
+        ("42", "batch_000042"),
+        ("000042", "batch_000042"),
+        ("1234567", "batch_1234567"),
+    ],
+)
+def test_a_batch_is_named_by_its_id_or_its_number(given: str, full: str) -> None:
+    assert full_batch_id(given) == full
+
+
+@pytest.mark.parametrize("command", [["show"], ["hold"], ["resume"], ["backfill", "--dry-run"]])
+def test_what_is_no_batch_id_is_a_usage_error(command: list[str]) -> None:
+    for wrong in ("42.5", "batch", "a.zip", "٤٢"):
+        done = CliRunner().invoke(app, [*command, wrong])
+        assert done.exit_code == 2
+        assert "`tdp batches` lists the batches" in " ".join(done.output.replace("│", " ").split())
 
 
 def test_numbers_agree_with_their_nouns() -> None:

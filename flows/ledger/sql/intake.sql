@@ -22,7 +22,7 @@ SELECT s.stored_path, s.size_bytes, s.purged_at FROM receipts r JOIN source_file
 WHERE r.sighting = :sighting;
 
 -- name: source_of_content
-SELECT s.source_id, s.stored_path, s.size_bytes, s.purged_at, f.batch_id, f.status, f.error
+SELECT s.source_id, s.name, s.stored_path, s.size_bytes, s.purged_at, f.batch_id, f.status, f.error
 FROM source_files s LEFT JOIN batch_files f USING (source_id) WHERE s.sha256 = :sha256;
 
 -- name: announce_arrival!

@@ -122,6 +122,7 @@ WITH runs AS (
     SELECT "group", position, stage, exclusive,
            count(*) AS runs,
            count(*) FILTER (WHERE outcome NOT IN ('COMPLETED', 'CANCELLED')) AS failed,
+           count(*) FILTER (WHERE outcome = 'CANCELLED') AS cancelled,
            percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY wait_sec)
                FILTER (WHERE started_at IS NOT NULL) AS waits,
            percentile_cont('{0.5,0.95}'::float8[]) WITHIN GROUP (ORDER BY duration_sec)
@@ -133,7 +134,7 @@ WITH runs AS (
            range_agg(at_work) FILTER (WHERE started_at IS NOT NULL) AS at_work
     FROM runs GROUP BY "group", position, stage, exclusive
 )
-SELECT "group", stage, runs, failed, waits[1] AS wait_median, waits[2] AS wait_p95,
+SELECT "group", stage, runs, failed, cancelled, waits[1] AS wait_median, waits[2] AS wait_p95,
        durations[1] AS duration_median, durations[2] AS duration_p95,
        files / nullif(busy, 0) AS files_per_sec, mb / nullif(busy, 0) AS mb_per_sec,
        worked / CASE WHEN exclusive THEN 1 ELSE (:limits::jsonb ->> stage)::float8 END / nullif(elapsed, 0)
@@ -202,9 +203,33 @@ LEFT JOIN LATERAL (SELECT origin FROM receipts WHERE source_id = s.source_id ORD
 WHERE :status::text IS NULL OR coalesce(f.status, 'WAITING') = :status
 ORDER BY s.source_id DESC LIMIT :limit;
 
+-- name: duplicates(since, folder, batch_id)
+-- Arrivals of content that the ledger had already, in the order received, and the file whose content it is: since a
+-- time, from a folder (or the folder itself), of the content of a batch (null: no condition).
+SELECT coalesce(u.file_name, regexp_replace(r.origin, '^.*/', '')) AS name, r.origin, r.received_at,
+       s.source_id AS same_as_id, s.name AS same_as, f.batch_id, coalesce(f.status, 'WAITING') AS status
+FROM receipts r JOIN source_files s USING (source_id) LEFT JOIN batch_files f USING (source_id)
+LEFT JOIN LATERAL (
+    SELECT file_name FROM uploads WHERE source_id = r.source_id
+    AND r.origin = 'telegram:' || chat_id || '/' || message_id LIMIT 1
+) u ON true
+WHERE r.duplicate
+  AND (:since::timestamptz IS NULL OR r.received_at >= :since)
+  AND (:folder::text IS NULL OR r.origin = :folder OR starts_with(r.origin, rtrim(:folder, '/') || '/'))
+  AND (:batch_id::text IS NULL OR f.batch_id = :batch_id)
+ORDER BY r.receipt_id;
+
 -- name: left_in_folder(folder)
 SELECT folder, name, reason, is_error, noticed_at FROM left_files
 WHERE :folder::text IS NULL OR folder = :folder ORDER BY folder, name;
+
+-- name: settling(sightings)
+-- Entries of an inbox: whether an earlier run received or left them as they are, and for how long they have been so
+-- (null: not watched).
+SELECT sighting, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS unchanged_sec,
+       EXISTS (SELECT FROM receipts r WHERE r.sighting = s.sighting)
+       OR EXISTS (SELECT FROM left_files l WHERE l.sighting = s.sighting) AS is_known
+FROM unnest(:sightings::text[]) AS s (sighting) LEFT JOIN seen_files USING (sighting);
 
 -- name: run_progress(flow_run_id)^
 -- The batches of a parent run, as far as they ended since it listed them.

@@ -1,0 +1,70 @@
+"""What is in the inbox of this host and was not received yet: `tdp status` names it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from flows.batches.inbox import scan, writers_at
+from flows.batches.receiving import decodable
+from flows.batches.source_file import Writers
+from flows.errors import ServiceFailed
+from flows.ledger.connection import Connection
+from flows.ledger.named_sql import load
+from flows.reports import Settling, Status
+from flows.reports.prefect_api import request
+from flows.settings import Settings
+
+_sql = load("reports.sql")
+#: Most entries that are named. If there are more than ``_MOST``, to look at each would take long.
+_NAMED, _MOST = 8, 1000
+_BLOCK = "/api/block_types/slug/tdp-pipeline/block_documents/name/tdp"
+
+
+def with_inbox(now: Status, ledger: Connection, settings: Settings) -> Status:
+    """Return ``now`` with what settles in the inbox, as far as this user may read it."""
+    with suppress(OSError):
+        entries = sum(1 for _ in settings.inbox.iterdir())
+        if entries > _MOST:
+            return msgspec.structs.replace(now, settling_more=entries)
+        waiting = _waiting(ledger, settings.inbox)
+        quiet = _quiet_seconds(settings) if waiting else None
+        named = [_settling(path, unchanged, quiet) for path, unchanged in waiting[:_NAMED]]
+        return msgspec.structs.replace(now, settling=named, settling_more=len(waiting) - len(named))
+    return now
+
+
+def _waiting(ledger: Connection, inbox: Path) -> list[tuple[Path, float | None]]:
+    """Return the entries that no run has received or left, oldest first, and for how long each is the same.
+
+    Raises OSError if the inbox does not exist or may not be read.
+    """
+    files, _ = scan(inbox)
+    rows = _sql.settling(ledger, sightings=[seen.sighting for seen in files.values()])
+    new = {row["sighting"]: row["unchanged_sec"] for row in rows if not row["is_known"]}
+    found = [(path, new[seen.sighting]) for path, seen in files.items() if seen.sighting in new]
+    return sorted(found, key=lambda each: files[each[0]].mtime_ns)
+
+
+def _settling(path: Path, unchanged: float | None, quiet: float | None) -> Settling:
+    writers = writers_at(path)
+    is_unsure = writers is Writers.UNKNOWN
+    is_quiet = quiet is not None and unchanged is not None and unchanged >= quiet
+    return Settling(
+        name=decodable(path.name),
+        is_folder=path.is_dir(),
+        is_open=writers is Writers.SOME,
+        is_complete=writers is Writers.NONE or (is_unsure and is_quiet),
+        quiet_sec=quiet if is_unsure else None,
+        unchanged_sec=unchanged if is_unsure else None,
+    )
+
+
+def _quiet_seconds(settings: Settings) -> float | None:
+    """Return *Quiet time* of the block; None if the Prefect server does not answer."""
+    with suppress(ServiceFailed):
+        data = msgspec.json.decode(request(settings, "GET", _BLOCK))["data"]
+        return float(data["quiet_seconds"]) if "quiet_seconds" in data else None
+    return None

@@ -1,0 +1,60 @@
+"""`tdp status` names what is in the inbox and was not received yet."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from flows.batches.inbox import scan
+from flows.cli.reports import app
+from flows.ledger.session import connect, fetch
+from flows.settings import Settings
+
+
+def watch(settings: Settings, path: Path, quiet: float) -> None:
+    """Note the entry as recovery does when it looks at the inbox."""
+
+    async def note() -> None:
+        async with await connect(settings.database, "test") as session:
+            sightings = [scan(settings.inbox)[0][path].sighting]
+            await fetch(session, "watch_files", sightings=sightings, quiet_seconds=quiet)
+
+    asyncio.run(note())
+
+
+def test_what_settles_in_the_inbox_is_named(installation: Settings) -> None:
+    def lines() -> list[str]:
+        page = CliRunner().invoke(app, ["status"], env={"COLUMNS": "300"}).stdout
+        return [line.strip() for line in page.splitlines() if "inbox" in line]
+
+    assert lines() == [], "there is no inbox yet"
+    inbox = installation.inbox
+    folder = inbox / "ChatExport_2026-11-30"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    os.utime(folder / "result.json", (1, 1))
+    settles = "In the inbox: ChatExport_2026-11-30: a folder, received when it has not changed for 30 s"
+    assert lines() == [settles]
+    watch(installation, folder, 30)
+    (entry,) = lines()
+    assert entry.startswith(f"{settles} (")
+    assert entry.endswith(" s so far)")
+    with (inbox / "a.zip").open("w"):
+        assert lines()[1] == "In the inbox: a.zip: a file, open for writing, received when it is closed"
+    assert lines()[1] == "In the inbox: a.zip: a file, complete, the next run receives it"
+    found: dict[str, Any] = json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)
+    assert [(each["name"], each["quiet_sec"]) for each in found["settling"]] == [
+        (folder.name, 30),
+        ("a.zip", None),
+    ]
+    for n in range(10):
+        (inbox / f"{n}.zip").touch()
+    assert lines()[-1] == "and 4 more in the inbox"
+    for n in range(1000):
+        (inbox / f"{n}.zip").touch()
+    assert lines() == ["1,002 entries in the inbox"]
