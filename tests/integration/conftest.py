@@ -10,6 +10,7 @@ import pytest
 from listener import Listener
 
 from flows.ledger.session import Session, connect
+from flows.settings import Settings
 
 
 @pytest.fixture
@@ -33,3 +34,12 @@ def listener() -> Iterator[Listener]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+async def copying_stages(installation: Settings) -> None:
+    """Stages whose output is a copy of their input."""
+    from stage_commands import COPY, command  # it imports Prefect, which most tests here do without
+
+    for stage in ("extract", "convert", "store"):
+        await command(stage, COPY)
