@@ -34,7 +34,7 @@ _GROUPS = (
     "tests/bot/test_acceptance.py",
     "tests/integration/test_backfill.py",
     "tests/integration/test_recover.py",
-    "tests/integration/test_gate.py",
+    "tests/integration/test_gate",
     "tests/integration/test_security.py",
     "tests/integration/test_flows",
     "tests/unit/test_corpus.py",

@@ -5,12 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from ledger_rows import column
 from listener import Listener
 
 from flows.ledger.session import Session, connect
 from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
 
 
 @pytest.fixture
@@ -43,3 +48,20 @@ async def copying_stages(installation: Settings) -> None:
 
     for stage in ("extract", "convert", "store"):
         await command(stage, COPY)
+
+
+@pytest.fixture
+def batches(installation: Settings) -> list[str]:
+    """The ids of forty batches without files."""
+    created = (
+        "INSERT INTO batch_processing (file_count) SELECT 0 FROM generate_series(1, 40) RETURNING batch_id"
+    )
+    return column(installation, created)
+
+
+@pytest.fixture
+async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        yield client
