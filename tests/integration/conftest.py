@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
+from known_times import add_two_batches
 from ledger_rows import column
 from listener import Listener
+from typer.testing import CliRunner, Result
 
 from flows.ledger.session import Session, connect
 from flows.settings import Settings
@@ -22,6 +25,36 @@ if TYPE_CHECKING:
 async def session(database_url: str) -> AsyncIterator[Session]:
     async with await connect(database_url, "test") as session:
         yield session
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Any]:
+    """A connection with autocommit, as reports and monitor use it."""
+    connection = psycopg2.connect(database_url)
+    connection.autocommit = True
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def two_batches(ledger: Any) -> Any:
+    """The ledger with the runs of :func:`add_two_batches`."""
+    add_two_batches(ledger)
+    return ledger
+
+
+@pytest.fixture
+def tdp(database_url: str, tmp_path: Path) -> Callable[..., Result]:
+    """Runs a command that reports in this process, without a Prefect server."""
+    from flows.cli.reports import app
+
+    env = {
+        "TDP_DATABASE_URL": database_url,
+        "TDP_HOME": str(tmp_path),
+        "TDP_SERVER_PORT": "1",
+        "COLUMNS": "200",
+    }
+    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args], env=env)
 
 
 @pytest.fixture
