@@ -40,7 +40,7 @@ _GROUPS = (
     "tests/unit/test_corpus.py",
     "tests/integration/test_apply.py",
     "tests/integration/test_verify.py",
-    "tests/integration/test_monitor.py",
+    "tests/integration/test_monitor",
     "tests/integration/test_maintain.py",
     "tests/integration/test_automations.py",
     "tests/integration/test_arrival.py",
