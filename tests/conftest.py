@@ -32,7 +32,7 @@ _GROUPS = (
     "tests/acceptance/",
     "tests/chaos/",
     "tests/bot/test_acceptance.py",
-    "tests/integration/test_backfill.py",
+    "tests/integration/test_backfill",
     "tests/integration/test_recover.py",
     "tests/integration/test_gate",
     "tests/integration/test_security.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
+from inboxes import NOBODY
 from known_times import add_two_batches
 from ledger_rows import column
 from listener import Listener
@@ -65,6 +68,23 @@ def inbox(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory in which every user may create files, with an inbox of that kind."""
+    with tempfile.TemporaryDirectory(prefix="tdp-shared-") as folder:
+        (Path(folder) / "inbox").mkdir()
+        for path in (Path(folder), Path(folder, "inbox")):
+            path.chmod(0o777)
+        yield Path(folder)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Callable[[], None]]:
+    """A function from whose call on the test runs as a user without capabilities."""
+    yield lambda: os.seteuid(NOBODY)
+    os.seteuid(0)
+
+
+@pytest.fixture
 def listener() -> Iterator[Listener]:
     with Listener() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -98,3 +118,19 @@ async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
 
     async with get_client() as client:
         yield client
+
+
+@pytest.fixture
+async def programs(installation: Settings) -> Path:
+    """The folder with the files that steer the stages."""
+    from steered_stages import steer
+
+    return await steer(installation)
+
+
+@pytest.fixture
+async def loaded(installation: Settings, programs: Path) -> list[str]:
+    """Three completed batches of two files each."""
+    from steered_stages import load
+
+    return await load(installation)
