@@ -11,7 +11,8 @@ import time
 import psutil
 import psycopg
 import pytest
-from plant import FLOW, Plant, kill
+from plant import FLOW, Plant
+from plant_services import kill
 from proxy import proxy
 
 from flows import services
