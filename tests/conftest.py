@@ -24,23 +24,23 @@ from flows import services
 from flows.ledger.schema_version import migrate
 from flows.settings import Settings
 
-#: With several processes (pytest -n), the tests of each of these run in the same process, in their order,
-#: because they share what is slow to start. The processes begin with these, the longest first; what is not
-#: named here is short, and any process runs it.
+#: With several processes (pytest -n), the tests whose paths begin with one of these run in the same process,
+#: in their order, because they share what is slow to start. The processes begin with these, the longest
+#: first; what is not named here is short, and any process runs it.
 _GROUPS = (
     "tests/chaos/test_faults.py",
     "tests/acceptance/",
     "tests/chaos/",
     "tests/bot/test_acceptance.py",
-    "tests/integration/test_backfill.py",
+    "tests/integration/test_backfill",
     "tests/integration/test_recover.py",
-    "tests/integration/test_gate.py",
+    "tests/integration/test_gate",
     "tests/integration/test_security.py",
-    "tests/integration/test_flows.py",
+    "tests/integration/test_flows",
     "tests/unit/test_corpus.py",
     "tests/integration/test_apply.py",
     "tests/integration/test_verify.py",
-    "tests/integration/test_monitor.py",
+    "tests/integration/test_monitor",
     "tests/integration/test_maintain.py",
     "tests/integration/test_automations.py",
     "tests/integration/test_arrival.py",

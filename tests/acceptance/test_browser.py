@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,6 +59,37 @@ def choose(page: Page, action: str, confirm: str) -> None:
     ).click()
 
 
+def retry(page: Page, up: Installed, run_id: str) -> None:
+    """Retry the open run, and see that it is completed."""
+    choose(page, "Retry", "Retry")
+    retried = up.ended(run_id, runs=2)
+    assert retried["state_name"] == "Completed", retried["state"]["message"]
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+
+
+def assert_two_batches_failed(run: dict[str, Any], named: str) -> None:
+    assert run["state_name"] == "Failed"
+    assert "2 of 3 batches failed" in run["state"]["message"]
+    assert f"{named} (StageFailed: " in run["state"]["message"]
+    assert "broken on purpose" in run["state"]["message"]
+
+
+def fail_and_retry_alone(page: Page, up: Installed, batch: str, flag: Path) -> None:
+    """Run the batch by itself, which fails; retry that run after the cause is removed."""
+    alone = up.run_deployment("process-batch/adhoc", batch_id=batch)
+    assert up.ended(alone)["state_name"] == "Failed"
+    flag.unlink()
+    open_run(page, up, alone)
+    retry(page, up, alone)
+    assert up.stage_runs(batch) == [
+        ("extract", 1, "COMPLETED"),
+        ("convert", 1, "FAILED"),
+        ("convert", 2, "FAILED"),
+        ("convert", 3, "COMPLETED"),
+        ("store", 1, "COMPLETED"),
+    ]
+
+
 def test_retry_of_a_flow_run_processes_its_unfinished_batches(page: Page, up: Installed) -> None:
     up.edit_block("tdp-pipeline", "tdp", task_retries=0)
     up.obstruct("convert")
@@ -67,28 +99,9 @@ def test_retry_of_a_flow_run_processes_its_unfinished_batches(page: Page, up: In
     before = up.query("SELECT count(*) AS n FROM messages")[0]["n"]
 
     parent = up.run_deployment("process-inbox/scheduled", batch_size=1)
-    failed = up.ended(parent)
-    assert failed["state_name"] == "Failed"
-    assert "2 of 3 batches failed" in failed["state"]["message"]
-    assert f"{left} (StageFailed: " in failed["state"]["message"]
-    assert "broken on purpose" in failed["state"]["message"]
+    assert_two_batches_failed(up.ended(parent), left)
     assert up.statuses(done, left, mended) == ["COMPLETED", "FAILED", "FAILED"]
-
-    # One of the two runs on its own first and fails; after the cause is removed, it is retried.
-    alone = up.run_deployment("process-batch/adhoc", batch_id=mended)
-    assert up.ended(alone)["state_name"] == "Failed"
-    flags[mended].unlink()
-    open_run(page, up, alone)
-    choose(page, "Retry", "Retry")
-    assert up.ended(alone, runs=2)["state_name"] == "Completed"
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
-    assert up.stage_runs(mended) == [
-        ("extract", 1, "COMPLETED"),
-        ("convert", 1, "FAILED"),
-        ("convert", 2, "FAILED"),
-        ("convert", 3, "COMPLETED"),
-        ("store", 1, "COMPLETED"),
-    ]
+    fail_and_retry_alone(page, up, mended, flags[mended])
     ran = {batch: up.stage_runs(batch) for batch in (done, mended)}
 
     # The retried run must not claim new files: Prefect identifies its children by their position in the list.
@@ -96,10 +109,7 @@ def test_retry_of_a_flow_run_processes_its_unfinished_batches(page: Page, up: In
     flags[left].unlink()
     open_run(page, up, parent)
     expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
-    choose(page, "Retry", "Retry")
-    retried = up.ended(parent, runs=2)
-    assert retried["state_name"] == "Completed", retried["state"]["message"]
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    retry(page, up, parent)
 
     assert {batch: up.stage_runs(batch) for batch in ran} == ran  # completed batches did not run again
     assert up.stage_runs(left) == [
@@ -131,6 +141,23 @@ def test_waiting_task_run_names_the_holder_and_cancel_ends_both(page: Page, up: 
     before = up.query("SELECT count(*) AS n FROM messages")[0]["n"]
     parent = up.run_deployment("process-inbox/scheduled", batch_size=1)
 
+    assert_the_holder_is_named(page, up, batches)
+    cancel(page, up, parent, batches)
+
+    up.clear()
+    up.type("tdp", "resume", *batches)  # what was cancelled is held until an operator says so
+    assert up.ended(up.run_deployment("process-inbox/scheduled"))["state_name"] == "Completed"
+    for batch in batches:
+        assert up.stage_runs(batch)[1:] == [
+            ("extract", 2, "COMPLETED"),
+            ("convert", 1, "COMPLETED"),
+            ("store", 1, "COMPLETED"),
+        ]
+    assert up.query("SELECT count(*) AS n FROM messages")[0]["n"] - before == expected.messages
+
+
+def assert_the_holder_is_named(page: Page, up: Installed, batches: list[str]) -> None:
+    """See that the task run of the waiter names the holder, in its state and in the log of its page."""
     holder = up.at_work()
     (waiter,) = {*batches} - {holder["batch_id"]}
     waiting = up.until(lambda: _in_state(up, f"extract-{waiter}", "Waiting for extract"))
@@ -144,6 +171,9 @@ def test_waiting_task_run_names_the_holder_and_cancel_ends_both(page: Page, up: 
     expect(page.get_by_text("Waiting for extract", exact=True).first).to_be_visible()
     expect(page.get_by_text(held)).to_be_visible()
 
+
+def cancel(page: Page, up: Installed, parent: str, batches: list[str]) -> None:
+    """Cancel the run: its work ends, its batches are queued, and lease and fence are released."""
     (work,) = up.until(up.works)
     open_run(page, up, parent)
     expect(page.get_by_text("Running", exact=True).first).to_be_visible()
@@ -162,17 +192,6 @@ def test_waiting_task_run_names_the_holder_and_cancel_ends_both(page: Page, up: 
     up.until(
         lambda: [run["state_name"] for run in up.filter("flow_runs", flow_runs=wanted)] == ["Cancelled"] * 2
     )
-
-    up.clear()
-    up.type("tdp", "resume", *batches)  # what was cancelled is held until an operator says so
-    assert up.ended(up.run_deployment("process-inbox/scheduled"))["state_name"] == "Completed"
-    for batch in batches:
-        assert up.stage_runs(batch)[1:] == [
-            ("extract", 2, "COMPLETED"),
-            ("convert", 1, "COMPLETED"),
-            ("store", 1, "COMPLETED"),
-        ]
-    assert up.query("SELECT count(*) AS n FROM messages")[0]["n"] - before == expected.messages
 
 
 def test_task_retries_are_shown_with_their_reason(page: Page, up: Installed) -> None:

@@ -199,6 +199,13 @@ def measure(quick: bool, rows: str = "") -> Iterator[Row]:
             yield from compare(bench, url, folders, total, 2 if quick else 3)
 
 
+def of_pandas(bench: Bench, work: Callable[..., object], jobs: list[tuple[str, Path]]) -> Cost:
+    """Return what all batches cost; a fifth of the rows suffices to measure the speed."""
+    bench.empty()
+    cost = bench.one("to_sql", work, jobs[:1])
+    return Cost(BATCHES * cost.seconds, BATCHES * cost.cpu)
+
+
 def compare(bench: Bench, url: str, folders: list[Path], rows: int, rounds: int) -> Iterator[Row]:
     jobs = [(url, folder) for folder in folders]
     texts = [(url, folder.with_suffix(".csv")) for folder in folders]
@@ -220,14 +227,7 @@ def compare(bench: Bench, url: str, folders: list[Path], rows: int, rounds: int)
             "same5": lambda: bench.five("same5", load, jobs),
         },
     )
-    # A fifth of the rows suffices to measure its speed.
-    pandas, keyed = (
-        Cost(BATCHES * cost.seconds, BATCHES * cost.cpu)
-        for cost in (
-            emptied(partial(bench.one, "to_sql", to_sql, jobs[:1])),
-            emptied(partial(bench.one, "to_sql", partial(to_sql, keyed=True), jobs[:1])),
-        )
-    )
+    pandas, keyed = (of_pandas(bench, work, jobs) for work in (to_sql, partial(to_sql, keyed=True)))
     for name, cost in costs.items():
         raw = {**cost._asdict(), "server_cpu": bench.server_cpu[name]}
         yield row(LABELS[name], rows / cost.seconds, "rows/s", **raw)

@@ -67,20 +67,27 @@ class Station:
         self.queue: deque[tuple[int, int]] = deque()
 
 
+def route_of(case: Case, cores: int) -> list[tuple[str, float]]:
+    """Return the stations that a batch passes and its seconds at each; "" is a poll."""
+    asking = REQUESTS * REQUEST_CPU / 2 / (1 - case.api_use)
+    starting = case.start_cpu * cores / (case.hosts * case.cores)
+    return [
+        ("api", asking),
+        ("", case.poll),
+        ("cores", starting),
+        *zip(("extract", "convert", "store"), case.stages, strict=True),
+        ("api", asking),
+        ("", PARENT_POLL),
+    ]
+
+
 def simulate(case: Case) -> tuple[float, dict[str, float]]:
     """Return the seconds for ``case.batches``, and the utilisation of each station, the busiest first."""
     draw = random.Random(1)
     cores = max(1, round(case.hosts * case.cores))
     servers = {"extract": 1, "convert": 1, "store": case.stores, "cores": cores, "api": case.apis}
     stations = {name: Station(number) for name, number in servers.items()}
-    asking = REQUESTS * REQUEST_CPU / 2 / (1 - case.api_use)
-    starting = case.start_cpu * cores / (case.hosts * case.cores)
-    route = [("api", asking), ("", case.poll), ("cores", starting)]
-    route += [
-        *zip(("extract", "convert", "store"), case.stages, strict=True),
-        ("api", asking),
-        ("", PARENT_POLL),
-    ]
+    route = route_of(case, cores)
     now, ends, left = 0.0, list[tuple[float, int, int]](), case.batches
 
     def arrive(job: int, step: int) -> None:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import psycopg
+from plant_services import EXCLUSIVE, STAGES, PlantServices, kill
 from psycopg.rows import dict_row
-from pydantic import SecretStr
 
 from flows import services
-from flows.ledger.schema_version import migrate
 from flows.samples import Expected, write_samples
 from flows.settings import Settings
 from flows.stages.runner.contract import entry_name
@@ -30,12 +26,10 @@ WITNESS = Path(__file__).parents[1] / "programs" / "witness.py"
 FLOW = (
     "import asyncio; from flows.process_inbox import process_inbox; asyncio.run(process_inbox(batch_size=2))"
 )
-STAGES = ("extract", "convert", "store")
 LOCKS = """
 SELECT * FROM pg_locks WHERE locktype = 'advisory'
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-EXCLUSIVE = ("extract", "convert")
 WAIT_WHILE_HELD = """
 CREATE FUNCTION wait_while_held() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -52,61 +46,25 @@ SELECT (SELECT md5(string_agg((to_jsonb(m) - 'source_id')::text, '' ORDER BY cha
 """
 
 
-def kill(processes: list[psutil.Process]) -> None:
-    """Kill processes and all their children, and wait until they are gone."""
-    doomed = list(processes)
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            doomed += process.children(recursive=True)
-    for process in doomed:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(doomed, 10)
-
-
-class Plant:
-    """Real services, real flow processes, and the checks after each fault.
-
-    The services are shared by all tests; :meth:`renew` creates a new ledger and home for the next one.
-    """
+class Plant(PlantServices):
+    """Real services, real flow processes, and the checks after each fault."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings = settings
-        self.folder = folder
+        super().__init__(settings, folder)
         self.flows: list[subprocess.Popen[bytes]] = []
-        self._owner = settings  # the settings of the services; each test has its own ledger and home
-        self._services = ExitStack()
-        self._server = ExitStack()
-        self._others = ExitStack()
         self._leases: set[Path] = set()
-        self._http = httpx.Client(timeout=30)  # to make one takes 20 ms of CPU
         self._undisturbed: dict[int, list[dict[str, Any]]] = {}
         self.expected: Expected
 
-    def start(self) -> None:
-        self.start_postgres()
-        migrate(self.settings.database)
-        self.start_server()
-
     def renew(self, folder: Path) -> None:
-        """Use a new ledger and a new home below ``folder``; restart services that are not running."""
-        if not self.postgres.is_running() or self.postgres.status() == psutil.STATUS_ZOMBIE:
-            self.start_postgres()
-        if not self.server.is_running() or self.server.status() == psutil.STATUS_ZOMBIE:
-            self.start_server()
-        self.folder = folder
-        ledger = SecretStr(self._new_ledger())
-        self.settings = self._owner.model_copy(update={"home": folder / "home", "database_url": ledger})
-        self.settings.prefect_home.mkdir(parents=True)
+        """Use a new ledger and a new home below ``folder``, without flows; restart what is not running."""
+        super().renew(folder)
         self.flows = []
-        self._leases = self._leases_on_disk()
+        self._leases = self.leases()
 
-    def _new_ledger(self) -> str:
-        name = f"t_{uuid.uuid4().hex[:12]}"
-        services.ensure_database(self._owner.embedded_url.replace("/tdp?", "/postgres?"), name)
-        url = self._owner.embedded_url.replace("/tdp?", f"/{name}?")
-        migrate(url)
-        return url
+    def stop(self) -> None:
+        self.end_flows()
+        super().stop()
 
     def end_flows(self) -> None:
         """End all processes that a test has started, except the services."""
@@ -115,44 +73,6 @@ class Plant:
             if flow.poll() is None:
                 kill([psutil.Process(flow.pid)])
             flow.wait()
-
-    def start_postgres(self) -> None:
-        child = self._services.enter_context(services.postgres(self._owner))
-        assert child is not None
-        self.postgres = child.process
-
-    def start_server(self) -> None:
-        self.server = self._server.enter_context(services.prefect_server(self._owner)).process
-
-    def start_worker(self) -> psutil.Popen:
-        """Run a worker, with the deployments applied and their schedules paused."""
-        self._deploy()
-        return self._others.enter_context(services.worker(self.settings)).process
-
-    def start_recovery(self) -> None:
-        self._others.enter_context(services.recovery(self.settings))
-
-    def kill_server(self) -> None:
-        kill([self.server])
-        self._server.close()
-
-    def restart_postgres(self, how: signal.Signals, down: float = 0) -> None:
-        """Stop PostgreSQL by SIGINT (fast) or SIGQUIT (immediate), and start it again ``down`` s later."""
-        self.postgres.send_signal(how)
-        self.postgres.wait(30)
-        time.sleep(down)
-        self.start_postgres()
-
-    def stop(self) -> None:
-        self.end_flows()
-        self._http.close()
-        self._server.close()
-        self._services.close()
-
-    def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
-        with psycopg.connect(self.settings.database, row_factory=dict_row, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode(), values)
-            return cursor.fetchall() if cursor.description else []
 
     def configure(self, *, files: int = 6, **seconds: float) -> None:
         """Run each stage behind the witness, with its seconds of delay; write the sample files."""
@@ -211,46 +131,6 @@ class Plant:
     def is_held(self) -> bool:
         """Return whether a session is blocked by :meth:`held`."""
         return bool(self.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
-
-    def api(self, method: str, path: str, **body: object) -> Any:
-        """Send a request to the server as the Prefect UI does."""
-        url = services.environment(self.settings)["PREFECT_API_URL"]
-        answer = self._http.request(method, f"{url}/{path}", json=body)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
-
-    def run_deployment(self, name: str, **parameters: object) -> str:
-        """Create a flow run as the UI does; return its id."""
-        deployment = self.api("GET", f"deployments/name/{name}")
-        path = f"deployments/{deployment['id']}/create_flow_run"
-        run: dict[str, Any] = self.api("POST", path, parameters=parameters, state={"type": "SCHEDULED"})
-        return str(run["id"])
-
-    def state(self, flow_run_id: str) -> str:
-        """Return the name of the flow run's state."""
-        return str(self.api("GET", f"flow_runs/{flow_run_id}")["state_name"])
-
-    def client_settings(self) -> AbstractContextManager[Any]:
-        """Connect the Prefect clients of this process to the server of the plant."""
-        from prefect.settings import temporary_settings
-
-        url = services.environment(self.settings)["PREFECT_API_URL"]
-        return temporary_settings({"api.url": url, "home": self.settings.prefect_home})
-
-    def _deploy(self) -> None:
-        from prefect.client.orchestration import get_client
-
-        from deployments.apply import apply
-
-        async def deploy() -> None:
-            await apply(self.settings)
-            async with get_client() as client:
-                for deployment in await client.read_deployments():
-                    for schedule in deployment.schedules:
-                        await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
-
-        with self.client_settings():
-            asyncio.run(deploy())
 
     def start_flow(self, code: str = FLOW, **environment: str) -> subprocess.Popen[bytes]:
         """Start ``code`` as a process, by default a run of process_inbox."""
@@ -355,7 +235,7 @@ class Plant:
         """Return the rows that the built-in stages alone store for the sample files, in a separate ledger."""
         files = self.expected.files
         if files not in self._undisturbed:
-            url, work = self._new_ledger(), self.folder / "undisturbed"
+            url, work = self.new_ledger(), self.folder / "undisturbed"
             write_samples(work / "inbox", files=files - 1, messages=30, seed=3, broken=1)
             before = work / "input"
             before.mkdir()
@@ -386,7 +266,7 @@ class Plant:
         self._others.close()
         self.until(lambda: not self.processes(), 10)
         assert list(self.settings.work.rglob(".*.partial")) == []
-        self.until(lambda: len(self._leases_on_disk() - self._leases) <= lost_leases, 20)
+        self.until(lambda: len(self.leases() - self._leases) <= lost_leases, 20)
 
     def processes(self) -> list[list[str]]:
         """Return the command lines of all processes that use this home, except the services."""
@@ -399,14 +279,3 @@ class Plant:
 
     def _uses_this_home(self, arguments: list[str]) -> bool:
         return str(self.settings.work) in " ".join(arguments)
-
-    def _leases_on_disk(self) -> set[Path]:
-        leases = self._owner.prefect_home / "concurrency_leases"
-        return {path for path in leases.glob("*.json") if path.name != "expirations.json"}
-
-    def active_slots(self) -> dict[str, int]:
-        from prefect.client.orchestration import get_client
-
-        with get_client(sync_client=True) as client:
-            limits = [client.read_global_concurrency_limit_by_name(stage) for stage in STAGES]
-        return {limit.name: limit.active_slots for limit in limits}

@@ -18,7 +18,8 @@ import psutil
 import psycopg
 from bot_api import BotApi
 from freezer import frozen
-from plant import WITNESS, kill
+from plant import WITNESS
+from plant_services import kill
 from psycopg.rows import dict_row
 
 from flows import services

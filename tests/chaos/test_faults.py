@@ -11,7 +11,8 @@ import time
 import psutil
 import psycopg
 import pytest
-from plant import FLOW, Plant, kill
+from plant import FLOW, Plant
+from plant_services import kill
 from proxy import proxy
 
 from flows import services
@@ -176,7 +177,7 @@ def test_server_restarted_while_slots_are_held(plant: Plant, stage: str, down: i
     plant.assert_nothing_left_behind(lost_leases=3)
 
 
-@matrix  # in the suite, integration/test_gate.py tests that the slot is reclaimed
+@matrix  # in the suite, integration/test_gate_losses.py tests that the slot is reclaimed
 @pytest.mark.parametrize("stage", ALL)
 def test_response_to_a_slot_request_is_lost(plant: Plant, stage: str) -> None:
     plant.configure()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from plant import FLOW, STAGES, Plant
+from plant import FLOW, Plant
+from plant_services import STAGES
 
 from flows.samples import write_samples
 

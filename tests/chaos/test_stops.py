@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 import pytest
-from plant import STAGES, Plant
+from plant import Plant
+from plant_services import STAGES
 
 from flows.batches.stopping import CANCELLED
 from flows.samples import write_samples

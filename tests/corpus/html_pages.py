@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ Read = Callable[..., tuple[list[dict[str, Any]], Reading]]
 DOCUMENTS = ("entities", "media", "forward", "service", "reactions", "extra")
 
 WHEN = "28.07.2025 20:49:27 UTC+02:00"
+#: The same on the exporter's wall clock.
+LOCAL = datetime(2025, 7, 28, 20, 49, 27)  # noqa: DTZ001 - it has no zone
 #: The layout of Telegram Desktop.
 PAGE = """<!DOCTYPE html>
 <html>

@@ -7,12 +7,18 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from flows.batches.inbox import look
 from flows.batches.receiving import Arrival, Intake, Received
 from flows.ledger.intake import known_sightings
 from flows.ledger.session import Session
 
 LOG = logging.getLogger("test")
+#: A user that owns nothing here and has no capabilities.
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 
 
 def drop(inbox: Path, name: str, content: str = "", age: float = 60.0) -> Path:

@@ -17,6 +17,9 @@ DOCUMENTS = ("entities", "media", "forward", "service", "reactions", "extra")
 
 MESSAGE: Json = {"id": 1, "type": "message", "date": "2023-01-02T03:04:05", "from": "A", "from_id": "user1"}
 
+#: The end of the key of a chat that begins with message 0.
+START = "~c983a3b2"
+
 
 def reader(folder: Path) -> Read:
     """Return a function that reads an export (bytes, text or members) and returns rows and problems."""

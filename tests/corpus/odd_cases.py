@@ -9,11 +9,12 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from archive_cases import BEHIND, halves, tar_of
+from archive_cases import BEHIND, halves
 from backports import zstd
 from cases import Case, Chat, partly, quarantined, stored
 from packing import plain_sevenzip, tarred, zipped
 from raw_zip import DESCRIPTOR, UTF8, RawEntry, raw_zip
+from tar_cases import tar_of
 from zip_cases import folder
 
 

@@ -105,6 +105,16 @@ def print_costs(hosts: Hosts, idle: dict[str, float], batches: int) -> None:
         print(f"{name:60} {(used - idle.get(name, 0)) / batches:8.2f} per batch")  # noqa: T201
 
 
+NEXT_EXTRACT = """
+SELECT host, extract(epoch FROM started_at)::float8 AS at FROM stage_runs
+WHERE stage = 'extract' AND started_at > to_timestamp(%s) ORDER BY started_at LIMIT 1
+"""
+COMPLETED = """
+SELECT extract(epoch FROM completed_at)::float8 AS at FROM batch_processing
+WHERE batch_id = %s AND status = 'COMPLETED'
+"""
+
+
 def test_disconnected_host_delays_its_batch_and_causes_no_overlap(hosts: Hosts) -> None:
     marks = exclusive_stages(hosts, 0.3, 0.3)
     expected = write_samples(hosts.settings.inbox, files=BATCHES, messages=20, seed=1)
@@ -123,12 +133,8 @@ def test_disconnected_host_delays_its_batch_and_causes_no_overlap(hosts: Hosts) 
     until(lambda: not witnesses(cut["batch_id"]), 60)
     dead = time.time() - down
     Path(f"{marks['extract']}.hold").unlink()
-    after = """SELECT host, extract(epoch FROM started_at)::float8 AS at FROM stage_runs
-        WHERE stage = 'extract' AND started_at > to_timestamp(%s) ORDER BY started_at LIMIT 1"""
-    (following,) = seen_within(hosts, after, down)
-    elsewhere = """SELECT extract(epoch FROM completed_at)::float8 AS at FROM batch_processing
-        WHERE batch_id = %s AND status = 'COMPLETED'"""
-    (done,) = seen_within(hosts, elsewhere, cut["batch_id"])
+    (following,) = seen_within(hosts, NEXT_EXTRACT, down)
+    (done,) = seen_within(hosts, COMPLETED, cut["batch_id"])
     hosts.link("h2", "up")
     ended = end_of_parent(hosts)
     until(lambda: not flow_runs(hosts, "h2"), 300)  # the reconnected host has nothing left to process
@@ -147,8 +153,13 @@ def test_disconnected_host_delays_its_batch_and_causes_no_overlap(hosts: Hosts) 
     assert hosts.query("SELECT * FROM stage_overlaps") == []
     assert [path for path in marks.values() if Path(f"{path}.crashed").exists()] == []
     assert hosts.query("SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
+    assert_other_hosts_have_finished(hosts, cut["batch_id"])
+
+
+def assert_other_hosts_have_finished(hosts: Hosts, batch_id: str) -> None:
+    """Check that the extract on the disconnected host is lost, and that other hosts completed the batch."""
     attempts = "SELECT stage, host, outcome FROM stage_runs WHERE batch_id = %s ORDER BY stage_run_id"
-    first, *others = hosts.query(attempts, cut["batch_id"])
+    first, *others = hosts.query(attempts, batch_id)
     assert first == {"stage": "extract", "host": "h2", "outcome": "LOST"}
     finished = [row["stage"] for row in others if row["outcome"] == "COMPLETED" and row["host"] != "h2"]
     assert finished == ["extract", "convert", "store"]

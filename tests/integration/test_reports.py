@@ -1,4 +1,4 @@
-"""Reports on a ledger with known times."""
+"""Status, batches and files as reports and commands show them, on a ledger with known times."""
 
 from __future__ import annotations
 
@@ -8,120 +8,18 @@ import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
+from known_times import RUN, add_batch, add_run, execute, list_again
 from typer.testing import CliRunner, Result
 
 from flows import reports
 from flows.cli.reports import app
-from flows.cli.umask import make_private
 from flows.errors import BatchUnknown, DatabaseUnavailable
-from flows.reports.timeline import timeline_svg
-
-T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-RUN = uuid.UUID(int=7)
-
-
-@pytest.fixture
-def ledger(database_url: str) -> Iterator[Any]:
-    connection = psycopg2.connect(database_url)
-    connection.autocommit = True
-    yield connection
-    connection.close()
-
-
-def execute(ledger: Any, sql: str, *values: Any) -> Any:
-    with ledger.cursor() as cursor:
-        cursor.execute(sql, values)
-        return cursor.fetchone() if cursor.description else None
-
-
-@pytest.fixture
-def tdp(database_url: str, tmp_path: Path) -> Callable[..., Result]:
-    env = {
-        "TDP_DATABASE_URL": database_url,
-        "TDP_HOME": str(tmp_path),
-        "TDP_SERVER_PORT": "1",
-        "COLUMNS": "200",
-    }
-    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args], env=env)
-
-
-def add_batch(ledger: Any, batch_id: str, files: list[str], status: str = "COMPLETED") -> None:
-    execute(
-        ledger,
-        "INSERT INTO batch_processing (batch_id, status, file_count, created_at, error_message)"
-        " VALUES (%s, %s, %s, %s, %s)",
-        batch_id,
-        status,
-        len(files),
-        T0,
-        "exit status 3 | bad luck" if status == "FAILED" else None,
-    )
-    execute(
-        ledger, "INSERT INTO run_batches SELECT %s, count(*), %s, %s FROM run_batches", str(RUN), batch_id, T0
-    )
-    for position, file_status in enumerate(files):
-        (source,) = execute(
-            ledger,
-            "INSERT INTO source_files (sha256, name, size_bytes, stored_path)"
-            " VALUES (%s, %s, 1000000, '') RETURNING source_id",
-            uuid.uuid4().hex * 2,
-            f"{batch_id}-{position}.zip",
-        )
-        execute(ledger, "INSERT INTO receipts (source_id, origin, duplicate) VALUES (%s, '', false)", source)
-        execute(
-            ledger,
-            "INSERT INTO batch_files VALUES (%s, %s, %s, %s, 'extract', %s, 2, 30)",
-            batch_id,
-            source,
-            position,
-            file_status,
-            "not <a> ZIP | at all" if file_status == "QUARANTINED" else None,
-        )
-
-
-def add_run(
-    ledger: Any, batch: str, stage: str, queued: float, start: float | None, end: float | None, **row: Any
-) -> None:
-    def at(seconds: float | None) -> datetime | None:
-        return None if seconds is None else T0 + timedelta(seconds=seconds)
-
-    values = {
-        "batch_id": batch,
-        "stage": stage,
-        "attempt": 1,
-        "queued_at": at(queued),
-        "fenced_at": at(start),
-        "started_at": at(start),
-        "finished_at": at(end),
-        "outcome": None if end is None else "COMPLETED",
-        "host": "alpha",
-        "pid": 42,
-        "files": 10,
-        "bytes_in": 20_000_000,
-    } | row
-    columns, marks = ", ".join(values), ", ".join(["%s"] * len(values))
-    execute(ledger, f"INSERT INTO stage_runs ({columns}) VALUES ({marks})", *values.values())  # noqa: S608 - ours
-
-
-@pytest.fixture
-def two_batches(ledger: Any) -> Any:
-    """Extract of batch 1 runs from 0 to 10 s, that of batch 2, queued at 0 s as well, from 11 to 31 s."""
-    add_batch(ledger, "batch_000001", ["STORED", "PARTIAL"])
-    add_batch(ledger, "batch_000002", ["STORED", "QUARANTINED", "WAITING"], status="FAILED")
-    add_run(ledger, "batch_000001", "extract", 0, 0, 10)
-    add_run(ledger, "batch_000002", "extract", 0, 11, 31)
-    add_run(ledger, "batch_000001", "convert", 10, 10, 14, outcome="FAILED", error="boom")
-    add_run(ledger, "batch_000001", "convert", 20, 20, 25, attempt=2)
-    add_run(ledger, "batch_000001", "store", 25, 25, 30, slot=0)
-    add_run(ledger, "batch_000002", "store", 31, 32, 40, slot=1)
-    return ledger
 
 
 def test_status_shows_holders_and_the_queue_in_order(ledger: Any) -> None:
@@ -178,115 +76,12 @@ def test_a_batch_is_shown_with_its_files_runs_and_resume_point(two_batches: Any)
         reports.batch(two_batches, "batch_000009")
 
 
-def test_timings_by_stage(two_batches: Any) -> None:
-    extract, convert, store = reports.timings(two_batches, limits={"store": 2})
-    assert (extract.group, extract.stage, extract.runs, extract.failed) == ("all", "extract", 2, 0)
-    assert extract.wait_median == pytest.approx(5.5)
-    assert extract.wait_p95 == pytest.approx(0.95 * 11)
-    assert extract.duration_median == pytest.approx(15)
-    assert extract.files_per_sec == pytest.approx(20 / 30)
-    assert extract.mb_per_sec == pytest.approx(40 / 30)
-    assert extract.utilisation == pytest.approx(30 / 40)
-    assert extract.idle_sec == pytest.approx(1)
-    assert (convert.runs, convert.failed) == (2, 1)
-    assert convert.duration_median == pytest.approx(5), "of completed runs only"
-    assert convert.utilisation == pytest.approx(9 / 40)
-    assert convert.idle_sec == pytest.approx(0), "free, but no batch was waiting"
-    assert store.utilisation == pytest.approx(13 / 2 / 40)
-    assert store.idle_sec is None
-
-
-def test_timings_by_batch_and_day_and_since(two_batches: Any) -> None:
-    by_batch = reports.timings(two_batches, "batch")
-    assert [(t.group[-1], t.stage) for t in by_batch] == [
-        ("1", "extract"),
-        ("1", "convert"),
-        ("1", "store"),
-        ("2", "extract"),
-        ("2", "store"),
-    ]
-    assert {timing.group for timing in reports.timings(two_batches, "day")} == {"2026-03-01"}
-    late = reports.timings(two_batches, since=T0 + timedelta(seconds=22))
-    assert [(t.stage, t.runs, t.utilisation) for t in late] == [("store", 2, None)]
-    assert reports.timings(two_batches, since=T0 + timedelta(days=1)) == []
-
-
-def test_an_unfinished_run_counts_until_now(ledger: Any) -> None:
-    add_batch(ledger, "batch_000001", ["WAITING"], status="EXTRACTING")
-    execute(
-        ledger,
-        "INSERT INTO stage_runs (batch_id, stage, attempt, queued_at, fenced_at, started_at, host, pid)"
-        " SELECT 'batch_000001', 'extract', 1, t, t, t, 'alpha', 1"
-        " FROM (SELECT clock_timestamp() - interval '10 s') AS a (t)",
-    )
-    (timing,) = reports.timings(ledger)
-    assert timing.duration_median is None
-    assert timing.utilisation == pytest.approx(1, abs=0.05)
-
-
-def test_the_summary_of_a_run_has_totals_reasons_and_errors(two_batches: Any) -> None:
-    found = reports.summary(two_batches, RUN)
-    assert (found.totals.files, found.totals.stored, found.totals.messages) == (5, 2, 150)
-    assert found.elapsed_sec == pytest.approx(40)
-    assert [batch.batch_id for batch in found.failed] == ["batch_000002"]
-    assert [(file.name, file.status) for file in found.incomplete] == [
-        ("batch_000002-1.zip", "QUARANTINED"),
-        ("batch_000001-1.zip", "PARTIAL"),
-    ]
-    page = reports.summary_markdown(found)
-    assert "| not &lt;a> ZIP \\| at all |" in page
-    assert "exit status 3 \\| bad luck" in page
-    assert "| extract | 2 | 0 | 5.50\xa0s |" in page  # no line breaks in figures
-
-
-def list_again(
-    ledger: Any, run: uuid.UUID, batch: str, seconds: float, from_stage: str | None = None
-) -> None:
-    """List a batch under another flow run, as a backfill does."""
-    at = T0 + timedelta(seconds=seconds)
-    row = (str(run), batch, at, from_stage, at if from_stage else None)
-    execute(ledger, "INSERT INTO run_batches VALUES (%s, 0, %s, %s, %s, %s)", *row)
-
-
-def test_stage_runs_of_one_batch_are_attributed_to_their_flow_runs(two_batches: Any) -> None:
-    later = uuid.UUID(int=8)
-    list_again(two_batches, later, "batch_000001", 100, "convert")
-    add_run(two_batches, "batch_000001", "convert", 101, 102, 110)
-    first, second = reports.summary(two_batches, RUN), reports.summary(two_batches, later)
-    assert first.elapsed_sec == pytest.approx(40)
-    assert [(timing.stage, timing.runs) for timing in second.stages] == [("convert", 1)]
-    assert second.elapsed_sec == pytest.approx(9)
-    assert "batch_000001 convert: waited 1.00 s" in timeline_svg(two_batches, flow_run_id=later)
-    assert "batch_000001 extract" not in timeline_svg(two_batches, flow_run_id=later)
-    assert "2 batches in 40.0 s" in timeline_svg(two_batches, flow_run_id=RUN)
-
-
-def test_a_run_of_one_batch_has_a_summary_without_a_list(two_batches: Any) -> None:
-    own = uuid.UUID(int=9)
-    add_run(two_batches, "batch_000002", "store", 50, 50, 60, flow_run_id=str(own))
-    found = reports.summary(two_batches, own)
-    assert (found.totals.batches, found.elapsed_sec) == (1, pytest.approx(10))
-
-
 def test_a_batch_resumes_at_the_first_stage_that_a_backfill_discarded(two_batches: Any) -> None:
     execute(two_batches, "UPDATE batch_processing SET status = 'QUEUED'")
     list_again(two_batches, uuid.UUID(int=8), "batch_000001", 100, "convert")
     assert reports.batch(two_batches, "batch_000001").resumes_at == "convert"
     add_run(two_batches, "batch_000001", "convert", 101, 102, 110)
     assert reports.batch(two_batches, "batch_000001").resumes_at == "store"
-
-
-def test_the_summary_of_an_unknown_run_is_empty(ledger: Any) -> None:
-    found = reports.summary(ledger, uuid.uuid4())
-    assert found.totals.batches == 0
-    assert "No stage run." in reports.summary_markdown(found)
-
-
-def test_the_markdown_of_timings_has_a_row_per_stage_run(two_batches: Any) -> None:
-    lines = reports.timings_markdown(two_batches, ["batch_000002"]).splitlines()
-    assert lines[0].startswith("| Batch | Stage |")
-    assert lines[2] == "| batch_000002 | extract | 1 | 11.0\xa0s | 20.0\xa0s | 10 | 20.0\xa0MB | COMPLETED |"
-    assert len(lines) == 4
 
 
 def test_status_works_without_a_prefect_server(two_batches: Any, tdp: Callable[..., Result]) -> None:
@@ -330,23 +125,6 @@ def test_a_narrow_terminal_shows_whole_ids_and_a_pipe_does_not_wrap(
     zone = f"{datetime.now().astimezone():%Z}"
     assert f"Created, {zone}" in page("batches", None)
     assert re.search(rf"at 20[-0-9]+ [0-9:]+ {re.escape(zone)}", page("status", None))
-
-
-def test_a_cancelled_run_is_not_counted_as_failed(two_batches: Any, tdp: Callable[..., Result]) -> None:
-    add_run(two_batches, "batch_000002", "convert", 41, 41, 42, outcome="CANCELLED")
-    found = json.loads(tdp("timings", "--json").stdout)
-    assert {lane["stage"]: (lane["runs"], lane["failed"]) for lane in found}["convert"] == (3, 1)
-
-
-@pytest.mark.usefixtures("two_batches")
-def test_the_timeline_is_a_file_that_others_may_read(tdp: Callable[..., Result], tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        make_private()
-        assert tdp("timeline", tmp_path / "lanes.svg").exit_code == 0
-    finally:
-        os.umask(before)
-    assert (tmp_path / "lanes.svg").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_path_that_cannot_be_used_is_named_without_a_traceback(database_url: str, tmp_path: Path) -> None:

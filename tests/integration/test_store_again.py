@@ -42,42 +42,49 @@ def export(source: int, converter: int) -> Export:
     The newer version changes every message, drops some, and has another key for the channel.
     """
     content = random.Random(source)
-    name = entry_name(source, "a.zip")
-    chats: list[dict[str, Any]] = []
-    messages: list[dict[str, Any]] = []
+    made: Export = {"chats": [], "messages": []}
     for key in content.sample(sorted(KEYS), 2):
-        form = "html" if key.startswith("html") else "json"
         stored = "channel55" if key == "channel5" and converter == 2 else key
-        own: list[dict[str, Any]] = []
-        for number in range(1, 15):
-            state = content.choice([None, "as it was", "liked", "edited"])
-            if state is None or (converter == 2 and number % 7 == 0):
-                continue
-            edited = number + 100 * (state == "edited")
-            extra = f'{{"state": "{state}", "converter": {converter}}}'
-            checksum = random.Random(f"{key} {number} {extra}").getrandbits(32)
-            own.append(
-                {
-                    "chat_key": stored,
-                    "message_id": number,
-                    "type": "message",
-                    "sent_at": START + dt.timedelta(minutes=number),
-                    "text": f"hello {number}",
-                    "extra": extra,
-                    "source": name,
-                    "revision": f"{edited:012}.{1 + (form == 'json')}.{checksum:010}",
-                }
-            )
-        held = Held()
-        if own:
-            note(pa.RecordBatch.from_pylist(own, MESSAGES), [(held, len(own))])
-        chats.append(
-            {"chat_key": stored, "name": KEYS[key], "form": form, "source": name, "messages": len(own)}
-            | held.columns()
-            | {"whole": source % 3 > 0}
+        place = {"chat_key": stored, "source": entry_name(source, "a.zip")}
+        own = [row | place for row in messages(content, key, converter)]
+        made["chats"].append(chat(key, own) | place | {"whole": source % 3 > 0})
+        made["messages"] += own
+    return made
+
+
+def messages(content: random.Random, key: str, converter: int) -> list[dict[str, Any]]:
+    """Return the rows of one chat's messages, without their chat and source."""
+    own: list[dict[str, Any]] = []
+    for number in range(1, 15):
+        state = content.choice([None, "as it was", "liked", "edited"])
+        if state is None or (converter == 2 and number % 7 == 0):
+            continue
+        edited = number + 100 * (state == "edited")
+        extra = f'{{"state": "{state}", "converter": {converter}}}'
+        checksum = random.Random(f"{key} {number} {extra}").getrandbits(32)
+        own.append(
+            {
+                "message_id": number,
+                "type": "message",
+                "sent_at": START + dt.timedelta(minutes=number),
+                "text": f"hello {number}",
+                "extra": extra,
+                "revision": f"{edited:012}.{1 + (form(key) == 'json')}.{checksum:010}",
+            }
         )
-        messages += own
-    return {"chats": chats, "messages": messages}
+    return own
+
+
+def chat(key: str, own: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of a chat with these messages."""
+    held = Held()
+    if own:
+        note(pa.RecordBatch.from_pylist(own, MESSAGES), [(held, len(own))])
+    return {"name": KEYS[key], "form": form(key), "messages": len(own)} | held.columns()
+
+
+def form(key: str) -> str:
+    return "html" if key.startswith("html") else "json"
 
 
 def store(url: str, folder: Path, source: int, made: Export) -> Result:

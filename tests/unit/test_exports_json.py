@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from json_chats import DOCUMENTS, Json, Read, chat, document, layouts, message, reader
+from json_chats import DOCUMENTS, START, Json, Read, chat, document, layouts, message, reader
 
 from flows.exports.json_export import read_json
 from flows.exports.reading import Reading
@@ -16,10 +16,6 @@ from flows.exports.scan import CHUNK
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
     return reader(tmp_path)
-
-
-#: The end of the key of a chat that begins with message 0 of json_chats.
-START = "~c983a3b2"
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 300])
@@ -152,77 +148,6 @@ def test_a_chat_without_senders_has_the_form_of_ids_of_its_account(read: Read) -
     assert [found.chat_key for found in read(account)[1].chats] == ["user7@user9", "user8@user9"]
 
 
-NUMBERS = range(3)
-CUT_OFF = "cut off in the middle: complete messages before that were kept; export or copy it again"
-#: What programs put between and behind documents that they join, or a power failure leaves.
-JOINTS = ["", "\n", "\r\n", ",", "\ufeff", "\0" * 5000, "\x1a", "\n\x1e", "\ufeff\n\0" * (CHUNK // 4)]
-
-
-@pytest.mark.parametrize("joint", JOINTS)
-def test_all_exports_of_a_file_are_read(read: Read, joint: str) -> None:
-    first, last = chat(*map(numbered, NUMBERS), id=1), chat(numbered(0), kind="private_group", id=3)
-    account = {"personal_information": {"user_id": 9}, "chats": {"list": [chat(numbered(5), id=2)]}}
-    found = [(f"channel{chat_id}", n) for chat_id, n in ((1, 0), (1, 1), (1, 2), (2, 5))]
-    for texts in zip(*map(layouts, (first, account, last)), strict=True):
-        rows, reading = read(joint.join(texts) + joint)
-        assert [(row["chat_key"], row["message_id"]) for row in rows[:-1]] == found
-        assert reading.chats[-1].chat_key == "chat3" + START, "an account counts only in its own export"
-        assert reading.reason is None
-
-
-def numbered(number: int) -> Json:
-    return message(id=number)
-
-
-def test_all_exports_of_an_array_are_read(read: Read) -> None:
-    chats = [chat(numbered(1), id=1), chat(numbered(2), id=2)]
-    for export in (chats, {"chats": chats}):
-        rows, reading = read(export)
-        assert [(row["chat_key"], row["message_id"]) for row in rows] == [("channel1", 1), ("channel2", 2)]
-        assert reading.reason is None
-
-
-@pytest.mark.parametrize(
-    ("behind", "reason"),
-    [
-        ("}", "not read: the 1 bytes behind the end of its JSON"),
-        ("\nsome words", "not read: the 10 bytes behind the end of its JSON"),
-        ('{"name": "package"}', "not read: 1 JSON documents in it that are no exports"),
-        ("[1, 2]", "not read: 2 JSON documents in it that are no exports"),
-        ('{"messages": [', CUT_OFF),
-        ("x" * 3 * CHUNK, f"not read: the {3 * CHUNK} bytes behind the end of its JSON"),
-    ],
-)  # fmt: skip
-def test_what_follows_an_export_is_named(read: Read, behind: str, reason: str) -> None:
-    for text in layouts(chat(message())):
-        rows, reading = read(text + behind)
-        assert (len(rows), reading.reason) == (1, reason)
-
-
-@pytest.mark.parametrize("size", [3, 20_000])
-@pytest.mark.parametrize("cut", ['"from_id"', "},", "}"])
-def test_an_export_behind_one_that_is_cut_off_is_read(read: Read, size: int, cut: str) -> None:
-    whole = json.dumps(chat(*map(numbered, range(size)), id=1), indent=1)
-    end = whole.rindex(cut, 0, whole.rindex('"id"')) + len(cut)
-    rows, reading = read(whole[:end] + json.dumps(chat(numbered(7), numbered(8), id=2), indent=1))
-    assert [(row["chat_key"], row["message_id"]) for row in rows[-2:]] == [("channel2", 7), ("channel2", 8)]
-    assert [(row["chat_key"], row["message_id"]) for row in rows[:-2]] == [
-        ("channel1", n) for n in range(whole[:end].count("}"))
-    ]
-    assert "another JSON document begins at byte" in (reading.reason or "")
-
-
-def test_a_comma_behind_the_last_message_does_not_mix_chats(read: Read) -> None:
-    chats = [chat(numbered(1), numbered(2), id=1), chat(numbered(3), id=2)]
-    text = json.dumps({"chats": {"list": chats}}, indent=1)
-    for odd in (text.replace("}\n    ]", "},\n    ]"), text.replace("\n      }", ",\n      }")):
-        rows, reading = read(odd)
-        assert [(row["chat_key"], row["message_id"]) for row in rows] == [
-            ("channel1", 1), ("channel1", 2), ("channel2", 3),
-        ]  # fmt: skip
-        assert reading.reason is None
-
-
 @pytest.mark.parametrize("section", ["chats", "left_chats"])
 def test_chats_that_are_not_read_are_named(read: Read, section: str) -> None:
     good = chat(message(), id=1)
@@ -242,32 +167,6 @@ def test_a_long_name_is_cut_and_kept_whole_beside_it(read: Read) -> None:
     _, reading = read(chat(message(), name="é" * 6000, new=1))
     (row,) = reading.chat_rows().to_pylist()
     assert (row["name"], document(row["extra"])) == ("é" * 500, {"name": "é" * 6000, "new": 1})
-
-
-NO_EXPORTS = [
-    b"", b" \n", b"null", b"[1, 2]", b"{}", b'{"name": "package", "version": 1}', b'"x"', b"\x89PNG\r\n",
-    b"{" * 5000, b'{"messages": 5}', b'{"chats": 5', b"\xff\xfe{\x00", b'{"a": {"b": ', b"{1: 2}",
-    b'{"messages": [{"id": 1', b"[]", b"[[]]", b'{"chats": 5}', b'{"a": 1}{"a": 2}',
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("content", NO_EXPORTS)
-def test_other_files_have_no_rows_and_a_reason(read: Read, content: bytes) -> None:
-    rows, reading = read(content)
-    assert rows == []
-    assert reading.reason
-
-
-@pytest.mark.parametrize("indent", [1, None])
-def test_an_export_cut_off_anywhere_keeps_every_complete_message(read: Read, indent: int | None) -> None:
-    messages = [message(id=n, text=["é ", {"type": "bold", "text": "}]"}], last=n) for n in range(4)]
-    whole = {"about": "x", "chats": {"list": [chat(*messages[:2], id=1), chat(*messages[2:], id=2)]}}
-    content = json.dumps(whole, indent=indent, ensure_ascii=False).encode()
-    ends = [content.index(b"}", content.index(b'"last": %d' % n)) + 1 for n in range(4)]
-    for cut in range(content.index(b'"chats"'), len(content)):
-        rows, reading = read(content[:cut])
-        assert len(rows) == sum(end <= cut for end in ends), content[:cut][-50:]
-        assert "cut off in the middle" in (reading.reason or "")
 
 
 def test_memory_does_not_grow_with_the_file(read: Read, tmp_path: Path) -> None:
