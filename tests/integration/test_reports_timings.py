@@ -124,7 +124,9 @@ def test_the_timeline_is_a_file_that_others_may_read(tdp: Callable[..., Result],
     before = os.umask(0o022)
     try:
         make_private()
-        assert tdp("timeline", tmp_path / "lanes.svg").exit_code == 0
+        for name in ("lanes.svg", "lanes.png"):
+            assert tdp("timeline", tmp_path / name).exit_code == 0
     finally:
         os.umask(before)
+    assert (tmp_path / "lanes.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "lanes.svg").stat().st_mode & 0o777 == 0o644

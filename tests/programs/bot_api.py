@@ -24,6 +24,7 @@ BOT_ID = 4242424242
 LIMIT = 20 << 20
 ANONYMOUS_ADMIN = 1087968824
 Json = dict[str, Any]
+_CONFLICT = "Conflict: terminated by other getUpdates request; make sure that only one bot is running"
 _SELF: Json = {"id": BOT_ID, "is_bot": True, "first_name": "Exports", "username": "exports_bot"}
 
 
@@ -208,11 +209,7 @@ class BotApi:
             while not self._updates and (left := deadline - time.monotonic()) > 0 and self._poller == mine:
                 self._changed.wait(left)
             if self._poller != mine:
-                raise Failure(
-                    409,
-                    "Conflict: terminated by other getUpdates request; make sure that only one bot instance"
-                    " is running",
-                )
+                raise Failure(409, _CONFLICT)
             self.delivered += len(self._updates)
             return self._updates[: int(given.get("limit", 100))]
 
@@ -230,12 +227,8 @@ class BotApi:
             path = str(place)
         self._links[path] = given["file_id"]
         unique = given["file_id"].replace("BQAC", "AgAD")
-        return {
-            "file_id": given["file_id"],
-            "file_unique_id": unique,
-            "file_size": len(content),
-            "file_path": path,
-        }
+        found = {"file_id": given["file_id"], "file_unique_id": unique}
+        return found | {"file_size": len(content), "file_path": path}
 
     def _sendmessage(self, given: Json) -> Json:
         return self._say("sendMessage", given, next(self._message_ids), given["text"])
@@ -253,22 +246,18 @@ class BotApi:
         return self._say("editMessageText", given, key[1], given["text"])
 
     def _senddocument(self, given: Json) -> Json:
-        message = next(self._message_ids)
-        name, content = given["document"]
-        self.documents[message] = content
-        said = self._say("sendDocument", given, message, given.get("caption", name))
-        del said["text"]
-        document = {"file_id": "out", "file_unique_id": "out", "file_name": name}
-        return said | {"document": document}
+        return self._say_file("sendDocument", given, "document", self.documents)
 
     def _sendphoto(self, given: Json) -> Json:
-        message = next(self._message_ids)
-        name, content = given["photo"]
-        self.photos[message] = content
-        said = self._say("sendPhoto", given, message, given.get("caption", name))
+        said = self._say_file("sendPhoto", given, "photo", self.photos)
+        return said | {"photo": [said["photo"] | {"width": 1280, "height": 553}]}
+
+    def _say_file(self, method: str, given: Json, kind: str, kept: dict[int, bytes]) -> Json:
+        message, (name, content) = next(self._message_ids), given[kind]
+        kept[message] = content
+        said = self._say(method, given, message, given.get("caption", name))
         del said["text"]
-        photo = {"file_id": "out", "file_unique_id": "out", "width": 1280, "height": 553}
-        return said | {"photo": [photo]}
+        return said | {kind: {"file_id": "out", "file_unique_id": "out", "file_name": name}}
 
     def _setmessagereaction(self, given: Json) -> bool:
         chat, message = int(given["chat_id"]), int(given["message_id"])
