@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -91,8 +92,8 @@ class Installation(Plant):
 
 @pytest.fixture
 def installation_folder(open_folder: Path) -> Path:
-    folder = open_folder / "bot"
-    folder.mkdir(mode=0o711)
+    folder = Path(tempfile.mkdtemp(dir=open_folder))
+    folder.chmod(0o711)
     return folder
 
 
