@@ -13,7 +13,9 @@ from flows.exports.html_text import (
     first_within,
     inner_text,
     joined,
+    lines,
     local_path,
+    text_and_links,
     text_parts,
 )
 
@@ -33,6 +35,8 @@ _TITLES = {"Video file": "video_file", "Animation": "animation", "Video message"
 _SIZE = re.compile(r"(\d+)\s*[×x]\s*(\d+)")
 _DURATION = re.compile(r"(?:(\d+):)?(\d+):(\d\d)\b")
 _SECONDS = re.compile(r"\((\d+) seconds\)")
+#: Whether a poll is closed; other notes are kept.
+_POLL_NOTES = ("Anonymous poll", "Final results")
 _VOTES = re.compile(r"(\d+) votes?(, chosen vote)?")
 _PLACE = re.compile(r"(-?\d+(?:\.\d+)?),\s*(-?\d+(?:\.\d+)?)")
 
@@ -46,13 +50,13 @@ def media(wrap: LexborNode) -> dict[str, Any]:
         if "media_poll" in names:
             return _poll(node)
         if "media_giveaway" in names:
-            return {"giveaway_information": {"text": _lines(node)}}
+            return {"giveaway_information": {"text": lines(node)}}
         if "media" in names:
             return _generic(node, names)
         for name in names:
             if name in _WRAPS:
                 return _shown(node, **_WRAPS[name])
-    return {"media_type": "unknown", "media_text": _lines(wrap)}
+    return {"media_type": "unknown", **{f"media_{key}": value for key, value in text_and_links(wrap).items()}}
 
 
 def reactions(node: LexborNode) -> list[dict[str, Any]]:
@@ -122,8 +126,9 @@ def _without_file(shown: _Shown) -> dict[str, Any] | None:
 
 
 def _call(node: LexborNode) -> dict[str, Any]:
-    status = _text(first_within(node).get("div.status"))
-    found: dict[str, Any] = {"action": "phone_call", "status": status}
+    first = first_within(node)
+    peer, status = (_text(first.get(f"div.{name}")) for name in ("title", "status"))
+    found: dict[str, Any] = {"action": "phone_call", "status": status, **_filled(peer_name=peer)}
     if seconds := _SECONDS.search(status):
         found["duration_seconds"] = int(seconds[1])
     return found
@@ -162,7 +167,8 @@ def _poll(node: LexborNode) -> dict[str, Any]:
     question, note = _text(first.get("div.question")), _text(first.get("div.details"))
     answers = [_answer(answer) for answer in node.css("div.answer")]
     if note == "To-do List":
-        return {"todo_list": {"title": question, "answers": [{"text": one["text"]} for one in answers]}}
+        tasks = [{key: one[key] for key in ("text", "details") if key in one} for one in answers]
+        return {"todo_list": {"title": question, "answers": tasks}}
     total = _VOTES.search(_text(first.get("div.total")))
     return {
         "poll": {
@@ -170,18 +176,21 @@ def _poll(node: LexborNode) -> dict[str, Any]:
             "closed": note == "Final results",
             "total_voters": int(total[1]) if total else 0,
             "answers": answers,
+            **({} if note in _POLL_NOTES else _filled(note=note)),
         }
     }
 
 
 def _answer(node: LexborNode) -> dict[str, Any]:
     details = node.css_first("span.details")
-    votes = _VOTES.search(details.text() or "") if details else None
+    noted = (details.text() or "" if details else "").strip()
+    votes = _VOTES.fullmatch(noted)
     text = inner_text(node).removesuffix(details.text() or "" if details else "")
     return {
         "text": text.removeprefix("- ").removesuffix(" "),
         "voters": int(votes[1]) if votes else 0,
         "chosen": bool(votes and votes[2]),
+        **({} if votes else _filled(details=noted)),
     }
 
 
@@ -217,10 +226,6 @@ def _button(link: LexborNode) -> dict[str, str]:
 
 def _text(node: LexborNode | None) -> str:
     return joined(text_parts(node)) if node else ""
-
-
-def _lines(node: LexborNode) -> str:
-    return "\n".join(line for part in (node.text() or "").split("\n") if (line := part.strip()))
 
 
 def _dimensions(status: str) -> dict[str, int]:

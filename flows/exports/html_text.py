@@ -70,6 +70,20 @@ def inner_text(node: LexborNode) -> str:
     return without_indent((node.text() or "").removeprefix("\n"))
 
 
+def lines(node: LexborNode) -> str:
+    """Return the text within a block that has blocks of its own: the lines that are not empty."""
+    return "\n".join(line for part in (node.text() or "").split("\n") if (line := part.strip()))
+
+
+def text_and_links(node: LexborNode) -> dict[str, Any]:
+    """Return the text and the links of a block whose class says nothing; empty if it has neither."""
+    nodes = [node, *islice(node.traverse(), 1, _MOST_WITHIN)]
+    found = (attribute(one, "href") or attribute(one, "src") for one in nodes if one.tag in ("a", "img"))
+    links = [local_path(link) for link in dict.fromkeys(found) if link]
+    members = {"text": lines(node), "links": links}
+    return {key: value for key, value in members.items() if value}
+
+
 def local_path(href: str) -> str:
     """Return a path relative to the export's folder, as in JSON."""
     while href.startswith("../"):

@@ -20,7 +20,7 @@ contact_information contact_vcard contact_vcard_file_size
 location_information live_location_period_seconds place_name address
 game_title game_description game_link invoice_information poll todo_list
 giveaway_information giveaway_results paid_stars_amount
-status description media_text self_destructing live_location
+status description media_text media_links self_destructing live_location
 """
 
 _SERVICE = """

@@ -196,6 +196,10 @@ TODO = div(
         (div("media_wrap clearfix", POLL),
          {"poll": {"question": "Tea?", "closed": True, "total_voters": 2, "answers": [
              {"text": "Yes", "voters": 2, "chosen": True}, {"text": "No", "voters": 0, "chosen": False}]}}),
+        (div("media_wrap clearfix", POLL.replace("Final results", "Quiz").replace("chosen vote", "right")),
+         {"poll": {"question": "Tea?", "closed": False, "note": "Quiz", "total_voters": 2, "answers": [
+             {"text": "Yes", "voters": 0, "chosen": False, "details": "2 votes, right"},
+             {"text": "No", "voters": 0, "chosen": False}]}}),
         (div("media_wrap clearfix", TODO), {"todo_list": {"title": "Shop", "answers": [{"text": "Milk"}]}}),
         (div("media_wrap clearfix", div("media_giveaway", div("section_title bold", "Prizes"))),
          {"giveaway_information": {"text": "Prizes"}}),
@@ -329,7 +333,40 @@ def test_a_phone_call_is_a_service_message(read: Read) -> None:
         "A",
         None,
     )
-    assert row["service"] == {"status": "Outgoing (20 seconds)", "duration_seconds": 20}
+    assert row["service"] == {"status": "Outgoing (20 seconds)", "duration_seconds": 20, "peer_name": "Bo"}
+
+
+def test_the_photo_of_a_service_message_is_kept(read: Read) -> None:
+    """Its path, as in JSON; a photo that was not exported is shown by initials."""
+    picture = '<a class="userpic_link" href="../../photos/photo_7.jpg">\n<img src="photos/t.jpg"/></a>'
+    blocks = [div("userpic_wrap", picture), div("userpic_wrap", div("userpic", initials("AB")))]
+    whole = [service(n, "A changed group photo").removesuffix("</div>\n") for n in (1, 2)]
+    pages = [f"{one}{block}\n     </div>\n" for one, block in zip(whole, blocks, strict=True)]
+    rows, _ = read(page(*pages))
+    assert [row["media"] for row in rows] == [{"photo": "photos/photo_7.jpg"}, None]
+    assert [row["extra"] for row in rows] == [None, None]
+
+
+def test_blocks_that_no_known_release_has_are_kept(read: Read) -> None:
+    """In a message, in what it forwards, beside a service message, and as media."""
+    quote, card = (
+        div("quote", "Line 1<br>Line 2"),
+        div("card", '<a href="../x/y.html">go</a>\n<img src="p.jpg"/>'),
+    )
+    forwarded = div("forwarded body", div("from_name", "Bo") + text("b") + quote)
+    odd_service = service(4, "A did it").removesuffix("</div>\n") + f"{quote}\n     </div>\n"
+    odd_media = div("media_wrap clearfix", div("card_wrap", '<a href="x.html">go</a>'))
+    blank, pages = div("spacer", "<p> </p>"), [message(1, quote, text("a"), card), message(2, forwarded)]
+    rows, reading = read(
+        page(*pages, message(3, text("c"), text("d"), blank), odd_service, message(5, odd_media))
+    )
+    quoted = {"text": "Line 1\nLine 2"}
+    assert [row["extra"] and row["extra"]["other_blocks"] for row in rows] == [
+        [quoted, {"text": "go", "links": ["x/y.html", "p.jpg"]}], [quoted], [{"text": "d"}], [quoted], None,
+    ]  # fmt: skip
+    assert [row["text"] for row in rows] == ["a", "b", "c", "A did it", ""]
+    assert rows[4]["media"] == {"media_type": "unknown", "media_text": "go", "media_links": ["x.html"]}
+    assert reading.reason is None
 
 
 def test_a_message_that_swallowed_a_call_is_no_call(read: Read) -> None:
