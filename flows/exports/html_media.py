@@ -39,6 +39,8 @@ _SECONDS = re.compile(r"\((\d+) seconds\)")
 _POLL_NOTES = ("Anonymous poll", "Final results")
 _VOTES = re.compile(r"(\d+) votes?(, chosen vote)?")
 _PLACE = re.compile(r"(-?\d+(?:\.\d+)?),\s*(-?\d+(?:\.\d+)?)")
+#: The same with the decimal commas of some languages, as releases of 2018 wrote it.
+_COMMAS = re.compile(r"(-?\d+),(\d{6}),(\s*-?\d+),(\d{6})(?!\d)")
 
 
 def media(wrap: LexborNode) -> dict[str, Any]:
@@ -103,7 +105,8 @@ class _Shown(NamedTuple):
 
     @property
     def location(self) -> dict[str, float] | None:
-        place = _PLACE.search(self.status) or _PLACE.search(self.link)
+        status, link = (_COMMAS.sub(r"\1.\2,\3.\4", text) for text in (self.status, self.link))
+        place = _PLACE.search(status) or _PLACE.search(link)
         return {"latitude": float(place[1]), "longitude": float(place[2])} if place else None
 
 
@@ -115,7 +118,8 @@ def _without_file(shown: _Shown) -> dict[str, Any] | None:
             return {"contact_information": contact, **_filled(contact_vcard=shown.path)}
         case "location" | "live_location":
             live = {"live_location": True} if "live" in kind else {}
-            return {"location_information": shown.location, **live}
+            unread = {} if shown.location else _filled(status=status)
+            return {"location_information": shown.location, **live, **unread}
         case "venue":
             return {"place_name": title, "address": description, "location_information": shown.location}
         case "game":

@@ -33,8 +33,12 @@ _MESSAGES = msgspec.json.Decoder(list[Message])
 _BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
 #: Paths without quotes, as version 4.1.1 wrote them (tdesktop issue 24961).
 _BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
-#: Strings, and commas without a member or element behind them (members deleted by hand).
-_SURPLUS_COMMA = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])', re.DOTALL)
+#: Decimal commas, as releases of 2018 wrote them in some languages; strings; and commas without a member or
+#: element behind them (members deleted by hand).
+_ODD_COMMAS = re.compile(
+    r'("l(?:at|ong)itude"\s*+:\s*+-?\d++),(?=\d{6}\b)|"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])',
+    re.DOTALL,
+)
 #: The member with further values of keys that occur several times in one object.
 REPEATED = "repeated_keys"
 #: Characters that PostgreSQL's text does not accept: NUL and lone surrogates.
@@ -199,7 +203,13 @@ def _lenient(raw: bytes) -> Any:
     try:
         return _clean(_loads(text))
     except json.JSONDecodeError:
-        return _clean(_loads(_SURPLUS_COMMA.sub(lambda match: "" if match[0] == "," else match[0], text)))
+        return _clean(_loads(_ODD_COMMAS.sub(_without_odd_comma, text)))
+
+
+def _without_odd_comma(match: re.Match[str]) -> str:
+    if match[1]:
+        return f"{match[1]}."
+    return "" if match[0] == "," else match[0]
 
 
 def _loads(text: str) -> Any:

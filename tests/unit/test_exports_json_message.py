@@ -128,6 +128,10 @@ def test_a_message(read: Read, members: Json, columns: Json) -> None:
             {"e": [{"type": "custom_emoji", "document_id": "video_files/sticker (2).webm"},
                    {"document_id": "stickers/it's.webp", "text": "x"}]},
         ),
+        (
+            r'"a": {"latitude": 55,755831, "longitude": -37,617673}, "b": "\"latitude\": 5,123456"',  # 2018
+            {"a": {"latitude": 55.755831, "longitude": -37.617673}, "b": '"latitude": 5,123456'},
+        ),
         ('"document_id": "5", "d": {"document_id": 5}', {"document_id": "5", "d": {"document_id": 5}}),
     ],
 )  # fmt: skip
