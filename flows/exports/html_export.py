@@ -37,7 +37,8 @@ _DIV = re.compile(rb"<div\b|</div>")
 _TOGETHER = "submit all parts of the chat together, otherwise each is stored as a chat of its own"
 #: What stands for bytes that are not UTF-8.
 _REPLACED = "\ufffd".encode()
-_BREAK = re.compile(r"<br\s*/?>")
+#: Line breaks, also as editors and other programs rewrite them.
+_BREAK = re.compile(r"<br\b[^<>]*>", re.IGNORECASE)
 #: Signs of other programs that write pages called messages.html.
 _FOREIGN = {
     "Element (Matrix)": re.compile(rb"""id=["']?matrixchat|class=["']?mx_"""),
@@ -237,7 +238,7 @@ def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece |
 def _tree(piece: bytes) -> LexborHTMLParser:
     # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
     html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
-    return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html else html)
+    return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html or "<BR" in html else html)
 
 
 def _messages(tree: LexborHTMLParser, above: Above, clock: Clock) -> list[dict[str, Any]]:

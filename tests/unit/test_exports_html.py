@@ -121,6 +121,11 @@ def test_line_ends_of_windows_leave_no_trace(read: Read) -> None:
     assert (reading.chats[0].name, reading.reason) == ("CR", None)
 
 
+def test_line_breaks_may_be_rewritten(read: Read) -> None:
+    rows, reading = read(page(message(1, text("a<BR>b<br />c<br class='x'>d<Br/>e<brand>f</brand>"))))
+    assert ([row["text"] for row in rows], reading.reason) == (["a\nb\nc\nd\nef"], None)
+
+
 def test_messages_within_the_message_above_are_read_once(read: Read) -> None:
     """Releases 4.15 to 5.8 did not close the table of buttons: all later messages lie within it."""
     link = '<tbody><tr><td class="bot_button_row"><a ="" href="https://e.org/">Go</a></td></tr></tbody>'
