@@ -74,6 +74,24 @@ def test_a_damaged_member_that_may_be_an_export_or_archive_is_named(tmp_path: Pa
     assert found[2].get("reason") is None
 
 
+@pytest.mark.parametrize("name", ["result.json", "E/messages2.html", "E/result (1).json"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "it is empty"), (b" \r\n", "it is empty"), (bytes(5000), "its beginning is empty (only zeros)")],
+    ids=["empty", "blank", "zeros"],
+)
+def test_an_empty_member_with_the_name_of_an_export_is_named_as_such(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    """As after a full disk or a power failure while it was exported."""
+    pack(tmp_path / "in" / "000001-a.zip", **{"F/result.json": EXPORT, name: content, "notes.json": b""})
+    pack(tmp_path / "in" / "000002-alone.zip", **{name: content})
+    first, alone = extract(tmp_path / "in", tmp_path / "out")["files"]
+    assert (first["status"], alone["status"]) == ("partial", "quarantined")
+    assert first["reason"] == alone["reason"]
+    assert first["reason"].startswith(f"'{name}' left out: {reason}, as after a")
+
+
 def left_out(source: Path, output: Path, **members: bytes) -> tuple[int, str]:
     """Extract an archive of these members; return the number of members left out, and the reason."""
     pack(source / "000001-a.zip", **members)

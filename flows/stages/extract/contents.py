@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from mimetypes import MimeTypes
 
+from flows.errors import BadInput
 from flows.exports import signs
 from flows.stages.extract.archives import ARCHIVES, HEAD, format_of
 from flows.stages.extract.archives.base import EndsEarly
@@ -27,6 +28,13 @@ _TYPES = MimeTypes()
 _PROGRAMS = (b"MZ", b"\x7fELF")
 _PACKED = (END + bytes(4), b"Rar!\x1a\x07\0", b"Rar!\x1a\x07\1\0", b"7z\xbc\xaf\x27\x1c\0")
 _LONGEST = max(map(len, _PACKED))
+#: Members that can only be exports, and what is wrong with them if they begin like an empty file.
+_SURE = re.compile(r"(.*/)?(result|messages)[^/]*\.(json|html?)", re.IGNORECASE)
+_EMPTY = "it is empty, as after a full disk: export again, or pack the export again"
+_ZEROS = (
+    "its beginning is empty (only zeros), as after a power failure or a full disk: export again, or pack the"
+    " export again"
+)
 
 
 class BeforeCut:
@@ -63,8 +71,18 @@ class Text:
         self._head, self._rest = head, chunks
         self.encoding = encoding_of(head)
 
+    @property
+    def is_blank(self) -> bool:
+        """Return whether it begins with nothing: it is empty, or has only white space or zeros there."""
+        return not self._head.strip(b"\0 \t\r\n")
+
     def form(self, path: str) -> str | None:
-        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export."""
+        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export.
+
+        Raises BadInput if its name is that of an export and it is blank.
+        """
+        if self.is_blank and _SURE.fullmatch(path):
+            raise BadInput(_ZEROS if b"\0" in self._head else _EMPTY)
         head = start_in_utf8(self._head)
         first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
         by_name = path.lower().endswith(".json") and first != b"<"

@@ -122,6 +122,8 @@ class Unpacking:
             with self._skipping_if_damaged(member):
                 before_cut = BeforeCut(chunks)
                 text = Text(before_cut)
+                if text.is_blank:
+                    before_cut.check()
                 if not (form := text.form(member.path)):
                     others.append(member)
                     if member.path.lower().endswith(".json"):
