@@ -16,6 +16,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from flows.errors import BadInput
 from flows.exports import ids
+from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
 from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
@@ -174,8 +175,10 @@ class _HtmlReader:
             if number > above + 1:
                 first = part_name(above + 1)
                 missing.append(first if number == above + 2 else f"{first} to {part_name(number - 1)}")
-        following = "" if self._batch.is_continued(self._export) else self._pages[-1].following
-        return [*missing, following] if following else missing
+        last = self._pages[-1]
+        if last.following and not self._batch.is_continued(self._export) and not has_next_beside(last):
+            missing.append(last.following)
+        return missing
 
     def _pieces(self, part: Path) -> Iterator[bytes]:
         """Yield complete messages of a part, about _CHUNK bytes at once; first with the head of the page."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from html_pages import WHEN, Read, div, message, page, reader, service, text
 
-from flows.exports.discover import Export
+from flows.exports.discover import Export, discover
 from flows.exports.html_batch import HtmlBatch
 from flows.exports.html_export import _TOGETHER, read_html
 from flows.exports.json_export import read_json
@@ -60,6 +60,23 @@ def test_missing_parts_are_reported(tmp_path: Path) -> None:
     assert sum(batch.num_rows for batch in read_html(Export("html", parts), reading)) == 2
     missing = "messages.html, messages3.html, messages5.html"
     assert reading.reason == f"parts missing: {missing}; {_TOGETHER}"
+
+
+def test_the_part_behind_a_copy_of_a_part_is_not_missing(tmp_path: Path) -> None:
+    """Browsers name a second download of a page ``messages (1).html``."""
+    for name in ("messages.html", "messages (1).html"):
+        (tmp_path / name).write_text(page(message(1), following="messages2.html"))
+    (tmp_path / "messages2.html").write_text(
+        page(message(2), back="messages.html", following="messages3.html")
+    )
+    readings = [Reading("x"), Reading("x")]
+    rows = [
+        sum(batch.num_rows for batch in read_html(export, reading))
+        for export, reading in zip(discover(tmp_path), readings, strict=True)
+    ]
+    reasons = [reading.reason for reading in readings]
+    assert sorted(rows) == [1, 2]
+    assert sorted(map(str, reasons)) == ["None", f"parts missing: messages3.html; {_TOGETHER}"]
 
 
 def test_a_large_gap_is_reported_as_a_range(tmp_path: Path) -> None:
