@@ -71,6 +71,8 @@ INVITATION = {
         ({"from_id": "channel5"}, {"sender_id": "channel5"}),
         ({"from_id": "5"}, {"sender_id": "user5"}),  # ids in quotes, as JavaScript programs write them
         ({"id": "2", "reply_to_message_id": "1"}, {"message_id": 2, "reply_to_message_id": 1, "extra": None}),
+        ({"id": 2.0, "reply_to_message_id": "-1.0"}, {"message_id": 2, "reply_to_message_id": -1}),  # pandas
+        ({"reply_to_message_id": 1.5}, {"reply_to_message_id": None, "extra": {"reply_to_message_id": 1.5}}),
         ({"reply_to_message_id": "x"}, {"reply_to_message_id": None, "extra": {"reply_to_message_id": "x"}}),
         ({"from_id": "nobody"}, {"sender_id": None, "extra": {"from_id": "nobody"}}),
         ({"from_id": 10**30}, {"sender_id": None, "extra": {"from_id": 10**30}}),
