@@ -34,6 +34,12 @@ _WRAPS = {
 _TITLES = {"Video file": "video_file", "Animation": "animation", "Video message": "video_message"}
 _SIZE = re.compile(r"(\d+)\s*[×x]\s*(\d+)")
 _DURATION = re.compile(r"(?:(\d+):)?(\d+):(\d\d)\b")
+#: What a button copies when it is pressed, or sends.
+_COPIED = re.compile(
+    r"ShowTextCopied\('(?:Data: (?P<data>.*?) \| )?(?:Forward text: (?P<forward_text>.*?) \| )?"
+    r"Type: (?P<type>\w+)'\);?\s*$",
+    re.DOTALL,
+)
 _SECONDS = re.compile(r"\((\d+) seconds\)")
 #: Whether a poll is closed; other notes are kept.
 _POLL_NOTES = ("Anonymous poll", "Final results")
@@ -68,7 +74,8 @@ def reactions(node: LexborNode) -> list[dict[str, Any]]:
 
 def buttons(table: LexborNode) -> list[list[dict[str, str]]]:
     """Return the rows of a bot's buttons."""
-    return [[_button(link) for link in row.css("a")] for row in table.css("td.bot_button_row")]
+    rows = table.css("td.bot_button_row")
+    return [[_button(one) for one in row.css("div.bot_button") or row.css("a")] for row in rows]
 
 
 def _generic(node: LexborNode, names: list[str]) -> dict[str, Any]:
@@ -218,14 +225,12 @@ def _reaction(node: LexborNode) -> dict[str, Any]:
     return found | ({"recent": recent} if recent else {})
 
 
-def _button(link: LexborNode) -> dict[str, str]:
-    kind = re.search(r"Type: (\w+)", attribute(link, "onclick"))
-    data = re.search(r"Data: (.*?) \| ", attribute(link, "onclick"))
-    return {
-        "type": kind[1] if kind else "url",
-        "text": (link.text() or "").strip(),
-        **_filled(data=data[1] if data else attribute(link, "href")),
-    }
+def _button(node: LexborNode) -> dict[str, str]:
+    link = (node if node.tag == "a" else node.css_first("a")) or node
+    copied = attribute(link, "onclick")
+    shown = _COPIED.search(copied)
+    found = shown.groupdict() if shown else {"type": "url", "data": attribute(link, "href") or copied}
+    return {"type": found.pop("type"), "text": (link.text() or "").strip(), **_filled(**found)}
 
 
 def _text(node: LexborNode | None) -> str:

@@ -241,6 +241,25 @@ def test_reactions_buttons_and_signatures(read: Read) -> None:
     assert row["extra"] == {"author": "Ed", "inline_bot_buttons": [[url, callback]]}
 
 
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("<a onclick=\"return ShowTextCopied('Data: a | b | Type: callback');\">",
+         {"type": "callback", "data": "a | b"}),
+        ("<a onclick=\"return ShowTextCopied('Data: a | Forward text: c | Type: auth');\">",
+         {"type": "auth", "data": "a", "forward_text": "c"}),
+        ("<a onclick=\"return ShowTextCopied('Type: buy');\">", {"type": "buy"}),
+        ('<a onclick="Other(1)">', {"type": "url", "data": "Other(1)"}),
+        ("<span>", {"type": "url"}),
+    ],
+)  # fmt: skip
+def test_a_button_is_kept_whole(read: Read, tag: str, expected: dict[str, str]) -> None:
+    shown = div("bot_button", f"{tag}<div>\nGo\n</div></{tag[1:].split()[0].strip('>')}>")
+    table = f'<table class="bot_buttons_table"><tr><td class="bot_button_row">{shown}</td></tr></table>'
+    (row,), _ = read(page(message(1, text("x"), table)))
+    assert row["extra"] == {"inline_bot_buttons": [[{"text": "Go", **expected}]]}
+
+
 def test_reactions_of_releases_that_wrote_div(read: Read) -> None:
     """From 5.6 to 5.13."""
     count = div("count", "12")
