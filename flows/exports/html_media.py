@@ -229,7 +229,9 @@ def _button(node: LexborNode) -> dict[str, str]:
     link = (node if node.tag == "a" else node.css_first("a")) or node
     copied = attribute(link, "onclick")
     shown = _COPIED.search(copied)
-    found = shown.groupdict() if shown else {"type": "url", "data": attribute(link, "href") or copied}
+    found = {"type": "url", "data": attribute(link, "href") or copied}
+    if shown:  # quotes are escaped as in a string of JavaScript
+        found = {key: re.sub(r"\\(['\\])", r"\1", value or "") for key, value in shown.groupdict().items()}
     return {"type": found.pop("type"), "text": (link.text() or "").strip(), **_filled(**found)}
 
 

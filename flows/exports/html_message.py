@@ -16,6 +16,7 @@ from flows.exports.html_text import (
     inner_text,
     joined,
     local_path,
+    rich_message,
     text_and_links,
     text_parts,
 )
@@ -119,6 +120,8 @@ def _add(found: dict[str, Any], node: LexborNode, names: list[str]) -> None:
 
 
 def _content(node: LexborNode, names: list[str]) -> dict[str, Any]:
+    if "rich_message" in names:
+        return rich_message(node)
     if "text" in names:
         parts = text_parts(node)
         return {"text": joined(parts), "text_entities": parts}

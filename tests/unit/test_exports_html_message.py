@@ -241,6 +241,27 @@ def test_reactions_buttons_and_signatures(read: Read) -> None:
     assert row["extra"] == {"author": "Ed", "inline_bot_buttons": [[url, callback]]}
 
 
+def test_a_rich_message_is_read_by_lines(read: Read) -> None:
+    """Its blocks have lines of their own, as in releases of 2026; ``pre`` has none."""
+    blocks = (
+        '<h2 class="rich_heading">\nHours\n   </h2>\n\n   <p class="rich_paragraph" dir="auto">\n'
+        'From <strong>nine</strong>,<br>see <a href="https://e.org/">here</a>\n   </p>\n\n   <ul>\n'
+        "\n    <li>\n"
+        '<span class="rich_list_content">bring a bag</span>\n    </li>\n\n   </ul>\n'
+        '<pre class="rich_code"><code>if x:<br>    go()</code></pre>'
+        + div(
+            "media_wrap clearfix",
+            '<a class="photo_wrap" href="../../photos/1.jpg"><img src="photos/t.jpg"/></a>',
+        )
+    )
+    shown = f'<div class="text rich_message" data-rich-message="1" dir="auto">{blocks}</div>'
+    (row,), reading = read(page(message(1, shown, div("signature details", "Ed"))))
+    assert row["text"] == "Hours\nFrom nine,\nsee here\nbring a bag\nif x:\n    go()"
+    links = ["https://e.org/", "photos/1.jpg", "photos/t.jpg"]
+    assert row["extra"] == {"author": "Ed", "rich_message": {"links": links}}
+    assert (row["entities"], reading.reason) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("tag", "expected"),
     [
@@ -248,6 +269,8 @@ def test_reactions_buttons_and_signatures(read: Read) -> None:
          {"type": "callback", "data": "a | b"}),
         ("<a onclick=\"return ShowTextCopied('Data: a | Forward text: c | Type: auth');\">",
          {"type": "auth", "data": "a", "forward_text": "c"}),
+        ("<a onclick=\"return ShowTextCopied('Data: it\\'s \\\\ | Type: game');\">",
+         {"type": "game", "data": "it's \\"}),
         ("<a onclick=\"return ShowTextCopied('Type: buy');\">", {"type": "buy"}),
         ('<a onclick="Other(1)">', {"type": "url", "data": "Other(1)"}),
         ("<span>", {"type": "url"}),
