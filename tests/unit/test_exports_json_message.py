@@ -216,6 +216,34 @@ def test_the_text_of_a_rich_message_is_found(read: Read, members: Json) -> None:
     assert document(row["extra"]) == {"rich_message": RICH}
 
 
+def plain(words: str) -> Json:
+    return {"type": "plain", "text": words}
+
+
+def test_a_rich_message_of_release_7_is_read_by_lines(read: Read) -> None:
+    """Of its members that are no text, ``content`` and the names of anchors look like one."""
+    line = [plain("From "), {"type": "bold", "text": plain("nine")},
+            {"type": "math", "source": "x"}, {"type": "inline_image", "document_id": "5"}, {"type": "empty"},
+            plain(" on")]  # fmt: skip
+    blocks = [
+        {"type": "anchor", "name": "top"},
+        {"type": "paragraph", "text": {"type": "concat", "text": line}},
+        {"type": "list", "kind": "unordered", "items": [
+            {"task_state": "none", "content": "text", "text": plain("a bag")},
+            {"task_state": "none", "content": "blocks",
+             "blocks": [{"type": "paragraph", "text": plain("deep")}]},
+        ]},
+        {"type": "table", "title": {"type": "empty"}, "rows": [{"cells": [{"text": plain("cell")}]}]},
+        {"type": "math", "formula": "E"},
+        {"type": "related_articles", "title": plain("More"),
+         "articles": [{"title": "A", "description": "of it"}]},
+        {"type": "button_row", "buttons": [{"text": plain("Go"), "button": {"type": "url", "url": "e.org"}}]},
+    ]  # fmt: skip
+    (row,), _ = read(chat(message(rich_message={"rtl": False, "part": False, "blocks": blocks})))
+    lines = ["From ninex on", "a bag", "deep", "cell", "E", "More", "A", "of it", "Go"]
+    assert row["text"].splitlines() == lines
+
+
 def test_a_text_beside_a_rich_message_is_kept(read: Read) -> None:
     (row,), _ = read(chat(message(text="plain", rich_message=RICH)))
     assert row["text"] == "plain"
