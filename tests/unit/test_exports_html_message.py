@@ -337,6 +337,17 @@ def test_labels_of_buttons_that_begin_a_tag_swallow_nothing(read: Read, label: s
     assert reading.reason is None
 
 
+@pytest.mark.parametrize("answer", ["<b>", "a <div> b", "</div>", "<3", "x &lt; <!--"])
+def test_answers_of_polls_that_begin_a_tag_swallow_nothing(read: Read, answer: str) -> None:
+    whole = page(service(1, f"A added &quot;{answer}&quot; to the poll."), message(2, text("two")))
+    rows, reading = read(whole)
+    shown = answer.replace("&lt;", "<")
+    assert [(row["message_id"], row["text"]) for row in rows] == [
+        (1, f'A added "{shown}" to the poll.'), (2, "two"),
+    ]  # fmt: skip
+    assert (rows[0]["service"], reading.reason) == ({"option": shown}, None)
+
+
 @pytest.mark.parametrize(
     ("html", "expected"),
     [
@@ -358,6 +369,23 @@ def test_labels_of_buttons_that_begin_a_tag_swallow_nothing(read: Read, label: s
         ("New messages will auto-delete in 7 days", {"action": "set_messages_ttl", "sender_name": None}),
         ('A set <a href="#go_to_message4">the same background</a> for this chat',
          {"action": "set_same_chat_wallpaper", "service": {"message_id": 4}}),
+        ("A removed &quot;No&quot; from the poll.",
+         {"action": "poll_delete_answer", "sender_name": "A", "service": {"option": "No"}}),
+        ("A added tasks: &quot;who removed it&quot;", {"action": "todo_append_tasks", "sender_name": "A"}),
+        ('A marked 1 as done in <a href="#go_to_message4">this todo list</a>.',
+         {"action": "todo_completions", "sender_name": "A", "service": {"message_id": 4}}),
+        ("A sent you a gift for $5: Telegram Premium for 30 days.",
+         {"action": "send_premium_gift", "sender_name": "A", "service": {"cost": "$5", "days": 30}}),
+        ("A sent you a gift of 25 Telegram Stars: she invited me",
+         {"action": "send_star_gift", "sender_name": "A", "service": {"stars": 25}}),
+        ("A boosted the group 3 times",
+         {"action": "boost_apply", "sender_name": "A", "service": {"boosts": 3}}),
+        ("A made B the new main admin of the group",
+         {"action": "change_creator", "sender_name": "A", "service": {"new_creator": "B"}}),
+        ("The user refunded the payment, post was deleted.",
+         {"action": "suggested_post_refund", "sender_name": None}),
+        ("You allowed this bot to message you in his web-app.",
+         {"action": "web_app_bot_allowed", "sender_name": None}),
         ("A did what no release before did", {"action": None, "sender_name": None, "service": None,
                                               "text": "A did what no release before did"}),
         ("This message is not supported by this version of Telegram Desktop. Please update the application.",
