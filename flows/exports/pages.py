@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from flows.exports.signs import is_messages_page
+from flows.exports.signs import PAGE_HEAD, is_messages_page
 
 #: Bytes at each end of a file that are searched.
 ENDS = 1 << 14
@@ -76,6 +76,8 @@ def _read_page(path: Path, size: int, _changed: int) -> Page:
     with path.open("rb", buffering=0) as file:
         head = file.read(ENDS)
         begin = _text(head)
+        if "page_header" not in begin and not _ID.search(begin):
+            begin = _text(_from_header(head, file), head[:2])
         title = _title(begin)
         own = _own_size(file, title, size)
         file.seek(max(own - ENDS, 0) & ~1)  # characters of UTF-16 have two bytes
@@ -97,6 +99,13 @@ def _read_page(path: Path, size: int, _changed: int) -> Page:
         own,
         size - own,
     )
+
+
+def _from_header(head: bytes, file: BinaryIO) -> bytes:
+    """Return the part of a page from its header on, if that is behind long styles; or its ``head``."""
+    more = file.read(PAGE_HEAD)
+    start = more.find(b"page_header")
+    return more[start : start + ENDS] if start >= 0 else head
 
 
 def _links(begin: str, end: str) -> tuple[str, str]:

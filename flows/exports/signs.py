@@ -6,6 +6,8 @@ import re
 
 #: Bytes at the start of a file in which the signs of an export are.
 HEAD = 64 * 1024
+#: The same for HTML: browsers' extensions save a page with its styles and pictures within its head.
+PAGE_HEAD = 1 << 20
 #: One of these keys begins every export in JSON; other JSON files do not have them.
 _JSON = re.compile(rb'"(?:messages|chats|left_chats|personal_information|about)"\s*:')
 _HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history["' >]|message (?:default|service))""")
@@ -27,5 +29,8 @@ def is_page(path: str, head: bytes) -> bool:
 
 
 def is_messages_page(head: bytes) -> bool:
-    """Return whether a file that begins with ``head``, in UTF-8, is a page of messages."""
-    return bool(_HTML.search(head, 0, HEAD))
+    """Return whether a file that begins with ``head``, in UTF-8, is a page of messages.
+
+    Its first PAGE_HEAD bytes decide; the first HEAD bytes are enough for the pages of Telegram Desktop.
+    """
+    return bool(_HTML.search(head, 0, PAGE_HEAD))

@@ -92,6 +92,17 @@ def test_an_empty_member_with_the_name_of_an_export_is_named_as_such(
     assert first["reason"].startswith(f"'{name}' left out: {reason}, as after a")
 
 
+def test_a_page_with_long_styles_in_its_head_is_found(tmp_path: Path) -> None:
+    chat = b"<!DOCTYPE html>\n<html><style>" + b"a" * 200_000 + b'</style><div class="page_body chat_page">'
+    other = chat.replace(b"chat_page", b"list_page")
+    pack(
+        tmp_path / "in" / "000001-a.zip", **{"E/result.json": EXPORT, "F/Data.html": chat, "F/x.html": other}
+    )
+    (file,) = extract(tmp_path / "in", tmp_path / "out")["files"]
+    assert (file.get("reason"), file["counts"]["members"], file["counts"]["media"]) == (None, 2, 1)
+    assert files_in(tmp_path / "out" / "000001-a.zip") == {"E/result.json": EXPORT, "F/Data.html": chat}
+
+
 def left_out(source: Path, output: Path, **members: bytes) -> tuple[int, str]:
     """Extract an archive of these members; return the number of members left out, and the reason."""
     pack(source / "000001-a.zip", **members)

@@ -30,6 +30,7 @@ _PACKED = (END + bytes(4), b"Rar!\x1a\x07\0", b"Rar!\x1a\x07\1\0", b"7z\xbc\xaf\
 _LONGEST = max(map(len, _PACKED))
 #: Members that can only be exports, and what is wrong with them if they begin like an empty file.
 _SURE = re.compile(r"(.*/)?(result|messages)[^/]*\.(json|html?)", re.IGNORECASE)
+_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)\b", re.IGNORECASE)
 _EMPTY = "it is empty, as after a full disk: export again, or pack the export again"
 _ZEROS = (
     "its beginning is empty (only zeros), as after a power failure or a full disk: export again, or pack the"
@@ -63,13 +64,16 @@ class Text:
 
     def __init__(self, content: Iterable[bytes]) -> None:
         """Read its beginning."""
-        head, chunks = b"", iter(content)
-        for chunk in chunks:
-            head += chunk
-            if len(head) >= signs.HEAD:
+        self._head, self._rest = b"", iter(content)
+        self._read(signs.HEAD)
+        self.encoding = encoding_of(self._head)
+
+    def _read(self, size: int) -> None:
+        """Read on, to the first ``size`` bytes."""
+        for chunk in self._rest if len(self._head) < size else ():
+            self._head += chunk
+            if len(self._head) >= size:
                 break
-        self._head, self._rest = head, chunks
-        self.encoding = encoding_of(head)
 
     @property
     def is_blank(self) -> bool:
@@ -88,7 +92,12 @@ class Text:
         by_name = path.lower().endswith(".json") and first != b"<"
         if (by_name or first in (b"{", b"[")) and signs.is_json_export(head):
             return "json"
-        return "html" if not by_name and signs.is_page(path, head) else None
+        if by_name:
+            return None
+        if _PAGE.match(head) and not signs.is_page(path, head):
+            self._read(signs.PAGE_HEAD)
+            head = start_in_utf8(self._head)
+        return "html" if signs.is_page(path, head) else None
 
     def chunks(self) -> Iterator[bytes]:
         """Return its content, in UTF-8."""
