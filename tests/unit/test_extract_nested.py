@@ -174,6 +174,20 @@ def test_an_archive_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> Non
     assert (number, "'a.tar.lz4' left out: an archive of a format that is not read" in reason) == (1, True)
 
 
+def test_a_page_in_the_format_of_a_browser_is_named_only_if_it_is_of_an_export(tmp_path: Path) -> None:
+    head = b"From: <Saved by Blink>\r\nMIME-Version: 1.0\r\n\r\n"
+    chat = b'<div class=3D"page_body chat_page">'
+    members = {
+        "E/result.json": EXPORT,
+        "F/messages.mhtml": head + chat,
+        "article.mhtml": head + b"<p>news</p>",
+    }
+    members |= {"G/Chat.webarchive": b"bplist00" + chat, "E/files/sent.mht": head + chat}
+    number, reason = left_out(tmp_path / "in", tmp_path / "out", **members)
+    assert number == 2
+    assert "' and 1 more left out: a page that a browser saved as one file" in reason
+
+
 def test_a_program_is_named_only_if_it_has_an_archive_in_it(tmp_path: Path) -> None:
     packed = b"MZ" + bytes(3000) + rar(("b/result.json", EXPORT))
     members = {"E/result.json": EXPORT, "a.exe": b"MZ" + bytes(5000), "b.exe": packed}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from mimetypes import MimeTypes
 
@@ -27,7 +27,9 @@ _TYPES = MimeTypes()
 #: The beginnings of programs of Windows and Linux, and of what a self-extracting archive has in it.
 _PROGRAMS = (b"MZ", b"\x7fELF")
 _PACKED = (END + bytes(4), b"Rar!\x1a\x07\0", b"Rar!\x1a\x07\1\0", b"7z\xbc\xaf\x27\x1c\0")
-_LONGEST = max(map(len, _PACKED))
+#: Pages that browsers saved as one file of their own formats, and what Telegram Desktop writes into them.
+_SAVED_PAGE = re.compile(r".*\.(mht(ml)?|webarchive)", re.IGNORECASE | re.DOTALL)
+_OF_TELEGRAM = (b"chat_page", b"page_header", b"message default")
 #: Members that can only be exports, and what is wrong with them if they begin like an empty file.
 _SURE = re.compile(r"(.*/)?(result|messages)[^/]*\.(json|html?)", re.IGNORECASE)
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)\b", re.IGNORECASE)
@@ -119,7 +121,8 @@ def kind_of(path: str, chunks: Iterator[bytes]) -> str | None:
     """Return what a member without the name of an export is: ``archive``, ``export``, or None for neither.
 
     A file of unknown format counts as an archive if its name is that of one, or if it is a self-extracting
-    program: to open it shows what is wrong with it. Raises BadInput if it is damaged.
+    program or a page in a browser's own format: to open it shows what is wrong with it. Raises BadInput if it
+    is damaged.
     """
     first = next(chunks, b"")
     found = format_of(first[:HEAD])
@@ -127,14 +130,15 @@ def kind_of(path: str, chunks: Iterator[bytes]) -> str | None:
         return "archive"
     if found:
         return "export" if Text(chain([first], BeforeCut(chunks))).form(path) else None
-    return "archive" if first.startswith(_PROGRAMS) and _holds_archive(chain([first], chunks)) else None
+    searched = _PACKED if first.startswith(_PROGRAMS) else _OF_TELEGRAM if _SAVED_PAGE.fullmatch(path) else ()
+    return "archive" if searched and _holds_any(chain([first], chunks), searched) else None
 
 
-def _holds_archive(chunks: Iterable[bytes]) -> bool:
-    """Return whether the signature of an archive is in the content of a file."""
-    held = b""
+def _holds_any(chunks: Iterable[bytes], signs: Collection[bytes]) -> bool:
+    """Return whether one of ``signs`` is in the content of a file."""
+    held, longest = b"", max(map(len, signs))
     for chunk in chunks:
-        held = held[-_LONGEST:] + chunk
-        if any(signature in held for signature in _PACKED):
+        held = held[-longest:] + chunk
+        if any(sign in held for sign in signs):
             return True
     return False
