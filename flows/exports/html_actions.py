@@ -55,7 +55,7 @@ _SENTENCES = {
     r"(?:No winners|Some winners|\d+) of the giveaway .+": "giveaway_results",
     r"(?P<actor>.+) boosted the group (?P<boosts>\d+) times?": "boost_apply",
     r"(?P<peer_name>.+) refunded back .+": "refunded_payment",
-    r"(?P<actor>.+) refunded (?P<stars_count>\d+) Stars? for (?P<messages_count>\d+) messages? to .+":
+    r"(?:You|(?P<actor>.+)) refunded (?P<stars_count>\d+) Stars? for (?P<messages_count>\d+) messages? to .+":
         "paid_messages_refund",
     r"Price per (?:direct )?message changed to .+|Direct messages were disabled\.":
         "paid_messages_price_change",

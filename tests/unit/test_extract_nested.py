@@ -174,6 +174,17 @@ def test_an_archive_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> Non
     assert (number, "'a.tar.lz4' left out: an archive of a format that is not read" in reason) == (1, True)
 
 
+def test_json_with_messages_of_no_chat_is_named(tmp_path: Path) -> None:
+    """As jq cuts them out of an export; but not what people sent each other."""
+    messages = b'[{"id": 1, "type": "message", "date_unixtime": "1", "text": "x"}]'
+    members = {"E/result.json": EXPORT, "Olga.json": messages, "log.jsonl": messages[1:-1]}
+    members |= {"E/files/sent.json": messages, "E/files/result.json": b"{}", "other.json": b'{"a": "b"}'}
+    number, reason = left_out(tmp_path / "in", tmp_path / "out", **members, **{"result2.json": b"{}"})
+    assert number == 3
+    assert "'Olga.json' and 1 more left out: it has messages but does not say of which chat" in reason
+    assert "'result2.json' left out: not a Telegram export" in reason
+
+
 def test_a_page_in_the_format_of_a_browser_is_named_only_if_it_is_of_an_export(tmp_path: Path) -> None:
     head = b"From: <Saved by Blink>\r\nMIME-Version: 1.0\r\n\r\n"
     chat = b'<div class=3D"page_body chat_page">'

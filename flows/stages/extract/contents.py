@@ -82,6 +82,11 @@ class Text:
         """Return whether it begins with nothing: it is empty, or has only white space or zeros there."""
         return not self._head.strip(b"\0 \t\r\n")
 
+    @property
+    def has_messages(self) -> bool:
+        """Return whether it is JSON with messages as in an export, maybe without their chat."""
+        return signs.has_json_messages(start_in_utf8(self._head))
+
     def form(self, path: str) -> str | None:
         """Return the form of the export that it is: ``json`` or ``html``; None if it is no export.
 
