@@ -36,6 +36,7 @@ _UNKNOWN = {"?": None}
 _START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
 _TOGETHER = "submit all parts of the chat together, otherwise each is stored as a chat of its own"
+_ZEROS = "what was there is lost"
 #: What stands for bytes that are not UTF-8.
 _REPLACED = "\ufffd".encode()
 #: Line breaks, also as editors and other programs rewrite them.
@@ -182,8 +183,9 @@ class _HtmlReader:
 
     def _pieces(self, part: Path) -> Iterator[bytes]:
         """Yield complete messages of a part, about _CHUNK bytes at once; first with the head of the page."""
-        held = b""
+        held, zeros = b"", 0
         for chunk in chunks_of(read_page(part), _CHUNK):
+            zeros += chunk.count(0)
             held += chunk
             if len(held) > _CHUNK and (
                 start := max((one.start() for one in _START.finditer(held)), default=0)
@@ -193,6 +195,10 @@ class _HtmlReader:
             if len(held) > LONGEST:
                 self._reading.problems.append(f"{part.name} has a message longer than {LONGEST >> 20} MiB")
                 return
+        if zeros > len(held) - len(held.rstrip(b"\0")):  # those at its end do not matter
+            self._reading.problems.append(
+                f"{part.name} has zeros in it, as after a failure of the disk: {_ZEROS}"
+            )
         yield self._whole(part, held)
 
     def _whole(self, part: Path, tail: bytes) -> bytes:

@@ -39,6 +39,11 @@ _ODD_COMMAS = re.compile(
     r'("l(?:at|ong)itude"\s*+:\s*+-?\d++),(?=\d{6}\b)|"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])',
     re.DOTALL,
 )
+#: Zeros where there was something else (a failing disk): a piece with some may begin in one message and end,
+#: as valid JSON, in another.
+_HOLE = bytes(16)
+#: Each message has one such member: how many messages there are in such a piece.
+_TYPE = re.compile(rb'"type"\s*+:\s*+"(?:message|service|unsupported)"')
 #: The member with further values of keys that occur several times in one object.
 REPEATED = "repeated_keys"
 #: Characters that PostgreSQL's text does not accept: NUL and lone surrogates.
@@ -135,6 +140,9 @@ def _one_by_one(block: Block) -> Messages:
     while todo:
         piece = todo.pop()
         array = b"[" + piece + b"]"
+        if _HOLE in piece:
+            lost += max(1, len(_TYPE.findall(piece)))
+            continue
         try:
             values = _lenient(array)
             messages = [value for value in values if isinstance(value, dict)]
@@ -153,10 +161,10 @@ def _one_by_one(block: Block) -> Messages:
             if elements[1:]:
                 todo += reversed(elements)
             else:
-                lost += 1
+                lost += max(1, len(_TYPE.findall(piece)))
             continue
         lost += len(values) - len(messages)
-        not_utf8 += not is_utf8(piece)
+        not_utf8 += b"\0" in piece or not is_utf8(piece)
         found.members.extend(valid.members)
         found.raws.extend(valid.raws)
     return found._replace(lost=lost, missing_commas=commas, not_utf8=not_utf8, error=error)

@@ -138,6 +138,20 @@ def test_line_ends_of_windows_leave_no_trace(read: Read) -> None:
     assert (reading.chats[0].name, reading.reason) == ("CR", None)
 
 
+def test_zeros_within_a_page_are_named(read: Read) -> None:
+    """The messages within them are gone, and the parser takes what is left for a sound page."""
+    whole = page(*(message(number, text(f"text {number}")) for number in range(1, 10))).encode()
+    start, end = whole.index(b"text 4"), whole.index(b"text 6")
+    rows, reading = read(whole[:start] + bytes(end - start) + whole[end:])
+    assert len(rows) == 7
+    assert (
+        reading.reason
+        == "messages.html has zeros in it, as after a failure of the disk: what was there is lost"
+    )
+    assert read(whole + bytes(3000))[1].reason is None
+    assert "zeros" not in (read(whole[:-300] + bytes(3000))[1].reason or "")
+
+
 def test_line_breaks_may_be_rewritten(read: Read) -> None:
     rows, reading = read(page(message(1, text("a<BR>b<br />c<br class='x'>d<Br/>e<brand>f</brand>"))))
     assert ([row["text"] for row in rows], reading.reason) == (["a\nb\nc\nd\nef"], None)

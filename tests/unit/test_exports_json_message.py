@@ -298,6 +298,23 @@ def test_elements_that_are_no_messages_are_left_out_and_counted(read: Read) -> N
         assert reading.reason == "4 unreadable messages left out"
 
 
+@pytest.mark.parametrize("end", ["x" * 90, '"id": 9,', '"type"'], ids=["text", "id", "type"])
+def test_messages_around_a_hole_are_left_out_and_counted(read: Read, end: str) -> None:
+    """Zeros from the text of message 6 (a failing disk): if they end in another text, that is valid JSON."""
+    export = json.dumps(chat(*(message(id=number, text="x" * 90) for number in range(1, 21))), indent=1)
+    start = export.index("x" * 90, export.index('"id": 6,'))
+    hole = export.index(end, export.index('"id": 9,')) + len(end) // 2 - start
+    for zeros in (hole, hole + 7):
+        rows, reading = read(f"{export[:start]}{chr(0) * zeros}{export[start + zeros :]}")
+        assert [row["message_id"] for row in rows] == [*range(1, 6), *range(10, 21)]
+        assert reading.reason in ("1 unreadable message left out", "2 unreadable messages left out")
+
+
+def test_a_raw_nul_is_replaced_and_reported(read: Read) -> None:
+    (row,), reading = read(json.dumps(chat(message(text="HERE"))).replace("HERE", "a\0b"))
+    assert (row["text"], "characters were replaced in 1 text" in (reading.reason or "")) == ("a\ufffdb", True)
+
+
 def test_unsupported_messages_have_only_an_id(read: Read) -> None:
     (row,), _ = read(chat({"id": 9, "type": "unsupported"}))
     assert (row["message_id"], row["type"], row["text"]) == (9, "unsupported", "")
