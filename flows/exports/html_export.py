@@ -22,7 +22,7 @@ from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
 from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
-from flows.exports.pages import Page, chunks_of, part_name, read_page
+from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page
 from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, Messages, is_utf8, parse
 from flows.exports.rows import Rows
@@ -187,6 +187,9 @@ class _HtmlReader:
         for chunk in chunks_of(read_page(part), _CHUNK):
             zeros += chunk.count(0)
             held += chunk
+            while another := BEGIN.search(held, 1):
+                yield self._whole(part, held[: another.start()])
+                held = held[another.start() :]
             if len(held) > _CHUNK and (
                 start := max((one.start() for one in _START.finditer(held)), default=0)
             ):

@@ -33,6 +33,8 @@ _LINK_OF_ANY_WORDS = re.compile(
     r"""<a\b(?=[^<>]*\bclass=["']?pagination\b)[^<>]*\bhref=["']?([^"'<>]*?)(?:#[^"'<>]*)?["'][^<>]*>"""
 )
 _ID = re.compile(r"""<div\b[^<>]*\bclass=["']?message [^<>]*\bid=["']?message(-?\d{1,18})\b""")
+#: Where a page begins that Telegram Desktop wrote, also in the middle of a file.
+BEGIN = re.compile(rb"<!DOCTYPE html>\r?\n<html>")
 _END = b"</html>"
 #: What browsers and editors add behind the end of a page.
 _COMMENTS = re.compile(rb"(?:\s|\0|\x1a|<!--.*?-->)*+", re.DOTALL)
@@ -123,13 +125,17 @@ def _title(text: str) -> str:
 
 
 def _own_size(file: BinaryIO, title: str, size: int) -> int:
-    """Return the number of bytes of the page, and of further pages of the chat ``title`` that follow it."""
+    """Return the number of bytes of the page, and of further pages of the chat ``title`` that follow it.
+
+    A page that is cut off ends where another one begins.
+    """
     if not size:
         return 0
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         end = 0
         while (found := data.find(_END, end)) >= 0:
-            end = found + len(_END)
+            another = BEGIN.search(data, end + 1, found)
+            end = another.start() if another else found + len(_END)
             blank = _COMMENTS.match(data, end)
             begin = blank.end() if blank else end
             rest = data[begin : begin + ENDS]
@@ -137,6 +143,7 @@ def _own_size(file: BinaryIO, title: str, size: int) -> int:
                 is_page(rest) and _title(_text(rest)) in ("", title)
             ):  # a page may lack its header
                 return end
+            end = begin if another else end
     return size
 
 

@@ -138,6 +138,21 @@ def test_line_ends_of_windows_leave_no_trace(read: Read) -> None:
     assert (reading.chats[0].name, reading.reason) == ("CR", None)
 
 
+@pytest.mark.parametrize("cut", ["text 4", 'message4"', "from_name"])
+@pytest.mark.parametrize(("name", "ids"), [("Chat", [1, 2, 3, 6, 7]), ("Other", [1, 2, 3])])
+def test_a_page_that_is_cut_off_where_another_begins_is_named(
+    read: Read, cut: str, name: str, ids: list[int]
+) -> None:
+    """Joined by ``cat``. A page of another chat is not read; its messages are none of this one."""
+    whole = page(*(message(number, text(f"text {number}")) for number in range(1, 6)))
+    at = whole.index(cut, whole.index('id="message4"') - 10)
+    rows, reading = read(whole[: at + 3] + page(message(6, text("text 6")), message(7), name=name))
+    assert [row["message_id"] for row in rows] == ids
+    assert "messages.html is cut off" in (reading.reason or "")
+    assert ("behind the end of" in (reading.reason or "")) == (name == "Other")
+    assert all("Exported" not in row["text"] for row in rows)
+
+
 def test_zeros_within_a_page_are_named(read: Read) -> None:
     """The messages within them are gone, and the parser takes what is left for a sound page."""
     whole = page(*(message(number, text(f"text {number}")) for number in range(1, 10))).encode()
