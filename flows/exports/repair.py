@@ -164,7 +164,7 @@ def _one_by_one(block: Block) -> Messages:
                 lost += max(1, len(_TYPE.findall(piece)))
             continue
         lost += len(values) - len(messages)
-        not_utf8 += b"\0" in piece or not is_utf8(piece)
+        not_utf8 += not is_utf8(piece)
         found.members.extend(valid.members)
         found.raws.extend(valid.raws)
     return found._replace(lost=lost, missing_commas=commas, not_utf8=not_utf8, error=error)

@@ -310,11 +310,6 @@ def test_messages_around_a_hole_are_left_out_and_counted(read: Read, end: str) -
         assert reading.reason in ("1 unreadable message left out", "2 unreadable messages left out")
 
 
-def test_a_raw_nul_is_replaced_and_reported(read: Read) -> None:
-    (row,), reading = read(json.dumps(chat(message(text="HERE"))).replace("HERE", "a\0b"))
-    assert (row["text"], "characters were replaced in 1 text" in (reading.reason or "")) == ("a\ufffdb", True)
-
-
 def test_unsupported_messages_have_only_an_id(read: Read) -> None:
     (row,), _ = read(chat({"id": 9, "type": "unsupported"}))
     assert (row["message_id"], row["type"], row["text"]) == (9, "unsupported", "")
