@@ -46,22 +46,20 @@ def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | No
     """Return the members of a message, which may lack an id; None for a day bar."""
     number = _ID.fullmatch(attribute(node, "id"))
     found: dict[str, Any] = {"id": int(number[1]) if number else None}
-    body = next((child for child in node.iter() if "body" in classes(child)), None)
+    # Programs that replace names in pages leave service messages without a body.
+    body = next((child for child in node.iter() if "body" in classes(child)), node)
     if "service" in classes(node):
         return None if found["id"] in DAY_BARS else _service(node, body, found)
     found |= {"type": "message", "text": ""}
-    if body is None:
-        return found
     return _body(body, found, above, clock)
 
 
-def _service(node: LexborNode, body: LexborNode | None, found: dict[str, Any]) -> dict[str, Any]:
-    parts = text_parts(body) if body else []
-    text = joined(parts)
+def _service(node: LexborNode, body: LexborNode, found: dict[str, Any]) -> dict[str, Any]:
+    text = joined(text_parts(body))
     if text.startswith(_UNSUPPORTED):
         return found | {"type": "unsupported"}
-    found |= {"type": "service", "text": text, **action_of(text, _target(body) if body else None)}
-    for block in node.iter():
+    found |= {"type": "service", "text": text, **action_of(text, _target(body))}
+    for block in node.iter() if body is not node else ():
         names = classes(block)
         if "userpic_wrap" in names:
             found |= _photo(block)

@@ -424,6 +424,18 @@ def test_the_photo_of_a_service_message_is_kept(read: Read) -> None:
     assert [row["extra"] for row in rows] == [None, None]
 
 
+def test_messages_without_a_body_keep_their_text(read: Read) -> None:
+    """A public data set has them: names were replaced by a program that set the text of the whole block."""
+    bare = '<div class="message service" id="message1">A invited B</div>'
+    day = bare.replace("message1", "message-1")
+    flat = f'<div class="message default clearfix" id="message2">{div("from_name", "C")}{text("hello")}</div>'
+    rows, reading = read(page(day, bare, flat))
+    assert [(row["text"], row["sender_name"], row["action"], row["extra"]) for row in rows] == [
+        ("A invited B", "A", "invite_members", None), ("hello", "C", None, None),
+    ]  # fmt: skip
+    assert reading.reason is None
+
+
 def test_blocks_that_no_known_release_has_are_kept(read: Read) -> None:
     """In a message, in what it forwards, beside a service message, and as media."""
     quote, card = (
