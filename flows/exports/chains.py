@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from flows.exports.pages import Page
+from flows.exports.pages import Page, read_page
 
 Chain = list[Page]
 
@@ -23,6 +23,12 @@ def chains(pages: Iterable[Page]) -> list[Chain]:
         else:
             found.append([page])
     return found
+
+
+def has_next_beside(last: Page) -> bool:
+    """Return whether the part to which ``last`` links is in its folder: a copy of ``last`` has taken it."""
+    beside = last.path.with_name(last.following)
+    return beside.is_file() and _may_follow(last, read_page(beside))
 
 
 def across(ends: Iterable[tuple[Page, Page]]) -> dict[Path, Page]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from flows.exports.chains import chains
 from flows.exports.pages import is_page, read_page
-from flows.exports.signs import HEAD, is_json_export
+from flows.exports.signs import HEAD, PAGE_HEAD, is_json_export
 
 _PAGES = (".html", ".htm")
 _SUFFIXES = (".json", *_PAGES)
@@ -58,12 +58,14 @@ def _in_folder(folder: Path, names: list[str]) -> list[Export]:
 
 def _is_part(path: Path) -> bool:
     """Return whether a file is a part by its name or by its content."""
-    return path.suffix.lower() in _PAGES and bool(_PART.fullmatch(path.name) or is_page(_head(path)))
+    return path.suffix.lower() in _PAGES and bool(
+        _PART.fullmatch(path.name) or is_page(_head(path, PAGE_HEAD))
+    )
 
 
-def _head(path: Path) -> bytes:
+def _head(path: Path, size: int = HEAD) -> bytes:
     with path.open("rb", buffering=0) as file:
-        return file.read(HEAD)
+        return file.read(size)
 
 
 def _single(path: Path) -> Export:

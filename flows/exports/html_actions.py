@@ -1,6 +1,6 @@
 """Recognize actions by the sentences in which HTML shows them.
 
-Source: Telegram Desktop's export_output_html.cpp, 2018 to 2025, and the names of the actions in its JSON.
+Source: Telegram Desktop's export_output_html.cpp, 2018 to 2026, and the names of the actions in its JSON.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ _SENTENCES = {
     r"(?P<actor>.+) scored (?P<score>-?\d+) in this game": "score_in_game",
     r"(?:You have successfully transferred .+ for this invoice.*|You were charged .+ via recurring payment)":
         "send_payment",
+    r"You allowed this bot to message you when you added it in the attachment menu\.":
+        "attach_menu_bot_allowed",
+    r"You allowed this bot to message you in his web-app\.": "web_app_bot_allowed",
     r"You allowed this bot to message you when .+": "allow_sending_messages",
     r"You have sent the following documents: .+": "send_passport_values",
     r"(?:You are now within .+ from .+|.+ is now within .+ from .+)": "proximity_reached",
@@ -43,8 +46,34 @@ _SENTENCES = {
     r"(?:Channel theme was disabled|(?P<actor>.+) disabled chat theme)": "edit_chat_theme",
     r"(?:Channel theme was changed|(?P<actor>.+) changed chat theme) to (?P<emoticon>.+)": "edit_chat_theme",
     r"You have just successfully transferred data from the «.*» button to the bot": "send_webview_data",
-    r"(?P<actor>.+) sent you a gift for (?P<cost>.+): Telegram Premium for (?P<months>\d+) months\.":
-        "send_premium_gift",
+    r"(?P<actor>.+?) sent you a gift for (?P<cost>.+): Telegram Premium for"
+    r" (?:(?P<months>\d+) months?|(?P<days>\d+) days?)\.": "send_premium_gift",
+    r"(?P<actor>.+?) sent you a gift for (?P<cost>.+): [\d.]+ Telegram Stars?\.": "send_stars_gift",
+    r"(?P<actor>.+?) sent you a gift of (?P<stars>\d+) Telegram Stars?\b.*": "send_star_gift",
+    r"(?:This is an unclaimed|You've received a) Telegram Premium for .+": "gift_code_prize",
+    r"(?P<actor>.+?) just started a giveaway of .+": "giveaway_launch",
+    r"(?:No winners|Some winners|\d+) of the giveaway .+": "giveaway_results",
+    r"(?P<actor>.+) boosted the group (?P<boosts>\d+) times?": "boost_apply",
+    r"(?P<peer_name>.+) refunded back .+": "refunded_payment",
+    r"(?:You|(?P<actor>.+)) refunded (?P<stars_count>\d+) Stars? for (?P<messages_count>\d+) messages? to .+":
+        "paid_messages_refund",
+    r"Price per (?:direct )?message changed to .+|Direct messages were disabled\.":
+        "paid_messages_price_change",
+    r"(?P<actor>.+?) marked .*as (?:done|not done yet).* in this todo list\.": "todo_completions",
+    r"(?P<actor>.+?) added tasks: .*": "todo_append_tasks",
+    r'(?P<actor>.+?) added "(?P<option>.*)" to the poll\.': "poll_append_answer",
+    r'(?P<actor>.+?) removed "(?P<option>.*)" from the poll\.': "poll_delete_answer",
+    r"(?P<actor>.+?) (?:approved|rejected|declined) your suggested post\b.*": "process_suggested_post",
+    r"The paid post was shown for .+": "suggested_post_success",
+    r"The (?:user refunded the payment, post was deleted|admin deleted the post early, .+)\.":
+        "suggested_post_refund",
+    r"(?P<actor>.+?) suggests to add a date of birth: .+": "suggest_birthday",
+    r"(?P<actor>.+) (?:dis|en)abled sharing in this chat": "no_forwards_toggle",
+    r"(?P<actor>.+) requested to enable sharing in this chat": "no_forwards_request",
+    r"(?P<actor>.+?) made (?P<new_creator>.+) the new main admin of the group": "change_creator",
+    r"(?P<actor>.+?) created a bot (?P<bot>.+)": "managed_bot_created",
+    r"(?P<actor>.+) joined group via a community": "join_group_via_community",
+    r"requested:\s*": "requested_peer",
     r"(?P<actor>.+) suggests to use this photo": "suggest_profile_photo",
     r"(?P<actor>.+) set a new background for this chat": "set_chat_wallpaper",
     r"(?P<actor>.+) set the same background for this chat": "set_same_chat_wallpaper",
@@ -52,7 +81,7 @@ _SENTENCES = {
     r"(?P<actor>.+) removed .+": "remove_members",
 }  # fmt: skip
 _ACTIONS = [(re.compile(pattern, re.DOTALL), action) for pattern, action in _SENTENCES.items()]
-_NUMBERS = ("score", "duration", "months")
+_NUMBERS = ("score", "duration", "months", "days", "stars", "boosts", "stars_count", "messages_count")
 _TARGETS = {"score_in_game": "game_message_id", "send_payment": "invoice_message_id"}
 
 

@@ -16,12 +16,13 @@ from selectolax.lexbor import LexborHTMLParser
 
 from flows.errors import BadInput
 from flows.exports import ids
+from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
 from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
 from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
-from flows.exports.pages import Page, chunks_of, part_name, read_page
+from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page
 from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, Messages, is_utf8, parse
 from flows.exports.rows import Rows
@@ -35,9 +36,11 @@ _UNKNOWN = {"?": None}
 _START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
 _TOGETHER = "submit all parts of the chat together, otherwise each is stored as a chat of its own"
+_ZEROS = "what was there is lost"
 #: What stands for bytes that are not UTF-8.
 _REPLACED = "\ufffd".encode()
-_BREAK = re.compile(r"<br\s*/?>")
+#: Line breaks, also as editors and other programs rewrite them.
+_BREAK = re.compile(r"<br\b[^<>]*>", re.IGNORECASE)
 #: Signs of other programs that write pages called messages.html.
 _FOREIGN = {
     "Element (Matrix)": re.compile(rb"""id=["']?matrixchat|class=["']?mx_"""),
@@ -173,14 +176,20 @@ class _HtmlReader:
             if number > above + 1:
                 first = part_name(above + 1)
                 missing.append(first if number == above + 2 else f"{first} to {part_name(number - 1)}")
-        following = "" if self._batch.is_continued(self._export) else self._pages[-1].following
-        return [*missing, following] if following else missing
+        last = self._pages[-1]
+        if last.following and not self._batch.is_continued(self._export) and not has_next_beside(last):
+            missing.append(last.following)
+        return missing
 
     def _pieces(self, part: Path) -> Iterator[bytes]:
         """Yield complete messages of a part, about _CHUNK bytes at once; first with the head of the page."""
-        held = b""
+        held, zeros = b"", 0
         for chunk in chunks_of(read_page(part), _CHUNK):
+            zeros += chunk.count(0)
             held += chunk
+            while another := BEGIN.search(held, 1):
+                yield self._whole(part, held[: another.start()])
+                held = held[another.start() :]
             if len(held) > _CHUNK and (
                 start := max((one.start() for one in _START.finditer(held)), default=0)
             ):
@@ -189,6 +198,10 @@ class _HtmlReader:
             if len(held) > LONGEST:
                 self._reading.problems.append(f"{part.name} has a message longer than {LONGEST >> 20} MiB")
                 return
+        if zeros > len(held) - len(held.rstrip(b"\0")):  # those at its end do not matter
+            self._reading.problems.append(
+                f"{part.name} has zeros in it, as after a failure of the disk: {_ZEROS}"
+            )
         yield self._whole(part, held)
 
     def _whole(self, part: Path, tail: bytes) -> bytes:
@@ -237,7 +250,7 @@ def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece |
 def _tree(piece: bytes) -> LexborHTMLParser:
     # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
     html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
-    return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html else html)
+    return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html or "<BR" in html else html)
 
 
 def _messages(tree: LexborHTMLParser, above: Above, clock: Clock) -> list[dict[str, Any]]:

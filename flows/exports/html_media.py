@@ -13,7 +13,9 @@ from flows.exports.html_text import (
     first_within,
     inner_text,
     joined,
+    lines,
     local_path,
+    text_and_links,
     text_parts,
 )
 
@@ -32,9 +34,19 @@ _WRAPS = {
 _TITLES = {"Video file": "video_file", "Animation": "animation", "Video message": "video_message"}
 _SIZE = re.compile(r"(\d+)\s*[×x]\s*(\d+)")
 _DURATION = re.compile(r"(?:(\d+):)?(\d+):(\d\d)\b")
+#: What a button copies when it is pressed, or sends.
+_COPIED = re.compile(
+    r"ShowTextCopied\('(?:Data: (?P<data>.*?) \| )?(?:Forward text: (?P<forward_text>.*?) \| )?"
+    r"Type: (?P<type>\w+)'\);?\s*$",
+    re.DOTALL,
+)
 _SECONDS = re.compile(r"\((\d+) seconds\)")
+#: Whether a poll is closed; other notes are kept.
+_POLL_NOTES = ("Anonymous poll", "Final results")
 _VOTES = re.compile(r"(\d+) votes?(, chosen vote)?")
 _PLACE = re.compile(r"(-?\d+(?:\.\d+)?),\s*(-?\d+(?:\.\d+)?)")
+#: The same with the decimal commas of some languages, as releases of 2018 wrote it.
+_COMMAS = re.compile(r"(-?\d+),(\d{6}),(\s*-?\d+),(\d{6})(?!\d)")
 
 
 def media(wrap: LexborNode) -> dict[str, Any]:
@@ -46,13 +58,13 @@ def media(wrap: LexborNode) -> dict[str, Any]:
         if "media_poll" in names:
             return _poll(node)
         if "media_giveaway" in names:
-            return {"giveaway_information": {"text": _lines(node)}}
+            return {"giveaway_information": {"text": lines(node)}}
         if "media" in names:
             return _generic(node, names)
         for name in names:
             if name in _WRAPS:
                 return _shown(node, **_WRAPS[name])
-    return {"media_type": "unknown", "media_text": _lines(wrap)}
+    return {"media_type": "unknown", **{f"media_{key}": value for key, value in text_and_links(wrap).items()}}
 
 
 def reactions(node: LexborNode) -> list[dict[str, Any]]:
@@ -62,7 +74,8 @@ def reactions(node: LexborNode) -> list[dict[str, Any]]:
 
 def buttons(table: LexborNode) -> list[list[dict[str, str]]]:
     """Return the rows of a bot's buttons."""
-    return [[_button(link) for link in row.css("a")] for row in table.css("td.bot_button_row")]
+    rows = table.css("td.bot_button_row")
+    return [[_button(one) for one in row.css("div.bot_button") or row.css("a")] for row in rows]
 
 
 def _generic(node: LexborNode, names: list[str]) -> dict[str, Any]:
@@ -99,7 +112,8 @@ class _Shown(NamedTuple):
 
     @property
     def location(self) -> dict[str, float] | None:
-        place = _PLACE.search(self.status) or _PLACE.search(self.link)
+        status, link = (_COMMAS.sub(r"\1.\2,\3.\4", text) for text in (self.status, self.link))
+        place = _PLACE.search(status) or _PLACE.search(link)
         return {"latitude": float(place[1]), "longitude": float(place[2])} if place else None
 
 
@@ -111,7 +125,8 @@ def _without_file(shown: _Shown) -> dict[str, Any] | None:
             return {"contact_information": contact, **_filled(contact_vcard=shown.path)}
         case "location" | "live_location":
             live = {"live_location": True} if "live" in kind else {}
-            return {"location_information": shown.location, **live}
+            unread = {} if shown.location else _filled(status=status)
+            return {"location_information": shown.location, **live, **unread}
         case "venue":
             return {"place_name": title, "address": description, "location_information": shown.location}
         case "game":
@@ -122,8 +137,9 @@ def _without_file(shown: _Shown) -> dict[str, Any] | None:
 
 
 def _call(node: LexborNode) -> dict[str, Any]:
-    status = _text(first_within(node).get("div.status"))
-    found: dict[str, Any] = {"action": "phone_call", "status": status}
+    first = first_within(node)
+    peer, status = (_text(first.get(f"div.{name}")) for name in ("title", "status"))
+    found: dict[str, Any] = {"action": "phone_call", "status": status, **_filled(peer_name=peer)}
     if seconds := _SECONDS.search(status):
         found["duration_seconds"] = int(seconds[1])
     return found
@@ -162,7 +178,8 @@ def _poll(node: LexborNode) -> dict[str, Any]:
     question, note = _text(first.get("div.question")), _text(first.get("div.details"))
     answers = [_answer(answer) for answer in node.css("div.answer")]
     if note == "To-do List":
-        return {"todo_list": {"title": question, "answers": [{"text": one["text"]} for one in answers]}}
+        tasks = [{key: one[key] for key in ("text", "details") if key in one} for one in answers]
+        return {"todo_list": {"title": question, "answers": tasks}}
     total = _VOTES.search(_text(first.get("div.total")))
     return {
         "poll": {
@@ -170,18 +187,21 @@ def _poll(node: LexborNode) -> dict[str, Any]:
             "closed": note == "Final results",
             "total_voters": int(total[1]) if total else 0,
             "answers": answers,
+            **({} if note in _POLL_NOTES else _filled(note=note)),
         }
     }
 
 
 def _answer(node: LexborNode) -> dict[str, Any]:
     details = node.css_first("span.details")
-    votes = _VOTES.search(details.text() or "") if details else None
+    noted = (details.text() or "" if details else "").strip()
+    votes = _VOTES.fullmatch(noted)
     text = inner_text(node).removesuffix(details.text() or "" if details else "")
     return {
         "text": text.removeprefix("- ").removesuffix(" "),
         "voters": int(votes[1]) if votes else 0,
         "chosen": bool(votes and votes[2]),
+        **({} if votes else _filled(details=noted)),
     }
 
 
@@ -205,22 +225,18 @@ def _reaction(node: LexborNode) -> dict[str, Any]:
     return found | ({"recent": recent} if recent else {})
 
 
-def _button(link: LexborNode) -> dict[str, str]:
-    kind = re.search(r"Type: (\w+)", attribute(link, "onclick"))
-    data = re.search(r"Data: (.*?) \| ", attribute(link, "onclick"))
-    return {
-        "type": kind[1] if kind else "url",
-        "text": (link.text() or "").strip(),
-        **_filled(data=data[1] if data else attribute(link, "href")),
-    }
+def _button(node: LexborNode) -> dict[str, str]:
+    link = (node if node.tag == "a" else node.css_first("a")) or node
+    copied = attribute(link, "onclick")
+    shown = _COPIED.search(copied)
+    found = {"type": "url", "data": attribute(link, "href") or copied}
+    if shown:  # quotes are escaped as in a string of JavaScript
+        found = {key: re.sub(r"\\(['\\])", r"\1", value or "") for key, value in shown.groupdict().items()}
+    return {"type": found.pop("type"), "text": (link.text() or "").strip(), **_filled(**found)}
 
 
 def _text(node: LexborNode | None) -> str:
     return joined(text_parts(node)) if node else ""
-
-
-def _lines(node: LexborNode) -> str:
-    return "\n".join(line for part in (node.text() or "").split("\n") if (line := part.strip()))
 
 
 def _dimensions(status: str) -> dict[str, int]:

@@ -10,7 +10,16 @@ from selectolax.lexbor import LexborNode
 
 from flows.exports import html_media
 from flows.exports.html_actions import action_of
-from flows.exports.html_text import attribute, classes, inner_text, joined, text_parts
+from flows.exports.html_text import (
+    attribute,
+    classes,
+    inner_text,
+    joined,
+    local_path,
+    rich_message,
+    text_and_links,
+    text_parts,
+)
 from flows.exports.pages import DAY_BARS
 from flows.exports.zones import Clock
 
@@ -20,6 +29,9 @@ _VIA = re.compile(r"\s+via (@\w+)\s*$")
 _REPLY = re.compile(r"go_to_message(-?\d+)")
 _UNSUPPORTED = "This message is not supported by this version of Telegram Desktop."
 _DELETED = "Deleted Account"
+#: Blocks beside or within the body of a message that say nothing about it: pictures of senders, and later
+#: messages within one that is not closed.
+_NOT_ITS_OWN = {"userpic_wrap", "message", "pagination"}
 
 
 @dataclass
@@ -34,21 +46,32 @@ def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | No
     """Return the members of a message, which may lack an id; None for a day bar."""
     number = _ID.fullmatch(attribute(node, "id"))
     found: dict[str, Any] = {"id": int(number[1]) if number else None}
-    body = next((child for child in node.iter() if "body" in classes(child)), None)
+    # Programs that replace names in pages leave service messages without a body.
+    body = next((child for child in node.iter() if "body" in classes(child)), node)
     if "service" in classes(node):
-        return None if found["id"] in DAY_BARS else found | _service(body)
+        return None if found["id"] in DAY_BARS else _service(node, body, found)
     found |= {"type": "message", "text": ""}
-    if body is None:
-        return found
     return _body(body, found, above, clock)
 
 
-def _service(body: LexborNode | None) -> dict[str, Any]:
-    parts = text_parts(body) if body else []
-    text = joined(parts)
+def _service(node: LexborNode, body: LexborNode, found: dict[str, Any]) -> dict[str, Any]:
+    text = joined(text_parts(body))
     if text.startswith(_UNSUPPORTED):
-        return {"type": "unsupported"}
-    return {"type": "service", "text": text, **action_of(text, _target(body) if body else None)}
+        return found | {"type": "unsupported"}
+    found |= {"type": "service", "text": text, **action_of(text, _target(body))}
+    for block in node.iter() if body is not node else ():
+        names = classes(block)
+        if "userpic_wrap" in names:
+            found |= _photo(block)
+        elif "body" not in names:
+            _add(found, block, names)
+    return found
+
+
+def _photo(block: LexborNode) -> dict[str, Any]:
+    """Return the photo beside a service message that is about it."""
+    link = block.css_first("a")
+    return {"photo": local_path(attribute(link, "href"))} if link else {}
 
 
 def _body(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -> dict[str, Any]:
@@ -62,7 +85,7 @@ def _body(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -
         elif "forwarded" in names and "body" in names:
             found |= _forwarded(child, found, above, clock)
         else:
-            found |= _content(child, names)
+            _add(found, child, names)
     if named and "forwarded_from" not in found:
         above.forward = {}
     found |= above.sender
@@ -77,11 +100,26 @@ def _forwarded(body: LexborNode, found: dict[str, Any], above: Above, clock: Clo
         if "from_name" in names:
             above.forward = _origin(child, clock)
         else:
-            found |= _content(child, names)
+            _add(found, child, names)
     return above.forward
 
 
+def _add(found: dict[str, Any], node: LexborNode, names: list[str]) -> None:
+    """Add the members of a block to those ``found`` of its message.
+
+    A block of a class that no known release has, and a second block with a member that was found already, are
+    kept in ``other_blocks`` by their text and links.
+    """
+    content = _content(node, names)
+    if content and not any(found.get(key) for key in content):
+        found |= content
+    elif _NOT_ITS_OWN.isdisjoint(names) and (block := text_and_links(node)):
+        found.setdefault("other_blocks", []).append(block)
+
+
 def _content(node: LexborNode, names: list[str]) -> dict[str, Any]:
+    if "rich_message" in names:
+        return rich_message(node)
     if "text" in names:
         parts = text_parts(node)
         return {"text": joined(parts), "text_entities": parts}

@@ -31,6 +31,8 @@ _HANDLERS = {
 }
 #: Elements of one block that are searched; a poll with twelve answers has less than a hundred.
 _MOST_WITHIN = 1000
+#: The same for a rich message: Telegram allows 500 blocks, among them tables.
+_MOST_WITHIN_RICH = 20_000
 _HANDLER = re.compile(r"Show\w+")
 
 
@@ -68,6 +70,33 @@ def first_within(node: LexborNode) -> dict[str, LexborNode]:
 def inner_text(node: LexborNode) -> str:
     """Return the text within a block, without the line break and indentation of the file's layout."""
     return without_indent((node.text() or "").removeprefix("\n"))
+
+
+def lines(node: LexborNode) -> str:
+    """Return the text within a block that has blocks of its own: the lines that are not empty."""
+    return "\n".join(line for part in (node.text() or "").split("\n") if (line := part.strip()))
+
+
+def rich_message(node: LexborNode) -> dict[str, Any]:
+    """Return the text of a rich message (headings, lists, tables, … since 2026), line by line, and its links.
+
+    Layout has lines of its own, so the spaces at the start of a line are those of the text.
+    """
+    rows = (line.rstrip() for line in (node.text() or "").split("\n"))
+    links = _links(node, _MOST_WITHIN_RICH)
+    return {"text": "\n".join(filter(None, rows)), **({"rich_message": {"links": links}} if links else {})}
+
+
+def text_and_links(node: LexborNode) -> dict[str, Any]:
+    """Return the text and the links of a block whose class says nothing; empty if it has neither."""
+    members = {"text": lines(node), "links": _links(node, _MOST_WITHIN)}
+    return {key: value for key, value in members.items() if value}
+
+
+def _links(node: LexborNode, most: int) -> list[str]:
+    nodes = [node, *islice(node.traverse(), 1, most)]
+    found = (attribute(one, "href") or attribute(one, "src") for one in nodes if one.tag in ("a", "img"))
+    return [local_path(link) for link in dict.fromkeys(found) if link]
 
 
 def local_path(href: str) -> str:

@@ -119,6 +119,10 @@ class _JsonReader:
             elif top and key in _CHAT_LISTS:
                 account = True
                 yield from self._chats(key)
+            elif top and key == "list" and scanner.peek() == b"[":  # the section of the chats alone
+                before = len(self._reading.chats)
+                yield from self._chats(key)
+                account |= len(self._reading.chats) > before
             elif top and key in _ACCOUNT:
                 account = True
                 self._note_account(key, scanner.value())
@@ -131,16 +135,21 @@ class _JsonReader:
         if chat:
             chat.extra = _extra(chat, members)
             self._reading.not_utf8 += not is_utf8(b"".join(members.values()))
+        elif account and (others := [key for key, value in members.items() if b'"messages"' in value]):
+            self._reading.problems.append(f"not read: its {', '.join(others)}, which have messages")
         return bool(chat) or account
 
     def _chats(self, section: str) -> Iterator[pa.RecordBatch]:
         """Read ``{"about": …, "list": […]}``, or only the list."""
-        scanner = self._scanner
+        scanner, is_list = self._scanner, True
         for key in scanner.members() if scanner.peek() == b"{" else ("list",):
             if scanner.peek() == b"[":
                 yield from self._list_of_chats(section)
-            elif scanner.value() != b"null" and key == "list":
-                self._reading.problems.append(f"not read: its {section}, which are not a list")
+                continue
+            value = scanner.value()
+            is_list &= value == b"null" or (key != "list" and not value.startswith(b"{"))
+        if not is_list:
+            self._reading.problems.append(f"not read: its {section}, which are not a list")
 
     def _list_of_chats(self, section: str) -> Iterator[pa.RecordBatch]:
         others = 0

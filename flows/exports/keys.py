@@ -1,6 +1,6 @@
 """Columns of the known members of a message; members that are not listed go to ``extra``.
 
-Source: Telegram Desktop's export_output_json.cpp, 2018 to 2025. The last line of each list has the members
+Source: Telegram Desktop's export_output_json.cpp, 2018 to 2026. The last line of each list has the members
 that only the HTML reader yields.
 """
 
@@ -20,7 +20,7 @@ contact_information contact_vcard contact_vcard_file_size
 location_information live_location_period_seconds place_name address
 game_title game_description game_link invoice_information poll todo_list
 giveaway_information giveaway_results paid_stars_amount
-status description media_text self_destructing live_location
+status description media_text media_links self_destructing live_location
 """
 
 _SERVICE = """
@@ -32,6 +32,7 @@ unclaimed via_giveaway winners stars boosts peer_name charge_id amount_whole amo
 giveaway_msg_id transaction_id gift_id is_limited is_anonymous gift_text messages_count stars_count
 price_stars is_broadcast_messages_allowed completed incompleted items rejected comment price_amount_whole
 price_amount_nano price_currency scheduled_date user_initiated day month year
+option new_creator bot new_value expired community_id
 status
 """
 

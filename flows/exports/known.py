@@ -46,9 +46,9 @@ class Known(msgspec.Struct, gc=False, rename={"from_": "from"}):
 
 #: Names of all these members.
 COLUMNS = frozenset(Known.__struct_encode_fields__)
-#: Members with a number, which other programs write in quotes.
+#: Members with a whole number, which other programs write in quotes, or as a float (pandas, beside nulls).
 _NUMBERS = ("id", "reply_to_message_id")
-_QUOTED = re.compile(rb'"(-?\d{1,19})"')
+_ODD_NUMBER = re.compile(rb'"(-?\d{1,19})"|(-?\d{1,15})\.0+|"(-?\d{1,15})\.0+"')
 _MANY = msgspec.json.Decoder(list[Known])
 _ONE = msgspec.json.Decoder(Known)
 
@@ -68,15 +68,16 @@ def _one_by_one(found: Messages) -> tuple[list[Known], dict[int, set[str]]]:
         try:
             decoded.append(_ONE.decode(raw))
         except msgspec.DecodeError:
-            plain = _without_quotes(members)
+            plain = _with_whole_numbers(members)
             mistyped[index] = {key for key in plain.keys() & COLUMNS if not _fits(key, plain[key])}
             decoded.append(_ONE.decode(_object(plain, COLUMNS - mistyped[index])))
     return decoded, mistyped
 
 
-def _without_quotes(members: Message) -> Message:
-    quoted = {key: _QUOTED.fullmatch(members[key]) for key in _NUMBERS if key in members}
-    return members | {key: Raw(b"%d" % int(match[1])) for key, match in quoted.items() if match}
+def _with_whole_numbers(members: Message) -> Message:
+    odd = {key: _ODD_NUMBER.fullmatch(members[key]) for key in _NUMBERS if key in members}
+    found = {key: match[match.lastindex or 0] for key, match in odd.items() if match}
+    return members | {key: Raw(b"%d" % int(digits)) for key, digits in found.items()}
 
 
 def _fits(key: str, raw: Raw) -> bool:

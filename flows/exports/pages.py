@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from flows.exports.signs import is_messages_page
+from flows.exports.signs import PAGE_HEAD, is_messages_page
 
 #: Bytes at each end of a file that are searched.
 ENDS = 1 << 14
@@ -33,6 +33,8 @@ _LINK_OF_ANY_WORDS = re.compile(
     r"""<a\b(?=[^<>]*\bclass=["']?pagination\b)[^<>]*\bhref=["']?([^"'<>]*?)(?:#[^"'<>]*)?["'][^<>]*>"""
 )
 _ID = re.compile(r"""<div\b[^<>]*\bclass=["']?message [^<>]*\bid=["']?message(-?\d{1,18})\b""")
+#: Where a page begins that Telegram Desktop wrote, also in the middle of a file.
+BEGIN = re.compile(rb"<!DOCTYPE html>\r?\n<html>")
 _END = b"</html>"
 #: What browsers and editors add behind the end of a page.
 _COMMENTS = re.compile(rb"(?:\s|\0|\x1a|<!--.*?-->)*+", re.DOTALL)
@@ -76,6 +78,8 @@ def _read_page(path: Path, size: int, _changed: int) -> Page:
     with path.open("rb", buffering=0) as file:
         head = file.read(ENDS)
         begin = _text(head)
+        if "page_header" not in begin and not _ID.search(begin):
+            begin = _text(_from_header(head, file), head[:2])
         title = _title(begin)
         own = _own_size(file, title, size)
         file.seek(max(own - ENDS, 0) & ~1)  # characters of UTF-16 have two bytes
@@ -99,6 +103,13 @@ def _read_page(path: Path, size: int, _changed: int) -> Page:
     )
 
 
+def _from_header(head: bytes, file: BinaryIO) -> bytes:
+    """Return the part of a page from its header on, if that is behind long styles; or its ``head``."""
+    more = file.read(PAGE_HEAD)
+    start = more.find(b"page_header")
+    return more[start : start + ENDS] if start >= 0 else head
+
+
 def _links(begin: str, end: str) -> tuple[str, str]:
     """Return the names of the parts that a page links to before its first and behind its last message."""
     first, last = _ID.search(begin), max((found.end() for found in _ID.finditer(end)), default=0)
@@ -114,13 +125,17 @@ def _title(text: str) -> str:
 
 
 def _own_size(file: BinaryIO, title: str, size: int) -> int:
-    """Return the number of bytes of the page, and of further pages of the chat ``title`` that follow it."""
+    """Return the number of bytes of the page, and of further pages of the chat ``title`` that follow it.
+
+    A page that is cut off ends where another one begins.
+    """
     if not size:
         return 0
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         end = 0
         while (found := data.find(_END, end)) >= 0:
-            end = found + len(_END)
+            another = BEGIN.search(data, end + 1, found)
+            end = another.start() if another else found + len(_END)
             blank = _COMMENTS.match(data, end)
             begin = blank.end() if blank else end
             rest = data[begin : begin + ENDS]
@@ -128,6 +143,7 @@ def _own_size(file: BinaryIO, title: str, size: int) -> int:
                 is_page(rest) and _title(_text(rest)) in ("", title)
             ):  # a page may lack its header
                 return end
+            end = begin if another else end
     return size
 
 

@@ -33,8 +33,17 @@ _MESSAGES = msgspec.json.Decoder(list[Message])
 _BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
 #: Paths without quotes, as version 4.1.1 wrote them (tdesktop issue 24961).
 _BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
-#: Strings, and commas without a member or element behind them (members deleted by hand).
-_SURPLUS_COMMA = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])', re.DOTALL)
+#: Decimal commas, as releases of 2018 wrote them in some languages; strings; and commas without a member or
+#: element behind them (members deleted by hand).
+_ODD_COMMAS = re.compile(
+    r'("l(?:at|ong)itude"\s*+:\s*+-?\d++),(?=\d{6}\b)|"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])',
+    re.DOTALL,
+)
+#: Zeros where there was something else (a failing disk): a piece with some may begin in one message and end,
+#: as valid JSON, in another.
+_HOLE = bytes(16)
+#: Each message has one such member: how many messages there are in such a piece.
+_TYPE = re.compile(rb'"type"\s*+:\s*+"(?:message|service|unsupported)"')
 #: The member with further values of keys that occur several times in one object.
 REPEATED = "repeated_keys"
 #: Characters that PostgreSQL's text does not accept: NUL and lone surrogates.
@@ -131,6 +140,9 @@ def _one_by_one(block: Block) -> Messages:
     while todo:
         piece = todo.pop()
         array = b"[" + piece + b"]"
+        if _HOLE in piece:
+            lost += max(1, len(_TYPE.findall(piece)))
+            continue
         try:
             values = _lenient(array)
             messages = [value for value in values if isinstance(value, dict)]
@@ -149,7 +161,7 @@ def _one_by_one(block: Block) -> Messages:
             if elements[1:]:
                 todo += reversed(elements)
             else:
-                lost += 1
+                lost += max(1, len(_TYPE.findall(piece)))
             continue
         lost += len(values) - len(messages)
         not_utf8 += not is_utf8(piece)
@@ -199,7 +211,13 @@ def _lenient(raw: bytes) -> Any:
     try:
         return _clean(_loads(text))
     except json.JSONDecodeError:
-        return _clean(_loads(_SURPLUS_COMMA.sub(lambda match: "" if match[0] == "," else match[0], text)))
+        return _clean(_loads(_ODD_COMMAS.sub(_without_odd_comma, text)))
+
+
+def _without_odd_comma(match: re.Match[str]) -> str:
+    if match[1]:
+        return f"{match[1]}."
+    return "" if match[0] == "," else match[0]
 
 
 def _loads(text: str) -> Any:

@@ -15,7 +15,11 @@ import msgspec
 
 #: Members whose strings people read; other strings are types, addresses and identifiers.
 TEXTS = ("text", "title", "subtitle", "caption", "header", "footer", "author", "summary", "credit", "label",
-         "content", "value", "plain", "alt", "code", "expression", "question", "name")  # fmt: skip
+         "content", "value", "plain", "alt", "code", "expression", "question", "name", "description",
+         "source", "formula")  # fmt: skip
+
+_KINDS = ("text", "blocks")
+_ANCHOR = ("anchor", "name")
 
 
 def rich_text(raw: bytes) -> str:
@@ -33,18 +37,22 @@ def _lines(value: Any) -> Iterator[str]:
             yield from _lines(item)
     elif isinstance(value, dict):
         for key, member in value.items():
-            if key in TEXTS and not isinstance(member, dict) and _is_inline(member):
+            if _is_text(value, key) and not isinstance(member, dict) and _is_inline(member):
                 yield _inline(member)
             elif isinstance(member, list | dict):
                 yield from _lines(member)
 
 
 def _is_inline(value: Any) -> bool:
-    """Return whether ``value`` is one text: a string, a formatted piece of one, or a list of both."""
+    """Return whether ``value`` is one text: a string, a formatted piece of one, or a list of both.
+
+    A piece without a text (a picture in the middle of a line) does not break the line.
+    """
     if isinstance(value, list):
         return all(map(_is_inline, value))
     if isinstance(value, dict):
-        return any(map(_is_inline, (value.get(key) for key in TEXTS))) and "blocks" not in value
+        texts = [value[key] for key in TEXTS if _is_text(value, key)]
+        return (any(map(_is_inline, texts)) if texts else "type" in value) and "blocks" not in value
     return isinstance(value, str)
 
 
@@ -52,5 +60,12 @@ def _inline(value: Any) -> str:
     if isinstance(value, list):
         return "".join(map(_inline, value))
     if isinstance(value, dict):
-        return "".join(_inline(value[key]) for key in TEXTS if _is_inline(value.get(key)))
+        return "".join(
+            _inline(value[key]) for key in TEXTS if _is_text(value, key) and _is_inline(value[key])
+        )
     return str(value)
+
+
+def _is_text(value: dict[str, Any], key: str) -> bool:
+    """Return whether people read this member: not the name of an anchor, nor of the kind of a content."""
+    return key in TEXTS and key in value and value[key] not in _KINDS and (value.get("type"), key) != _ANCHOR

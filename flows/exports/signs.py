@@ -6,8 +6,12 @@ import re
 
 #: Bytes at the start of a file in which the signs of an export are.
 HEAD = 64 * 1024
+#: The same for HTML: browsers' extensions save a page with its styles and pictures within its head.
+PAGE_HEAD = 1 << 20
 #: One of these keys begins every export in JSON; other JSON files do not have them.
 _JSON = re.compile(rb'"(?:messages|chats|left_chats|personal_information|about)"\s*:')
+#: Keys of messages that no other program writes.
+_MESSAGES = re.compile(rb'"(?:date_unixtime|text_entities)"\s*:')
 _HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history["' >]|message (?:default|service))""")
 _PART = re.compile(r"(?:.*/)?messages\d*\.html?", re.IGNORECASE)
 _LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/(?:left_)?chats\.html)", re.IGNORECASE)
@@ -16,6 +20,11 @@ _LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/(?:left_)?chats\.html
 def is_json_export(head: bytes) -> bool:
     """Return whether a JSON file that begins with ``head`` is an export, of one chat or of an account."""
     return bool(_JSON.search(head, 0, HEAD))
+
+
+def has_json_messages(head: bytes) -> bool:
+    """Return whether JSON that begins with ``head`` has messages as in an export."""
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") and bool(_MESSAGES.search(head, 0, HEAD))
 
 
 def is_page(path: str, head: bytes) -> bool:
@@ -27,5 +36,8 @@ def is_page(path: str, head: bytes) -> bool:
 
 
 def is_messages_page(head: bytes) -> bool:
-    """Return whether a file that begins with ``head``, in UTF-8, is a page of messages."""
-    return bool(_HTML.search(head, 0, HEAD))
+    """Return whether a file that begins with ``head``, in UTF-8, is a page of messages.
+
+    Its first PAGE_HEAD bytes decide; the first HEAD bytes are enough for the pages of Telegram Desktop.
+    """
+    return bool(_HTML.search(head, 0, PAGE_HEAD))

@@ -1,7 +1,8 @@
 """Compare HTML with the JSON of the same source file, and leave out the messages that both have.
 
 The forms of one chat have the same ids, texts and wall-clock times. If the exports were made in different
-time zones, the times differ by a multiple of a quarter of an hour.
+time zones, the times differ by a multiple of a quarter of an hour. If a message was edited between the
+exports, the texts differ: both versions are kept, and store orders them.
 """
 
 from __future__ import annotations
@@ -48,18 +49,25 @@ class _Chat:
         quarters = pc.multiply(pc.divide(apart, _QUARTER), _QUARTER)
         fits = pc.and_(pc.equal(quarters, apart), pc.less_equal(apart, _MOST_APART))
         same = pc.equal(pc.take(pa.chunked_array(self.texts).combine_chunks(), places), _checksums(rows))
-        worded = pc.or_(pc.equal(apart, 0), pc.not_equal(rows["text"], ""))
-        proof = pc.and_(pc.and_(fits, same), pc.and_(worded, pc.equal(rows["type"], "message")))
-        return _Shared(pc.is_valid(places), pc.fill_null(fits, True), pc.fill_null(proof, False))
+        said = pc.equal(rows["type"], "message")
+        worded = pc.not_equal(rows["text"], "")
+        proof = pc.and_(pc.and_(fits, same), pc.and_(pc.or_(pc.equal(apart, 0), worded), said))
+        edited = pc.and_(pc.and_(fits, pc.invert(same)), pc.and_(worded, said))
+        proof, edited = (pc.fill_null(one, False) for one in (proof, edited))
+        return _Shared(pc.is_valid(places), pc.fill_null(fits, True), proof, edited)
 
 
 @dataclass
 class _Shared:
-    """Per row of HTML: whether JSON has its id, whether the times fit, whether it is the same message."""
+    """Per row of HTML: whether JSON has its id, whether the times fit, whether it is the same message.
+
+    ``edited``: it is the same message with another text.
+    """
 
     known: Any
     fits: Any
     proof: Any
+    edited: Any
 
     @property
     def differ(self) -> Any:
@@ -96,9 +104,13 @@ class Twins:
         return None
 
     def without_known(self, key: str, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
-        """Return the rows that the chat ``key`` does not have, and how many differ from its message."""
+        """Return the rows that the chat ``key`` does not have, and how many contradict its message.
+
+        A message with another text is one that the chat does not have.
+        """
         shared = self._chats[key].shared(rows)
-        return rows.filter(pc.invert(shared.known)), pc.sum(shared.differ).as_py() or 0
+        new = pc.or_(pc.invert(shared.known), shared.edited)
+        return rows.filter(new), pc.sum(shared.differ).as_py() or 0
 
 
 def _seconds(rows: pa.RecordBatch) -> Any:
@@ -106,5 +118,6 @@ def _seconds(rows: pa.RecordBatch) -> Any:
 
 
 def _checksums(rows: pa.RecordBatch) -> Any:
+    """Return checksums of the texts without white space, of which HTML does not show all."""
     texts: list[Any] = rows["text"].to_pylist()
-    return pa.array([zlib.crc32(text.strip().encode()) for text in texts], pa.uint32())
+    return pa.array([zlib.crc32(" ".join(text.split()).encode()) for text in texts], pa.uint32())

@@ -125,3 +125,8 @@ def reader(folder: Path, zone: str | None = None) -> Read:
         return rows, reading
 
     return read
+
+
+def initials(shown: str, name: str = "") -> str:
+    title = f' title="{name}"' if name else ""
+    return f'<div class="initials" style="line-height: 42px"{title}>\n{shown}\n        </div>'

@@ -119,14 +119,14 @@ def tar_header(name: str, kind: bytes, size: int) -> bytes:
 
 
 def sparse(name: str, size: int) -> bytes:
-    """Return a tar with one sparse file that consists of a hole."""
-    header = bytearray(tar_header(name, tarfile.GNUTYPE_SPARSE, 0))
+    """Return a tar with one sparse file: a block that begins like a page, and a hole."""
+    header = bytearray(tar_header(name, tarfile.GNUTYPE_SPARSE, 512))
     number = b"\x80" + size.to_bytes(11, "big")
-    header[386:410] = b"\x80" + size.to_bytes(11, "big") + bytes(12)
+    header[386:434] = bytes(12) + b"\x80" + (512).to_bytes(11, "big") + number + bytes(12)
     header[483:495] = number
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header) + bytes(1024)
+    return bytes(header) + b"<html>".ljust(512) + bytes(1024)
 
 
 # --- 7z ---

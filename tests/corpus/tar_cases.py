@@ -48,7 +48,7 @@ TARS = [
     stored("tar of 1990", lambda chat: tarred(("result.json", chat.json), format=tarfile.USTAR_FORMAT)),
     stored("tar with a long name", lambda chat: tarred(("n" * 300 + "/result.json", chat.json))),
     partly("tar traversal", tar_with_export(("../../evil/result.json", b"{}")), "leads out"),
-    partly("tar absolute", tar_with_export(("/etc/evil/result.json", b"{}")), "leads out"),
+    stored("tar absolute", lambda chat: tarred(("/home/a/result.json", chat.json))),
     partly(
         "tar symlink",
         tar_with_export(tar_special("result.json", tarfile.SYMTYPE, "/etc/passwd")),

@@ -94,6 +94,25 @@ def test_html_that_repeats_the_json_brings_nothing(tmp_path: Path) -> None:
     assert found.reasons == {"1-a.zip": None}
 
 
+def test_both_texts_of_a_message_that_was_edited_between_the_exports_are_kept(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Store keeps one of them as another version."""
+    edited = html(range(1, 5)).replace("text 3", "text 3, after all").replace("text 2\n", "text  2<br>\n")
+    files = {"000001-a.zip/result.json": as_json([1, 2, 3]), "000001-a.zip/messages.html": edited}
+    found = Converted(tmp_path, files)
+    texts = [(row["message_id"], row["text"]) for row in found.rows if row["message_id"] >= 3]
+    assert texts == [(3, "text 3"), (3, "text 3, after all"), (4, "text 4")]
+    assert {row["chat_key"] for row in found.rows} == {"channel7"}
+    assert (len(found.rows), found.reasons) == (5, {"000001-a.zip": None})
+    store(database_url, tmp_path / "out")
+    assert visible(database_url) == {"channel7": [1, 2, 3, 4]}
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT message_id, text FROM edits").fetchall() == [
+            (3, "text 3, after all")
+        ]
+
+
 @pytest.mark.parametrize(
     "page_of_another",
     [

@@ -6,6 +6,7 @@ import pytest
 from html_pages import message, page
 
 from flows.exports.discover import discover
+from flows.stages.convert.members import not_read
 
 JSON = b'{"name": "Chat", "type": "personal_chat", "id": 1, "messages": []}'
 OTHER_JSON = b'{"name": "package", "dependencies": {}}'
@@ -83,3 +84,16 @@ def test_a_single_file_is_always_an_export(tmp_path: Path, name: str, content: b
     (tmp_path / name).write_bytes(content)
     (export,) = discover(tmp_path / name)
     assert export == (form, (tmp_path / name,))
+
+
+def test_pages_with_long_styles_in_their_heads_are_parts_of_a_chat(tmp_path: Path) -> None:
+    """Extensions of browsers save a page as one file, with its styles and icons before its body."""
+    style = b"<style>" + b"a" * 200_000 + b"</style>\n </head>"
+    links = {"Data (1).html": {"following": "messages2.html"}, "Data.html": {"back": "messages.html"}}
+    for number, (name, link) in enumerate(links.items(), 1):
+        (tmp_path / name).write_bytes(part(number, **link).replace(b" </head>", style))
+    (tmp_path / "other.html").write_bytes(OTHER_PAGE.replace(b"<div", style, 1))
+    (found,) = discover(tmp_path)
+    assert [path.name for path in found.parts] == list(links)
+    assert not_read(tmp_path, found.parts, None) is None
+    assert not_read(tmp_path, found.parts[:1], None) == "not read: 'Data.html'"

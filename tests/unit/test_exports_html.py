@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from html_pages import WHEN, Read, div, message, page, reader, service, text
 
-from flows.exports.discover import Export
+from flows.exports.discover import Export, discover
 from flows.exports.html_batch import HtmlBatch
 from flows.exports.html_export import _TOGETHER, read_html
 from flows.exports.json_export import read_json
@@ -60,6 +60,23 @@ def test_missing_parts_are_reported(tmp_path: Path) -> None:
     assert sum(batch.num_rows for batch in read_html(Export("html", parts), reading)) == 2
     missing = "messages.html, messages3.html, messages5.html"
     assert reading.reason == f"parts missing: {missing}; {_TOGETHER}"
+
+
+def test_the_part_behind_a_copy_of_a_part_is_not_missing(tmp_path: Path) -> None:
+    """Browsers name a second download of a page ``messages (1).html``."""
+    for name in ("messages.html", "messages (1).html"):
+        (tmp_path / name).write_text(page(message(1), following="messages2.html"))
+    (tmp_path / "messages2.html").write_text(
+        page(message(2), back="messages.html", following="messages3.html")
+    )
+    readings = [Reading("x"), Reading("x")]
+    rows = [
+        sum(batch.num_rows for batch in read_html(export, reading))
+        for export, reading in zip(discover(tmp_path), readings, strict=True)
+    ]
+    reasons = [reading.reason for reading in readings]
+    assert sorted(rows) == [1, 2]
+    assert sorted(map(str, reasons)) == ["None", f"parts missing: messages3.html; {_TOGETHER}"]
 
 
 def test_a_large_gap_is_reported_as_a_range(tmp_path: Path) -> None:
@@ -119,6 +136,40 @@ def test_line_ends_of_windows_leave_no_trace(read: Read) -> None:
     rows, reading = read(content.replace("\n", "\r\n"))
     assert [(row["text"], row["sender_name"]) for row in rows] == [("a\nb", "A"), ("c\nd", "A")]
     assert (reading.chats[0].name, reading.reason) == ("CR", None)
+
+
+@pytest.mark.parametrize("cut", ["text 4", 'message4"', "from_name"])
+@pytest.mark.parametrize(("name", "ids"), [("Chat", [1, 2, 3, 6, 7]), ("Other", [1, 2, 3])])
+def test_a_page_that_is_cut_off_where_another_begins_is_named(
+    read: Read, cut: str, name: str, ids: list[int]
+) -> None:
+    """Joined by ``cat``. A page of another chat is not read; its messages are none of this one."""
+    whole = page(*(message(number, text(f"text {number}")) for number in range(1, 6)))
+    at = whole.index(cut, whole.index('id="message4"') - 10)
+    rows, reading = read(whole[: at + 3] + page(message(6, text("text 6")), message(7), name=name))
+    assert [row["message_id"] for row in rows] == ids
+    assert "messages.html is cut off" in (reading.reason or "")
+    assert ("behind the end of" in (reading.reason or "")) == (name == "Other")
+    assert all("Exported" not in row["text"] for row in rows)
+
+
+def test_zeros_within_a_page_are_named(read: Read) -> None:
+    """The messages within them are gone, and the parser takes what is left for a sound page."""
+    whole = page(*(message(number, text(f"text {number}")) for number in range(1, 10))).encode()
+    start, end = whole.index(b"text 4"), whole.index(b"text 6")
+    rows, reading = read(whole[:start] + bytes(end - start) + whole[end:])
+    assert len(rows) == 7
+    assert (
+        reading.reason
+        == "messages.html has zeros in it, as after a failure of the disk: what was there is lost"
+    )
+    assert read(whole + bytes(3000))[1].reason is None
+    assert "zeros" not in (read(whole[:-300] + bytes(3000))[1].reason or "")
+
+
+def test_line_breaks_may_be_rewritten(read: Read) -> None:
+    rows, reading = read(page(message(1, text("a<BR>b<br />c<br class='x'>d<Br/>e<brand>f</brand>"))))
+    assert ([row["text"] for row in rows], reading.reason) == (["a\nb\nc\nd\nef"], None)
 
 
 def test_messages_within_the_message_above_are_read_once(read: Read) -> None:

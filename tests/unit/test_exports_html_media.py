@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from html_pages import LOCAL, Read, div, media, message, page, reader, text
+from html_pages import LOCAL, Read, div, initials, media, message, page, reader, service, text
 
 
 @pytest.fixture
@@ -53,6 +53,10 @@ TODO = div(
           "contact_vcard": "contacts/1.vcard"}),
         (media("media_location", "Location", "", "12.5, -0.25", "https://maps.google.com/maps?q=12.5,-0.25"),
          {"location_information": {"latitude": 12.5, "longitude": -0.25}}),
+        (media("media_location", "Location", "", "55,755831, -37,617673"),
+         {"location_information": {"latitude": 55.755831, "longitude": -37.617673}}),
+        (media("media_location", "Location", "", "unknown"),
+         {"location_information": None, "status": "unknown"}),
         (media("media_venue", "Café", "Street 1", "", "https://maps.google.com/maps?q=1.0,2.0&amp;z=16"),
          {"place_name": "Café", "address": "Street 1",
           "location_information": {"latitude": 1.0, "longitude": 2.0}}),
@@ -70,6 +74,10 @@ TODO = div(
         (div("media_wrap clearfix", POLL),
          {"poll": {"question": "Tea?", "closed": True, "total_voters": 2, "answers": [
              {"text": "Yes", "voters": 2, "chosen": True}, {"text": "No", "voters": 0, "chosen": False}]}}),
+        (div("media_wrap clearfix", POLL.replace("Final results", "Quiz").replace("chosen vote", "right")),
+         {"poll": {"question": "Tea?", "closed": False, "note": "Quiz", "total_voters": 2, "answers": [
+             {"text": "Yes", "voters": 0, "chosen": False, "details": "2 votes, right"},
+             {"text": "No", "voters": 0, "chosen": False}]}}),
         (div("media_wrap clearfix", TODO), {"todo_list": {"title": "Shop", "answers": [{"text": "Milk"}]}}),
         (div("media_wrap clearfix", div("media_giveaway", div("section_title bold", "Prizes"))),
          {"giveaway_information": {"text": "Prizes"}}),
@@ -107,6 +115,48 @@ def test_reactions_buttons_and_signatures(read: Read) -> None:
     assert row["extra"] == {"author": "Ed", "inline_bot_buttons": [[url, callback]]}
 
 
+def test_a_rich_message_is_read_by_lines(read: Read) -> None:
+    """Its blocks have lines of their own, as in releases of 2026; ``pre`` has none."""
+    blocks = (
+        '<h2 class="rich_heading">\nHours\n   </h2>\n\n   <p class="rich_paragraph" dir="auto">\n'
+        'From <strong>nine</strong>,<br>see <a href="https://e.org/">here</a>\n   </p>\n\n   <ul>\n'
+        "\n    <li>\n"
+        '<span class="rich_list_content">bring a bag</span>\n    </li>\n\n   </ul>\n'
+        '<pre class="rich_code"><code>if x:<br>    go()</code></pre>'
+        + div(
+            "media_wrap clearfix",
+            '<a class="photo_wrap" href="../../photos/1.jpg"><img src="photos/t.jpg"/></a>',
+        )
+    )
+    shown = f'<div class="text rich_message" data-rich-message="1" dir="auto">{blocks}</div>'
+    (row,), reading = read(page(message(1, shown, div("signature details", "Ed"))))
+    assert row["text"] == "Hours\nFrom nine,\nsee here\nbring a bag\nif x:\n    go()"
+    links = ["https://e.org/", "photos/1.jpg", "photos/t.jpg"]
+    assert row["extra"] == {"author": "Ed", "rich_message": {"links": links}}
+    assert (row["entities"], reading.reason) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("<a onclick=\"return ShowTextCopied('Data: a | b | Type: callback');\">",
+         {"type": "callback", "data": "a | b"}),
+        ("<a onclick=\"return ShowTextCopied('Data: a | Forward text: c | Type: auth');\">",
+         {"type": "auth", "data": "a", "forward_text": "c"}),
+        ("<a onclick=\"return ShowTextCopied('Data: it\\'s \\\\ | Type: game');\">",
+         {"type": "game", "data": "it's \\"}),
+        ("<a onclick=\"return ShowTextCopied('Type: buy');\">", {"type": "buy"}),
+        ('<a onclick="Other(1)">', {"type": "url", "data": "Other(1)"}),
+        ("<span>", {"type": "url"}),
+    ],
+)  # fmt: skip
+def test_a_button_is_kept_whole(read: Read, tag: str, expected: dict[str, str]) -> None:
+    shown = div("bot_button", f"{tag}<div>\nGo\n</div></{tag[1:].split()[0].strip('>')}>")
+    table = f'<table class="bot_buttons_table"><tr><td class="bot_button_row">{shown}</td></tr></table>'
+    (row,), _ = read(page(message(1, text("x"), table)))
+    assert row["extra"] == {"inline_bot_buttons": [[{"text": "Go", **expected}]]}
+
+
 def test_reactions_of_releases_that_wrote_div(read: Read) -> None:
     """From 5.6 to 5.13."""
     count = div("count", "12")
@@ -121,11 +171,6 @@ def test_reactions_of_releases_that_wrote_div(read: Read) -> None:
         {"type": "custom_emoji", "document_id": "stickers/sticker (3).webp", "count": 12},
         {"type": "paid", "count": 12},
     ]
-
-
-def initials(shown: str, name: str = "") -> str:
-    title = f' title="{name}"' if name else ""
-    return f'<div class="initials" style="line-height: 42px"{title}>\n{shown}\n        </div>'
 
 
 def button(label: str) -> str:
@@ -149,6 +194,17 @@ def test_initials_that_begin_a_tag_swallow_nothing(read: Read, shown: str, layou
     assert all(row["sent_local"] == LOCAL for row in rows)
     assert rows[1]["reactions"][0]["recent"] == [{"from": "Jo"}]
     assert reading.reason is None
+
+
+@pytest.mark.parametrize("answer", ["<b>", "a <div> b", "</div>", "<3", "x &lt; <!--"])
+def test_answers_of_polls_that_begin_a_tag_swallow_nothing(read: Read, answer: str) -> None:
+    whole = page(service(1, f"A added &quot;{answer}&quot; to the poll."), message(2, text("two")))
+    rows, reading = read(whole)
+    shown = answer.replace("&lt;", "<")
+    assert [(row["message_id"], row["text"]) for row in rows] == [
+        (1, f'A added "{shown}" to the poll.'), (2, "two"),
+    ]  # fmt: skip
+    assert (rows[0]["service"], reading.reason) == ({"option": shown}, None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from html_pages import LOCAL, WHEN, Read, div, media, message, page, reader, service, text
+from html_pages import LOCAL, WHEN, Read, div, initials, media, message, page, reader, service, text
 
 from flows.exports.html_text import without_indent
 
@@ -156,6 +156,26 @@ def test_replies(read: Read) -> None:
         ("New messages will auto-delete in 7 days", {"action": "set_messages_ttl", "sender_name": None}),
         ('A set <a href="#go_to_message4">the same background</a> for this chat',
          {"action": "set_same_chat_wallpaper", "service": {"message_id": 4}}),
+        ("A removed &quot;No&quot; from the poll.",
+         {"action": "poll_delete_answer", "sender_name": "A", "service": {"option": "No"}}),
+        ("A added tasks: &quot;who removed it&quot;", {"action": "todo_append_tasks", "sender_name": "A"}),
+        ('A marked 1 as done in <a href="#go_to_message4">this todo list</a>.',
+         {"action": "todo_completions", "sender_name": "A", "service": {"message_id": 4}}),
+        ("A sent you a gift for $5: Telegram Premium for 30 days.",
+         {"action": "send_premium_gift", "sender_name": "A", "service": {"cost": "$5", "days": 30}}),
+        ("A sent you a gift of 25 Telegram Stars: she invited me",
+         {"action": "send_star_gift", "sender_name": "A", "service": {"stars": 25}}),
+        ("A boosted the group 3 times",
+         {"action": "boost_apply", "sender_name": "A", "service": {"boosts": 3}}),
+        ("A made B the new main admin of the group",
+         {"action": "change_creator", "sender_name": "A", "service": {"new_creator": "B"}}),
+        ("You refunded 20 Stars for 2 messages to B",
+         {"action": "paid_messages_refund", "sender_name": None,
+          "service": {"stars_count": 20, "messages_count": 2}}),
+        ("The user refunded the payment, post was deleted.",
+         {"action": "suggested_post_refund", "sender_name": None}),
+        ("You allowed this bot to message you in his web-app.",
+         {"action": "web_app_bot_allowed", "sender_name": None}),
         ("A did what no release before did", {"action": None, "sender_name": None, "service": None,
                                               "text": "A did what no release before did"}),
         ("This message is not supported by this version of Telegram Desktop. Please update the application.",
@@ -177,7 +197,52 @@ def test_a_phone_call_is_a_service_message(read: Read) -> None:
         "A",
         None,
     )
-    assert row["service"] == {"status": "Outgoing (20 seconds)", "duration_seconds": 20}
+    assert row["service"] == {"status": "Outgoing (20 seconds)", "duration_seconds": 20, "peer_name": "Bo"}
+
+
+def test_the_photo_of_a_service_message_is_kept(read: Read) -> None:
+    """Its path, as in JSON; a photo that was not exported is shown by initials."""
+    picture = '<a class="userpic_link" href="../../photos/photo_7.jpg">\n<img src="photos/t.jpg"/></a>'
+    blocks = [div("userpic_wrap", picture), div("userpic_wrap", div("userpic", initials("AB")))]
+    whole = [service(n, "A changed group photo").removesuffix("</div>\n") for n in (1, 2)]
+    pages = [f"{one}{block}\n     </div>\n" for one, block in zip(whole, blocks, strict=True)]
+    rows, _ = read(page(*pages))
+    assert [row["media"] for row in rows] == [{"photo": "photos/photo_7.jpg"}, None]
+    assert [row["extra"] for row in rows] == [None, None]
+
+
+def test_messages_without_a_body_keep_their_text(read: Read) -> None:
+    """A public data set has them: names were replaced by a program that set the text of the whole block."""
+    bare = '<div class="message service" id="message1">A invited B</div>'
+    day = bare.replace("message1", "message-1")
+    flat = f'<div class="message default clearfix" id="message2">{div("from_name", "C")}{text("hello")}</div>'
+    rows, reading = read(page(day, bare, flat))
+    assert [(row["text"], row["sender_name"], row["action"], row["extra"]) for row in rows] == [
+        ("A invited B", "A", "invite_members", None), ("hello", "C", None, None),
+    ]  # fmt: skip
+    assert reading.reason is None
+
+
+def test_blocks_that_no_known_release_has_are_kept(read: Read) -> None:
+    """In a message, in what it forwards, beside a service message, and as media."""
+    quote, card = (
+        div("quote", "Line 1<br>Line 2"),
+        div("card", '<a href="../x/y.html">go</a>\n<img src="p.jpg"/>'),
+    )
+    forwarded = div("forwarded body", div("from_name", "Bo") + text("b") + quote)
+    odd_service = service(4, "A did it").removesuffix("</div>\n") + f"{quote}\n     </div>\n"
+    odd_media = div("media_wrap clearfix", div("card_wrap", '<a href="x.html">go</a>'))
+    blank, pages = div("spacer", "<p> </p>"), [message(1, quote, text("a"), card), message(2, forwarded)]
+    rows, reading = read(
+        page(*pages, message(3, text("c"), text("d"), blank), odd_service, message(5, odd_media))
+    )
+    quoted = {"text": "Line 1\nLine 2"}
+    assert [row["extra"] and row["extra"]["other_blocks"] for row in rows] == [
+        [quoted, {"text": "go", "links": ["x/y.html", "p.jpg"]}], [quoted], [{"text": "d"}], [quoted], None,
+    ]  # fmt: skip
+    assert [row["text"] for row in rows] == ["a", "b", "c", "A did it", ""]
+    assert rows[4]["media"] == {"media_type": "unknown", "media_text": "go", "media_links": ["x.html"]}
+    assert reading.reason is None
 
 
 def test_a_message_that_swallowed_a_call_is_no_call(read: Read) -> None:

@@ -157,10 +157,25 @@ def test_chats_that_are_not_read_are_named(read: Read, section: str) -> None:
             f"not read: 2 of its {section}, without a list of messages",
         ),
         ({"list": {"1": good}}, f"not read: its {section}, which are not a list"),
+        ({"1": good, "2": good}, f"not read: its {section}, which are not a list"),
         ("many", f"not read: its {section}, which are not a list"),
         (None, None),
     ):
         assert read({section: odd})[1].reason == reason
+
+
+def test_a_section_of_an_account_that_no_known_release_has_is_named(read: Read) -> None:
+    sections = {"archived": {"list": [chat(message(), id=2)]}, "music": [1]}
+    rows, reading = read({"chats": {"list": [chat(message(), id=1)]}, **sections})
+    assert (len(rows), reading.reason) == (1, "not read: its archived, which have messages")
+
+
+def test_the_section_of_the_chats_alone_is_an_export(read: Read) -> None:
+    """As other programs cut it out; the section of the contacts is none."""
+    rows, reading = read({"about": "…", "list": [chat(message(), id=1), chat(message(), id=2)]})
+    assert ([row["chat_key"] for row in rows], reading.reason) == (["channel1", "channel2"], None)
+    rows, reading = read({"about": "…", "list": [{"user_id": 5}]})
+    assert (rows, "neither messages nor chats" in (reading.reason or "")) == ([], True)
 
 
 def test_a_long_name_is_cut_and_kept_whole_beside_it(read: Read) -> None:

@@ -99,6 +99,26 @@ def test_any_names_are_written_to_distinct_paths_in_the_directory(names: list[st
         assert len(set(folded)) == len(folded)
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("/home/a/result.json", "home/a/result.json"),
+        ("C:\\a\\result.json", "a/result.json"),
+        ("\\\\?\\c:\\a\\result.json", "a/result.json"),
+        ("//host/share/result.json", "host/share/result.json"),
+        ("C:result.json", "C:result.json"),
+        ("10:30/result.json", "10:30/result.json"),
+        ("/../result.json", None),
+        ("C:/../result.json", None),
+        ("C:\\", None),
+        ("/", None),
+    ],
+)
+def test_absolute_paths_become_relative_ones(name: str, path: str | None) -> None:
+    """As in unzip, tar and 7-Zip."""
+    assert safe_path(name, 32) == path
+
+
 def test_a_damaged_member_does_not_occupy_its_name() -> None:
     def broken() -> Iterator[bytes]:
         yield b"half"

@@ -74,6 +74,35 @@ def test_a_damaged_member_that_may_be_an_export_or_archive_is_named(tmp_path: Pa
     assert found[2].get("reason") is None
 
 
+@pytest.mark.parametrize("name", ["result.json", "E/messages2.html", "E/result (1).json"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "it is empty"), (b" \r\n", "it is empty"), (bytes(5000), "its beginning is empty (only zeros)")],
+    ids=["empty", "blank", "zeros"],
+)
+def test_an_empty_member_with_the_name_of_an_export_is_named_as_such(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    """As after a full disk or a power failure while it was exported."""
+    pack(tmp_path / "in" / "000001-a.zip", **{"F/result.json": EXPORT, name: content, "notes.json": b""})
+    pack(tmp_path / "in" / "000002-alone.zip", **{name: content})
+    first, alone = extract(tmp_path / "in", tmp_path / "out")["files"]
+    assert (first["status"], alone["status"]) == ("partial", "quarantined")
+    assert first["reason"] == alone["reason"]
+    assert first["reason"].startswith(f"'{name}' left out: {reason}, as after a")
+
+
+def test_a_page_with_long_styles_in_its_head_is_found(tmp_path: Path) -> None:
+    chat = b"<!DOCTYPE html>\n<html><style>" + b"a" * 200_000 + b'</style><div class="page_body chat_page">'
+    other = chat.replace(b"chat_page", b"list_page")
+    pack(
+        tmp_path / "in" / "000001-a.zip", **{"E/result.json": EXPORT, "F/Data.html": chat, "F/x.html": other}
+    )
+    (file,) = extract(tmp_path / "in", tmp_path / "out")["files"]
+    assert (file.get("reason"), file["counts"]["members"], file["counts"]["media"]) == (None, 2, 1)
+    assert files_in(tmp_path / "out" / "000001-a.zip") == {"E/result.json": EXPORT, "F/Data.html": chat}
+
+
 def left_out(source: Path, output: Path, **members: bytes) -> tuple[int, str]:
     """Extract an archive of these members; return the number of members left out, and the reason."""
     pack(source / "000001-a.zip", **members)
@@ -143,6 +172,31 @@ def test_an_archive_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> Non
     members = {"result.json": EXPORT, "a.tar.lz4": packed}
     number, reason = left_out(tmp_path / "in", tmp_path / "out", **members)
     assert (number, "'a.tar.lz4' left out: an archive of a format that is not read" in reason) == (1, True)
+
+
+def test_json_with_messages_of_no_chat_is_named(tmp_path: Path) -> None:
+    """As jq cuts them out of an export; but not what people sent each other."""
+    messages = b'[{"id": 1, "type": "message", "date_unixtime": "1", "text": "x"}]'
+    members = {"E/result.json": EXPORT, "Olga.json": messages, "log.jsonl": messages[1:-1]}
+    members |= {"E/files/sent.json": messages, "E/files/result.json": b"{}", "other.json": b'{"a": "b"}'}
+    number, reason = left_out(tmp_path / "in", tmp_path / "out", **members, **{"result2.json": b"{}"})
+    assert number == 3
+    assert "'Olga.json' and 1 more left out: it has messages but does not say of which chat" in reason
+    assert "'result2.json' left out: not a Telegram export" in reason
+
+
+def test_a_page_in_the_format_of_a_browser_is_named_only_if_it_is_of_an_export(tmp_path: Path) -> None:
+    head = b"From: <Saved by Blink>\r\nMIME-Version: 1.0\r\n\r\n"
+    chat = b'<div class=3D"page_body chat_page">'
+    members = {
+        "E/result.json": EXPORT,
+        "F/messages.mhtml": head + chat,
+        "article.mhtml": head + b"<p>news</p>",
+    }
+    members |= {"G/Chat.webarchive": b"bplist00" + chat, "E/files/sent.mht": head + chat}
+    number, reason = left_out(tmp_path / "in", tmp_path / "out", **members)
+    assert number == 2
+    assert "' and 1 more left out: a page that a browser saved as one file" in reason
 
 
 def test_a_program_is_named_only_if_it_has_an_archive_in_it(tmp_path: Path) -> None:

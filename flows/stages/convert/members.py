@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from flows.exports.signs import HEAD, is_json_export, is_messages_page
+from flows.exports.signs import PAGE_HEAD, is_json_export, is_messages_page
 from flows.stages.runner.contract import FileOutcome, Result
 
 #: Names that exports and their copies have (``result.json.bak``, ``messages (1).html``, ``result``).
@@ -78,7 +78,7 @@ def _members(entry: Path, files: list[Path]) -> Iterator[Path]:
             yield path
 
 
-def _head(path: Path, size: int = HEAD) -> bytes:
+def _head(path: Path, size: int = PAGE_HEAD) -> bytes:
     with path.open("rb", buffering=0) as file:
         head = file.read(size)
     return head.replace(b"\0", b"")  # in UTF-16, every other byte of these names

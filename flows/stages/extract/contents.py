@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from mimetypes import MimeTypes
 
+from flows.errors import BadInput
 from flows.exports import signs
 from flows.stages.extract.archives import ARCHIVES, HEAD, format_of
 from flows.stages.extract.archives.base import EndsEarly
@@ -26,7 +27,17 @@ _TYPES = MimeTypes()
 #: The beginnings of programs of Windows and Linux, and of what a self-extracting archive has in it.
 _PROGRAMS = (b"MZ", b"\x7fELF")
 _PACKED = (END + bytes(4), b"Rar!\x1a\x07\0", b"Rar!\x1a\x07\1\0", b"7z\xbc\xaf\x27\x1c\0")
-_LONGEST = max(map(len, _PACKED))
+#: Pages that browsers saved as one file of their own formats, and what Telegram Desktop writes into them.
+_SAVED_PAGE = re.compile(r".*\.(mht(ml)?|webarchive)", re.IGNORECASE | re.DOTALL)
+_OF_TELEGRAM = (b"chat_page", b"page_header", b"message default")
+#: Members that can only be exports, and what is wrong with them if they begin like an empty file.
+_SURE = re.compile(r"(.*/)?(result|messages)[^/]*\.(json|html?)", re.IGNORECASE)
+_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)\b", re.IGNORECASE)
+_EMPTY = "it is empty, as after a full disk: export again, or pack the export again"
+_ZEROS = (
+    "its beginning is empty (only zeros), as after a power failure or a full disk: export again, or pack the"
+    " export again"
+)
 
 
 class BeforeCut:
@@ -55,22 +66,45 @@ class Text:
 
     def __init__(self, content: Iterable[bytes]) -> None:
         """Read its beginning."""
-        head, chunks = b"", iter(content)
-        for chunk in chunks:
-            head += chunk
-            if len(head) >= signs.HEAD:
+        self._head, self._rest = b"", iter(content)
+        self._read(signs.HEAD)
+        self.encoding = encoding_of(self._head)
+
+    def _read(self, size: int) -> None:
+        """Read on, to the first ``size`` bytes."""
+        for chunk in self._rest if len(self._head) < size else ():
+            self._head += chunk
+            if len(self._head) >= size:
                 break
-        self._head, self._rest = head, chunks
-        self.encoding = encoding_of(head)
+
+    @property
+    def is_blank(self) -> bool:
+        """Return whether it begins with nothing: it is empty, or has only white space or zeros there."""
+        return not self._head.strip(b"\0 \t\r\n")
+
+    @property
+    def has_messages(self) -> bool:
+        """Return whether it is JSON with messages as in an export, maybe without their chat."""
+        return signs.has_json_messages(start_in_utf8(self._head))
 
     def form(self, path: str) -> str | None:
-        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export."""
+        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export.
+
+        Raises BadInput if its name is that of an export and it is blank.
+        """
+        if self.is_blank and _SURE.fullmatch(path):
+            raise BadInput(_ZEROS if b"\0" in self._head else _EMPTY)
         head = start_in_utf8(self._head)
         first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
         by_name = path.lower().endswith(".json") and first != b"<"
         if (by_name or first in (b"{", b"[")) and signs.is_json_export(head):
             return "json"
-        return "html" if not by_name and signs.is_page(path, head) else None
+        if by_name:
+            return None
+        if _PAGE.match(head) and not signs.is_page(path, head):
+            self._read(signs.PAGE_HEAD)
+            head = start_in_utf8(self._head)
+        return "html" if signs.is_page(path, head) else None
 
     def chunks(self) -> Iterator[bytes]:
         """Return its content, in UTF-8."""
@@ -92,7 +126,8 @@ def kind_of(path: str, chunks: Iterator[bytes]) -> str | None:
     """Return what a member without the name of an export is: ``archive``, ``export``, or None for neither.
 
     A file of unknown format counts as an archive if its name is that of one, or if it is a self-extracting
-    program: to open it shows what is wrong with it. Raises BadInput if it is damaged.
+    program or a page in a browser's own format: to open it shows what is wrong with it. Raises BadInput if it
+    is damaged.
     """
     first = next(chunks, b"")
     found = format_of(first[:HEAD])
@@ -100,14 +135,15 @@ def kind_of(path: str, chunks: Iterator[bytes]) -> str | None:
         return "archive"
     if found:
         return "export" if Text(chain([first], BeforeCut(chunks))).form(path) else None
-    return "archive" if first.startswith(_PROGRAMS) and _holds_archive(chain([first], chunks)) else None
+    searched = _PACKED if first.startswith(_PROGRAMS) else _OF_TELEGRAM if _SAVED_PAGE.fullmatch(path) else ()
+    return "archive" if searched and _holds_any(chain([first], chunks), searched) else None
 
 
-def _holds_archive(chunks: Iterable[bytes]) -> bool:
-    """Return whether the signature of an archive is in the content of a file."""
-    held = b""
+def _holds_any(chunks: Iterable[bytes], signs: Collection[bytes]) -> bool:
+    """Return whether one of ``signs`` is in the content of a file."""
+    held, longest = b"", max(map(len, signs))
     for chunk in chunks:
-        held = held[-_LONGEST:] + chunk
-        if any(signature in held for signature in _PACKED):
+        held = held[-longest:] + chunk
+        if any(sign in held for sign in signs):
             return True
     return False

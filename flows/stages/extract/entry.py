@@ -15,7 +15,8 @@ from flows.errors import BadInput
 #: Limits of Linux and macOS for one name, and for a path, with room for the directories above.
 _NAME_BYTES = 255
 _PATH_BYTES = 2_000
-_DRIVE = re.compile(r"[A-Za-z]:")
+#: What packers write before the full path of a file on Windows.
+_DRIVE = re.compile(r"/*(\?/)?[A-Za-z]:/")
 
 
 class Entry:
@@ -81,12 +82,13 @@ def safe_path(name: str, max_depth: int, below: str = "") -> str | None:
 
     ``below`` is the safe path of the member's archive if that is nested in another archive.
 
-    Absolute paths, drives, ``..``, more than ``max_depth`` parts and paths too long for a file system are not
-    allowed. Control characters become ``_``; long parts are shortened at their start.
+    ``..``, more than ``max_depth`` parts and paths too long for a file system are not allowed. Absolute paths
+    become relative ones, as in other tools: their drives and first slashes are dropped. Control characters
+    become ``_``; long parts are shortened at their start.
     """
-    name = name.replace("\\", "/")
+    name = _DRIVE.sub("", name.replace("\\", "/"), count=1) if ":" in name else name.replace("\\", "/")
     parts = [_safe_part(part) for part in name.split("/") if part not in {"", "."}]
-    if name.startswith("/") or _DRIVE.match(name) or ".." in parts or not parts:
+    if ".." in parts or not parts:
         return None
     parts = [*below.split("/"), *parts] if below else parts
     if len(parts) > max_depth:

@@ -23,12 +23,16 @@ from flows.stages.extract.places import is_media, parts_among
 
 #: Members that may be exports by their names, or copies of one (``result.json.bak``); their contents decide.
 _EXPORT = re.compile(
-    r".*\.(json|x?html?)(?![a-z])[^/]*|(.*/)?(result|messages)[^/]*", re.IGNORECASE | re.DOTALL
+    r".*\.(jsonl?|ndjson|x?html?)(?![a-z])[^/]*|(.*/)?(result|messages)[^/]*", re.IGNORECASE | re.DOTALL
 )
-_RESULT = re.compile(r"(.*/)?result\.json", re.IGNORECASE)
+#: An export in JSON, or a copy or a part of one.
+_RESULT = re.compile(r"(.*/)?result( ?\(\d+\)|[ _-]?\d+)?\.json", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
 _IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
 _NO_CHATS = "not a Telegram export, it has no chats"
+_NO_CHAT_OF = (
+    "it has messages but does not say of which chat: submit the result.json that Telegram Desktop wrote"
+)
 _OUTSIDE = "its path leads out of the archive or is too deep"
 _LINK = "links and devices are not followed"
 #: Characters of a member's name in a reason.
@@ -49,6 +53,8 @@ class Unpacking:
         self._budget, self._limits = budget, budget.limits
         self._with_media = media
         self._other_json: list[str] = []
+        #: Paths of members that are no exports although they may seem so, and why they are none.
+        self._seeming: dict[str, str] = {}
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
         self._problems: list[str] = []
 
@@ -57,8 +63,8 @@ class Unpacking:
         self._open(source)
         if not self.exports:
             raise BadInput(self.reason() or self._not_an_export())
-        for path in filter(_RESULT.fullmatch, self._other_json):
-            self._left_out[_NO_CHATS].append(path)
+        for path, why in self._seeming.items():
+            self._left_out[why].append(path)
 
     @property
     def incomplete(self) -> bool:
@@ -81,6 +87,8 @@ class Unpacking:
             folders, no_exports = self._exports(archive, wanted)
             others += no_exports
             outside = [member for member in others if not is_media(member.path, folders)]
+            for path in [path for path in self._seeming if is_media(path, folders)]:
+                del self._seeming[path]
             inner, renamed = self._among(archive, outside)
             self._exports(archive, renamed)
             opened = self._open_each(archive, inner, nesting).union(member.path for member in renamed)
@@ -122,10 +130,14 @@ class Unpacking:
             with self._skipping_if_damaged(member):
                 before_cut = BeforeCut(chunks)
                 text = Text(before_cut)
+                if text.is_blank:
+                    before_cut.check()
                 if not (form := text.form(member.path)):
                     others.append(member)
                     if member.path.lower().endswith(".json"):
                         self._other_json.append(member.path)
+                    if text.has_messages or _RESULT.fullmatch(member.path):
+                        self._seeming[member.path] = _NO_CHAT_OF if text.has_messages else _NO_CHATS
                     before_cut.check()
                     continue
                 if isinstance(archive, Bare) and not text.encoding:

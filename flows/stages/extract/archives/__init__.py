@@ -60,7 +60,14 @@ _OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] =
 _TEXTS = ("json", "html")
 _NAMES = {"json": "result.json", "html": "messages.html"}
 _NOT_READ = "an archive of a format that is not read: unpack it and submit a ZIP of the folder"
+_SAVED = (
+    "a page that a browser saved as one file of its own format: submit the HTML that Telegram Desktop wrote"
+)
 _UNKNOWN = {
+    b"From: <Saved by": _SAVED,  # MHTML
+    b'From: "Saved by': _SAVED,
+    b"MIME-Version: ": _SAVED,
+    b"bplist00": _SAVED,  # Safari
     b"\x04\x22\x4d\x18": _NOT_READ,  # LZ4
     b"LZIP": _NOT_READ,
     b"\x5d\0\0": _NOT_READ,  # LZMA
