@@ -176,14 +176,14 @@ class Hosts:
             return True
         return False
 
-    def start_host(self, number: int) -> None:
-        """Add the host ``h<number>`` with a worker."""
+    def start_host(self, number: int, *options: str) -> None:
+        """Add the host ``h<number>`` with a worker, which gets the options."""
         name, temporary = f"h{number}", self.settings.root / f"tmp-h{number}"
         temporary.mkdir()
         self.namespace(name, f"10.77.0.{10 + number}")
         own = {"PREFECT_HOME": str(self.settings.root / f"prefect-{name}"), "TMPDIR": str(temporary)}
         worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", services.WORK_POOL]
-        self.start(name, f"worker-{name}", *worker, "--type", "process", "--name", name, **own)
+        self.start(name, f"worker-{name}", *worker, "--type", "process", "--name", name, *options, **own)
 
     def _postgres(self) -> None:
         with services.postgres(self.settings):  # creates the cluster with its two databases

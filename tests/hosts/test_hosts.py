@@ -174,8 +174,10 @@ def test_throughput_of_several_hosts_is_that_of_the_busiest_lane(hosts: Hosts, c
     batches = 10
     exclusive_stages(hosts, 12, 2)
     write_samples(hosts.settings.inbox, files=batches, messages=20, seed=1)
+    # A worker takes all runs that it finds: with this limit, one cannot take the eight that are in flight.
+    limit = () if count == 1 else ("--limit", "5")
     for number in range(1, count + 1):
-        hosts.start_host(number)
+        hosts.start_host(number, *limit)
     idle = costs(hosts)
     hosts.call(BIN / "prefect", "deployment", "run", "process-inbox/scheduled")
     assert end_of_parent(hosts) == "Completed"
@@ -185,6 +187,6 @@ def test_throughput_of_several_hosts_is_that_of_the_busiest_lane(hosts: Hosts, c
     lanes = {row["stage"]: row for row in hosts.query(span)}
     print(*lanes.values(), sep="\n")  # noqa: T201
     print_costs(hosts, idle, batches)
-    # The first worker that polls gets a run: one of three may get none of the ten.
+    # Two may take all of them.
     assert min(count, 2) <= lanes["extract"]["hosts"] <= count
     assert hosts.query("SELECT * FROM stage_overlaps") == []
