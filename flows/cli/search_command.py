@@ -20,8 +20,8 @@ from flows.services import current
 from flows.settings import Settings
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
-from flows.tables.search import Found, Hit, search
-from flows.tables.search_index import Indexed, index
+from flows.tables.search import Found, Hit, missing_extensions, search
+from flows.tables.search_index import Indexed, index, rebuild
 from flows.tables.sessions import prepare, timed_out
 
 _Words = Annotated[
@@ -40,6 +40,13 @@ _Substring = Annotated[
 _IndexNow = Annotated[
     bool, typer.Option("--index", help="First index what was stored since maintenance last did.")
 ]
+_Rebuild = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild",
+        help="First index all messages anew, with the extensions of PostgreSQL that are there now.",
+    ),
+]
 
 
 def search_(
@@ -52,6 +59,7 @@ def search_(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages.")] = 20,
     timeout: Timeout = 60,
     index_now: _IndexNow = False,
+    from_scratch: _Rebuild = False,
     as_json: Json = False,
 ) -> None:
     """Search the messages, best matches first, whatever the case and the accents.
@@ -60,12 +68,12 @@ def search_(
     Chinese, Japanese, Thai and other scripts without spaces are found by any part of their texts.
     """
     given = " ".join(words or []).strip()
-    if not given and not index_now:
+    if not given and not (index_now or from_scratch):
         raise typer.BadParameter("name the words to search for")
     settings = current(Settings())
     with stop_on_signals():
-        if index_now:
-            _index(settings)
+        if index_now or from_scratch:
+            _index(settings, from_scratch=from_scratch)
         if not given:
             return
         with _ledger(settings) as ledger, timed_out(timeout):
@@ -78,7 +86,7 @@ def search_(
         _print(found)
 
 
-def _index(settings: Settings) -> None:
+def _index(settings: Settings, *, from_scratch: bool) -> None:
     progress = Console(stderr=True, highlight=False)
 
     def report(done: Indexed) -> None:
@@ -86,7 +94,10 @@ def _index(settings: Settings) -> None:
 
     with connection(settings.database, application_name="tdp search") as ledger:
         check_schema(ledger)
+        if from_scratch:
+            rebuild(ledger)
         index(ledger, report)
+        _print_missing(missing_extensions(ledger), progress)
 
 
 def _print(found: Found) -> None:
@@ -104,11 +115,14 @@ def _print(found: Found) -> None:
             " one. --index makes the next search faster.",
             style="dim",
         )
-    if found.missing_extensions:
-        names = " and ".join(found.missing_extensions)
+    _print_missing(found.missing_extensions, notes)
+
+
+def _print_missing(extensions: list[str], notes: Console) -> None:
+    if extensions:
         notes.print(
-            f"PostgreSQL has no extension {names}: accents count (unaccent), --substring reads every message"
-            " (pg_trgm). deployments/ANALYSIS.md says how to add them.",
+            f"PostgreSQL has no extension {' and '.join(extensions)}: accents count (unaccent), --substring"
+            " reads every message (pg_trgm). When they are installed, --rebuild makes search use them.",
             style="dim",
         )
 

@@ -100,9 +100,14 @@ def search(
         limit=limit,
         **wanted._asdict(),
     )
-    missing = {"unaccent", "pg_trgm"} - set(_sql.search_extensions(connection))
     marks = _needles(given, substring=substring)
-    return Found(records((_hit(row, marks) for row in hits), Hit), len(pending), sorted(missing))
+    found = records((_hit(row, marks) for row in hits), Hit)
+    return Found(found, len(pending), missing_extensions(connection))
+
+
+def missing_extensions(connection: Connection) -> list[str]:
+    """Return the names of the extensions that search would use and the database has not."""
+    return sorted({"unaccent", "pg_trgm"} - set(_sql.search_extensions(connection)))
 
 
 def _wanted(plain: str, *, substring: bool) -> Wanted:

@@ -42,6 +42,19 @@ TEXTS = {
 }
 
 
+#: What nothing but a load changes: numbers of rows.
+KEPT = """
+SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM message_versions),
+       (SELECT count(*) FROM chat_exports), (SELECT count(*) FROM missing_messages)
+"""
+
+
+def extend(postgres: str, name: str) -> None:
+    with psycopg.connect(make_conninfo(postgres, dbname=name), autocommit=True) as admin:
+        admin.execute("CREATE EXTENSION unaccent")
+        admin.execute("CREATE EXTENSION pg_trgm")
+
+
 @pytest.fixture(params=["indexed", "pending"])
 def filled(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[str]:
     """URL of a database with texts in several scripts, indexed or not."""
@@ -250,9 +263,8 @@ def test_without_extensions_it_says_so_and_does_what_it_can(postgres: str, tmp_p
         admin.execute("GRANT ALL ON SCHEMA public TO may_not_extend")
     try:
         migrate(url)
-        store(
-            url, write(tmp_path / "1", Export(1, "channel77", "News", [(n, n, t) for n, t in TEXTS.items()]))
-        )
+        texts = [(n, n, t) for n, t in TEXTS.items()]
+        store(url, write(tmp_path / "1", Export(1, "channel77", "News", texts)))
         for _ in range(2):
             assert ids(url, "café crème") == [2]
             assert ids(url, "façade", substring=True) == [2]
@@ -260,6 +272,17 @@ def test_without_extensions_it_says_so_and_does_what_it_can(postgres: str, tmp_p
             index_all(url)
         assert found(url, "fox").missing_extensions == ["pg_trgm", "unaccent"]
         assert "has no extension pg_trgm and unaccent" in run(url, "search", "fox").stderr
+        assert "has no extension pg_trgm and unaccent" in run(url, "search", "--rebuild").stderr
+        extend(postgres, name)
+        with psycopg.connect(url) as opened:
+            before = opened.execute(KEPT).fetchall()
+        rebuilt = run(url, "search", "cafe", "--rebuild")
+        assert ("11 messages of 1 file indexed" in rebuilt.stderr, "Café" in rebuilt.stdout) == (True, True)
+        assert "no extension" not in rebuilt.stderr
+        assert ids(url, "acad", substring=True) == [2]
+        with psycopg.connect(url) as opened:
+            assert opened.execute(KEPT).fetchall() == before
+            assert opened.execute("SELECT to_regclass('search_substrings')").fetchone() != (None,)
     finally:
         with psycopg.connect(postgres, autocommit=True) as admin:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

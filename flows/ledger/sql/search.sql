@@ -78,6 +78,9 @@ WHERE (:words::text IS NULL OR to_tsvector('simple', search_fold(m.text)) @@ web
 ORDER BY rank DESC NULLS LAST, coalesce(m.sent_at, m.sent_local AT TIME ZONE 'UTC') DESC NULLS LAST, m.chat_key, m.message_id
 LIMIT :limit;
 
+-- name: rebuild_search()$
+SELECT search_rebuild();
+
 -- name: index_alone(lock_key)$
 SELECT pg_try_advisory_xact_lock(:lock_key);
 

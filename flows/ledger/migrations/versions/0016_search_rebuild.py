@@ -1,0 +1,21 @@
+"""Search can be rebuilt alone: when extensions were installed later."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0016"
+down_revision = "0015"
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text())
+
+
+def downgrade() -> None:
+    """Define search as 0011 did: all messages are indexed again."""
+    op.get_bind().exec_driver_sql(
+        "DROP TABLE search_pending, search_documents;"
+        "DROP FUNCTION search_rebuild(), search_fold(text), search_plain(text)"
+    )
+    op.get_bind().exec_driver_sql(Path(__file__).with_name("0011_search.sql").read_text())
