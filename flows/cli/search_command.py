@@ -108,11 +108,17 @@ def _print(found: Found) -> None:
     if not found.hits:
         console.print("No messages match.")
     notes = Console(stderr=True, soft_wrap=True, highlight=False)
+    if found.latest:
+        notes.print(
+            f"More messages match: these are the best of the latest {found.latest:,}."
+            " --until, --since, --chat and --from choose others; --limit ranks more.",
+            style="dim",
+        )
     if found.pending_sources:
         files = text.count(found.pending_sources, "file", "files")
         notes.print(
-            f"The result is complete: the messages of {files} that are not indexed yet were searched one by"
-            " one. --index makes the next search faster.",
+            f"The messages of {files} that are not indexed yet were searched, too, one by one."
+            " --index makes the next search faster.",
             style="dim",
         )
     _print_missing(found.missing_extensions, notes)
