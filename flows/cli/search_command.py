@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
 
 from flows.cli import pages
 from flows.cli.export_command import Chats, Timeout, Until
@@ -47,6 +48,25 @@ _Rebuild = Annotated[
         help="First index all messages anew, with the extensions of PostgreSQL that are there now.",
     ),
 ]
+
+
+class WordsMayHaveMinus(TyperCommand):
+    """A command that says how to search without a word, which looks like an option: ``-dog``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as every command does; the error of an unknown short option has the hint."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            option = getattr(error, "option_name", None)  # of click's error, which typer does not export
+            if not option or option.startswith("--"):
+                raise
+            word = next((each for each in given if each.startswith(option)), option)
+            raise typer.BadParameter(
+                f"no such option: {word}. Words with a minus come after --: `tdp search fox -- {word}`,"
+                f" or in quotes with others: `tdp search 'fox {word}'`"
+            ) from error
 
 
 def search_(

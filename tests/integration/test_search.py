@@ -182,6 +182,9 @@ def test_the_command_shows_hits_and_says_what_is_not_indexed(filled: str) -> Non
     (hit, *_) = json.loads(run(filled, "search", "--json", "cafe").stdout)["hits"]
     assert hit["snippet"][slice(*hit["marks"][0])] == "Café"
     assert run(filled, "search").exit_code == 2
+    assert "`tdp search fox -- -dog`" in run(filled, "search", "fox", "-dog").stderr
+    assert "No such option: --dog" in run(filled, "search", "fox", "--dog").stderr
+    assert "Москва" in run(filled, "search", "слезам", "--", "-dog").stdout
     assert isinstance(run(filled, "search", "fox", "--chat", "none").exception, ChatUnknown)
     run(filled, "search", "--index")
     assert found(filled, "fox").pending_sources == 0
@@ -280,6 +283,7 @@ def test_a_load_of_100_000_rows_waits_for_no_command(database_url: str, tmp_path
 
 
 def test_only_one_session_indexes(database_url: str, tmp_path: Path) -> None:
+    assert found(database_url, "fox").pending_sources == 0
     store(database_url, write(tmp_path / "1", Export(1, "channel1", "One", [(1, 1, "old")])))
     inner: list[Indexed] = []
     with connection(database_url) as holder, holder.cursor() as cursor:
