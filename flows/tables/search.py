@@ -108,15 +108,19 @@ def _indexed(
 ) -> list[dict[str, Any]]:
     """Return the latest indexed messages that match, at most ``most``.
 
-    What the index proposes is compared the latest first: in more and more of it, until there are enough.
+    What the index proposes is compared the latest first, which is quick if there are many matches; if too few
+    are among the latest, all of it is compared.
     """
-    most = filters["most"]
-    words = asked.words if asked and asked.in_order else None
-    few = not (words or filters["sender"] or sources)
-    for candidates in (most, 20 * most, None) if few else (20 * most, None):
-        steps = {"part": part, "sources": sources, "candidates": candidates, **filters}
-        rows = list(_sql.found(connection, loose=asked and asked.loose, words=words, **steps))
-        if candidates is None or len(rows) >= most or rows[0]["looked"] < candidates:
+    most, sender = filters["most"], filters["sender"]
+    lazily: dict[str, Any] = {"tsquery": None, "words": None, "sender_first": None}
+    if asked:
+        lazily |= {"tsquery": asked.loose, "words": asked.words if asked.loose != asked.exact else None}
+    fully = lazily | {"tsquery": asked and asked.exact, "words": None, "sender_first": sender}
+    first = most if lazily == fully and not sources else 20 * most
+    for how, candidates in ((lazily, first), (fully, None)):
+        steps = {**filters, **how, "part": part, "sources": sources, "candidates": candidates}
+        rows = list(_sql.found(connection, **steps))
+        if len(rows) >= most or rows[0]["looked"] < first:
             break
     return [row for row in rows if row["chat_key"] is not None]
 

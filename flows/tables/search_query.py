@@ -35,14 +35,14 @@ class Phrase(NamedTuple):
 class Query(NamedTuple):
     """A query for websearch_to_tsquery, and what is compared first because it is cheaper.
 
-    ``loose`` is a tsquery that every match fits, without distances, which the index does not know; if
-    ``in_order``, not all that fits it is a match. ``patterns`` are LIKE patterns of which the plain text of a
-    match fits ``every`` one, or at least one.
+    ``exact`` is its tsquery, and ``loose`` one that every match fits, without distances, which the index does
+    not know. ``patterns`` are LIKE patterns of which the plain text of a match fits ``every`` one, or at
+    least one.
     """
 
     words: str
+    exact: str
     loose: str
-    in_order: bool
     patterns: list[str]
     every: bool
 
@@ -83,12 +83,11 @@ def query(connection: Connection, given: str) -> Query:
         )
     if positive == "T":
         raise QueryUnclear("name at least one word that must occur: all messages without a word are too many")
-    in_order = _loose(whole) != whole
     lexemes = [re.sub(r"(['\\])\1", r"\1", word) for word in _LEXEME.findall(positive)]
     return Query(
         words,
-        _loose(positive) if in_order else whole,
-        in_order,
+        whole,
+        whole if _loose(whole) == whole else _loose(positive),
         [pattern(lexeme) for lexeme in lexemes],
         "|" not in _LEXEME.sub("", positive),
     )

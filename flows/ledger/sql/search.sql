@@ -17,18 +17,22 @@ FROM unnest(:given::text[]) WITH ORDINALITY AS each (text, place);
 -- The whole query, and it without the words that must not occur, as PostgreSQL writes them. T: it can do without any.
 SELECT query::text AS whole, querytree(query) AS positive FROM websearch_to_tsquery('simple', :words) AS query;
 
--- name: found(loose, words, part, sources, chats, sender, since, until, candidates, most)
--- The latest indexed messages that match, at most ``most``: words (null: all that fit loose), or a part of a text (a
--- LIKE pattern). Each is compared as it is now, the latest first, until there are enough; those of ``sources``
--- are left out, because they may be indexed as they were. Only the latest ``candidates`` are looked at (null: all);
--- ``looked`` is how many. The first row may have no message.
+-- name: found(tsquery, words, part, sources, chats, since, until, sender, sender_first, candidates, most)
+-- The latest indexed messages that match, at most ``most``: a tsquery, or a part of a text (a LIKE pattern). Only the
+-- latest ``candidates`` are looked at (null: all); ``looked`` is how many. Each is compared as it is now with words and
+-- sender (null: no condition), the latest first, until there are enough; those of ``sources`` are left out, because
+-- they may be indexed as they were. sender_first: the sender is compared before the latest are chosen, which costs the
+-- same for each message. The first row may have no message.
 WITH candidate AS MATERIALIZED (
     SELECT d.chat_key, d.message_id FROM search_documents d
-    WHERE (:loose::tsquery IS NULL OR search_vector(d.plain) @@ :loose::tsquery)
+    WHERE (:tsquery::tsquery IS NULL OR search_vector(d.plain) @@ :tsquery::tsquery)
       AND (:part::text IS NULL OR d.plain LIKE :part)
       AND (:chats::text[] IS NULL OR d.chat_key = ANY (:chats::text[]))
       AND (:since::timestamptz IS NULL OR d.sent_at >= :since)
       AND (:until::timestamptz IS NULL OR d.sent_at < :until)
+      AND (:sender_first::text IS NULL OR EXISTS (
+          SELECT FROM messages m WHERE m.chat_key = d.chat_key AND m.message_id = d.message_id
+          AND (m.sender_id = :sender_first OR strpos(lower(m.sender_name), lower(:sender_first)) > 0)))
     ORDER BY d.sent_at DESC NULLS LAST LIMIT :candidates
 ), fitting AS (
     SELECT c.chat_key, c.message_id FROM candidate c
