@@ -90,7 +90,7 @@ class ChatUnknown(TdpError):
 
 
 class QueryUnclear(TdpError):
-    """A search names nothing that must occur. Name a word, or search with ``--substring``."""
+    """A search names nothing that must occur, or too much. Name a word, or search with ``--substring``."""
 
 
 class QueryTimedOut(TdpError):

@@ -18,6 +18,8 @@ from flows.ledger.named_sql import load
 _IN_ORDER = 128
 #: A phrase in quotes, which may lack the last quote, or a word.
 _PART = re.compile(r'(?P<minus>-?)["“”](?P<phrase>[^"“”]*)["“”]?|(?P<word>[^\s"“”]+)')
+#: Words and pairs in a query: with some more PostgreSQL has no stack left. Messages of Telegram have fewer.
+_MOST_WORDS = 10_000
 #: A word in the text form of a tsquery, which doubles quotes and backslashes.
 _LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)*)'")
 #: The operators for words at a distance.
@@ -70,11 +72,15 @@ def needles(given: str) -> list[str]:
 
 
 def query(connection: Connection, given: str) -> Query:
-    """Return the query for the words that are given. Raises QueryUnclear if none must occur."""
+    """Return the query for the words that are given. Raises QueryUnclear if none must occur, or too many."""
     asked = groups(given)
     texts = [each.text for group in asked for each in group]
     phrases = iter(_sql.phrases(connection, given=texts))
     words = " or ".join(" ".join(_quoted(next(phrases), each) for each in group) for group in asked)
+    if len(words.split()) > _MOST_WORDS:
+        raise QueryUnclear(
+            "the text is too long for a search by words: name a part of it, or add --substring"
+        )
     found = _sql.parsed(connection, words=words)
     whole, positive = found["whole"], found["positive"]
     if not whole:

@@ -128,6 +128,9 @@ def test_a_query_without_a_word_that_must_occur_is_refused(filled: str) -> None:
         with pytest.raises(QueryUnclear, match=reason):
             found(filled, given)
         assert ids(filled, given, substring=True) == []
+    with pytest.raises(QueryUnclear, match="too long"):
+        found(filled, "".join(map(chr, range(0x4E00, 0x4E00 + 6000))))
+    assert ids(filled, "".join(map(chr, range(0x4E00, 0x4E00 + 4096)))) == []
 
 
 @pytest.mark.parametrize(
