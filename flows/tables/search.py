@@ -148,7 +148,7 @@ def _link(row: dict[str, object]) -> str | None:
     """Return the address of a message: by the channel's name if it is known, else by its id, for members."""
     if row["username"]:
         return f"https://t.me/{row['username']}/{row['message_id']}"
-    if str(row["chat_key"]).startswith("channel"):
+    if str(row["chat_key"]).startswith("channel") and row["chat_id"]:
         return f"https://t.me/c/{row['chat_id']}/{row['message_id']}"
     return None
 
