@@ -89,6 +89,10 @@ class ChatUnknown(TdpError):
     """No chat, or more than one, has this name, key or id. The message lists the candidates."""
 
 
+class QueryUnclear(TdpError):
+    """A search names nothing that must occur, or too much. Name a word, or search with ``--substring``."""
+
+
 class QueryTimedOut(TdpError):
     """A query took longer than its time-out. Choose fewer rows, or allow more time with ``--timeout``."""
 

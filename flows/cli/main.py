@@ -274,7 +274,7 @@ def _reachable_settings() -> Settings:
 
 app.add_typer(reports.app)
 app.command("export")(export_command.export_)
-app.command("search")(search_command.search_)
+app.command("search", cls=search_command.WordsMayHaveMinus)(search_command.search_)
 app.command()(stats_command.stats)
 app.command("chat")(chat_command.chat_)
 app.add_typer(files.app, name="files")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperCommand
 
 from flows.cli import pages
 from flows.cli.export_command import Chats, Timeout, Until
@@ -20,8 +21,8 @@ from flows.services import current
 from flows.settings import Settings
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
-from flows.tables.search import Found, Hit, search
-from flows.tables.search_index import Indexed, index
+from flows.tables.search import Found, Hit, missing_extensions, search
+from flows.tables.search_index import Indexed, index, rebuild
 from flows.tables.sessions import prepare, timed_out
 
 _Words = Annotated[
@@ -40,6 +41,32 @@ _Substring = Annotated[
 _IndexNow = Annotated[
     bool, typer.Option("--index", help="First index what was stored since maintenance last did.")
 ]
+_Rebuild = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild",
+        help="First index all messages anew, with the extensions of PostgreSQL that are there now.",
+    ),
+]
+
+
+class WordsMayHaveMinus(TyperCommand):
+    """A command that says how to search without a word, which looks like an option: ``-dog``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as every command does; the error of an unknown short option has the hint."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            option = getattr(error, "option_name", None)  # of click's error, which typer does not export
+            if not option or option.startswith("--"):
+                raise
+            word = next((each for each in given if each.startswith(option)), option)
+            raise typer.BadParameter(
+                f"no such option: {word}. Words with a minus come after --: `tdp search fox -- {word}`,"
+                f" or in quotes with others: `tdp search 'fox {word}'`"
+            ) from error
 
 
 def search_(
@@ -52,6 +79,7 @@ def search_(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages.")] = 20,
     timeout: Timeout = 60,
     index_now: _IndexNow = False,
+    from_scratch: _Rebuild = False,
     as_json: Json = False,
 ) -> None:
     """Search the messages, best matches first, whatever the case and the accents.
@@ -60,12 +88,12 @@ def search_(
     Chinese, Japanese, Thai and other scripts without spaces are found by any part of their texts.
     """
     given = " ".join(words or []).strip()
-    if not given and not index_now:
+    if not given and not (index_now or from_scratch):
         raise typer.BadParameter("name the words to search for")
     settings = current(Settings())
     with stop_on_signals():
-        if index_now:
-            _index(settings)
+        if index_now or from_scratch:
+            _index(settings, from_scratch=from_scratch)
         if not given:
             return
         with _ledger(settings) as ledger, timed_out(timeout):
@@ -78,7 +106,7 @@ def search_(
         _print(found)
 
 
-def _index(settings: Settings) -> None:
+def _index(settings: Settings, *, from_scratch: bool) -> None:
     progress = Console(stderr=True, highlight=False)
 
     def report(done: Indexed) -> None:
@@ -86,7 +114,10 @@ def _index(settings: Settings) -> None:
 
     with connection(settings.database, application_name="tdp search") as ledger:
         check_schema(ledger)
+        if from_scratch:
+            rebuild(ledger)
         index(ledger, report)
+        _print_missing(missing_extensions(ledger), progress)
 
 
 def _print(found: Found) -> None:
@@ -97,18 +128,27 @@ def _print(found: Found) -> None:
     if not found.hits:
         console.print("No messages match.")
     notes = Console(stderr=True, soft_wrap=True, highlight=False)
+    if found.latest:
+        notes.print(
+            f"More messages match: these are the best of the latest {found.latest:,}."
+            " --until, --since, --chat and --from choose others; --limit ranks more.",
+            style="dim",
+        )
     if found.pending_sources:
         files = text.count(found.pending_sources, "file", "files")
         notes.print(
-            f"The result is complete: the messages of {files} that are not indexed yet were searched one by"
-            " one. --index makes the next search faster.",
+            f"The messages of {files} that are not indexed yet were searched, too, one by one."
+            " --index makes the next search faster.",
             style="dim",
         )
-    if found.missing_extensions:
-        names = " and ".join(found.missing_extensions)
+    _print_missing(found.missing_extensions, notes)
+
+
+def _print_missing(extensions: list[str], notes: Console) -> None:
+    if extensions:
         notes.print(
-            f"PostgreSQL has no extension {names}: accents count (unaccent), --substring reads every message"
-            " (pg_trgm). deployments/ANALYSIS.md says how to add them.",
+            f"PostgreSQL has no extension {' and '.join(extensions)}: accents count (unaccent), --substring"
+            " reads every message (pg_trgm). When they are installed, --rebuild makes search use them.",
             style="dim",
         )
 

@@ -6,29 +6,22 @@ compared one by one, so that a search finds them all the same, only later.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
 
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load, records
 from flows.tables.orders import Choice
+from flows.tables.search_query import Query, needles, pattern, query
 
 #: Messages that are ranked: the latest of those that match.
 _RANKED = 500
 #: Characters of a snippet before and after the first match.
 _BEFORE, _AFTER = 60, 140
-#: Scripts without spaces between words: their texts are indexed as pairs of characters.
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
-)
-#: A word in the text form of a tsquery, which doubles quotes and backslashes.
-_LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)*)'")
 _sql = load("search.sql")
 
 
@@ -53,19 +46,16 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The hits, best first; how many source files were not indexed; the extensions that are missing."""
+    """The hits, best first; how many source files were not indexed; the extensions that are missing.
+
+    ``latest``: more messages match than are ranked, and the hits are the best of this many, the latest; null
+    if all that match were ranked.
+    """
 
     hits: list[Hit]
     pending_sources: int
     missing_extensions: list[str]
-
-
-class Wanted(NamedTuple):
-    """What is searched: as words for the parser, or as a part of a text; ``runs`` must occur as they are."""
-
-    words: str | None
-    part: str | None
-    runs: list[str]
+    latest: int | None = None
 
 
 def search(
@@ -80,52 +70,72 @@ def search(
     """Return the messages that match ``given``: all its words, or it as a part of a text (``substring``).
 
     Words may be combined as in web searches: ``"a phrase"``, ``one or other``, ``-without``. ``sender`` is
-    an id or a part of a name.
+    an id or a part of a name. Raises QueryUnclear if nothing is named that must occur.
     """
-    wanted = _wanted(_sql.plain_text(connection, given=given), substring=substring)
-    pending = _sql.pending_sources(connection)
-    filters = {**choice._asdict(), "sender": sender, "most": max(_RANKED, limit)}
-    if wanted.words is not None:
-        rows = list(_sql.found_words(connection, words=wanted.words, **filters))
-    else:
-        rows = list(_sql.found_part(connection, part=wanted.part, **filters))
-    if pending:
-        patterns, every = _patterns(connection, wanted)
-        asked = {"words": wanted.words, "patterns": patterns or None, "every": every}
-        rows += _sql.found_pending(connection, sources=pending, **asked, **filters)
+    part = pattern(_sql.plain_text(connection, given=given.strip())) if substring else None
+    asked = None if substring else query(connection, given)
+    sources = _sql.pending_sources(connection)
+    most = max(_RANKED, limit)
+    filters = {**choice._asdict(), "sender": sender, "most": most + 1}  # one more shows that there are more
+    indexed = _indexed(connection, asked, part, sources, filters)
+    pending = _pending(connection, asked, part, sources, filters) if sources else []
+    rows = indexed[:most] + pending[:most]
     hits = _sql.hits(
         connection,
         chat_keys=[row["chat_key"] for row in rows],
         message_ids=[row["message_id"] for row in rows],
+        words=asked and asked.words,
+        part=part,
         limit=limit,
-        **wanted._asdict(),
     )
-    missing = {"unaccent", "pg_trgm"} - set(_sql.search_extensions(connection))
-    marks = _needles(given, substring=substring)
-    return Found(records((_hit(row, marks) for row in hits), Hit), len(pending), sorted(missing))
+    marks = [given.strip()] if substring else needles(given)
+    found = records((_hit(row, marks) for row in hits), Hit)
+    latest = most if asked and max(len(indexed), len(pending)) > most else None
+    return Found(found, len(sources), missing_extensions(connection), latest)
 
 
-def _wanted(plain: str, *, substring: bool) -> Wanted:
-    runs = _UNSPACED.findall(plain)
-    # One character is no pair: only a look into each text finds it.
-    if substring or any(len(run) == 1 for run in runs):
-        return Wanted(None, _pattern(plain.strip()), [])
-    pairs = _UNSPACED.sub(lambda run: " ".join(map("".join, pairwise(run[0]))), plain)
-    return Wanted(pairs, None, [] if '"' in plain or " or " in plain or "-" in plain else runs)
+def missing_extensions(connection: Connection) -> list[str]:
+    """Return the names of the extensions that search would use and the database has not."""
+    return sorted({"unaccent", "pg_trgm"} - set(_sql.search_extensions(connection)))
 
 
-def _pattern(part: str) -> str:
-    """Return the LIKE pattern of the texts that contain ``part``."""
-    return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
+def _indexed(
+    connection: Connection,
+    asked: Query | None,
+    part: str | None,
+    sources: list[int],
+    filters: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Return the latest indexed messages that match, at most ``most``.
+
+    What the index proposes is compared the latest first, which is quick if there are many matches; if too few
+    are among the latest, all of it is compared.
+    """
+    most, sender = filters["most"], filters["sender"]
+    lazily: dict[str, Any] = {"tsquery": None, "words": None, "sender_first": None}
+    if asked:
+        lazily |= {"tsquery": asked.loose, "words": asked.words if asked.loose != asked.exact else None}
+    fully = lazily | {"tsquery": asked and asked.exact, "words": None, "sender_first": sender}
+    first = most if lazily == fully and not sources else 20 * most
+    for how, candidates in ((lazily, first), (fully, None)):
+        steps = {**filters, **how, "part": part, "sources": sources, "candidates": candidates}
+        rows = list(_sql.found(connection, **steps))
+        if len(rows) >= most or rows[0]["looked"] < first:
+            break
+    return [row for row in rows if row["chat_key"] is not None]
 
 
-def _patterns(connection: Connection, wanted: Wanted) -> tuple[list[str], bool]:
-    """Return patterns that a plain text fits if it matches: every one of them, or one at least."""
-    if wanted.part is not None:
-        return [wanted.part], True
-    tree: str = _sql.positive_words(connection, words=wanted.words)
-    words = [re.sub(r"(['\\])\1", r"\1", word) for word in _LEXEME.findall(tree)]
-    return [_pattern(word) for word in words], "|" not in _LEXEME.sub("", tree)
+def _pending(
+    connection: Connection,
+    asked: Query | None,
+    part: str | None,
+    sources: list[int],
+    filters: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Return the latest messages that match of sources that are not indexed."""
+    words, patterns, every = (asked.words, asked.patterns, asked.every) if asked else (None, [part], True)
+    how = {"words": words, "patterns": patterns, "every": every, "sources": sources}
+    return list(_sql.found_pending(connection, **how, **filters))
 
 
 def _hit(row: dict[str, object], needles: Sequence[str]) -> dict[str, object]:
@@ -138,18 +148,9 @@ def _link(row: dict[str, object]) -> str | None:
     """Return the address of a message: by the channel's name if it is known, else by its id, for members."""
     if row["username"]:
         return f"https://t.me/{row['username']}/{row['message_id']}"
-    if str(row["chat_key"]).startswith("channel"):
+    if str(row["chat_key"]).startswith("channel") and row["chat_id"]:
         return f"https://t.me/c/{row['chat_id']}/{row['message_id']}"
     return None
-
-
-def _needles(given: str, *, substring: bool) -> list[str]:
-    """Return what is marked in snippets."""
-    if substring:
-        return [given.strip()]
-    return [
-        word for word in re.findall(r"[^\s\"]+", given) if word.lower() != "or" and not word.startswith("-")
-    ]
 
 
 def snippet_of(text: str, needles: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:

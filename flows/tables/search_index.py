@@ -45,3 +45,13 @@ def index(connection: Connection, report: Callable[[Indexed], object] = lambda _
     removed = _sql.prune_documents(connection) if sources else 0
     connection.commit()
     return Indexed(sources, written, removed)
+
+
+def rebuild(connection: Connection) -> None:
+    """Define search anew, with the extensions that are there now; all messages are to be indexed again.
+
+    Waits for the portion that is being indexed. Loads do not wait; searches find everything, but take longer
+    until :func:`index` has run.
+    """
+    _sql.rebuild_search(connection)
+    connection.commit()

@@ -67,7 +67,8 @@ def export_as(url: str, out: Path, format_: Format) -> None:
 
 
 def sizes(url: str) -> dict[str, int]:
-    names = ("messages", "messages_pkey", "search_documents", "search_words", "search_substrings")
+    search = ("search_documents", "search_documents_pkey", "search_words", "search_substrings")
+    names = ("messages", "messages_pkey", *search)
     with connection(url) as ledger, ledger.cursor() as cursor:
         cursor.execute("SELECT name, pg_relation_size(name::regclass) FROM unnest(%s) AS name", [list(names)])
         return {name: round(size / 1e6) for name, size in cursor.fetchall()}

@@ -212,5 +212,5 @@ async def test_it_indexes_messages_for_search(installation: Settings) -> None:
     )
     rows(installation, "INSERT INTO search_pending VALUES (7)")
     await maintain()
-    assert rows(installation, "SELECT folded FROM search_documents") == [{"folded": "cafe"}]
+    assert rows(installation, "SELECT plain FROM search_documents") == [{"plain": "cafe"}]
     assert rows(installation, "SELECT * FROM search_pending") == []

@@ -18,7 +18,7 @@ from converted import Export, store, write
 from psycopg.conninfo import make_conninfo
 
 from flows import services
-from flows.errors import ChatUnknown, QueryTimedOut
+from flows.errors import ChatUnknown, QueryTimedOut, QueryUnclear
 from flows.ledger.connection import connection
 from flows.ledger.locks import INDEXING
 from flows.ledger.named_sql import load
@@ -40,6 +40,19 @@ TEXTS = {
     10: "北大",
     11: "حال السَّلَفِ مع القرآن",
 }
+
+
+#: What nothing but a load changes: numbers of rows.
+KEPT = """
+SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM message_versions),
+       (SELECT count(*) FROM chat_exports), (SELECT count(*) FROM missing_messages)
+"""
+
+
+def extend(postgres: str, name: str) -> None:
+    with psycopg.connect(make_conninfo(postgres, dbname=name), autocommit=True) as admin:
+        admin.execute("CREATE EXTENSION unaccent")
+        admin.execute("CREATE EXTENSION pg_trgm")
 
 
 @pytest.fixture(params=["indexed", "pending"])
@@ -93,14 +106,31 @@ def ids(url: str, given: str, **options: Any) -> list[int]:
         ("nothing", []),
         ("nothing or fox", [1, 1, 9]),
         ('"third dog" or "at the end" -lazy', [7, 9]),
-        ("-dog", [1, 2, 3, 4, 5, 6, 8, 9, 10, 11]),
-        ("fox or -dog", [1, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11]),
+        ("北京大学 -好", [4]),
+        ("北京 -猫", [4]),
+        ("fox 北", []),
+        ("我爱 -北京大学", []),
+        ("我爱 -北京大楼", [4]),
+        ("我 -北京的", [4]),
+        ("fox — dog", [1]),
+        ("fox - dog", [1]),
         ("sure", [8]),
         ("o'fox \\", []),
     ],
 )
 def test_words_are_found(filled: str, given: str, expected: list[int]) -> None:
     assert ids(filled, given) == expected
+
+
+def test_a_query_without_a_word_that_must_occur_is_refused(filled: str) -> None:
+    for given in ("-dog", "fox or -dog", "!!! -dog", "-北京", "!!!", '""', "😀 🎉", "・", "— …"):
+        reason = "at least one word" if "-" in given else "no letter and no digit.*--substring"
+        with pytest.raises(QueryUnclear, match=reason):
+            found(filled, given)
+        assert ids(filled, given, substring=True) == []
+    with pytest.raises(QueryUnclear, match="too long"):
+        found(filled, "".join(map(chr, range(0x4E00, 0x4E00 + 6000))))
+    assert ids(filled, "".join(map(chr, range(0x4E00, 0x4E00 + 4096)))) == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +165,7 @@ def test_chat_sender_and_time_are_chosen(filled: str) -> None:
 
 def test_a_hit_has_a_link_where_there_is_one(filled: str) -> None:
     links = {hit.chat_key: hit.link for hit in found(filled, "fox").hits}
-    assert links["user5@user9"] is None
+    assert links == {"user5@user9": None, "channel77": None}  # the id of the channel is not known
     with psycopg.connect(filled) as opened:
         opened.execute("UPDATE chats SET chat_id = 77 WHERE chat_key = 'channel77'")
     assert found(filled, "lazy").hits[0].link == "https://t.me/c/77/1"
@@ -150,11 +180,14 @@ def test_the_command_shows_hits_and_says_what_is_not_indexed(filled: str) -> Non
     assert "Ann Lee  News" in done.stdout
     assert "The quick brown fox" in done.stdout
     pending = found(filled, "fox").pending_sources
-    assert ("The result is complete: the messages of " in done.stderr) == bool(pending)
+    assert (" that are not indexed yet were searched, too" in done.stderr) == bool(pending)
     assert "No messages match." in run(filled, "search", "nothing").stdout
     (hit, *_) = json.loads(run(filled, "search", "--json", "cafe").stdout)["hits"]
     assert hit["snippet"][slice(*hit["marks"][0])] == "Café"
     assert run(filled, "search").exit_code == 2
+    assert "`tdp search fox -- -dog`" in run(filled, "search", "fox", "-dog").stderr
+    assert "No such option: --dog" in run(filled, "search", "fox", "--dog").stderr
+    assert "Москва" in run(filled, "search", "слезам", "--", "-dog").stdout
     assert isinstance(run(filled, "search", "fox", "--chat", "none").exception, ChatUnknown)
     run(filled, "search", "--index")
     assert found(filled, "fox").pending_sources == 0
@@ -189,6 +222,28 @@ def test_what_changes_is_found_as_it_is_now(database_url: str, tmp_path: Path) -
     with psycopg.connect(database_url) as opened:
         left = opened.execute("SELECT count(*) FROM search_documents").fetchone()
         assert left == opened.execute("SELECT count(*) FROM messages").fetchone()
+
+
+def test_a_match_older_than_all_that_the_index_proposes_is_found(database_url: str, tmp_path: Path) -> None:
+    """10,700 later messages have the same words in another order, 600 still later ones had the words."""
+    old = Export(1, "channel1", "One", [(1, 1, "beta alpha たのしい一日")])
+    store(database_url, write(tmp_path / "1", old))
+    others = [(n, n, "alpha beta 見たのは私のしごとしい") for n in range(2, 10_702)]
+    store(database_url, write(tmp_path / "2", Export(2, "channel2", "Two", others)))
+    changed = [(n, n, "beta alpha たのしい") for n in range(11_000, 11_600)]
+    store(database_url, write(tmp_path / "3", Export(3, "channel3", "Three", changed)))
+    index_all(database_url)
+    changes = [(n, n + 2_000_000, "gamma") for n in range(11_000, 11_600)]
+    store(database_url, write(tmp_path / "4", Export(4, "channel3", "Three", changes)))
+    for given in ("たのしい", '"beta alpha"', "一日 -gamma"):
+        assert (given, ids(database_url, given, limit=500)) == (given, [1])
+    assert ids(database_url, "のしい", substring=True) == [1]
+    some = run(database_url, "search", "alpha")
+    assert "these are the best of the latest 500" in some.stderr
+    assert (found(database_url, "gamma", limit=700).latest, found(database_url, "gamma").latest) == (
+        None,
+        500,
+    )
 
 
 def test_a_load_does_not_wait_for_indexing_nor_indexing_for_a_load(database_url: str, tmp_path: Path) -> None:
@@ -231,6 +286,7 @@ def test_a_load_of_100_000_rows_waits_for_no_command(database_url: str, tmp_path
 
 
 def test_only_one_session_indexes(database_url: str, tmp_path: Path) -> None:
+    assert found(database_url, "fox").pending_sources == 0
     store(database_url, write(tmp_path / "1", Export(1, "channel1", "One", [(1, 1, "old")])))
     inner: list[Indexed] = []
     with connection(database_url) as holder, holder.cursor() as cursor:
@@ -250,9 +306,8 @@ def test_without_extensions_it_says_so_and_does_what_it_can(postgres: str, tmp_p
         admin.execute("GRANT ALL ON SCHEMA public TO may_not_extend")
     try:
         migrate(url)
-        store(
-            url, write(tmp_path / "1", Export(1, "channel77", "News", [(n, n, t) for n, t in TEXTS.items()]))
-        )
+        texts = [(n, n, t) for n, t in TEXTS.items()]
+        store(url, write(tmp_path / "1", Export(1, "channel77", "News", texts)))
         for _ in range(2):
             assert ids(url, "café crème") == [2]
             assert ids(url, "façade", substring=True) == [2]
@@ -260,6 +315,17 @@ def test_without_extensions_it_says_so_and_does_what_it_can(postgres: str, tmp_p
             index_all(url)
         assert found(url, "fox").missing_extensions == ["pg_trgm", "unaccent"]
         assert "has no extension pg_trgm and unaccent" in run(url, "search", "fox").stderr
+        assert "has no extension pg_trgm and unaccent" in run(url, "search", "--rebuild").stderr
+        extend(postgres, name)
+        with psycopg.connect(url) as opened:
+            before = opened.execute(KEPT).fetchall()
+        rebuilt = run(url, "search", "cafe", "--rebuild")
+        assert ("11 messages of 1 file indexed" in rebuilt.stderr, "Café" in rebuilt.stdout) == (True, True)
+        assert "no extension" not in rebuilt.stderr
+        assert ids(url, "acad", substring=True) == [2]
+        with psycopg.connect(url) as opened:
+            assert opened.execute(KEPT).fetchall() == before
+            assert opened.execute("SELECT to_regclass('search_substrings')").fetchone() != (None,)
     finally:
         with psycopg.connect(postgres, autocommit=True) as admin:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,5 +1,4 @@
--- Extensions that search uses if there are any: both are trusted, so the owner of the database may create them. To
--- use them when they were installed later: `tdp migrate 0010`, then `tdp migrate`.
+-- Extensions that search uses if there are any: both are trusted, so the owner of the database may create them.
 DO $$
 DECLARE
     extension text;

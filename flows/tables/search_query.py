@@ -1,0 +1,117 @@
+"""What a user asks a search for, as a query of PostgreSQL.
+
+Groups of phrases: a message must fit one group at least, with all its phrases, without those with a minus.
+A word is a phrase too: ``foo/bar`` and ``iPhone手机`` are several words for the parser, in this order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flows.errors import QueryUnclear
+from flows.ledger.connection import Connection
+from flows.ledger.named_sql import load
+
+#: Words of a phrase that are compared in their order; PostgreSQL keeps at most 256 places of a word.
+_IN_ORDER = 128
+#: A phrase in quotes, which may lack the last quote, or a word.
+_PART = re.compile(r'(?P<minus>-?)["“”](?P<phrase>[^"“”]*)["“”]?|(?P<word>[^\s"“”]+)')
+#: Words and pairs in a query: with some more PostgreSQL has no stack left. Messages of Telegram have fewer.
+_MOST_WORDS = 10_000
+#: A word in the text form of a tsquery, which doubles quotes and backslashes.
+_LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)*)'")
+#: The operators for words at a distance.
+_DISTANCE = re.compile(r"('(?:[^'\\]|''|\\\\)*')|<(?:-|\d+)>")
+_sql = load("search.sql")
+
+
+class Phrase(NamedTuple):
+    """Words that follow each other, as they were given; must not occur if ``without``."""
+
+    text: str
+    without: bool = False
+
+
+class Query(NamedTuple):
+    """A query for websearch_to_tsquery, and what is compared first because it is cheaper.
+
+    ``exact`` is its tsquery, and ``loose`` one that every match fits, without distances, which the index does
+    not know. ``patterns`` are LIKE patterns of which the plain text of a match fits ``every`` one, or at
+    least one.
+    """
+
+    words: str
+    exact: str
+    loose: str
+    patterns: list[str]
+    every: bool
+
+
+def groups(given: str) -> list[list[Phrase]]:
+    """Return the phrases of a query in their groups, which ``or`` separates."""
+    found: list[list[Phrase]] = [[]]
+    parts = list(_PART.finditer(given))
+    for number, part in enumerate(parts):
+        word = part["word"]
+        if word is None:
+            found[-1].append(Phrase(part["phrase"], bool(part["minus"])))
+        elif word.lower() == "or" and found[-1] and number < len(parts) - 1:
+            found.append([])
+        else:
+            found[-1].append(Phrase(word.lstrip("-"), word.startswith("-")) if word != "-" else Phrase(word))
+    return found
+
+
+def needles(given: str) -> list[str]:
+    """Return the words that a match may contain, as they were given."""
+    return [
+        word for group in groups(given) for each in group if not each.without for word in each.text.split()
+    ]
+
+
+def query(connection: Connection, given: str) -> Query:
+    """Return the query for the words that are given. Raises QueryUnclear if none must occur, or too many."""
+    asked = groups(given)
+    texts = [each.text for group in asked for each in group]
+    phrases = iter(_sql.phrases(connection, given=texts))
+    words = " or ".join(" ".join(_quoted(next(phrases), each) for each in group) for group in asked)
+    if len(words.split()) > _MOST_WORDS:
+        raise QueryUnclear(
+            "the text is too long for a search by words: name a part of it, or add --substring"
+        )
+    found = _sql.parsed(connection, words=words)
+    whole, positive = found["whole"], found["positive"]
+    if not whole:
+        raise QueryUnclear(
+            f"{given} has no letter and no digit, and words are searched: --substring finds other characters"
+        )
+    if positive == "T":
+        raise QueryUnclear("name at least one word that must occur: all messages without a word are too many")
+    lexemes = [re.sub(r"(['\\])\1", r"\1", word) for word in _LEXEME.findall(positive)]
+    return Query(
+        words,
+        whole,
+        whole if _loose(whole) == whole else _loose(positive),
+        [pattern(lexeme) for lexeme in lexemes],
+        "|" not in _LEXEME.sub("", positive),
+    )
+
+
+def pattern(part: str) -> str:
+    """Return the LIKE pattern of the texts that contain ``part``."""
+    return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
+
+
+def _quoted(phrase: str, asked: Phrase) -> str:
+    """Return a phrase in the syntax of websearch_to_tsquery; of a very long one the end in any order."""
+    words = phrase.replace('"', " ").split()
+    if asked.without:
+        return f'-"{" ".join(words)}"'
+    parts: Sequence[str] = [" ".join(words[:_IN_ORDER]), *dict.fromkeys(words[_IN_ORDER:])]
+    return " ".join(f'"{part}"' for part in parts)
+
+
+def _loose(tsquery: str) -> str:
+    return _DISTANCE.sub(lambda found: found[1] or "&", tsquery)
