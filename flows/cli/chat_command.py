@@ -11,6 +11,7 @@ from rich.text import Text
 
 from flows.cli import pages
 from flows.cli.reports import Json, _ledger, _print_json
+from flows.cli.screen import console
 from flows.cli.signals import stop_on_signals
 from flows.cli.stats_command import Senders, statistics_page
 from flows.reports import text
@@ -48,7 +49,7 @@ def chat_(
     if as_json:
         _print_json(found)
     else:
-        pages.console(highlight=False).print(_page(found))
+        console(highlight=False).print(_page(found))
 
 
 def _page(found: Chat) -> RenderableType:

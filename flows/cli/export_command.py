@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from flows.cli.reports import Since, _ledger, _since
+from flows.cli.screen import Screen, echo
 from flows.cli.signals import stop_on_signals
 from flows.errors import ExportFailed
 from flows.ledger.connection import Connection
@@ -82,7 +82,7 @@ def export_(
         with _progress(ledger, order) as report:
             rows = export(ledger, order, out, force=force, report=report)
     size = text.size(out.stat().st_size)
-    typer.echo(f"{out}: {text.count(rows, 'row', 'rows')}, {size}" + ("" if rows else "; nothing matches"))
+    echo(f"{out}: {text.count(rows, 'row', 'rows')}, {size}" + ("" if rows else "; nothing matches"))
 
 
 def _format(out: Path, chosen: Format | None) -> Format:
@@ -96,7 +96,7 @@ def _format(out: Path, chosen: Format | None) -> Format:
 @contextmanager
 def _progress(ledger: Connection, order: Order) -> Iterator[Callable[[int], object]]:
     """Show the rows so far, of about how many."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
         return

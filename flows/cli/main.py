@@ -11,13 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import psutil
 import psycopg
 import psycopg2
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.text import Text
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
@@ -39,6 +37,7 @@ from flows.cli import (
 from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import APPLYING, installed
 from flows.cli.installed import apply as apply_all
+from flows.cli.screen import Screen, echo, echo_json
 from flows.cli.signals import stop_on_signals
 from flows.cli.umask import make_private
 from flows.errors import DatabaseUnavailable, TdpError
@@ -97,7 +96,7 @@ def main() -> None:
         raise SystemExit(1) from None
     except _REPORTED as error:
         message = Text.assemble(("error:", "red"), " ", describe(error))
-        Console(stderr=True, highlight=False, soft_wrap=True).print(message)
+        Screen(stderr=True, highlight=False, soft_wrap=True).print(message)
         raise SystemExit(1) from error
 
 
@@ -122,7 +121,7 @@ def _variable(location: tuple[int | str, ...]) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tdp {version('telegram-data-processor')}, Prefect {version('prefect')}")
+        echo(f"tdp {version('telegram-data-processor')}, Prefect {version('prefect')}")
         raise typer.Exit
 
 
@@ -144,7 +143,7 @@ def up(replace_server: ReplaceServer = False) -> None:
 
     The Telegram bot is started too if it has a token: in TDP_BOT_TOKEN, or in the block tdp-telegram.
     """
-    settings, console = Settings(), Console(soft_wrap=True, highlight=False)
+    settings, console = Settings(), Screen(soft_wrap=True, highlight=False)
     adopt_orphans()
     with stop_on_signals():
         try:
@@ -199,7 +198,7 @@ def run(
 
     Uses the services that `tdp up` started; otherwise starts them for the duration of the run.
     """
-    console = Console(stderr=as_json)
+    console = Screen(stderr=as_json)
     parameters = {
         "inbox": str(inbox.resolve()) if inbox else None,
         "batch_size": batch_size,
@@ -209,7 +208,7 @@ def run(
     with stop_on_signals(), installed(Settings(), console.print) as settings:
         finished = run_inbox(settings, parameters, console)
     if as_json:
-        typer.echo(msgspec.json.encode(finished))
+        echo_json(finished)
     else:
         print_finished(finished, console)
     not_received = any(file.is_error for file in finished.left)
@@ -234,11 +233,9 @@ def sample(
     """Write sample exports that resemble those of Telegram Desktop."""
     expected = write_samples(directory, files, messages, seed, broken)
     if as_json:
-        typer.echo(msgspec.json.encode(expected))
+        echo_json(expected)
     else:
-        typer.echo(
-            f"{expected.files} files, {expected.chats} chats, {expected.messages} messages in {directory}"
-        )
+        echo(f"{expected.files} files, {expected.chats} chats, {expected.messages} messages in {directory}")
 
 
 @app.command()
@@ -248,7 +245,7 @@ def apply(replace_server: ReplaceServer = False, as_json: Json = False) -> None:
     Safe to repeat: the store limit and the values of block documents are preserved.
     """
     changes = apply_all(_reachable_settings(), replace_server)
-    typer.echo(json.dumps(changes) if as_json else "\n".join(changes or ["Nothing to change."]))
+    echo(json.dumps(changes) if as_json else "\n".join(changes or ["Nothing to change."]))
 
 
 @app.command()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
-import msgspec
 import psycopg2
 import typer
 from rich.live import Live
@@ -20,6 +19,7 @@ from rich.live import Live
 from flows import reports
 from flows.cli import pages
 from flows.cli.batch_ids import complete_id
+from flows.cli.screen import Screen, console, echo_json
 from flows.cli.settling import with_inbox
 from flows.cli.umask import callers_umask
 from flows.domain import BatchStatus
@@ -84,7 +84,7 @@ def status(
         if as_json:
             _print_json(now)
         elif not watch:
-            pages.console().print(pages.status_page(now))
+            console().print(pages.status_page(now))
         else:
             _watch(ledger, settings, now)
 
@@ -105,7 +105,7 @@ def batches(
     if as_json:
         _print_json(found)
         return
-    pages.console().print(pages.batches_page(found) if found else "No batches.")
+    console().print(pages.batches_page(found) if found else "No batches.")
 
 
 @app.command()
@@ -124,7 +124,7 @@ def show(
     if as_json:
         _print_json(found)
     else:
-        pages.console().print(pages.batch_page(found))
+        console().print(pages.batch_page(found))
 
 
 @app.command()
@@ -143,9 +143,9 @@ def timings(
         _print_json(found)
         return
     if not found:
-        pages.console().print("No stage has run.")
+        console().print("No stage has run.")
         return
-    pages.console().print(
+    console().print(
         pages.stages_table(found) if by is By.stage else pages.groups_table(found, by.value.capitalize())
     )
 
@@ -182,7 +182,7 @@ def verify(since: Since = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(checks)
     else:
-        pages.console().print(pages.verify_page(checks))
+        console().print(pages.verify_page(checks))
     if not all(check.is_kept for check in checks):
         raise typer.Exit(1)
 
@@ -225,11 +225,12 @@ def _limits(settings: Settings) -> dict[str, int]:
 
 
 def _watch(ledger: Connection, settings: Settings, now: reports.Status) -> None:
-    with Live(pages.status_page(now), auto_refresh=False) as live, suppress(KeyboardInterrupt):
+    page = pages.status_page(now)
+    with Live(page, console=Screen(), auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             time.sleep(_WATCH_SECONDS)
             live.update(pages.status_page(_now(ledger, settings)), refresh=True)
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    echo_json(value, indent=2)

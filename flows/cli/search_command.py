@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from flows.cli import pages
 from flows.cli.export_command import Chats, Timeout, Until
 from flows.cli.reports import Json, Since, _ledger, _print_json
+from flows.cli.screen import Screen
 from flows.cli.signals import stop_on_signals
 from flows.ledger.connection import connection
 from flows.ledger.schema_version import check_schema
@@ -79,7 +79,7 @@ def search_(
 
 
 def _index(settings: Settings) -> None:
-    progress = Console(stderr=True, highlight=False)
+    progress = Screen(stderr=True, highlight=False)
 
     def report(done: Indexed) -> None:
         progress.print(f"{done.written:,} messages of {text.count(done.sources, 'file', 'files')} indexed")
@@ -90,13 +90,13 @@ def _index(settings: Settings) -> None:
 
 
 def _print(found: Found) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = Screen(soft_wrap=True, highlight=False)
     for hit in found.hits:
         for line in _lines(hit):
             console.print(line)
     if not found.hits:
         console.print("No messages match.")
-    notes = Console(stderr=True, soft_wrap=True, highlight=False)
+    notes = Screen(stderr=True, soft_wrap=True, highlight=False)
     if found.pending_sources:
         files = text.count(found.pending_sources, "file", "files")
         notes.print(

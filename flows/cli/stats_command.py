@@ -13,6 +13,7 @@ from rich.text import Text
 from flows.cli import pages
 from flows.cli.export_command import Chats, Until
 from flows.cli.reports import Json, Since, _ledger, _print_json
+from flows.cli.screen import console
 from flows.cli.signals import stop_on_signals
 from flows.reports import text
 from flows.tables.choosing import chat_keys
@@ -57,7 +58,7 @@ def stats(
     if as_json:
         _print_json(found)
     else:
-        pages.console(highlight=False).print(statistics_page(found))
+        console(highlight=False).print(statistics_page(found))
 
 
 def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
