@@ -16,7 +16,7 @@ from flows.cli.signals import stop_on_signals
 from flows.cli.stats_command import Senders, statistics_page
 from flows.reports import text
 from flows.tables.chat import Chat, Edit, Missing, chat
-from flows.tables.sessions import prepare, timed_out
+from flows.tables.sessions import answer, prepare, timed_out
 
 _TEXT = 300
 #: The columns of the table of exports, in lines that fit into 80 columns.
@@ -45,7 +45,7 @@ def chat_(
     """
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        found = chat(ledger, name, senders=senders, edits=edits, missing=missing)
+        found = answer(ledger, lambda: chat(ledger, name, senders=senders, edits=edits, missing=missing))
     if as_json:
         _print_json(found)
     else:

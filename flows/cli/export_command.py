@@ -20,7 +20,7 @@ from flows.ledger.connection import Connection
 from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import OF_CHATS, STREAMS, Choice, Format, Order, What, format_of
-from flows.tables.sessions import prepare, timed_out
+from flows.tables.sessions import answer, prepare, timed_out
 
 Chats = Annotated[
     list[str] | None,
@@ -72,12 +72,12 @@ def export_(
 
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        order = Order(
-            what, Choice(chat_keys(ledger, chat or []), since, until), format_, bom, escape_formulas
-        )
+        keys = answer(ledger, lambda: chat_keys(ledger, chat or []))
+        order = Order(what, Choice(keys, since, until), format_, bom, escape_formulas)
         if str(out) == "-":
-            export_text(ledger, order, sys.stdout.buffer, lambda _: None)
-            sys.stdout.buffer.flush()
+            stdout = sys.stdout.buffer
+            # Unbuffered: what an interrupt leaves would be written at the end of the process.
+            export_text(ledger, order, getattr(stdout, "raw", stdout), lambda _: None)
             return
         with _progress(ledger, order) as report:
             rows = export(ledger, order, out, force=force, report=report)
@@ -103,7 +103,8 @@ def _progress(ledger: Connection, order: Order) -> Iterator[Callable[[int], obje
     from flows.tables.copying import estimate, query
     from flows.tables.relations import COLUMNS
 
-    about = estimate(ledger, query(order.what, list(COLUMNS[order.what])), order.choice)
+    rows = query(order.what, list(COLUMNS[order.what]))
+    about = answer(ledger, lambda: estimate(ledger, rows, order.choice))
     columns = TextColumn("{task.completed:,} rows of about {task.total:,}"), BarColumn(), TaskProgressColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("", total=max(about, 1))

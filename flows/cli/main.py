@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +36,7 @@ from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import APPLYING, installed
 from flows.cli.installed import apply as apply_all
 from flows.cli.screen import Screen, echo, echo_json
-from flows.cli.signals import stop_on_signals
+from flows.cli.signals import discard_output, stop_on_signals
 from flows.cli.umask import make_private
 from flows.errors import DatabaseUnavailable, TdpError
 from flows.reports.prefect_api import request
@@ -75,6 +73,7 @@ _SERVICES = {
     "recovery": services.recovery,
     "the monitor": services.monitoring,
 }
+_INTERRUPTED = 130
 #: Errors with a cause outside of the program, which an operator can remove.
 _REPORTED = (
     TdpError,
@@ -92,8 +91,12 @@ def main() -> None:
     try:
         app()
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         raise SystemExit(1) from None
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            discard_output()
+        raise
     except _REPORTED as error:
         message = Text.assemble(("error:", "red"), " ", describe(error))
         Screen(stderr=True, highlight=False, soft_wrap=True).print(message)

@@ -22,7 +22,7 @@ from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
 from flows.tables.search import Found, Hit, search
 from flows.tables.search_index import Indexed, index
-from flows.tables.sessions import prepare, timed_out
+from flows.tables.sessions import answer, prepare, timed_out
 
 _Words = Annotated[
     list[str] | None,
@@ -70,8 +70,12 @@ def search_(
             return
         with _ledger(settings) as ledger, timed_out(timeout):
             prepare(ledger, timeout)
-            choice = Choice(chat_keys(ledger, chat or []), since, until)
-            found = search(ledger, given, choice, sender=sender, substring=substring, limit=limit)
+
+            def ask() -> Found:
+                choice = Choice(chat_keys(ledger, chat or []), since, until)
+                return search(ledger, given, choice, sender=sender, substring=substring, limit=limit)
+
+            found = answer(ledger, ask)
     if as_json:
         _print_json(found)
     else:
@@ -86,7 +90,7 @@ def _index(settings: Settings) -> None:
 
     with connection(settings.database, application_name="tdp search") as ledger:
         check_schema(ledger)
-        index(ledger, report)
+        answer(ledger, lambda: index(ledger, report))
 
 
 def _print(found: Found) -> None:

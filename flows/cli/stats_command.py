@@ -18,7 +18,7 @@ from flows.cli.signals import stop_on_signals
 from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
-from flows.tables.sessions import prepare, timed_out
+from flows.tables.sessions import answer, prepare, timed_out
 from flows.tables.statistics import Media, Statistics, draw, statistics, undated_note
 
 _BAR = 40
@@ -51,8 +51,12 @@ def stats(
     """
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        choice = Choice(chat_keys(ledger, chat or []), since, until)
-        found = statistics(ledger, choice, senders=senders)
+
+        def ask() -> Statistics:
+            choice = Choice(chat_keys(ledger, chat or []), since, until)
+            return statistics(ledger, choice, senders=senders)
+
+        found = answer(ledger, ask)
     if picture:
         _draw(found, picture, ", ".join(chat or []) or "All chats", force=force)
     if as_json:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,8 +77,11 @@ def _write_batches(connection: Connection, order: Order, path: Path, report: Rep
     columns = texts(schema(order.what)) if as_texts else schema(order.what)
     rows = query(order.what, columns.names)
     count = 0
-    with writer(path, order.what.name, columns) as write:
-        for batch in batches(connection, rows, order.choice, columns):
+    with (
+        writer(path, order.what.name, columns) as write,
+        closing(batches(connection, rows, order.choice, columns)) as found,
+    ):
+        for batch in found:
             write(batch)
             count += batch.num_rows
             report(count)
