@@ -23,6 +23,8 @@ READABLE = (
     "message_versions", "edits", "missing_messages", "messages_per_day", "messages_per_hour", "senders",
     "media_kinds",
 )  # fmt: skip
+#: What `tdp search`, `tdp export` and `tdp stats` read besides.
+FOR_COMMANDS = ("tdp_schema_version", "search_documents", "search_pending")
 #: What every role may do and this one must not, and whether the current user may revoke it.
 _TOO_MUCH = """
 SELECT 'EXECUTE', 'FUNCTION ' || oid::regprocedure,
@@ -71,7 +73,7 @@ def _apply(ledger: Connection, *, login: bool) -> Iterator[str]:
             yield f"role {READER}: created"
         cursor.execute(
             "SELECT name FROM unnest(%s) AS name WHERE NOT has_table_privilege(%s, name, 'SELECT')",
-            [list(READABLE), READER],
+            [[*READABLE, *FOR_COMMANDS], READER],
         )
         if missing := [name for (name,) in cursor.fetchall()]:
             tables = sql.SQL(", ").join(map(sql.Identifier, missing))

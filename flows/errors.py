@@ -89,6 +89,10 @@ class ChatUnknown(TdpError):
     """No chat, or more than one, has this name, key or id. The message lists the candidates."""
 
 
+class AccessDenied(TdpError):
+    """The database user may not read what the command reads. Use the one that `tdp up` uses."""
+
+
 class QueryTimedOut(TdpError):
     """A query took longer than its time-out. Choose fewer rows, or allow more time with ``--timeout``."""
 

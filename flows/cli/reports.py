@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
-import psycopg2
+import psycopg2.errors
 import typer
 from rich.live import Live
 
@@ -23,7 +23,7 @@ from flows.cli.screen import Screen, console, echo_json
 from flows.cli.settling import with_inbox
 from flows.cli.umask import callers_umask
 from flows.domain import BatchStatus
-from flows.errors import DatabaseUnavailable, ServiceFailed
+from flows.errors import AccessDenied, DatabaseUnavailable, ServiceFailed
 from flows.ledger.connection import Connection, connection
 from flows.ledger.schema_version import check_schema
 from flows.monitor import serve
@@ -202,7 +202,7 @@ def monitor() -> None:
 
 @contextmanager
 def _ledger(settings: Settings | None = None) -> Iterator[Connection]:
-    """Yield a read-only connection to the ledger. Raises DatabaseUnavailable, ServiceFailed."""
+    """Yield a read-only connection to the ledger. Raises AccessDenied, DatabaseUnavailable, ServiceFailed."""
     url = ensure_ledger(settings or Settings()).database
     try:
         with connection(url, readonly=True, autocommit=True, connect_timeout=5) as ledger:
@@ -210,6 +210,11 @@ def _ledger(settings: Settings | None = None) -> Iterator[Connection]:
             yield ledger
     except psycopg2.OperationalError as error:
         raise DatabaseUnavailable(f"{text.short(str(error), 300)} Is `tdp up` running?") from error
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise AccessDenied(
+            f"{text.short(str(error), 300)}: the database user of this command may not read that. `tdp apply`"
+            " grants tdp_reader what searches, exports of messages and statistics need"
+        ) from error
 
 
 def _now(ledger: Connection, settings: Settings) -> reports.Status:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from chat_tables import run_tdp
 from converted import Export, store, write
 from psycopg.conninfo import make_conninfo
 
 from deployments import reader as role
-from deployments.reader import READABLE, apply_reader
+from deployments.reader import FOR_COMMANDS, READABLE, apply_reader
+from flows.errors import AccessDenied
 from flows.ledger.schema_version import migrate
 
 ANALYSIS = Path(role.__file__).with_name("ANALYSIS.md")
@@ -69,6 +72,21 @@ def test_it_writes_nothing_by_default(reader: str) -> None:
         session.execute("CREATE TEMPORARY TABLE mine ()")
 
 
+def test_commands_that_read_messages_work(reader: str, database_url: str, tmp_path: Path) -> None:
+    for number in (1, 2):
+        chat = Export(number, f"channel{number}", "News", [(1, 1, "some text")])
+        store(database_url, write(tmp_path / str(number), chat))
+        if number == 1:
+            assert run_tdp(database_url, "search", "--index").exit_code == 0
+    as_reader = f"{database_url.replace('postgres@', 'tdp_reader@')}"
+    assert len(json.loads(run_tdp(as_reader, "search", "some", "--json").stdout)["hits"]) == 2
+    for command in (["export", "-"], ["export", "-", "--what", "senders"], ["stats"]):
+        done = run_tdp(as_reader, *command)
+        assert done.exit_code == 0, done.exception
+    for command in (["status"], ["chat", "channel1"], ["export", tmp_path / "t.csv", "--what", "timings"]):
+        assert isinstance(run_tdp(as_reader, *command).exception, AccessDenied)
+
+
 def test_a_second_time_changes_nothing(reader: str, database_url: str) -> None:
     assert apply_reader(database_url, login=True) == []
 
@@ -109,7 +127,7 @@ def test_an_owner_who_is_no_superuser_says_what_he_may_not_revoke(
     with psycopg.connect(database_url, autocommit=True) as admin:
         with suppress(psycopg.errors.DuplicateObject):
             admin.execute("CREATE ROLE tdp_reader NOLOGIN")
-        admin.execute(f"GRANT SELECT ON {', '.join(READABLE)} TO tdp_reader")
+        admin.execute(f"GRANT SELECT ON {', '.join((*READABLE, *FOR_COMMANDS))} TO tdp_reader")
     try:
         assert apply_reader(writer, login=False) == []
         said = "role tdp_reader: may acquire advisory locks, create large objects, create temporary tables"
