@@ -43,8 +43,11 @@ GROUP BY sender_id, CASE WHEN sender_id IS NULL THEN sender_name END
 ORDER BY messages DESC, sender_id, sender_name;
 
 -- name: rows_of_stage_runs(since, until)
+-- parent_flow_run_id: the run that had listed the batch last.
 SELECT t.stage_run_id, t.batch_id, t.stage, t.attempt, t.outcome, t.host, t.pid, r.slot, t.queued_at, t.started_at,
-       t.finished_at, t.wait_sec, t.duration_sec, t.files, t.bytes_in, r.error, r.flow_run_id
+       t.finished_at, t.wait_sec, t.duration_sec, t.files, t.bytes_in, r.error, r.flow_run_id,
+       (SELECT l.flow_run_id FROM run_batches l WHERE l.batch_id = t.batch_id AND l.listed_at <= t.queued_at
+        ORDER BY l.listed_at DESC LIMIT 1) AS parent_flow_run_id
 FROM stage_timings t JOIN stage_runs r USING (stage_run_id)
 WHERE (:since::timestamptz IS NULL OR t.queued_at >= :since) AND (:until::timestamptz IS NULL OR t.queued_at < :until)
 ORDER BY t.queued_at, t.stage_run_id;
