@@ -120,7 +120,7 @@ def draw(found: Statistics, path: Path, title: str) -> None:
 
     figure = Figure(figsize=(12, 7), layout="constrained")
     (days, week), (senders, media) = figure.subplots(2, 2)
-    figure.suptitle(title, fontweight="bold")
+    figure.suptitle(title, fontweight="bold", parse_math=False)
     _draw_days(days, found.days)
     _draw_week(week, figure, found)
     _draw_bars(
@@ -151,8 +151,8 @@ def _draw_week(axes: Any, figure: Any, found: Statistics) -> None:
 
 
 def _draw_bars(axes: Any, title: str, bars: list[tuple[str, int]]) -> None:
-    # A name with a dollar sign is no formula, and two people may have the same name.
-    names = [name.replace("$", r"\$")[:28] for name, _ in bars]
+    # A name with dollar signs is no formula, and two people may have the same name.
+    names = [name[:28] for name, _ in bars]
     axes.barh(range(len(bars)), [count for _, count in bars], color=_BLUE)
-    axes.set_yticks(range(len(bars)), names)
+    axes.set_yticks(range(len(bars)), names, parse_math=False)
     axes.set(title=title, xlabel="messages", ylim=(max(len(bars), 6) - 0.5, -0.5))

@@ -21,7 +21,9 @@ BOARD = Path(__file__).parents[2] / "deployments" / "grafana" / "messages.json"
 @pytest.fixture
 def filled(database_url: str, tmp_path: Path) -> str:
     """URL of a database with 30 messages of Ann in a channel, and 20 of Bob at unknown instants."""
-    ann = Export(1, "channel1", "News", [(n, 600 * n, "x") for n in range(30)], sender=("user1", "Ann $1 $2"))
+    ann = Export(
+        1, "channel1", "News $_{ $", [(n, 600 * n, "x") for n in range(30)], sender=("user1", "Ann $_{ $2")
+    )
     bob = Export(
         2, "user5@user9", "Bob", [(n, n, "x") for n in range(20)], utc=False, sender=("user5", "Bob")
     )
@@ -109,6 +111,14 @@ def test_senders_of_one_name_have_a_row_each(database_url: str, tmp_path: Path) 
         )
     page = run(database_url, "stats").stdout
     assert re.findall(r"^Ann +(\d+)", page, re.MULTILINE) == ["9", "5"]
+
+
+def test_dollar_signs_in_names_are_no_formulas(filled: str, tmp_path: Path) -> None:
+    out = tmp_path / "news.svg"
+    assert run(filled, "stats", "--chat", "News $_{ $", "--picture", out).exit_code == 0
+    shown = out.read_text()
+    assert "<!-- News $_{ $ -->" in shown
+    assert "<!-- Ann $_{ $2 -->" in shown
 
 
 @pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
