@@ -80,9 +80,13 @@ def export_(
             export_text(ledger, order, getattr(stdout, "raw", stdout), lambda _: None)
             return
         with _progress(ledger, order) as report:
-            rows = export(ledger, order, out, force=force, report=report)
-    size = text.size(out.stat().st_size)
-    echo(f"{out}: {text.count(rows, 'row', 'rows')}, {size}" + ("" if rows else "; nothing matches"))
+            done = export(ledger, order, out, force=force, report=report)
+    notes = "" if done.rows else "; nothing matches"
+    if done.cut:
+        notes += (
+            f"; {text.count(done.cut, 'text', 'texts')} cut to 32,767 characters, as long as a cell can be"
+        )
+    echo(f"{out}: {text.count(done.rows, 'row', 'rows')}, {text.size(out.stat().st_size)}{notes}")
 
 
 def _format(out: Path, chosen: Format | None) -> Format:

@@ -18,6 +18,7 @@ from flows.cli.signals import stop_on_signals
 from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
+from flows.tables.packages import package
 from flows.tables.sessions import answer, prepare, timed_out
 from flows.tables.statistics import Media, Statistics, draw, statistics, undated_note
 
@@ -49,6 +50,8 @@ def stats(
     Messages without a certain instant (HTML names only wall-clock time) are in no month and hour, and --since
     and --until leave them out. If no message has one, months and hours are those of the wall clock.
     """
+    if picture:
+        _check(picture, force=force)
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
 
@@ -65,11 +68,19 @@ def stats(
         console(highlight=False).print(statistics_page(found))
 
 
-def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
-    from flows.tables.export import complete
+def _check(picture: Path, *, force: bool) -> None:
+    """Raise what would prevent the picture, before the numbers are asked for."""
+    from flows.tables.export import place_of
 
     if picture.suffix not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter(f"{picture}: a picture is a .png, .svg or .pdf file")
+    package("matplotlib")
+    place_of(picture, force=force)
+
+
+def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
+    from flows.tables.export import complete
+
     with complete(picture, force=force) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font does not have
         draw(found, partial, title)

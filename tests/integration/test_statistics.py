@@ -141,6 +141,12 @@ def test_bad_requests_are_reported(filled: str, tmp_path: Path, monkeypatch: pyt
         opened.execute("ALTER TABLE messages RENAME TO kept")
         opened.execute("CREATE VIEW messages AS SELECT kept.* FROM kept, pg_sleep(30)")
     assert isinstance(run(filled, "stats", "--timeout", "0.2").exception, QueryTimedOut)
+    slow = ["stats", "--timeout", "0.2", "--picture"]
+    assert isinstance(run(filled, *slow, tmp_path / "all.png").exception, PackageMissing)
+    monkeypatch.undo()
+    assert run(filled, *slow, tmp_path / "all.txt").exit_code == 2
+    (tmp_path / "all.png").touch()
+    assert isinstance(run(filled, *slow, tmp_path / "all.png").exception, ExportFailed)
 
 
 def test_the_statements_of_the_board_run(filled: str) -> None:
