@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from flows.cli.reports import Since, _ledger, _since
+from flows.cli.reports import _ledger
 from flows.cli.screen import Screen, echo
 from flows.cli.signals import stop_on_signals
+from flows.cli.times import SinceUtc, Timeout, UntilUtc
 from flows.errors import ExportFailed
 from flows.ledger.connection import Connection
 from flows.reports import text
@@ -28,13 +28,6 @@ Chats = Annotated[
         "--chat", metavar="CHAT", help="Only this chat: its name, a part of it, id or key. Repeatable."
     ),
 ]
-Until = Annotated[
-    datetime | None, typer.Option(parser=_since, metavar="WHEN", help="Only what was before then.")
-]
-Timeout = Annotated[
-    float | None, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
-]
-
 
 _Out = Annotated[
     Path, typer.Argument(help="The file to write; `-` writes CSV or JSON Lines to stdout.", dir_okay=False)
@@ -48,8 +41,8 @@ _EscapeFormulas = Annotated[
 def export_(
     out: _Out,
     chat: Chats = None,
-    since: Since = None,
-    until: Until = None,
+    since: SinceUtc = None,
+    until: UntilUtc = None,
     what: Annotated[What, typer.Option(help="What to export.")] = What.messages,
     chosen: Annotated[Format | None, typer.Option("--format", help="Default: by the suffix.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,

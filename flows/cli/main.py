@@ -39,6 +39,7 @@ from flows.cli.screen import Screen, echo, echo_json
 from flows.cli.signals import discard_output, stop_on_signals
 from flows.cli.umask import make_private
 from flows.errors import DatabaseUnavailable, TdpError
+from flows.reports import text
 from flows.reports.prefect_api import request
 from flows.samples import write_samples
 from flows.settings import Settings
@@ -79,7 +80,9 @@ _REPORTED = (
     TdpError,
     OSError,
     ValidationError,
+    UnicodeEncodeError,
     psycopg.OperationalError,
+    psycopg2.DataError,
     psycopg2.OperationalError,
     OperationalError,
 )
@@ -107,6 +110,8 @@ def describe(error: Exception) -> str:
     """Return the error with what it concerns: the file, or the environment variable of a setting."""
     if isinstance(error, OperationalError):
         return str(error.orig).strip()
+    if isinstance(error, UnicodeEncodeError):
+        return f"{text.short(ascii(error.object))} cannot be encoded as {error.encoding.upper()}"
     if isinstance(error, OSError):
         return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     if isinstance(error, ValidationError):

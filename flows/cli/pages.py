@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -46,6 +46,11 @@ def coloured(status: str) -> Text:
 def when(moment: datetime | None) -> str:
     """Return a time in the time zone of this machine, with the name of the zone."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z}" if moment else text.NOTHING
+
+
+def sent(moment: datetime | None) -> str:
+    """Return the time of a message, in UTC as everywhere where the data are read."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else text.NOTHING
 
 
 def local_zone() -> str:

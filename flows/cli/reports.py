@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +19,7 @@ from flows.cli import pages
 from flows.cli.batch_ids import complete_id
 from flows.cli.screen import Screen, console, echo_json
 from flows.cli.settling import with_inbox
+from flows.cli.times import Since
 from flows.cli.umask import callers_umask
 from flows.domain import BatchStatus
 from flows.errors import AccessDenied, DatabaseUnavailable, ServiceFailed
@@ -38,7 +37,6 @@ from flows.settings import Settings
 app = typer.Typer()
 
 _WATCH_SECONDS = 1.0
-_AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class By(StrEnum):
@@ -49,24 +47,7 @@ class By(StrEnum):
     day = "day"
 
 
-def _since(value: str) -> datetime:
-    """Parse ``90m``, ``6h``, ``7d`` or an ISO date or time (without an offset: in the local time zone)."""
-    age = re.fullmatch(r"(\d+)([smhdw])", value)
-    if age:
-        return datetime.now().astimezone() - timedelta(**{_AGES[age[2]]: int(age[1])})
-    try:
-        return datetime.fromisoformat(value).astimezone()
-    except ValueError:
-        raise typer.BadParameter(f"{value!r}: use 90m, 6h, 7d or a date such as 2026-03-01") from None
-
-
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
-Since = Annotated[
-    datetime | None,
-    typer.Option(
-        parser=_since, metavar="WHEN", help="Only what started since then: 90m, 6h, 7d or 2026-03-01."
-    ),
-]
 
 
 @app.command()

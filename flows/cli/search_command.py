@@ -9,10 +9,11 @@ import typer
 from rich.text import Text
 
 from flows.cli import pages
-from flows.cli.export_command import Chats, Timeout, Until
-from flows.cli.reports import Json, Since, _ledger, _print_json
+from flows.cli.export_command import Chats
+from flows.cli.reports import Json, _ledger, _print_json
 from flows.cli.screen import Screen
 from flows.cli.signals import stop_on_signals
+from flows.cli.times import SinceUtc, Timeout, UntilUtc
 from flows.ledger.connection import connection
 from flows.ledger.schema_version import check_schema
 from flows.reports import text
@@ -46,8 +47,8 @@ def search_(
     words: _Words = None,
     chat: Chats = None,
     sender: _Sender = None,
-    since: Since = None,
-    until: Until = None,
+    since: SinceUtc = None,
+    until: UntilUtc = None,
     substring: _Substring = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages.")] = 20,
     timeout: Timeout = 60,
@@ -58,6 +59,7 @@ def search_(
 
     Maintenance indexes what was stored; what is not indexed yet is found all the same, but takes longer.
     Chinese, Japanese, Thai and other scripts without spaces are found by any part of their texts.
+    Times are in UTC.
     """
     given = " ".join(words or []).strip()
     if not given and not index_now:
@@ -118,7 +120,7 @@ def _print(found: Found) -> None:
 
 
 def _lines(hit: Hit) -> Iterator[Text]:
-    moment = pages.when(hit.sent_at) if hit.sent_at else f"{hit.sent_local or text.NOTHING} (wall clock)"
+    moment = pages.sent(hit.sent_at) if hit.sent_at else f"{hit.sent_local or text.NOTHING} (wall clock)"
     where = f"{hit.chat_name or hit.chat_key} {hit.link or f'{hit.chat_key} {hit.message_id}'}"
     yield Text.assemble((moment, "dim"), "  ", (hit.sender_name or hit.sender_id or "", "bold"), "  ", where)
     snippet = Text(f"    {hit.snippet}")

@@ -11,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flows.cli import pages
-from flows.cli.export_command import Chats, Until
-from flows.cli.reports import Json, Since, _ledger, _print_json
+from flows.cli.export_command import Chats
+from flows.cli.reports import Json, _ledger, _print_json
 from flows.cli.screen import console
 from flows.cli.signals import stop_on_signals
+from flows.cli.times import SinceUtc, Timeout, UntilUtc
 from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
@@ -33,16 +34,14 @@ Senders = Annotated[int, typer.Option(min=1, help="Maximum number of senders, th
 
 def stats(
     chat: Chats = None,
-    since: Since = None,
-    until: Until = None,
+    since: SinceUtc = None,
+    until: UntilUtc = None,
     senders: Senders = 10,
     picture: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also draw them: a .png, .svg or .pdf file to write.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
-    ] = 300,
+    timeout: Timeout = 300,
     as_json: Json = False,
 ) -> None:
     """Show numbers of the messages: per month and hour, senders, kinds of media. Times are in UTC.
@@ -90,8 +89,9 @@ def statistics_page(found: Statistics) -> RenderableType:
     """Return the totals, and tables with bars."""
     if not found.messages + found.service:
         return Group(Text("No messages."), *_undated(found))
+    chats = text.count(found.chats, "chat", "chats")
     head = (
-        f"{found.messages:,} messages in {text.count(found.chats, 'chat', 'chats')}, {found.edited:,} edited;"
+        f"{text.count(found.messages, 'message', 'messages')} in {chats}, {found.edited:,} edited;"
         f" {text.count(found.service, 'service message', 'service messages')}"
     )
     months: dict[str, int] = {}
@@ -105,7 +105,7 @@ def statistics_page(found: Statistics) -> RenderableType:
     return Group(
         Text(head),
         *(
-            [Text(f"from {pages.when(found.first_sent_at)} to {pages.when(found.last_sent_at)}")]
+            [Text(f"from {pages.sent(found.first_sent_at)} to {pages.sent(found.last_sent_at)}")]
             if found.first_sent_at
             else []
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,27 @@ def test_messages_without_a_certain_instant_are_named_and_never_silently_left_ou
     with psycopg.connect(filled) as opened:
         opened.execute("UPDATE messages SET sent_local = NULL WHERE sent_at IS NULL")
     assert "\nHour" not in run(filled, "stats", "--chat", "Bob").stdout
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose time is nine hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
+def test_pages_and_options_are_in_utc_on_every_machine(filled: str) -> None:
+    assert "\nfrom 2024-05-01 12:00:00 UTC to 2024-05-13 14:00:00 UTC\n" in run(filled, "stats").stdout
+    assert numbers(filled, "--until", "2024-05-02", "--chat", "channel1")["messages"] == 1
+    assert "2024-05-01 22:00:00 UTC" in run(filled, "search", "x", "--until", "2024-05-02").stdout
+    exported = run(filled, "export", "-", "--chat", "channel1", "--until", "2024-05-02").stdout
+    assert exported.count("\n") == 3
+    one = run(filled, "stats", "--until", "2024-05-02", "--chat", "channel1").stdout
+    assert one.startswith("1 message in 1 chat, ")
 
 
 def test_a_size_that_no_export_has_is_not_printed(filled: str) -> None:
