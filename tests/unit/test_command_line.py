@@ -55,9 +55,9 @@ def test_a_wrong_setting_is_named_without_a_traceback(variables: dict[str, str],
 
 
 def test_an_argument_that_is_not_utf_8_is_named_without_a_traceback(database_url: str) -> None:
-    for command in (["search", b"caf\xe9"], ["stats", "--chat", b"caf\xe9"]):
+    for command in (["search", b"\xff\xfe"], ["stats", "--chat", b"\xff\xfe"]):
         done = tdp(*command, TDP_DATABASE_URL=database_url, TDP_HOME="/nonexistent")
-        assert (done.returncode, done.stderr) == (1, "error: 'caf\\udce9' cannot be encoded as UTF-8\n")
+        assert (done.returncode, done.stderr) == (1, "error: '\\udcff\\udcfe' cannot be encoded as UTF-8\n")
 
 
 @pytest.mark.parametrize(
