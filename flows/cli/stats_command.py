@@ -46,8 +46,8 @@ def stats(
 ) -> None:
     """Show numbers of the messages: per month and hour, senders, kinds of media. Times are in UTC.
 
-    Messages without a certain instant (HTML names only wall-clock time) are in no month and hour, and --since
-    and --until leave them out. If no message has one, months and hours are those of the wall clock.
+    Messages without a certain instant (HTML names only wall-clock time) are in no month and hour; --since and
+    --until choose them by the wall clock. If no message has one, months and hours are in wall-clock time.
     """
     if picture:
         _check(picture, force=force)

@@ -55,9 +55,9 @@ class Media(msgspec.Struct, frozen=True):
 class Statistics(msgspec.Struct, frozen=True):
     """Numbers of the chosen messages; service messages count only as ``service``.
 
-    ``senders`` are the most active of the ``all_senders``. ``undated`` messages of the chosen chats have no
-    certain instant: they are in no day and hour, and in no number if times were chosen. If no message has
-    one, days and hours are ``by_wall_clock`` of the exporters. ``media`` is of the chosen chats at all times.
+    ``senders`` are the most active of the ``all_senders``. ``undated`` messages have no certain instant: they
+    are chosen by the wall clock of their exporter, and in no day and hour. If no message has one, days and
+    hours are ``by_wall_clock``.
     """
 
     messages: int
@@ -84,19 +84,17 @@ def statistics(connection: Connection, choice: Choice, *, senders: int = 10) -> 
     """Return the statistics of the chosen messages, with at most so many senders."""
     chosen = choice._asdict()
     totals = _sql.totals(connection, **chosen)
-    undated = _sql.undated(connection, chats=choice.chats)
-    by_wall_clock = 0 < undated == totals["messages"] and not (choice.since or choice.until)
+    by_wall_clock = 0 < totals["undated"] == totals["messages"]
     hours = records(_sql.per_hour(connection, by_wall_clock=by_wall_clock, **chosen), Hour)
     writers = list(_sql.by_sender(connection, most=senders, **chosen))
     return Statistics(
         **totals,
-        undated=undated,
         by_wall_clock=by_wall_clock and bool(hours),
         days=records(_sql.per_day(connection, by_wall_clock=by_wall_clock, **chosen), Day),
         hours=hours,
         all_senders=writers[0]["all_senders"] if writers else 0,
         senders=records(writers, Sender),
-        media=records(_sql.by_media(connection, chats=choice.chats), Media),
+        media=records(_sql.by_media(connection, **chosen), Media),
     )
 
 

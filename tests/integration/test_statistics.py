@@ -79,7 +79,8 @@ def test_messages_without_a_certain_instant_are_named_and_never_silently_left_ou
     page = run(filled, "stats").stdout
     assert left_out in page
     assert "*Time zone of HTML exports*" in page
-    assert left_out in run(filled, "stats", "--since", "2030-01-01").stdout
+    assert left_out in run(filled, "stats", "--since", "2024-05-01").stdout
+    assert run(filled, "stats", "--since", "2030-01-01").stdout == "No messages.\n"
     assert "no certain instant" not in run(filled, "stats", "--chat", "News").stdout
     page = run(filled, "stats", "--chat", "Bob").stdout
     assert "19 messages have no certain instant: days and hours are wall-clock time of the exporters." in page
@@ -113,6 +114,29 @@ def test_pages_and_options_are_in_utc_on_every_machine(filled: str) -> None:
     assert exported.count("\n") == 3
     one = run(filled, "stats", "--until", "2024-05-02", "--chat", "channel1").stdout
     assert one.startswith("1 message in 1 chat, ")
+
+
+def test_a_period_chooses_the_same_messages_as_an_export_of_it(filled: str) -> None:
+    period = ["--since", "2024-05-01T12:05", "--until", "2024-05-01T22:00:01"]
+    found = numbers(filled, *period)
+    exported = run(filled, "export", "-", *period).stdout
+    assert found["messages"] == exported.count("\n") - 1 == 16
+    assert (found["undated"], found["media"]) == (15, [{"kind": "photo", "messages": 1, "size_bytes": 1000}])
+    senders = run(filled, "export", "-", "--what", "senders", "--format", "jsonl", *period).stdout
+    counts = {each["sender_id"]: each["messages"] for each in map(json.loads, senders.splitlines())}
+    assert counts == {each["sender_id"]: each["messages"] for each in found["senders"]}
+    with psycopg.connect(filled) as opened:
+        kinds = opened.execute("SELECT kind, messages, size_bytes FROM media_kinds").fetchall()
+    assert [tuple(each.values()) for each in numbers(filled)["media"]] == kinds
+
+
+def test_a_sender_has_the_name_of_the_latest_message(filled: str) -> None:
+    with psycopg.connect(filled) as opened:
+        opened.execute("UPDATE messages SET sender_name = 'Zoe' WHERE message_id = 5 AND sender_id = 'user1'")
+        opened.execute("UPDATE messages SET sender_name = 'Al' WHERE message_id = 29 AND sender_id = 'user1'")
+    assert numbers(filled)["senders"][0] == {"name": "Al", "sender_id": "user1", "messages": 29}
+    senders = run(filled, "export", "-", "--what", "senders", "--format", "jsonl").stdout
+    assert '"sender_name":"Al","messages":29,"chats":1' in senders
 
 
 def test_a_size_that_no_export_has_is_not_printed(filled: str) -> None:
