@@ -67,6 +67,7 @@ def status_page(now: Status) -> RenderableType:
     return Group(
         _lanes_table(now.lanes),
         *_queues(now.lanes),
+        *_foreign_holders(now),
         Text.assemble("\n", ("Batches: ", "bold"), counts),
         Text.assemble(
             ("Files: ", "bold"),
@@ -164,6 +165,16 @@ def _queues(lanes: Sequence[Lane]) -> Iterator[Text]:
             more = len(lane.queue) - len(names)
             rest = f" and {more} more" if more else ""
             yield Text.assemble((f"Next for {lane.stage}: ", "bold"), ", ".join(names), rest)
+
+
+def _foreign_holders(now: Status) -> Iterator[Text]:
+    for one in now.foreign_holders:
+        yield Text(
+            f"The gate of {one.stage} is held by a session that is no stage run: pid {one.pid} of PostgreSQL,"
+            f" user {one.user}, application {one.application or text.NOTHING}."
+            f" SELECT pg_terminate_backend({one.pid}) ends it.",
+            style="yellow",
+        )
 
 
 def _holder_cells(run: OpenRun | None) -> tuple[str, str, str]:
