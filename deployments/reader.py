@@ -24,7 +24,7 @@ READABLE = (
     "media_kinds",
 )  # fmt: skip
 #: What `tdp search`, `tdp export` and `tdp stats` read besides.
-FOR_COMMANDS = ("tdp_schema_version", "search_documents", "search_pending")
+FOR_COMMANDS = ("tdp_schema_version", "chat_aliases", "search_documents", "search_pending")
 #: What every role may do and this one must not, and whether the current user may revoke it.
 _TOO_MUCH = """
 SELECT 'EXECUTE', 'FUNCTION ' || oid::regprocedure,

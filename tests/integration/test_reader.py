@@ -80,7 +80,7 @@ def test_commands_that_read_messages_work(reader: str, database_url: str, tmp_pa
             assert run_tdp(database_url, "search", "--index").exit_code == 0
     as_reader = f"{database_url.replace('postgres@', 'tdp_reader@')}"
     assert len(json.loads(run_tdp(as_reader, "search", "some", "--json").stdout)["hits"]) == 2
-    for command in (["export", "-"], ["export", "-", "--what", "senders"], ["stats"]):
+    for command in (["export", "-"], ["export", "-", "--what", "senders"], ["stats", "--chat", "channel1"]):
         done = run_tdp(as_reader, *command)
         assert done.exit_code == 0, done.exception
     for command in (["status"], ["chat", "channel1"], ["export", tmp_path / "t.csv", "--what", "timings"]):
