@@ -1,12 +1,18 @@
-"""The role for analysts: it reads the data and no other table of the ledger."""
+"""The role for analysts: it reads the data and no other table of the ledger.
+
+PostgreSQL lets every role acquire advisory locks, with which a session could keep the gates closed, and
+create temporary tables and large objects. These rights are revoked from PUBLIC; roles that write the ledger
+keep them.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import psycopg2.errors
 from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - it is a class
 
 from flows.ledger.connection import Connection, connection
 
@@ -17,6 +23,28 @@ READABLE = (
     "message_versions", "edits", "missing_messages", "messages_per_day", "messages_per_hour", "senders",
     "media_kinds",
 )  # fmt: skip
+#: What `tdp search`, `tdp export` and `tdp stats` read besides.
+FOR_COMMANDS = ("tdp_schema_version", "chat_aliases", "search_documents", "search_pending")
+#: What every role may do and this one must not, and whether the current user may revoke it.
+_TOO_MUCH = """
+SELECT 'EXECUTE', 'FUNCTION ' || oid::regprocedure,
+       CASE WHEN proname ~ '^lo' THEN 'create large objects' ELSE 'acquire advisory locks' END,
+       pg_has_role(proowner, 'USAGE')
+FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace
+  AND proname ~ '^(pg_(try_)?advisory_(xact_)?lock(_shared)?|lo_creat|lo_create|lo_from_bytea)$'
+  AND has_function_privilege('public', oid, 'EXECUTE')
+UNION ALL
+SELECT 'TEMPORARY', format('DATABASE %I', datname), 'create temporary tables', pg_has_role(datdba, 'USAGE')
+FROM pg_database WHERE datname = current_database() AND has_database_privilege('public', oid, 'TEMPORARY')
+UNION ALL
+SELECT 'CREATE', format('SCHEMA %I', nspname), 'create tables', pg_has_role(nspowner, 'USAGE')
+FROM pg_namespace WHERE nspname = current_schema() AND has_schema_privilege('public', oid, 'CREATE')
+"""
+#: Roles that write the ledger; superusers need no right.
+_WRITERS = """
+SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^pg_' AND rolname <> %s
+  AND (rolname = current_user OR has_table_privilege(oid, 'stage_runs', 'INSERT'))
+"""
 
 
 def apply_reader(url: str, *, login: bool) -> list[str]:
@@ -45,12 +73,39 @@ def _apply(ledger: Connection, *, login: bool) -> Iterator[str]:
             yield f"role {READER}: created"
         cursor.execute(
             "SELECT name FROM unnest(%s) AS name WHERE NOT has_table_privilege(%s, name, 'SELECT')",
-            [list(READABLE), READER],
+            [[*READABLE, *FOR_COMMANDS], READER],
         )
         if missing := [name for (name,) in cursor.fetchall()]:
             tables = sql.SQL(", ").join(map(sql.Identifier, missing))
             cursor.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(tables, sql.Identifier(READER)))
             yield f"role {READER}: may read {', '.join(missing)}"
+        yield from _restrict(cursor)
+
+
+def _restrict(cursor: Cursor) -> Iterator[str]:
+    """Revoke from PUBLIC what the role must not do; say on stderr what this database user may not revoke."""
+    cursor.execute(_TOO_MUCH)
+    found = cursor.fetchall()
+    if others := sorted({what for _, _, what, is_ours in found if not is_ours}):
+        sys.stderr.write(
+            f"role {READER}: may {', '.join(others)}, and this database user may not revoke it:"
+            " deployments/ANALYSIS.md says what a superuser does\n"
+        )
+    ours = [(right, of, what) for right, of, what, is_ours in found if is_ours]
+    if ours:
+        cursor.execute(_WRITERS, [READER])
+        writers = [name for (name,) in cursor.fetchall()]
+        # One request is one transaction: no session of the pipeline is without its rights in between.
+        cursor.execute(sql.SQL(";").join(_revocations(ours, writers)))
+        yield f"role PUBLIC: may no longer {', '.join(sorted({what for _, _, what in ours}))}"
+
+
+def _revocations(ours: Sequence[tuple[str, str, str]], writers: Sequence[str]) -> Iterator[sql.Composable]:
+    kept_by = sql.SQL(", ").join(map(sql.Identifier, writers))
+    for right, of, _ in ours:
+        if writers:
+            yield sql.SQL(f"GRANT {right} ON {of} TO {{}}").format(kept_by)
+        yield sql.SQL(f"REVOKE {right} ON {of} FROM PUBLIC")
 
 
 def _line(error: Exception) -> str:

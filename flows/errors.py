@@ -93,6 +93,10 @@ class QueryUnclear(TdpError):
     """A search names nothing that must occur, or too much. Name a word, or search with ``--substring``."""
 
 
+class AccessDenied(TdpError):
+    """The database user may not read what the command reads. Use the one that `tdp up` uses."""
+
+
 class QueryTimedOut(TdpError):
     """A query took longer than its time-out. Choose fewer rows, or allow more time with ``--timeout``."""
 

@@ -8,9 +8,7 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-import msgspec
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from flows.batches.backfill_plan import Plan, plan_backfill
@@ -18,6 +16,7 @@ from flows.cli import pages
 from flows.cli.batch_ids import HELP, complete_id
 from flows.cli.foreground import Finished, print_finished, run_backfill
 from flows.cli.installed import installed
+from flows.cli.screen import Screen, console, echo, echo_json
 from flows.cli.signals import stop_on_signals
 from flows.domain import BatchStatus, Stage
 from flows.ledger.selection import Filters, select_batches
@@ -102,7 +101,7 @@ def backfill(
         settings = ensure_ledger(Settings())
         _print_plan(asyncio.run(_plan(settings, filters, from_stage, may_be_empty=True)), as_json)
         return
-    console = Console(stderr=as_json)
+    console = Screen(stderr=as_json)
     with stop_on_signals(), installed(Settings(), console.print) as settings:
         if not resume and not yes:
             _confirm(asyncio.run(_plan(settings, filters, from_stage)))
@@ -112,9 +111,9 @@ def backfill(
     raise typer.Exit(finished.status)
 
 
-def _print_finished(finished: Finished, console: Console, as_json: bool) -> None:
+def _print_finished(finished: Finished, console: Screen, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(finished))
+        echo_json(finished)
     else:
         print_finished(finished, console)
 
@@ -126,7 +125,7 @@ def _confirm(plan: Plan) -> None:
         typer.confirm(f"Run {total} again (about {duration})?", abort=True, err=True)
 
 
-def _run(settings: Settings, parameters: dict[str, Any], console: Console) -> Finished:
+def _run(settings: Settings, parameters: dict[str, Any], console: Screen) -> Finished:
     began = datetime.now(UTC)
     try:
         return run_backfill(settings, parameters, console)
@@ -151,10 +150,10 @@ async def _listed_since(settings: Settings, moment: datetime) -> UUID | None:
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(plan))
+        echo_json(plan)
         return
     if not plan.batches:
-        typer.echo("No batch matches all filters: nothing would run.")
+        echo("No batch matches all filters: nothing would run.")
         return
     lanes = pages.plain_table(["Stage", "Runs", "Slots", "Average", "Total"], right=range(1, 5))
     for lane in plan.lanes:
@@ -163,11 +162,11 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     batches = pages.plain_table(["Batch", "Would run", "Refused"])
     for batch in plan.batches[:_SHOWN]:
         batches.add_row(batch.batch_id, ", ".join(batch.stages) or text.NOTHING, Text(batch.refused or ""))
-    console = pages.console()
-    console.print(batches)
+    out = console()
+    out.print(batches)
     if len(plan.batches) > _SHOWN:
-        console.print(f"… and {len(plan.batches) - _SHOWN} more")
-    console.print()
-    console.print(lanes)
+        out.print(f"… and {len(plan.batches) - _SHOWN} more")
+    out.print()
+    out.print(lanes)
     total = text.count(len(plan.batches), "batch", "batches")
-    console.print(f"\n{total}, about {text.seconds(plan.seconds)} based on past averages")
+    out.print(f"\n{total}, about {text.seconds(plan.seconds)} based on past averages")

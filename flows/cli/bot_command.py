@@ -9,6 +9,7 @@ from rich.text import Text
 from flows import reports
 from flows.cli import pages
 from flows.cli.reports import Json, _ledger, _print_json
+from flows.cli.screen import console
 from flows.errors import ServiceFailed
 from flows.reports import text
 from flows.services import current
@@ -50,8 +51,8 @@ def status(as_json: Json = False) -> None:
     if as_json:
         _print_json(found)
         return
-    console = pages.console(highlight=False)
-    console.print(Group(*map(_page, found)) if found else "No bot has polled yet. `tdp bot --help`")
+    page = Group(*map(_page, found)) if found else "No bot has polled yet. `tdp bot --help`"
+    console(highlight=False).print(page)
 
 
 def _page(bot: reports.BotStatus) -> RenderableType:

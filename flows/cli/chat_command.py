@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC
 from typing import Annotated
 
 import typer
@@ -11,11 +12,13 @@ from rich.text import Text
 
 from flows.cli import pages
 from flows.cli.reports import Json, _ledger, _print_json
+from flows.cli.screen import console
 from flows.cli.signals import stop_on_signals
 from flows.cli.stats_command import Senders, statistics_page
+from flows.cli.times import Timeout
 from flows.reports import text
 from flows.tables.chat import Chat, Edit, Missing, chat
-from flows.tables.sessions import prepare, timed_out
+from flows.tables.sessions import answer, prepare, timed_out
 
 _TEXT = 300
 #: The columns of the table of exports, in lines that fit into 80 columns.
@@ -32,23 +35,21 @@ def chat_(
     senders: Senders = 10,
     edits: Annotated[int, typer.Option(min=0, help="Maximum number of edited messages.")] = 10,
     missing: Annotated[int, typer.Option(min=0, help="Maximum number of missing messages.")] = 10,
-    timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
-    ] = 300,
+    timeout: Timeout = 300,
     as_json: Json = False,
 ) -> None:
     """Show one chat: messages per month, senders, the exports that brought it, edits, missing messages.
 
     An edit is seen when two exports have different texts of a message. A message is missing if a later whole
-    export of the chat has messages before and after it, but not this one.
+    export of the chat has messages before and after it, but not this one. Times are in UTC.
     """
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        found = chat(ledger, name, senders=senders, edits=edits, missing=missing)
+        found = answer(ledger, lambda: chat(ledger, name, senders=senders, edits=edits, missing=missing))
     if as_json:
         _print_json(found)
     else:
-        pages.console(highlight=False).print(_page(found))
+        console(highlight=False).print(_page(found))
 
 
 def _page(found: Chat) -> RenderableType:
@@ -69,7 +70,7 @@ def _exports(found: Chat) -> RenderableType:
         table.add_row(
             Text(each.name or f"source {each.source_id}"),
             each.batch_id or text.NOTHING,
-            f"{each.received_at.astimezone():%Y-%m-%d}" if each.received_at else text.NOTHING,
+            f"{each.received_at.astimezone(UTC):%Y-%m-%d}" if each.received_at else text.NOTHING,
             text.number(each.held, 0),
             text.NOTHING if each.whole is None else ("yes" if each.whole else "no"),
             f"{each.messages:,}",
@@ -92,7 +93,7 @@ def _edits(found: Chat) -> Iterator[Text]:
 
 def _edit(edit: Edit) -> Iterator[Text]:
     yield Text.assemble(
-        f"{edit.message_id}  ", (edit.sender_name or "", "bold"), f"  edited {pages.when(edit.edited_at)}"
+        f"{edit.message_id}  ", (edit.sender_name or "", "bold"), f"  edited {pages.sent(edit.edited_at)}"
     )
     for earlier in edit.earlier:
         yield Text(f"  - {text.short(earlier, _TEXT)}", style="red")
@@ -114,6 +115,6 @@ def _missing_line(one: Missing) -> Text:
     head = (
         f"{one.message_id}  ",
         (one.sender_name or "", "bold"),
-        f"  {pages.when(one.sent_at)}, since {since}: ",
+        f"  {pages.sent(one.sent_at)}, since {since}: ",
     )
     return Text.assemble(*head, (text.short(one.text, _TEXT), "red"))

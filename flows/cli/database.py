@@ -15,6 +15,7 @@ from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from flows import services
+from flows.cli.screen import echo
 from flows.errors import ServiceFailed
 from flows.ledger.connection import connection
 from flows.ledger.schema_version import migrate as migrate_schema
@@ -53,7 +54,7 @@ def migrate(
     with _postgres(settings):
         before, after = migrate_schema(settings.database, revision)
     same = before == after
-    typer.echo("Nothing to change." if same else f"schema: {before or 'none'} -> {after or 'none'}")
+    echo("Nothing to change." if same else f"schema: {before or 'none'} -> {after or 'none'}")
 
 
 @app.command()
@@ -66,7 +67,7 @@ def dump(
     with _postgres(settings):
         for file, url in _databases(settings, folder).items():
             _run_client("pg_dump", url, "--format=custom", "--file", str(file))
-            typer.echo(f"{file}: {file.stat().st_size:,} bytes")
+            echo(f"{file}: {file.stat().st_size:,} bytes")
 
 
 @app.command()
@@ -89,7 +90,7 @@ def restore(
             options = ["--no-owner", "--no-privileges", "--exit-on-error", str(file)]
             _run_client("pg_restore", make_dsn(url, dbname=names[name]), *options)
         for line in _rename(admin, names):
-            typer.echo(line)
+            echo(line)
 
 
 def _databases(settings: Settings, folder: Path) -> dict[Path, str]:

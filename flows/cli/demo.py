@@ -8,11 +8,11 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
 from flows import services
 from flows.cli.foreground import Finished, print_finished, run_inbox
 from flows.cli.installed import apply
+from flows.cli.screen import Screen, echo_json
 from flows.cli.signals import stop_on_signals
 from flows.ledger.connection import connection
 from flows.reports import text
@@ -56,7 +56,7 @@ def demo(
 
     All state is in the folder demo of the home, which is created anew each time.
     """
-    console = Console(stderr=as_json, highlight=False)
+    console = Screen(stderr=as_json, highlight=False)
     settings, began = _demo_settings(), time.monotonic()
     with stop_on_signals():
         services.remove(settings)
@@ -69,7 +69,7 @@ def demo(
             run = run_inbox(settings, {}, console)
             done = Demo(run, expected, _rows(settings), time.monotonic() - began)
             if as_json:
-                typer.echo(msgspec.json.encode(done))
+                echo_json(done)
             else:
                 _print(done, settings, console)
             if keep:
@@ -99,7 +99,7 @@ def _rows(settings: Settings) -> Rows:
         return Rows(*cursor.fetchall()[0])
 
 
-def _print(done: Demo, settings: Settings, console: Console) -> None:
+def _print(done: Demo, settings: Settings, console: Screen) -> None:
     print_finished(done.run, console)
     if done.found == done.expected:
         console.print("[green]All expected rows are in PostgreSQL.[/]")

@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from flows.cli.reports import Since, _ledger, _since
+from flows.cli.reports import _ledger
+from flows.cli.screen import Screen, echo
 from flows.cli.signals import stop_on_signals
+from flows.cli.times import SinceUtc, Timeout, UntilUtc
 from flows.errors import ExportFailed
 from flows.ledger.connection import Connection
 from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import OF_CHATS, STREAMS, Choice, Format, Order, What, format_of
-from flows.tables.sessions import prepare, timed_out
+from flows.tables.sessions import answer, prepare, timed_out
 
 Chats = Annotated[
     list[str] | None,
@@ -28,13 +28,6 @@ Chats = Annotated[
         "--chat", metavar="CHAT", help="Only this chat: its name, a part of it, id or key. Repeatable."
     ),
 ]
-Until = Annotated[
-    datetime | None, typer.Option(parser=_since, metavar="WHEN", help="Only what was before then.")
-]
-Timeout = Annotated[
-    float | None, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
-]
-
 
 _Out = Annotated[
     Path, typer.Argument(help="The file to write; `-` writes CSV or JSON Lines to stdout.", dir_okay=False)
@@ -48,8 +41,8 @@ _EscapeFormulas = Annotated[
 def export_(
     out: _Out,
     chat: Chats = None,
-    since: Since = None,
-    until: Until = None,
+    since: SinceUtc = None,
+    until: UntilUtc = None,
     what: Annotated[What, typer.Option(help="What to export.")] = What.messages,
     chosen: Annotated[Format | None, typer.Option("--format", help="Default: by the suffix.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
@@ -72,17 +65,21 @@ def export_(
 
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        order = Order(
-            what, Choice(chat_keys(ledger, chat or []), since, until), format_, bom, escape_formulas
-        )
+        keys = answer(ledger, lambda: chat_keys(ledger, chat or []))
+        order = Order(what, Choice(keys, since, until), format_, bom, escape_formulas)
         if str(out) == "-":
-            export_text(ledger, order, sys.stdout.buffer, lambda _: None)
-            sys.stdout.buffer.flush()
+            stdout = sys.stdout.buffer
+            # Unbuffered: what an interrupt leaves would be written at the end of the process.
+            export_text(ledger, order, getattr(stdout, "raw", stdout), lambda _: None)
             return
         with _progress(ledger, order) as report:
-            rows = export(ledger, order, out, force=force, report=report)
-    size = text.size(out.stat().st_size)
-    typer.echo(f"{out}: {text.count(rows, 'row', 'rows')}, {size}" + ("" if rows else "; nothing matches"))
+            done = export(ledger, order, out, force=force, report=report)
+    notes = "" if done.rows else "; nothing matches"
+    if done.cut:
+        notes += (
+            f"; {text.count(done.cut, 'text', 'texts')} cut to 32,767 characters, as long as a cell can be"
+        )
+    echo(f"{out}: {text.count(done.rows, 'row', 'rows')}, {text.size(out.stat().st_size)}{notes}")
 
 
 def _format(out: Path, chosen: Format | None) -> Format:
@@ -96,14 +93,15 @@ def _format(out: Path, chosen: Format | None) -> Format:
 @contextmanager
 def _progress(ledger: Connection, order: Order) -> Iterator[Callable[[int], object]]:
     """Show the rows so far, of about how many."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
         return
     from flows.tables.copying import estimate, query
     from flows.tables.relations import COLUMNS
 
-    about = estimate(ledger, query(order.what, list(COLUMNS[order.what])), order.choice)
+    rows = query(order.what, list(COLUMNS[order.what]))
+    about = answer(ledger, lambda: estimate(ledger, rows, order.choice))
     columns = TextColumn("{task.completed:,} rows of about {task.total:,}"), BarColumn(), TaskProgressColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("", total=max(about, 1))

@@ -8,14 +8,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flows import reports
 from flows.cli import pages
 from flows.cli.reports import Json, _ledger, _print_json
+from flows.cli.screen import Screen, echo, echo_json
 from flows.operations.quarantine import Returned, drop_files, return_files
 from flows.reports import text
 from flows.services import ensure_ledger
@@ -73,7 +73,7 @@ def files(
     if as_json:
         _print_json(found)
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = Screen(soft_wrap=True, highlight=False)
     console.print(Group(*map(_page, found)) if found else "No files.")
 
 
@@ -120,11 +120,11 @@ def _ids(given: list[str], *, every: bool) -> list[int] | None:
 
 def _print(done: list[Returned], *, as_json: bool, verb: str) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(done))
+        echo_json(done)
         return
     for file in done:
-        typer.echo(f"{file.id}  {file.name}" + (f" -> {file.path}" if file.path else ""))
-    typer.echo(f"{_count(len(done))} {verb}.")
+        echo(f"{file.id}  {file.name}" + (f" -> {file.path}" if file.path else ""))
+    echo(f"{_count(len(done))} {verb}.")
 
 
 def _count(files: int) -> str:

@@ -14,13 +14,14 @@ from typing import Any
 
 import msgspec
 import psutil
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from flows import reports, services
 from flows.cli import pages
 from flows.cli.progress import progress, read_run_id
+from flows.cli.screen import Screen
 from flows.errors import BatchesFailed, ServiceFailed
 from flows.ledger.connection import connection
 from flows.reports import text
@@ -55,7 +56,7 @@ class Finished(msgspec.Struct):
         return 0 if totals.stored == totals.files and not self.skipped else 3
 
 
-def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
+def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Screen) -> Finished:
     """Run process_inbox on the running installation of ``settings`` until it ends, showing progress.
 
     Raises :class:`ServiceFailed` with the end of the log if the process ends without an outcome.
@@ -70,12 +71,12 @@ def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Consol
     return finished
 
 
-def run_backfill(settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
+def run_backfill(settings: Settings, parameters: Mapping[str, Any], console: Screen) -> Finished:
     """Run backfill as :func:`run_inbox` runs process_inbox."""
     return _run("flows.backfill:backfill", settings, parameters, console)
 
 
-def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: Console) -> Finished:
+def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: Screen) -> Finished:
     limits = _limits(settings)
     with connection(settings.database, readonly=True, autocommit=True) as ledger:
 
@@ -90,7 +91,7 @@ def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: 
     return Finished(url=url, summary=summary, **ended)
 
 
-def print_finished(finished: Finished, console: Console) -> None:
+def print_finished(finished: Finished, console: Screen) -> None:
     """Print the summary and the final state of a run."""
     console.print(summary_page(finished.summary))
     incomplete = finished.summary.incomplete
@@ -110,7 +111,7 @@ def print_finished(finished: Finished, console: Console) -> None:
     console.print(f"Run  {finished.url}", soft_wrap=True)
 
 
-def _print_duplicates(found: list[reports.Duplicate], console: Console) -> None:
+def _print_duplicates(found: list[reports.Duplicate], console: Screen) -> None:
     for one in found[:MAX_INCOMPLETE]:
         console.print(pages.duplicate(one), soft_wrap=True)
     if (more := len(found) - MAX_INCOMPLETE) > 0:
@@ -140,7 +141,7 @@ def _run_process(
     flow: str,
     settings: Settings,
     parameters: Mapping[str, Any],
-    console: Console,
+    console: Screen,
     follow: Callable[[psutil.Popen, Path], None],
 ) -> dict[str, Any]:
     """Return the outcome that the process of the run wrote; ``follow`` returns when the process has ended."""
@@ -175,7 +176,7 @@ def _run_process(
 
 
 def _follow(
-    process: psutil.Popen, outcome: Path, ledger: Any, limits: Mapping[str, int], console: Console
+    process: psutil.Popen, outcome: Path, ledger: Any, limits: Mapping[str, int], console: Screen
 ) -> None:
     if not console.is_terminal:
         _follow_in_lines(process, outcome, ledger, console)
@@ -187,7 +188,7 @@ def _follow(
             time.sleep(_REFRESH_SECONDS)
 
 
-def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console: Console) -> None:
+def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console: Screen) -> None:
     """Print a line when the progress has changed, and the final one when the process has ended."""
     printed, printed_at = "", 0.0
     while process.poll() is None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.batch_ids import HELP, complete_id
+from flows.cli.screen import echo
 from flows.errors import BatchUnknown
 from flows.ledger.session import connect, fetch
 from flows.services import ensure_ledger
@@ -74,9 +75,9 @@ async def _change(
 
 def _print(done: list[str], what: str, skipped: dict[str, str]) -> None:
     for batch_id in done:
-        typer.echo(f"{batch_id}: {what}")
+        echo(f"{batch_id}: {what}")
     for batch_id, state in skipped.items():
-        typer.echo(f"{batch_id}: unchanged, it is {state}")
+        echo(f"{batch_id}: unchanged, it is {state}")
     if not done:
-        typer.echo("Nothing to change.")
+        echo("Nothing to change.")
         raise typer.Exit(1)

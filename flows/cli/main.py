@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import psutil
 import psycopg
 import psycopg2
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.text import Text
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
@@ -39,9 +35,11 @@ from flows.cli import (
 from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import APPLYING, installed
 from flows.cli.installed import apply as apply_all
-from flows.cli.signals import stop_on_signals
+from flows.cli.screen import Screen, echo, echo_json
+from flows.cli.signals import discard_output, stop_on_signals
 from flows.cli.umask import make_private
 from flows.errors import DatabaseUnavailable, TdpError
+from flows.reports import text
 from flows.reports.prefect_api import request
 from flows.samples import write_samples
 from flows.settings import Settings
@@ -76,12 +74,15 @@ _SERVICES = {
     "recovery": services.recovery,
     "the monitor": services.monitoring,
 }
+_INTERRUPTED = 130
 #: Errors with a cause outside of the program, which an operator can remove.
 _REPORTED = (
     TdpError,
     OSError,
     ValidationError,
+    UnicodeEncodeError,
     psycopg.OperationalError,
+    psycopg2.DataError,
     psycopg2.OperationalError,
     OperationalError,
 )
@@ -93,11 +94,15 @@ def main() -> None:
     try:
         app()
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         raise SystemExit(1) from None
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            discard_output()
+        raise
     except _REPORTED as error:
         message = Text.assemble(("error:", "red"), " ", describe(error))
-        Console(stderr=True, highlight=False, soft_wrap=True).print(message)
+        Screen(stderr=True, highlight=False, soft_wrap=True).print(message)
         raise SystemExit(1) from error
 
 
@@ -105,6 +110,8 @@ def describe(error: Exception) -> str:
     """Return the error with what it concerns: the file, or the environment variable of a setting."""
     if isinstance(error, OperationalError):
         return str(error.orig).strip()
+    if isinstance(error, UnicodeEncodeError):
+        return f"{text.short(ascii(error.object))} cannot be encoded as {error.encoding.upper()}"
     if isinstance(error, OSError):
         return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     if isinstance(error, ValidationError):
@@ -122,7 +129,7 @@ def _variable(location: tuple[int | str, ...]) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tdp {version('telegram-data-processor')}, Prefect {version('prefect')}")
+        echo(f"tdp {version('telegram-data-processor')}, Prefect {version('prefect')}")
         raise typer.Exit
 
 
@@ -144,7 +151,7 @@ def up(replace_server: ReplaceServer = False) -> None:
 
     The Telegram bot is started too if it has a token: in TDP_BOT_TOKEN, or in the block tdp-telegram.
     """
-    settings, console = Settings(), Console(soft_wrap=True, highlight=False)
+    settings, console = Settings(), Screen(soft_wrap=True, highlight=False)
     adopt_orphans()
     with stop_on_signals():
         try:
@@ -199,7 +206,7 @@ def run(
 
     Uses the services that `tdp up` started; otherwise starts them for the duration of the run.
     """
-    console = Console(stderr=as_json)
+    console = Screen(stderr=as_json)
     parameters = {
         "inbox": str(inbox.resolve()) if inbox else None,
         "batch_size": batch_size,
@@ -209,7 +216,7 @@ def run(
     with stop_on_signals(), installed(Settings(), console.print) as settings:
         finished = run_inbox(settings, parameters, console)
     if as_json:
-        typer.echo(msgspec.json.encode(finished))
+        echo_json(finished)
     else:
         print_finished(finished, console)
     not_received = any(file.is_error for file in finished.left)
@@ -234,11 +241,9 @@ def sample(
     """Write sample exports that resemble those of Telegram Desktop."""
     expected = write_samples(directory, files, messages, seed, broken)
     if as_json:
-        typer.echo(msgspec.json.encode(expected))
+        echo_json(expected)
     else:
-        typer.echo(
-            f"{expected.files} files, {expected.chats} chats, {expected.messages} messages in {directory}"
-        )
+        echo(f"{expected.files} files, {expected.chats} chats, {expected.messages} messages in {directory}")
 
 
 @app.command()
@@ -248,7 +253,7 @@ def apply(replace_server: ReplaceServer = False, as_json: Json = False) -> None:
     Safe to repeat: the store limit and the values of block documents are preserved.
     """
     changes = apply_all(_reachable_settings(), replace_server)
-    typer.echo(json.dumps(changes) if as_json else "\n".join(changes or ["Nothing to change."]))
+    echo(json.dumps(changes) if as_json else "\n".join(changes or ["Nothing to change."]))
 
 
 @app.command()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flows.cli.screen import Cells
 from flows.operations.audit import Check
 from flows.reports import Duplicate, text
 from flows.reports.overview import BatchDetail, BatchLine, Lane, OpenRun, Status
@@ -19,8 +19,6 @@ from flows.reports.timings import Timing
 _QUEUE_SHOWN = 8
 #: Columns with the ids of batches, and the width in which a narrow terminal still shows an id completely.
 _ID_HEADERS, _ID_WIDTH = ("Batch", "Holder"), len("batch_000001")
-#: Columns of an output that is not a terminal.
-_UNWRAPPED = 10_000
 _COLOURS = {
     "COMPLETED": "green",
     "STORED": "green",
@@ -30,17 +28,9 @@ _COLOURS = {
 }
 
 
-def console(*, stderr: bool = False, highlight: bool = True) -> Console:
-    """Return a console; without a terminal its lines do not wrap, so that scripts can read them."""
-    found = Console(stderr=stderr, highlight=highlight)
-    if found.is_terminal or "COLUMNS" in os.environ:
-        return found
-    return Console(stderr=stderr, highlight=highlight, width=_UNWRAPPED)
-
-
 def plain_table(headers: Sequence[str], right: Iterable[int] = ()) -> Table:
     """Return a table without lines; the columns ``right`` are aligned to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = Cells(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     numeric = set(right)
     for index, header in enumerate(headers):
         least = _ID_WIDTH if header in _ID_HEADERS else None
@@ -58,6 +48,11 @@ def when(moment: datetime | None) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z}" if moment else text.NOTHING
 
 
+def sent(moment: datetime | None) -> str:
+    """Return the time of a message, in UTC as everywhere where the data are read."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else text.NOTHING
+
+
 def local_zone() -> str:
     """Return the name of this machine's time zone."""
     return f"{datetime.now().astimezone():%Z}"
@@ -72,6 +67,7 @@ def status_page(now: Status) -> RenderableType:
     return Group(
         _lanes_table(now.lanes),
         *_queues(now.lanes),
+        *_foreign_holders(now),
         Text.assemble("\n", ("Batches: ", "bold"), counts),
         Text.assemble(
             ("Files: ", "bold"),
@@ -135,7 +131,7 @@ def groups_table(timings: Sequence[Timing], group: str) -> Table:
 
 def verify_page(checks: Sequence[Check]) -> RenderableType:
     """Return every rule with its result, and the rows that break it."""
-    table = Table.grid(padding=(0, 1))
+    table = Cells.grid(padding=(0, 1))
     for check in checks:
         mark, style = ("kept", "green") if check.is_kept else ("BROKEN", "red")
         if check.unchecked is not None:
@@ -169,6 +165,16 @@ def _queues(lanes: Sequence[Lane]) -> Iterator[Text]:
             more = len(lane.queue) - len(names)
             rest = f" and {more} more" if more else ""
             yield Text.assemble((f"Next for {lane.stage}: ", "bold"), ", ".join(names), rest)
+
+
+def _foreign_holders(now: Status) -> Iterator[Text]:
+    for one in now.foreign_holders:
+        yield Text(
+            f"The gate of {one.stage} is held by a session that is no stage run: pid {one.pid} of PostgreSQL,"
+            f" user {one.user}, application {one.application or text.NOTHING}."
+            f" SELECT pg_terminate_backend({one.pid}) ends it.",
+            style="yellow",
+        )
 
 
 def _holder_cells(run: OpenRun | None) -> tuple[str, str, str]:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
-import msgspec
-import psycopg2
+import psycopg2.errors
 import typer
 from rich.live import Live
 
 from flows import reports
 from flows.cli import pages
 from flows.cli.batch_ids import complete_id
+from flows.cli.screen import Screen, console, echo_json
 from flows.cli.settling import with_inbox
+from flows.cli.times import Since
 from flows.cli.umask import callers_umask
 from flows.domain import BatchStatus
-from flows.errors import DatabaseUnavailable, ServiceFailed
+from flows.errors import AccessDenied, DatabaseUnavailable, ServiceFailed
 from flows.ledger.connection import Connection, connection
 from flows.ledger.schema_version import check_schema
 from flows.monitor import serve
@@ -38,7 +37,6 @@ from flows.settings import Settings
 app = typer.Typer()
 
 _WATCH_SECONDS = 1.0
-_AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class By(StrEnum):
@@ -49,24 +47,7 @@ class By(StrEnum):
     day = "day"
 
 
-def _since(value: str) -> datetime:
-    """Parse ``90m``, ``6h``, ``7d`` or an ISO date or time (without an offset: in the local time zone)."""
-    age = re.fullmatch(r"(\d+)([smhdw])", value)
-    if age:
-        return datetime.now().astimezone() - timedelta(**{_AGES[age[2]]: int(age[1])})
-    try:
-        return datetime.fromisoformat(value).astimezone()
-    except ValueError:
-        raise typer.BadParameter(f"{value!r}: use 90m, 6h, 7d or a date such as 2026-03-01") from None
-
-
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of tables.")]
-Since = Annotated[
-    datetime | None,
-    typer.Option(
-        parser=_since, metavar="WHEN", help="Only what started since then: 90m, 6h, 7d or 2026-03-01."
-    ),
-]
 
 
 @app.command()
@@ -84,7 +65,7 @@ def status(
         if as_json:
             _print_json(now)
         elif not watch:
-            pages.console().print(pages.status_page(now))
+            console().print(pages.status_page(now))
         else:
             _watch(ledger, settings, now)
 
@@ -105,7 +86,7 @@ def batches(
     if as_json:
         _print_json(found)
         return
-    pages.console().print(pages.batches_page(found) if found else "No batches.")
+    console().print(pages.batches_page(found) if found else "No batches.")
 
 
 @app.command()
@@ -124,7 +105,7 @@ def show(
     if as_json:
         _print_json(found)
     else:
-        pages.console().print(pages.batch_page(found))
+        console().print(pages.batch_page(found))
 
 
 @app.command()
@@ -143,9 +124,9 @@ def timings(
         _print_json(found)
         return
     if not found:
-        pages.console().print("No stage has run.")
+        console().print("No stage has run.")
         return
-    pages.console().print(
+    console().print(
         pages.stages_table(found) if by is By.stage else pages.groups_table(found, by.value.capitalize())
     )
 
@@ -182,7 +163,7 @@ def verify(since: Since = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(checks)
     else:
-        pages.console().print(pages.verify_page(checks))
+        console().print(pages.verify_page(checks))
     if not all(check.is_kept for check in checks):
         raise typer.Exit(1)
 
@@ -202,7 +183,7 @@ def monitor() -> None:
 
 @contextmanager
 def _ledger(settings: Settings | None = None) -> Iterator[Connection]:
-    """Yield a read-only connection to the ledger. Raises DatabaseUnavailable, ServiceFailed."""
+    """Yield a read-only connection to the ledger. Raises AccessDenied, DatabaseUnavailable, ServiceFailed."""
     url = ensure_ledger(settings or Settings()).database
     try:
         with connection(url, readonly=True, autocommit=True, connect_timeout=5) as ledger:
@@ -210,6 +191,11 @@ def _ledger(settings: Settings | None = None) -> Iterator[Connection]:
             yield ledger
     except psycopg2.OperationalError as error:
         raise DatabaseUnavailable(f"{text.short(str(error), 300)} Is `tdp up` running?") from error
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise AccessDenied(
+            f"{text.short(str(error), 300)}: the database user of this command may not read that. `tdp apply`"
+            " grants tdp_reader what searches, exports of messages and statistics need"
+        ) from error
 
 
 def _now(ledger: Connection, settings: Settings) -> reports.Status:
@@ -225,11 +211,12 @@ def _limits(settings: Settings) -> dict[str, int]:
 
 
 def _watch(ledger: Connection, settings: Settings, now: reports.Status) -> None:
-    with Live(pages.status_page(now), auto_refresh=False) as live, suppress(KeyboardInterrupt):
+    page = pages.status_page(now)
+    with Live(page, console=Screen(), auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             time.sleep(_WATCH_SECONDS)
             live.update(pages.status_page(_now(ledger, settings)), refresh=True)
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    echo_json(value, indent=2)

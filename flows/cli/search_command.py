@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand
 
 from flows.cli import pages
-from flows.cli.export_command import Chats, Timeout, Until
-from flows.cli.reports import Json, Since, _ledger, _print_json
+from flows.cli.export_command import Chats
+from flows.cli.reports import Json, _ledger, _print_json
+from flows.cli.screen import Screen
 from flows.cli.signals import stop_on_signals
+from flows.cli.times import SinceUtc, Timeout, UntilUtc
 from flows.ledger.connection import connection
 from flows.ledger.schema_version import check_schema
 from flows.reports import text
@@ -23,7 +24,7 @@ from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
 from flows.tables.search import Found, Hit, missing_extensions, search
 from flows.tables.search_index import Indexed, index, rebuild
-from flows.tables.sessions import prepare, timed_out
+from flows.tables.sessions import answer, prepare, timed_out
 
 _Words = Annotated[
     list[str] | None,
@@ -73,8 +74,8 @@ def search_(
     words: _Words = None,
     chat: Chats = None,
     sender: _Sender = None,
-    since: Since = None,
-    until: Until = None,
+    since: SinceUtc = None,
+    until: UntilUtc = None,
     substring: _Substring = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages.")] = 20,
     timeout: Timeout = 60,
@@ -86,6 +87,7 @@ def search_(
 
     Maintenance indexes what was stored; what is not indexed yet is found all the same, but takes longer.
     Chinese, Japanese, Thai and other scripts without spaces are found by any part of their texts.
+    Times are in UTC.
     """
     given = " ".join(words or []).strip()
     if not given and not (index_now or from_scratch):
@@ -98,8 +100,12 @@ def search_(
             return
         with _ledger(settings) as ledger, timed_out(timeout):
             prepare(ledger, timeout)
-            choice = Choice(chat_keys(ledger, chat or []), since, until)
-            found = search(ledger, given, choice, sender=sender, substring=substring, limit=limit)
+
+            def ask() -> Found:
+                choice = Choice(chat_keys(ledger, chat or []), since, until)
+                return search(ledger, given, choice, sender=sender, substring=substring, limit=limit)
+
+            found = answer(ledger, ask)
     if as_json:
         _print_json(found)
     else:
@@ -107,7 +113,7 @@ def search_(
 
 
 def _index(settings: Settings, *, from_scratch: bool) -> None:
-    progress = Console(stderr=True, highlight=False)
+    progress = Screen(stderr=True, highlight=False)
 
     def report(done: Indexed) -> None:
         progress.print(f"{done.written:,} messages of {text.count(done.sources, 'file', 'files')} indexed")
@@ -115,19 +121,19 @@ def _index(settings: Settings, *, from_scratch: bool) -> None:
     with connection(settings.database, application_name="tdp search") as ledger:
         check_schema(ledger)
         if from_scratch:
-            rebuild(ledger)
-        index(ledger, report)
+            answer(ledger, lambda: rebuild(ledger))
+        answer(ledger, lambda: index(ledger, report))
         _print_missing(missing_extensions(ledger), progress)
 
 
 def _print(found: Found) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = Screen(soft_wrap=True, highlight=False)
     for hit in found.hits:
         for line in _lines(hit):
             console.print(line)
     if not found.hits:
         console.print("No messages match.")
-    notes = Console(stderr=True, soft_wrap=True, highlight=False)
+    notes = Screen(stderr=True, soft_wrap=True, highlight=False)
     if found.latest:
         notes.print(
             f"More messages match: these are the best of the latest {found.latest:,}."
@@ -144,7 +150,7 @@ def _print(found: Found) -> None:
     _print_missing(found.missing_extensions, notes)
 
 
-def _print_missing(extensions: list[str], notes: Console) -> None:
+def _print_missing(extensions: list[str], notes: Screen) -> None:
     if extensions:
         notes.print(
             f"PostgreSQL has no extension {' and '.join(extensions)}: accents count (unaccent), --substring"
@@ -154,7 +160,7 @@ def _print_missing(extensions: list[str], notes: Console) -> None:
 
 
 def _lines(hit: Hit) -> Iterator[Text]:
-    moment = pages.when(hit.sent_at) if hit.sent_at else f"{hit.sent_local or text.NOTHING} (wall clock)"
+    moment = pages.sent(hit.sent_at) if hit.sent_at else f"{hit.sent_local or text.NOTHING} (wall clock)"
     where = f"{hit.chat_name or hit.chat_key} {hit.link or f'{hit.chat_key} {hit.message_id}'}"
     yield Text.assemble((moment, "dim"), "  ", (hit.sender_name or hit.sender_id or "", "bold"), "  ", where)
     snippet = Text(f"    {hit.snippet}")

@@ -29,3 +29,11 @@ def stop_on_signals() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def discard_output() -> None:
+    """Discard what is not written yet, and what is written to stdout from now on.
+
+    At its end Python would wait until a pipe has room for it, or report that the pipe is closed.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

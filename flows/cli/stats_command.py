@@ -11,13 +11,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flows.cli import pages
-from flows.cli.export_command import Chats, Until
-from flows.cli.reports import Json, Since, _ledger, _print_json
+from flows.cli.export_command import Chats
+from flows.cli.reports import Json, _ledger, _print_json
+from flows.cli.screen import console
 from flows.cli.signals import stop_on_signals
+from flows.cli.times import SinceUtc, Timeout, UntilUtc
 from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import Choice
-from flows.tables.sessions import prepare, timed_out
+from flows.tables.packages import package
+from flows.tables.sessions import answer, prepare, timed_out
 from flows.tables.statistics import Media, Statistics, draw, statistics, undated_note
 
 _BAR = 40
@@ -31,40 +34,52 @@ Senders = Annotated[int, typer.Option(min=1, help="Maximum number of senders, th
 
 def stats(
     chat: Chats = None,
-    since: Since = None,
-    until: Until = None,
+    since: SinceUtc = None,
+    until: UntilUtc = None,
     senders: Senders = 10,
     picture: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also draw them: a .png, .svg or .pdf file to write.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="End a query that takes longer.")
-    ] = 300,
+    timeout: Timeout = 300,
     as_json: Json = False,
 ) -> None:
     """Show numbers of the messages: per month and hour, senders, kinds of media. Times are in UTC.
 
-    Messages without a certain instant (HTML names only wall-clock time) are in no month and hour, and --since
-    and --until leave them out. If no message has one, months and hours are those of the wall clock.
+    Messages without a certain instant (HTML names only wall-clock time) are in no month and hour; --since and
+    --until choose them by the wall clock. If no message has one, months and hours are in wall-clock time.
     """
+    if picture:
+        _check(picture, force=force)
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
-        choice = Choice(chat_keys(ledger, chat or []), since, until)
-        found = statistics(ledger, choice, senders=senders)
+
+        def ask() -> Statistics:
+            choice = Choice(chat_keys(ledger, chat or []), since, until)
+            return statistics(ledger, choice, senders=senders)
+
+        found = answer(ledger, ask)
     if picture:
         _draw(found, picture, ", ".join(chat or []) or "All chats", force=force)
     if as_json:
         _print_json(found)
     else:
-        pages.console(highlight=False).print(statistics_page(found))
+        console(highlight=False).print(statistics_page(found))
+
+
+def _check(picture: Path, *, force: bool) -> None:
+    """Raise what would prevent the picture, before the numbers are asked for."""
+    from flows.tables.export import place_of
+
+    if picture.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{picture}: a picture is a .png, .svg or .pdf file")
+    package("matplotlib")
+    place_of(picture, force=force)
 
 
 def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
     from flows.tables.export import complete
 
-    if picture.suffix not in (".png", ".svg", ".pdf"):
-        raise typer.BadParameter(f"{picture}: a picture is a .png, .svg or .pdf file")
     with complete(picture, force=force) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font does not have
         draw(found, partial, title)
@@ -74,8 +89,9 @@ def statistics_page(found: Statistics) -> RenderableType:
     """Return the totals, and tables with bars."""
     if not found.messages + found.service:
         return Group(Text("No messages."), *_undated(found))
+    chats = text.count(found.chats, "chat", "chats")
     head = (
-        f"{found.messages:,} messages in {text.count(found.chats, 'chat', 'chats')}, {found.edited:,} edited;"
+        f"{text.count(found.messages, 'message', 'messages')} in {chats}, {found.edited:,} edited;"
         f" {text.count(found.service, 'service message', 'service messages')}"
     )
     months: dict[str, int] = {}
@@ -89,7 +105,7 @@ def statistics_page(found: Statistics) -> RenderableType:
     return Group(
         Text(head),
         *(
-            [Text(f"from {pages.when(found.first_sent_at)} to {pages.when(found.last_sent_at)}")]
+            [Text(f"from {pages.sent(found.first_sent_at)} to {pages.sent(found.last_sent_at)}")]
             if found.first_sent_at
             else []
         ),

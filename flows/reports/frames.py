@@ -85,7 +85,7 @@ def messages(
     chunksize: int | None = None,
     database: SqlAlchemyConnector | None = None,
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
-    """Return the messages (one row each, 22 columns) of these chats, sent from ``since`` to before ``until``.
+    """Return the messages (one row each, 23 columns) of these chats, sent from ``since`` to before ``until``.
 
     ``chat`` is a key, an id, a name or a part of one, or several of them. A time without a zone is in UTC.
     """
@@ -117,7 +117,7 @@ def senders(
 def stage_runs(
     since: When = None, until: When = None, *, database: SqlAlchemyConnector | None = None
 ) -> pd.DataFrame:
-    """Return every attempt at a stage of a batch (one row each, 17 columns), in the order of queueing."""
+    """Return every attempt at a stage of a batch (one row each, 18 columns), in the order of queueing."""
     return next(_chunks(What.stage_runs, None, since, until, None, database, None))
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from flows.errors import BatchUnknown
 from flows.ledger.connection import Connection
+from flows.ledger.locks import FENCE
 from flows.ledger.named_sql import load, records
 from flows.reports.files import Duplicate, duplicates
 
@@ -40,6 +41,15 @@ class Lane(msgspec.Struct, frozen=True):
     holders: list[OpenRun]
     queue: list[OpenRun]
     oldest_wait_sec: float
+
+
+class ForeignHolder(msgspec.Struct, frozen=True):
+    """A database session that keeps the gate of a stage closed, and is no stage run."""
+
+    stage: str
+    pid: int
+    user: str
+    application: str
 
 
 class Files(msgspec.Struct, frozen=True):
@@ -84,6 +94,7 @@ class Status(msgspec.Struct, frozen=True):
     left: int = 0
     settling: list[Settling] = []
     settling_more: int = 0
+    foreign_holders: list[ForeignHolder] = []
 
 
 class BatchLine(msgspec.Struct, frozen=True):
@@ -211,6 +222,7 @@ def status(connection: Connection, limits: Mapping[str, int] | None = None) -> S
         held=_sql.held_count(connection),
         files=Files(**_sql.file_counts(connection)),
         left=_sql.left_count(connection),
+        foreign_holders=records(_sql.foreign_holders(connection, space=FENCE), ForeignHolder),
     )
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from queue import Full, Queue
-from threading import Thread
+from select import select
 from typing import Any, Protocol
 
-import psycopg2
 import pyarrow as pa
 import pyarrow.csv
 from psycopg2 import sql
@@ -23,9 +22,11 @@ from psycopg2 import sql
 from flows.ledger.connection import Connection
 from flows.tables.orders import Choice, What
 from flows.tables.relations import statement
+from flows.tables.sessions import in_thread
 
 #: A batch has at least so many bytes of CSV, if there are as many: some ten thousand messages.
 BATCH_BYTES = 4 << 20
+_TEXT_BYTES = 1 << 18
 _POLL_SECONDS = 0.25
 
 
@@ -62,25 +63,12 @@ def copying(
         command = sql.SQL("COPY ({}) TO STDOUT ({})").format(rows, sql.SQL(options))
         bound = cursor.mogrify(command, choice._asdict())
 
-        done: Future[int] = Future()
+        def copy() -> int:
+            cursor.copy_expert(bound, sink)
+            return cursor.rowcount
 
-        def copy() -> None:
-            if done.set_running_or_notify_cancel():
-                try:
-                    cursor.copy_expert(bound, sink)
-                    done.set_result(cursor.rowcount)
-                except BaseException as error:
-                    done.set_exception(error)
-
-        try:
-            Thread(target=copy, name="copy", daemon=True).start()
+        with in_thread(connection, copy) as done:
             yield done
-        finally:
-            # An interrupt may come before the thread has begun, and a cancellation before the query has.
-            while not done.cancel() and not done.done():
-                with suppress(psycopg2.Error):
-                    connection.cancel()
-                wait([done], _POLL_SECONDS)
 
 
 def copy_into(
@@ -91,53 +79,68 @@ def copy_into(
     file: Any,
     report: Callable[[int], object],
 ) -> int:
-    """Copy the rows into a binary file; return their number and ``report`` it meanwhile."""
-    sink = _Counted(file)
-    with copying(connection, rows, choice, options, sink) as done:
-        while not done.done():
-            wait([done], _POLL_SECONDS)
-            report(sink.rows)
+    """Copy the rows into a binary file; return their number and ``report`` it meanwhile.
+
+    The file may be unbuffered. It is written in the calling thread, so that a signal interrupts it even if
+    it is a pipe that is not read.
+    """
+    with _collecting(connection, rows, choice, options, _TEXT_BYTES) as (pieces, done):
+        while piece := pieces.next():
+            _write(file, piece)
+            report(pieces.rows)
         return done.result()
 
 
-class _Counted:
-    def __init__(self, file: Any) -> None:
-        self.rows = 0
-        self._write = file.write
-
-    def write(self, row: bytes, /) -> object:
-        self.rows += 1
-        return self._write(row)
+def _write(file: Any, piece: bytes) -> None:
+    rest = memoryview(piece)
+    while rest:
+        written = file.write(rest)
+        if written is None:  # another program has set the pipe to non-blocking
+            select([], [file], [])
+        else:
+            rest = rest[written:]
 
 
 def batches(
     connection: Connection, rows: sql.Composable, choice: Choice, schema: pa.Schema
 ) -> Generator[pa.RecordBatch]:
     """Yield the rows in batches of the schema, whose columns are those of the query in their order."""
-    pieces = _Pieces()
-    with copying(connection, rows, choice, "FORMAT csv", pieces) as done:
+    with _collecting(connection, rows, choice, "FORMAT csv", BATCH_BYTES) as (pieces, done):
+        while piece := pieces.next():
+            yield from _decoded(piece, schema)
+        done.result()
+
+
+@contextmanager
+def _collecting(
+    connection: Connection, rows: sql.Composable, choice: Choice, options: str, least: int
+) -> Iterator[tuple[_Pieces, Future[int]]]:
+    """Copy the rows into pieces of ``least`` bytes while the body runs."""
+    pieces = _Pieces(least)
+    with copying(connection, rows, choice, options, pieces) as done:
         done.add_done_callback(lambda _: pieces.end())
         try:
-            while piece := pieces.next():
-                yield from _decoded(piece, schema)
-            done.result()
+            yield pieces, done
         finally:
             pieces.stop()
 
 
 class _Pieces:
-    """Collects rows into pieces of BATCH_BYTES; two of them wait, then the COPY waits."""
+    """Collects rows into pieces of ``least`` bytes; two of them wait, then the COPY waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, least: int) -> None:
+        self.rows = 0
+        self._least = least
         self._rows: list[bytes] = []
         self._size = 0
         self._ready: Queue[bytes] = Queue(2)
         self._stopped = False
 
     def write(self, row: bytes, /) -> None:
+        self.rows += 1
         self._rows.append(row)
         self._size += len(row)
-        if self._size >= BATCH_BYTES:
+        if self._size >= self._least:
             self._put()
 
     def _put(self) -> None:

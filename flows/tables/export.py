@@ -11,9 +11,9 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.types as kind
@@ -22,9 +22,11 @@ from psycopg2 import sql
 from flows.errors import ExportFailed
 from flows.ledger.connection import Connection
 from flows.tables.copying import batches, copy_into, query
-from flows.tables.formats import WRITERS, texts
-from flows.tables.orders import Format, Order
+from flows.tables.formats import SHEET_ROWS, TOO_MANY, WRITERS, texts
+from flows.tables.orders import Choice, Format, Order
+from flows.tables.packages import package
 from flows.tables.relations import schema
+from flows.tables.sessions import answer
 
 #: JSON has none of these characters unescaped, so COPY writes it without quotes.
 _LINES = r"FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02'"
@@ -34,8 +36,15 @@ _FORMULA = "^[-=+@\t\r]"
 Report = Callable[[int], object]
 
 
-def export(connection: Connection, order: Order, out: Path, *, force: bool, report: Report) -> int:
-    """Write the file and return the number of its rows; ``report`` receives the number so far.
+class Exported(NamedTuple):
+    """The number of rows, and of texts that had to be cut because the format has none as long."""
+
+    rows: int
+    cut: int = 0
+
+
+def export(connection: Connection, order: Order, out: Path, *, force: bool, report: Report) -> Exported:
+    """Write the file; ``report`` receives the number of rows so far.
 
     Raises ExportFailed if the file exists (unless ``force``) or cannot be written.
     """
@@ -43,7 +52,7 @@ def export(connection: Connection, order: Order, out: Path, *, force: bool, repo
         if order.format in WRITERS:
             return _write_batches(connection, order, partial, report)
         with partial.open("wb") as file:
-            return export_text(connection, order, file, report)
+            return Exported(export_text(connection, order, file, report))
 
 
 def export_text(connection: Connection, order: Order, file: BinaryIO, report: Report) -> int:
@@ -72,17 +81,33 @@ def _without_formulas(rows: sql.Composable, columns: pa.Schema) -> sql.Composabl
     return sql.SQL("SELECT {} FROM ({}) AS plain").format(sql.SQL(", ").join(chosen), rows)
 
 
-def _write_batches(connection: Connection, order: Order, path: Path, report: Report) -> int:
+def _write_batches(connection: Connection, order: Order, path: Path, report: Report) -> Exported:
     writer, as_texts = WRITERS[order.format]
     columns = texts(schema(order.what)) if as_texts else schema(order.what)
     rows = query(order.what, columns.names)
-    count = 0
-    with writer(path, order.what.name, columns) as write:
-        for batch in batches(connection, rows, order.choice, columns):
-            write(batch)
+    if order.format is Format.xlsx:
+        _check_sheet(connection, rows, order.choice)
+    count = cut = 0
+    with (
+        writer(path, order.what.name, columns) as write,
+        closing(batches(connection, rows, order.choice, columns)) as found,
+    ):
+        for batch in found:
+            cut += write(batch)
             count += batch.num_rows
             report(count)
-    return count
+    return Exported(count, cut)
+
+
+def _check_sheet(connection: Connection, rows: sql.Composable, choice: Choice) -> None:
+    """Raise ExportFailed if a sheet has no room for the rows: to count them takes a second, not minutes."""
+    package("xlsxwriter")
+    count = sql.SQL("SELECT count(*) > {} FROM (SELECT FROM ({}) AS rows LIMIT {} + 1) AS counted")
+    most = sql.Literal(SHEET_ROWS)
+    with connection.cursor() as cursor:
+        answer(connection, lambda: cursor.execute(count.format(most, rows, most), choice._asdict()))
+        if cursor.fetchone() == (True,):
+            raise ExportFailed(TOO_MANY)
 
 
 @contextmanager
@@ -91,16 +116,46 @@ def complete(out: Path, *, force: bool) -> Iterator[Path]:
 
     Raises ExportFailed, also for errors of the body in writing it.
     """
-    if out.is_dir() or (out.exists() and not force):
-        hint = "it is a folder" if out.is_dir() else "it exists; --force replaces it"
-        raise ExportFailed(f"{out}: {hint}")
+    place = place_of(out, force=force)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", suffix=".partial", dir=out.parent) as folder:
-            partial = Path(folder, out.name)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{place.name}-", suffix=".partial", dir=place.parent
+        ) as folder:
+            partial = Path(folder, place.name)
             yield partial
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
-            partial.replace(out)
+            _move(partial, place, force=force)
+    except FileExistsError as error:
+        raise ExportFailed(f"{out} appeared meanwhile, and is kept; --force replaces it") from error
     except (OSError, sqlite3.Error, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ExportFailed(f"{out} was not written: {reason}") from error
+
+
+def place_of(out: Path, *, force: bool) -> Path:
+    """Return the place of the file: ``out``, or what that symbolic link refers to.
+
+    Raises ExportFailed if it exists (unless ``force``), or is no regular file: a folder, a pipe, a device.
+    """
+    if out.is_dir():
+        raise ExportFailed(f"{out}: it is a folder")
+    if out.exists() and not out.is_file():
+        raise ExportFailed(f"{out}: it is no regular file; `-` writes CSV and JSON Lines to stdout")
+    if out.exists() and not force:
+        raise ExportFailed(f"{out}: it exists; --force replaces it")
+    return Path(os.path.realpath(out))
+
+
+def _move(partial: Path, place: Path, *, force: bool) -> None:
+    """Move the file to its place. Raises FileExistsError if there is one since, unless ``force``."""
+    if force:
+        partial.replace(place)
+        return
+    try:
+        place.hardlink_to(partial)  # a rename would replace the file
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no hard links
+        place.touch(exist_ok=False)
+        partial.replace(place)

@@ -16,9 +16,11 @@ from flows.errors import ExportFailed
 from flows.tables.orders import Format
 from flows.tables.packages import package
 
-Write = Callable[[pa.RecordBatch], object]
-#: Rows and characters that a sheet and a cell of Excel have at most.
-_SHEET_ROWS, _CELL_CHARACTERS = 1_048_576, 32_767
+#: Writes rows, and returns how many texts had to be cut.
+Write = Callable[[pa.RecordBatch], int]
+#: Rows below the headers of a sheet, and characters of a cell of Excel, at most.
+SHEET_ROWS, CELL_CHARACTERS = 1_048_575, 32_767
+TOO_MANY = f"a sheet of Excel has {SHEET_ROWS:,} rows at most: choose fewer, or another format"
 
 
 def texts(schema: pa.Schema) -> pa.Schema:
@@ -33,7 +35,7 @@ def _is_time(field: pa.Field[Any]) -> bool:
 @contextmanager
 def _parquet(path: Path, table: str, schema: pa.Schema) -> Iterator[Write]:
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        yield writer.write_batch
+        yield _uncut(writer.write_batch)
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def _sqlite(path: Path, table: str, schema: pa.Schema) -> Iterator[Write]:
         database.execute("PRAGMA synchronous = OFF")
         database.execute(f'CREATE TABLE "{table}" ({columns})')
         database.execute("BEGIN")
-        yield lambda batch: database.executemany(insert, _rows(batch))
+        yield _uncut(lambda batch: database.executemany(insert, _rows(batch)))
         database.execute("COMMIT")
 
 
@@ -57,7 +59,7 @@ def _duckdb(path: Path, table: str, schema: pa.Schema) -> Iterator[Write]:
     try:
         with duckdb.connect(str(path)) as database:
             database.from_arrow(schema.empty_table()).create(table)
-            yield lambda batch: database.from_arrow(pa.Table.from_batches([batch])).insert_into(table)
+            yield _uncut(lambda batch: database.from_arrow(pa.Table.from_batches([batch])).insert_into(table))
     except duckdb.Error as error:
         raise OSError(str(error)) from error
 
@@ -88,16 +90,28 @@ class _Sheet:
         self._sheet.freeze_panes(1, 0)
         self._next = 1
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        if self._next + batch.num_rows > _SHEET_ROWS:
-            raise ExportFailed(f"a sheet of Excel has {_SHEET_ROWS - 1:,} rows at most: choose fewer, or CSV")
+    def write(self, batch: pa.RecordBatch) -> int:
+        """Write the rows and return how many texts were cut."""
+        if self._next + batch.num_rows > SHEET_ROWS + 1:
+            raise ExportFailed(TOO_MANY)
+        cut = 0
         for row in _rows(batch):
             for column, value in enumerate(row):
                 if isinstance(value, str):
-                    self._sheet.write_string(self._next, column, value[:_CELL_CHARACTERS])
+                    self._sheet.write_string(self._next, column, value[:CELL_CHARACTERS])
+                    cut += len(value) > CELL_CHARACTERS
                 elif value is not None:
                     self._sheet.write_number(self._next, column, value)
             self._next += 1
+        return cut
+
+
+def _uncut(write: Callable[[pa.RecordBatch], object]) -> Write:
+    def whole(batch: pa.RecordBatch) -> int:
+        write(batch)
+        return 0
+
+    return whole
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:

@@ -77,7 +77,8 @@ STAGE_RUNS: dict[str, pa.DataType] = {
     "files": _whole,
     "bytes_in": _whole,
     "error": _text,
-    "flow_run_id": _text,
+    "flow_run_id": _text,  # of the batch
+    "parent_flow_run_id": _text,  # the run that had listed the batch; null: none
 }
 TIMINGS: dict[str, pa.DataType] = {
     "batch_id": _text,

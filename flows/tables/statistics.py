@@ -55,9 +55,9 @@ class Media(msgspec.Struct, frozen=True):
 class Statistics(msgspec.Struct, frozen=True):
     """Numbers of the chosen messages; service messages count only as ``service``.
 
-    ``senders`` are the most active of the ``all_senders``. ``undated`` messages of the chosen chats have no
-    certain instant: they are in no day and hour, and in no number if times were chosen. If no message has
-    one, days and hours are ``by_wall_clock`` of the exporters. ``media`` is of the chosen chats at all times.
+    ``senders`` are the most active of the ``all_senders``. ``undated`` messages have no certain instant: they
+    are chosen by the wall clock of their exporter, and in no day and hour. If no message has one, days and
+    hours are ``by_wall_clock``.
     """
 
     messages: int
@@ -84,19 +84,17 @@ def statistics(connection: Connection, choice: Choice, *, senders: int = 10) -> 
     """Return the statistics of the chosen messages, with at most so many senders."""
     chosen = choice._asdict()
     totals = _sql.totals(connection, **chosen)
-    undated = _sql.undated(connection, chats=choice.chats)
-    by_wall_clock = 0 < undated == totals["messages"] and not (choice.since or choice.until)
+    by_wall_clock = 0 < totals["undated"] == totals["messages"]
     hours = records(_sql.per_hour(connection, by_wall_clock=by_wall_clock, **chosen), Hour)
     writers = list(_sql.by_sender(connection, most=senders, **chosen))
     return Statistics(
         **totals,
-        undated=undated,
         by_wall_clock=by_wall_clock and bool(hours),
         days=records(_sql.per_day(connection, by_wall_clock=by_wall_clock, **chosen), Day),
         hours=hours,
         all_senders=writers[0]["all_senders"] if writers else 0,
         senders=records(writers, Sender),
-        media=records(_sql.by_media(connection, chats=choice.chats), Media),
+        media=records(_sql.by_media(connection, **chosen), Media),
     )
 
 
@@ -120,7 +118,7 @@ def draw(found: Statistics, path: Path, title: str) -> None:
 
     figure = Figure(figsize=(12, 7), layout="constrained")
     (days, week), (senders, media) = figure.subplots(2, 2)
-    figure.suptitle(title, fontweight="bold")
+    figure.suptitle(title, fontweight="bold", parse_math=False)
     _draw_days(days, found.days)
     _draw_week(week, figure, found)
     _draw_bars(
@@ -151,8 +149,8 @@ def _draw_week(axes: Any, figure: Any, found: Statistics) -> None:
 
 
 def _draw_bars(axes: Any, title: str, bars: list[tuple[str, int]]) -> None:
-    # A name with a dollar sign is no formula, and two people may have the same name.
-    names = [name.replace("$", r"\$")[:28] for name, _ in bars]
+    # A name with dollar signs is no formula, and two people may have the same name.
+    names = [name[:28] for name, _ in bars]
     axes.barh(range(len(bars)), [count for _, count in bars], color=_BLUE)
-    axes.set_yticks(range(len(bars)), names)
+    axes.set_yticks(range(len(bars)), names, parse_math=False)
     axes.set(title=title, xlabel="messages", ylim=(max(len(bars), 6) - 0.5, -0.5))

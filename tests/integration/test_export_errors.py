@@ -12,10 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from chat_tables import run_tdp as run
-from exports_of_tables import export, fill, many
+from exports_of_tables import TEXTS, export, fill, many
 from typer.testing import Result
 
 from flows.errors import ChatUnknown, ExportFailed, PackageMissing, QueryTimedOut
+from flows.tables.export import complete
 
 
 @pytest.fixture
@@ -47,6 +48,53 @@ def test_an_existing_file_is_replaced_only_by_force(filled: str, tmp_path: Path)
     assert out.read_text().startswith("chat_key,")
     (tmp_path / "folder.csv").mkdir()
     assert run(filled, "export", tmp_path / "folder.csv", "--force").exit_code == 2
+
+
+def test_what_is_no_regular_file_is_kept(filled: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    assert "no regular file" in error(run(filled, "export", pipe, "--force"), ExportFailed)
+    assert pipe.is_fifo()
+
+
+def test_a_symbolic_link_is_followed(filled: str, tmp_path: Path) -> None:
+    link, folder = tmp_path / "link.csv", tmp_path / "folder"
+    folder.mkdir()
+    link.symlink_to(folder / "all.csv")
+    export(filled, link)
+    assert "it exists" in error(run(filled, "export", link), ExportFailed)
+    (folder / "all.csv").write_text("mine")
+    export(filled, link, "--force")
+    assert link.is_symlink()
+    assert (folder / "all.csv").read_text().startswith("chat_key,")
+    assert list(folder.iterdir()) == [folder / "all.csv"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_appears_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)  # as on a file system without hard links
+    out = tmp_path / "all.csv"
+    with pytest.raises(ExportFailed, match="appeared meanwhile"), complete(out, force=False) as partial:
+        partial.write_text("new")
+        out.write_text("mine")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("all.csv", "mine")]
+    with complete(tmp_path / "other.csv", force=False) as partial:
+        partial.write_text("new")
+    assert (tmp_path / "other.csv").read_text() == "new"
+
+
+def test_more_rows_than_a_sheet_has_are_reported_before_one_is_written(
+    filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.tables.export.SHEET_ROWS", len(TEXTS))
+    assert "rows at most" in error(run(filled, "export", tmp_path / "all.xlsx"), ExportFailed)
+    assert run(filled, "export", tmp_path / "all.xlsx", "--chat", "News").exit_code == 0
 
 
 def test_wrong_formats_and_places_are_reported(filled: str, tmp_path: Path) -> None:

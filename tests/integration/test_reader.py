@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import psycopg
 import pytest
+from chat_tables import run_tdp
+from converted import Export, store, write
 from psycopg.conninfo import make_conninfo
 
-from deployments.reader import READABLE, apply_reader
+from deployments import reader as role
+from deployments.reader import FOR_COMMANDS, READABLE, apply_reader
+from flows.errors import AccessDenied
 from flows.ledger.schema_version import migrate
+
+ANALYSIS = Path(role.__file__).with_name("ANALYSIS.md")
 
 
 @pytest.fixture
@@ -42,6 +52,10 @@ def test_it_reads_the_data(reader: str) -> None:
         "SELECT * FROM prefect_server",
         "SET default_transaction_read_only = off; DELETE FROM messages",
         "SET default_transaction_read_only = off; CREATE TABLE mine ()",
+        "SET default_transaction_read_only = off; CREATE TEMPORARY TABLE mine ()",
+        "SET default_transaction_read_only = off; SELECT lo_create(0)",
+        "SELECT pg_advisory_lock(1, 2)",
+        "SELECT pg_try_advisory_xact_lock_shared(1)",
     ],
 )
 def test_it_sees_no_other_table_and_changes_nothing(reader: str, statement: str) -> None:
@@ -58,6 +72,21 @@ def test_it_writes_nothing_by_default(reader: str) -> None:
         session.execute("CREATE TEMPORARY TABLE mine ()")
 
 
+def test_commands_that_read_messages_work(reader: str, database_url: str, tmp_path: Path) -> None:
+    for number in (1, 2):
+        chat = Export(number, f"channel{number}", "News", [(1, 1, "some text")])
+        store(database_url, write(tmp_path / str(number), chat))
+        if number == 1:
+            assert run_tdp(database_url, "search", "--index").exit_code == 0
+    as_reader = f"{database_url.replace('postgres@', 'tdp_reader@')}"
+    assert len(json.loads(run_tdp(as_reader, "search", "some", "--json").stdout)["hits"]) == 2
+    for command in (["export", "-"], ["export", "-", "--what", "senders"], ["stats", "--chat", "channel1"]):
+        done = run_tdp(as_reader, *command)
+        assert done.exit_code == 0, done.exception
+    for command in (["status"], ["chat", "channel1"], ["export", tmp_path / "t.csv", "--what", "timings"]):
+        assert isinstance(run_tdp(as_reader, *command).exception, AccessDenied)
+
+
 def test_a_second_time_changes_nothing(reader: str, database_url: str) -> None:
     assert apply_reader(database_url, login=True) == []
 
@@ -68,6 +97,56 @@ def test_what_a_migration_has_made_again_is_readable_again(reader: str, database
     (line,) = apply_reader(database_url, login=True)
     assert "topics" in line
     assert "chats" not in line.split()
+
+
+@pytest.fixture
+def writer(database_url: str) -> Iterator[str]:
+    """URL of the database for a role that is no superuser and may change every table."""
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("CREATE ROLE writer LOGIN")
+        admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO writer")
+        admin.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO writer")
+    yield make_conninfo(database_url, user="writer")
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("DROP OWNED BY writer")
+        admin.execute("DROP ROLE writer")
+
+
+def test_roles_that_write_keep_their_locks_and_temporary_tables(
+    writer: str, reader: str, database_url: str, tmp_path: Path
+) -> None:
+    assert apply_reader(database_url, login=True) == []
+    assert store(writer, write(tmp_path / "in", Export(1, "channel1", "News", [(1, 1, "text")]))) == 1
+    with psycopg.connect(writer) as session:
+        session.execute("SELECT pg_advisory_lock(1, 2)")
+
+
+def test_an_owner_who_is_no_superuser_says_what_he_may_not_revoke(
+    writer: str, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        with suppress(psycopg.errors.DuplicateObject):
+            admin.execute("CREATE ROLE tdp_reader NOLOGIN")
+        admin.execute(f"GRANT SELECT ON {', '.join((*READABLE, *FOR_COMMANDS))} TO tdp_reader")
+    try:
+        assert apply_reader(writer, login=False) == []
+        said = "role tdp_reader: may acquire advisory locks, create large objects, create temporary tables"
+        assert capsys.readouterr().err.startswith(said)
+        with psycopg.connect(database_url, autocommit=True) as admin:
+            admin.execute(f"ALTER DATABASE {admin.info.dbname} OWNER TO writer")
+        assert apply_reader(writer, login=False) == ["role PUBLIC: may no longer create temporary tables"]
+        with psycopg.connect(database_url, autocommit=True) as admin:
+            (statement,) = re.findall(r"```sql\n(DO .*?)```", ANALYSIS.read_text(), re.DOTALL)
+            admin.execute(statement.replace(" TO tdp;", " TO writer;").encode())
+        capsys.readouterr()
+        assert (apply_reader(writer, login=False), capsys.readouterr().err) == ([], "")
+        with psycopg.connect(writer) as session:
+            session.execute("SELECT pg_advisory_lock(1, 2)")
+            session.execute("CREATE TEMPORARY TABLE mine ()")
+    finally:
+        with psycopg.connect(database_url, autocommit=True) as admin:
+            admin.execute(f"ALTER DATABASE {admin.info.dbname} OWNER TO CURRENT_USER")
+        drop(database_url)
 
 
 def test_without_the_right_to_create_roles_this_is_said(

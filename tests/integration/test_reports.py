@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from known_times import RUN, add_batch, add_run, execute, list_again
 from typer.testing import CliRunner, Result
@@ -20,6 +21,7 @@ from typer.testing import CliRunner, Result
 from flows import reports
 from flows.cli.reports import app
 from flows.errors import BatchUnknown, DatabaseUnavailable
+from flows.ledger.locks import FENCE, fence_key
 
 
 def test_status_shows_holders_and_the_queue_in_order(ledger: Any) -> None:
@@ -38,6 +40,20 @@ def test_status_shows_holders_and_the_queue_in_order(ledger: Any) -> None:
     assert extract.oldest_wait_sec == pytest.approx(extract.queue[0].wait_sec, abs=1)
     assert convert.holders == convert.queue == []
     assert now.batches == {"EXTRACTING": 3}
+
+
+def test_a_session_that_keeps_a_gate_closed_and_is_no_stage_run_is_named(
+    ledger: Any, tdp: Callable[..., Result]
+) -> None:
+    ours = psycopg2.connect(ledger.dsn, application_name="tdp extract batch_000001")
+    stranger = psycopg2.connect(ledger.dsn, application_name="someone")
+    execute(ours, "SELECT pg_advisory_lock(%s, %s)", FENCE, fence_key(1))
+    execute(stranger, "SELECT pg_advisory_lock(%s, %s)", FENCE, fence_key(2))
+    (found,) = reports.status(ledger).foreign_holders
+    assert (found.stage, found.pid, found.application) == ("convert", stranger.info.backend_pid, "someone")
+    assert "The gate of convert is held by a session that is no stage run: pid" in tdp("status").stdout
+    ours.close()
+    stranger.close()
 
 
 def test_every_received_file_is_counted_once(two_batches: Any) -> None:

@@ -23,6 +23,7 @@ from flows.ledger.connection import connection
 from flows.ledger.locks import INDEXING
 from flows.ledger.named_sql import load
 from flows.ledger.schema_version import migrate
+from flows.reports import frames
 from flows.tables.orders import Choice
 from flows.tables.search import Found, search, snippet_of
 from flows.tables.search_index import Indexed, index
@@ -263,7 +264,9 @@ def test_a_load_does_not_wait_for_indexing_nor_indexing_for_a_load(database_url:
     assert (ids(database_url, "old", limit=2000), len(ids(database_url, "new", limit=2000))) == ([], 400)
 
 
-def test_a_load_of_100_000_rows_waits_for_no_command(database_url: str, tmp_path: Path) -> None:
+def test_a_load_of_100_000_rows_waits_for_no_command(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = Export(1, "channel1", "One", [(n, n, f"old {n}") for n in range(2000)])
     store(database_url, write(tmp_path / "1", first))
     large = write(
@@ -275,11 +278,18 @@ def test_a_load_of_100_000_rows_waits_for_no_command(database_url: str, tmp_path
         ("export", tmp_path / "all.csv", "--force"),
         ("export", tmp_path / "all.parquet", "--force"),
         ("stats", "--picture", tmp_path / "all.svg", "--force"),
+        ("chat", "channel1"),
+        *(
+            ("export", tmp_path / f"some.{suffix}", "--force", "--until", "2024-05-02")
+            for suffix in ("sqlite", "duckdb", "xlsx")
+        ),
     ]
+    monkeypatch.setenv("TDP_DATABASE_URL", database_url)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(store, f"{database_url}&options=-c%20lock_timeout%3D500ms", large)
         for turn, command in enumerate(cycle(commands)):
             assert run(database_url, *command).exit_code == 0
+            assert len(frames.messages(columns=["text"], until="2024-05-02"))
             if loading.done() and turn >= len(commands) - 1:
                 break
         assert loading.result() == 98_000

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ BOARD = Path(__file__).parents[2] / "deployments" / "grafana" / "messages.json"
 @pytest.fixture
 def filled(database_url: str, tmp_path: Path) -> str:
     """URL of a database with 30 messages of Ann in a channel, and 20 of Bob at unknown instants."""
-    ann = Export(1, "channel1", "News", [(n, 600 * n, "x") for n in range(30)], sender=("user1", "Ann $1 $2"))
+    ann = Export(
+        1, "channel1", "News $_{ $", [(n, 600 * n, "x") for n in range(30)], sender=("user1", "Ann $_{ $2")
+    )
     bob = Export(
         2, "user5@user9", "Bob", [(n, n, "x") for n in range(20)], utc=False, sender=("user5", "Bob")
     )
@@ -75,7 +79,8 @@ def test_messages_without_a_certain_instant_are_named_and_never_silently_left_ou
     page = run(filled, "stats").stdout
     assert left_out in page
     assert "*Time zone of HTML exports*" in page
-    assert left_out in run(filled, "stats", "--since", "2030-01-01").stdout
+    assert left_out in run(filled, "stats", "--since", "2024-05-01").stdout
+    assert run(filled, "stats", "--since", "2030-01-01").stdout == "No messages.\n"
     assert "no certain instant" not in run(filled, "stats", "--chat", "News").stdout
     page = run(filled, "stats", "--chat", "Bob").stdout
     assert "19 messages have no certain instant: days and hours are wall-clock time of the exporters." in page
@@ -88,6 +93,50 @@ def test_messages_without_a_certain_instant_are_named_and_never_silently_left_ou
     with psycopg.connect(filled) as opened:
         opened.execute("UPDATE messages SET sent_local = NULL WHERE sent_at IS NULL")
     assert "\nHour" not in run(filled, "stats", "--chat", "Bob").stdout
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose time is nine hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
+def test_pages_and_options_are_in_utc_on_every_machine(filled: str) -> None:
+    assert "\nfrom 2024-05-01 12:00:00 UTC to 2024-05-13 14:00:00 UTC\n" in run(filled, "stats").stdout
+    assert numbers(filled, "--until", "2024-05-02", "--chat", "channel1")["messages"] == 1
+    assert "2024-05-01 22:00:00 UTC" in run(filled, "search", "x", "--until", "2024-05-02").stdout
+    exported = run(filled, "export", "-", "--chat", "channel1", "--until", "2024-05-02").stdout
+    assert exported.count("\n") == 3
+    one = run(filled, "stats", "--until", "2024-05-02", "--chat", "channel1").stdout
+    assert one.startswith("1 message in 1 chat, ")
+
+
+def test_a_period_chooses_the_same_messages_as_an_export_of_it(filled: str) -> None:
+    period = ["--since", "2024-05-01T12:05", "--until", "2024-05-01T22:00:01"]
+    found = numbers(filled, *period)
+    exported = run(filled, "export", "-", *period).stdout
+    assert found["messages"] == exported.count("\n") - 1 == 16
+    assert (found["undated"], found["media"]) == (15, [{"kind": "photo", "messages": 1, "size_bytes": 1000}])
+    senders = run(filled, "export", "-", "--what", "senders", "--format", "jsonl", *period).stdout
+    counts = {each["sender_id"]: each["messages"] for each in map(json.loads, senders.splitlines())}
+    assert counts == {each["sender_id"]: each["messages"] for each in found["senders"]}
+    with psycopg.connect(filled) as opened:
+        kinds = opened.execute("SELECT kind, messages, size_bytes FROM media_kinds").fetchall()
+    assert [tuple(each.values()) for each in numbers(filled)["media"]] == kinds
+
+
+def test_a_sender_has_the_name_of_the_latest_message(filled: str) -> None:
+    with psycopg.connect(filled) as opened:
+        opened.execute("UPDATE messages SET sender_name = 'Zoe' WHERE message_id = 5 AND sender_id = 'user1'")
+        opened.execute("UPDATE messages SET sender_name = 'Al' WHERE message_id = 29 AND sender_id = 'user1'")
+    assert numbers(filled)["senders"][0] == {"name": "Al", "sender_id": "user1", "messages": 29}
+    senders = run(filled, "export", "-", "--what", "senders", "--format", "jsonl").stdout
+    assert '"sender_name":"Al","messages":29,"chats":1' in senders
 
 
 def test_a_size_that_no_export_has_is_not_printed(filled: str) -> None:
@@ -111,6 +160,14 @@ def test_senders_of_one_name_have_a_row_each(database_url: str, tmp_path: Path) 
     assert re.findall(r"^Ann +(\d+)", page, re.MULTILINE) == ["9", "5"]
 
 
+def test_dollar_signs_in_names_are_no_formulas(filled: str, tmp_path: Path) -> None:
+    out = tmp_path / "news.svg"
+    assert run(filled, "stats", "--chat", "News $_{ $", "--picture", out).exit_code == 0
+    shown = out.read_text()
+    assert "<!-- News $_{ $ -->" in shown
+    assert "<!-- Ann $_{ $2 -->" in shown
+
+
 @pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_a_picture_is_drawn(filled: str, tmp_path: Path, suffix: str, begin: bytes) -> None:
     out = tmp_path / f"all.{suffix}"
@@ -131,6 +188,12 @@ def test_bad_requests_are_reported(filled: str, tmp_path: Path, monkeypatch: pyt
         opened.execute("ALTER TABLE messages RENAME TO kept")
         opened.execute("CREATE VIEW messages AS SELECT kept.* FROM kept, pg_sleep(30)")
     assert isinstance(run(filled, "stats", "--timeout", "0.2").exception, QueryTimedOut)
+    slow = ["stats", "--timeout", "0.2", "--picture"]
+    assert isinstance(run(filled, *slow, tmp_path / "all.png").exception, PackageMissing)
+    monkeypatch.undo()
+    assert run(filled, *slow, tmp_path / "all.txt").exit_code == 2
+    (tmp_path / "all.png").touch()
+    assert isinstance(run(filled, *slow, tmp_path / "all.png").exception, ExportFailed)
 
 
 def test_the_statements_of_the_board_run(filled: str) -> None:

@@ -53,6 +53,7 @@ def fence_held(settings: Settings, key: int) -> Iterator[None]:
     with connection(settings.database) as session:
         execute(session, "SELECT pg_advisory_lock(%s, %s)", FENCE, key)
         yield
+        execute(session, "SELECT pg_advisory_unlock(%s, %s)", FENCE, key)  # PostgreSQL notices a close later
 
 
 def execute(ledger: Any, sql: str, *values: Any) -> Any:

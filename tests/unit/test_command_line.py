@@ -16,7 +16,7 @@ from flows.domain import full_batch_id
 from flows.reports import text
 
 
-def tdp(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def tdp(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
         env=os.environ | environment,
@@ -52,6 +52,24 @@ def test_a_wrong_setting_is_named_without_a_traceback(variables: dict[str, str],
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_argument_that_is_not_utf_8_is_named_without_a_traceback(database_url: str) -> None:
+    for command in (["search", b"\xff\xfe"], ["stats", "--chat", b"\xff\xfe"]):
+        done = tdp(*command, TDP_DATABASE_URL=database_url, TDP_HOME="/nonexistent")
+        assert (done.returncode, done.stderr) == (1, "error: '\\udcff\\udcfe' cannot be encoded as UTF-8\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--timeout", wrong] for wrong in ("inf", "nan", "0", "1e10", "soon")),
+        *(["--since", wrong] for wrong in ("999999d", "99999999999999d", "0001-01-01", "soon")),
+    ],
+)
+def test_times_that_do_not_exist_are_usage_errors(options: list[str]) -> None:
+    done = CliRunner().invoke(app, ["stats", *options])
+    assert (done.exit_code, options[1] in done.output) == (2, True), done.exception
 
 
 def test_both_ports_are_checked_before_a_service_starts(tmp_path: Path) -> None:

@@ -14,6 +14,15 @@ FROM stage_timings t JOIN stages s USING (stage)
 WHERE t.finished_at IS NULL
 ORDER BY s.position, t.started_at NULLS LAST, t.queued_at, t.stage_run_id;
 
+-- name: foreign_holders(space)
+-- Sessions that hold the fence of a stage and are none of the pipeline's: those have names that begin with tdp, and
+-- write the ledger.
+SELECT s.stage, a.pid, a.usename AS "user", a.application_name AS application
+FROM advisory_locks l JOIN stages s ON l.key / 1000 = s.position JOIN pg_stat_activity a USING (pid)
+WHERE l.granted AND l.space = :space
+  AND (a.application_name !~ '^tdp ' OR NOT has_table_privilege(a.usesysid, 'stage_runs', 'INSERT'))
+ORDER BY s.position, a.pid;
+
 -- name: batch_statuses()
 SELECT status, count(*) AS batches FROM batch_processing GROUP BY status
 ORDER BY array_position('{QUEUED,EXTRACTING,CONVERTING,STORING,COMPLETED,FAILED}', status);

@@ -1,17 +1,18 @@
--- Statistics of the messages of some chats (null: all), within two times (null: no limit).
+-- Statistics of the messages of some chats (null: all), within two times (null: no limit). Without a certain instant
+-- the wall clock decides, as in exports and searches.
 
 -- name: totals(chats, since, until)^
+-- undated: messages without a certain instant.
 SELECT count(*) FILTER (WHERE type <> 'service') AS messages, count(*) FILTER (WHERE type = 'service') AS service,
        count(DISTINCT chat_key) AS chats, count(*) FILTER (WHERE edited_at IS NOT NULL) AS edited,
+       count(*) FILTER (WHERE type <> 'service' AND sent_at IS NULL) AS undated,
        min(sent_at) AS first_sent_at, max(sent_at) AS last_sent_at
 FROM messages
 WHERE (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
-  AND (:since::timestamptz IS NULL OR sent_at >= :since) AND (:until::timestamptz IS NULL OR sent_at < :until);
-
--- name: undated(chats)$
--- Messages without a certain instant: two times select none of them.
-SELECT count(*) FROM messages
-WHERE type <> 'service' AND sent_at IS NULL AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]));
+  AND (:since::timestamptz IS NULL OR sent_at >= :since
+       OR (sent_at IS NULL AND sent_local >= :since::timestamptz AT TIME ZONE 'UTC'))
+  AND (:until::timestamptz IS NULL OR sent_at < :until
+       OR (sent_at IS NULL AND sent_local < :until::timestamptz AT TIME ZONE 'UTC'));
 
 -- name: per_day(chats, since, until, by_wall_clock)
 -- Days without a message are left out. growth: all messages until the end of the day.
@@ -20,7 +21,10 @@ SELECT day, messages, sum(messages) OVER (ORDER BY day)::bigint AS growth FROM (
            count(*) AS messages FROM messages
     WHERE type <> 'service'
       AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
-      AND (:since::timestamptz IS NULL OR sent_at >= :since) AND (:until::timestamptz IS NULL OR sent_at < :until)
+      AND (:since::timestamptz IS NULL OR sent_at >= :since
+           OR (sent_at IS NULL AND sent_local >= :since::timestamptz AT TIME ZONE 'UTC'))
+      AND (:until::timestamptz IS NULL OR sent_at < :until
+           OR (sent_at IS NULL AND sent_local < :until::timestamptz AT TIME ZONE 'UTC'))
     GROUP BY day
 ) AS days WHERE day IS NOT NULL ORDER BY day;
 
@@ -31,19 +35,48 @@ CROSS JOIN LATERAL (
     SELECT CASE WHEN :by_wall_clock THEN sent_local ELSE sent_at AT TIME ZONE 'UTC' END AS moment) AS sent
 WHERE type <> 'service' AND moment IS NOT NULL
   AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
-  AND (:since::timestamptz IS NULL OR sent_at >= :since) AND (:until::timestamptz IS NULL OR sent_at < :until)
+  AND (:since::timestamptz IS NULL OR sent_at >= :since
+       OR (sent_at IS NULL AND sent_local >= :since::timestamptz AT TIME ZONE 'UTC'))
+  AND (:until::timestamptz IS NULL OR sent_at < :until
+       OR (sent_at IS NULL AND sent_local < :until::timestamptz AT TIME ZONE 'UTC'))
 GROUP BY weekday, hour ORDER BY weekday, hour;
 
 -- name: by_sender(chats, since, until, most)
--- all_senders: their number, of whom :most are returned.
-SELECT max(sender_name) AS name, sender_id, count(*) AS messages, count(*) OVER () AS all_senders FROM messages
-WHERE type <> 'service' AND coalesce(sender_id, sender_name) IS NOT NULL
-  AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
-  AND (:since::timestamptz IS NULL OR sent_at >= :since) AND (:until::timestamptz IS NULL OR sent_at < :until)
-GROUP BY sender_id, CASE WHEN sender_id IS NULL THEN sender_name END
+-- The name is that of the latest message. all_senders: their number, of whom :most are returned.
+SELECT (array_agg(name ORDER BY name IS NULL, latest DESC NULLS LAST, name))[1] AS name, sender_id,
+       sum(messages)::bigint AS messages, count(*) OVER () AS all_senders
+FROM (
+    SELECT sender_id, sender_name AS name, count(*) AS messages,
+           max(coalesce(sent_at, sent_local AT TIME ZONE 'UTC')) AS latest FROM messages
+    WHERE type <> 'service' AND coalesce(sender_id, sender_name) IS NOT NULL
+      AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
+      AND (:since::timestamptz IS NULL OR sent_at >= :since
+           OR (sent_at IS NULL AND sent_local >= :since::timestamptz AT TIME ZONE 'UTC'))
+      AND (:until::timestamptz IS NULL OR sent_at < :until
+           OR (sent_at IS NULL AND sent_local < :until::timestamptz AT TIME ZONE 'UTC'))
+    GROUP BY sender_id, sender_name
+) AS named
+GROUP BY sender_id, CASE WHEN sender_id IS NULL THEN name END
 ORDER BY messages DESC, sender_id, name LIMIT :most;
 
--- name: by_media(chats)
--- size_bytes: null if the exports have no size of any of them.
-SELECT kind, sum(messages)::bigint AS messages, nullif(sum(size_bytes), 0)::bigint AS size_bytes FROM media_kinds
-WHERE :chats::text[] IS NULL OR chat_key = ANY (:chats::text[]) GROUP BY kind ORDER BY messages DESC, kind;
+-- name: by_media(chats, since, until)
+-- The kinds are those of the view media_kinds, which has no times. size_bytes: null if the exports have no size of
+-- any of them.
+SELECT kind, count(*) AS messages, nullif(sum(size_bytes), 0)::bigint AS size_bytes
+FROM messages CROSS JOIN LATERAL (
+    SELECT CASE WHEN media ->> 'photo' IS NOT NULL THEN 'photo'
+                WHEN media ->> 'media_type' IS NOT NULL THEN media ->> 'media_type'
+                WHEN media ->> 'file' IS NOT NULL THEN 'file'
+                WHEN media ? 'poll' THEN 'poll'
+                WHEN media ? 'location_information' THEN 'location'
+                WHEN media ? 'contact_information' THEN 'contact'
+                ELSE 'other' END AS kind,
+           whole_number(coalesce(media ->> 'photo_file_size', media ->> 'file_size')) AS size_bytes
+) AS one
+WHERE media IS NOT NULL AND type <> 'service'
+  AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
+  AND (:since::timestamptz IS NULL OR sent_at >= :since
+       OR (sent_at IS NULL AND sent_local >= :since::timestamptz AT TIME ZONE 'UTC'))
+  AND (:until::timestamptz IS NULL OR sent_at < :until
+       OR (sent_at IS NULL AND sent_local < :until::timestamptz AT TIME ZONE 'UTC'))
+GROUP BY kind ORDER BY messages DESC, kind;

@@ -33,18 +33,31 @@ WHERE :chats::text[] IS NULL OR chat_key = ANY (:chats::text[])
 ORDER BY name, chat_key;
 
 -- name: rows_of_senders(chats, since, until)
-SELECT sender_id, max(sender_name) AS sender_name, count(*) AS messages, count(DISTINCT chat_key) AS chats,
-       min(sent_at) AS first_sent_at, max(sent_at) AS last_sent_at
-FROM messages m
-WHERE type <> 'service' AND coalesce(sender_id, sender_name) IS NOT NULL
-  AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
-  AND (:since::timestamptz IS NULL OR sent_at >= :since) AND (:until::timestamptz IS NULL OR sent_at < :until)
-GROUP BY sender_id, CASE WHEN sender_id IS NULL THEN sender_name END
+-- The name is that of the latest message.
+SELECT sender_id, (array_agg(name ORDER BY name IS NULL, latest DESC NULLS LAST, name))[1] AS sender_name,
+       sum(messages)::bigint AS messages, count(DISTINCT chat_key) AS chats,
+       min(first_sent_at) AS first_sent_at, max(last_sent_at) AS last_sent_at
+FROM (
+    SELECT chat_key, sender_id, sender_name AS name, count(*) AS messages, min(sent_at) AS first_sent_at,
+           max(sent_at) AS last_sent_at, max(coalesce(sent_at, sent_local AT TIME ZONE 'UTC')) AS latest
+    FROM messages
+    WHERE type <> 'service' AND coalesce(sender_id, sender_name) IS NOT NULL
+      AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
+      AND (:since::timestamptz IS NULL OR sent_at >= :since
+           OR (sent_at IS NULL AND sent_local >= :since::timestamptz AT TIME ZONE 'UTC'))
+      AND (:until::timestamptz IS NULL OR sent_at < :until
+           OR (sent_at IS NULL AND sent_local < :until::timestamptz AT TIME ZONE 'UTC'))
+    GROUP BY chat_key, sender_id, sender_name
+) AS named
+GROUP BY sender_id, CASE WHEN sender_id IS NULL THEN name END
 ORDER BY messages DESC, sender_id, sender_name;
 
 -- name: rows_of_stage_runs(since, until)
+-- parent_flow_run_id: the run that had listed the batch last.
 SELECT t.stage_run_id, t.batch_id, t.stage, t.attempt, t.outcome, t.host, t.pid, r.slot, t.queued_at, t.started_at,
-       t.finished_at, t.wait_sec, t.duration_sec, t.files, t.bytes_in, r.error, r.flow_run_id
+       t.finished_at, t.wait_sec, t.duration_sec, t.files, t.bytes_in, r.error, r.flow_run_id,
+       (SELECT l.flow_run_id FROM run_batches l WHERE l.batch_id = t.batch_id AND l.listed_at <= t.queued_at
+        ORDER BY l.listed_at DESC LIMIT 1) AS parent_flow_run_id
 FROM stage_timings t JOIN stage_runs r USING (stage_run_id)
 WHERE (:since::timestamptz IS NULL OR t.queued_at >= :since) AND (:until::timestamptz IS NULL OR t.queued_at < :until)
 ORDER BY t.queued_at, t.stage_run_id;

@@ -1,0 +1,82 @@
+"""Times and time-outs as options.
+
+Two rules: commands that read the data (search, export, stats, chat) are in UTC, in what they print and in
+their options, as the files and data frames are. Commands about runs are in the time zone of this machine, and
+print its name. An offset in an option decides for itself.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+_AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+#: Seconds of PostgreSQL's longest time-out, and its shortest.
+_LONGEST, _SHORTEST = 2_147_483, 0.001
+
+
+def local_time(value: str) -> datetime:
+    """Parse ``90m``, ``6h``, ``7d``, or an ISO date or time, by default in the time zone of this machine."""
+    return _time(value).astimezone()
+
+
+def utc_time(value: str) -> datetime:
+    """Parse ``90m``, ``6h``, ``7d``, or an ISO date or time, by default in UTC."""
+    time = _time(value)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _time(value: str) -> datetime:
+    """Return the time without a zone if the value has none. Raises BadParameter."""
+    try:
+        age = re.fullmatch(r"(\d+)([smhdw])", value)
+        time = (
+            datetime.now(UTC) - timedelta(**{_AGES[age[2]]: int(age[1])})
+            if age
+            else datetime.fromisoformat(value)
+        )
+        time.astimezone()  # the first and last days that Python knows have none in other zones
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{value!r}: use 90m, 6h, 7d or a date such as 2026-03-01") from None
+    return time
+
+
+def seconds(value: str | float) -> float:
+    """Parse a time-out. Raises BadParameter if PostgreSQL has none as long."""
+    try:
+        found = float(value)
+    except ValueError:
+        found = 0
+    if not _SHORTEST <= found <= _LONGEST:  # nor is it a number if it is NaN
+        raise typer.BadParameter(f"{value!r}: use a number of seconds from {_SHORTEST} to {_LONGEST:,}")
+    return found
+
+
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=local_time,
+        metavar="WHEN",
+        help="Only what started since then: 90m, 6h, 7d or 2026-03-01 (local time, unless it has an offset).",
+    ),
+]
+SinceUtc = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=utc_time,
+        metavar="WHEN",
+        help="Only what was since then: 90m, 6h, 7d or 2026-03-01 (UTC, unless it has an offset).",
+    ),
+]
+UntilUtc = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=utc_time, metavar="WHEN", help="Only what was before then (UTC, unless it has an offset)."
+    ),
+]
+Timeout = Annotated[
+    float | None, typer.Option(parser=seconds, metavar="SECONDS", help="End a query that takes longer.")
+]

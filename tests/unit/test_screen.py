@@ -1,0 +1,60 @@
+"""The console of `tdp` shows control characters of texts, and every module prints through it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from flows.cli import screen
+from flows.cli.pages import plain_table
+from flows.cli.screen import Screen, visible
+
+CLI = Path(screen.__file__).parent
+
+
+def printed(value: object, width: int = 60, **options: bool) -> str:
+    out = io.StringIO()
+    Screen(file=out, width=width, **options).print(value)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[2J\x07b", "a\u241b[2J\u2407b"),
+        ("a\x9b31m\x7fb", "a\ufffd31m\u2421b"),
+        ("a\u202egnp.\u2066exe", "a\ufffdgnp.\ufffdexe"),
+        ("file-\udcff.zip", "file-\ufffd.zip"),
+        ("tab\tline\nשלום \u200e é 🎉", "tab\tline\nשלום \u200e é 🎉"),
+    ],
+)
+def test_control_characters_become_visible(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_colours_of_our_own_are_kept_and_those_of_texts_are_not() -> None:
+    line = printed(Text.assemble(("bold", "bold"), " \x1b[31m"), force_terminal=True)
+    assert line == "\x1b[1mbold\x1b[0m \u241b[31m\n"
+    assert printed("plain \x1b[31m", force_terminal=True, highlight=False) == "plain \u241b[31m\n"
+
+
+def test_a_column_is_as_wide_as_what_is_printed() -> None:
+    table = plain_table(["A", "B"])
+    table.add_row("\x1b\x1b\x1bname", Text("\x1b]0;x"))
+    table.add_row("other", "end")
+    assert printed(table).splitlines()[1:] == ["␛␛␛name ␛]0;x", "other   end  "]
+
+
+def test_no_module_prints_past_it() -> None:
+    """`tdp env` is for the shell, and the timeline is a picture."""
+    allowed = {"screen.py", "main.py", "reports.py"}
+    for path in CLI.glob("*.py"):
+        source = path.read_text()
+        if path.name != "screen.py":
+            assert f"import {Console.__name__}" not in source.replace(", ", "\nimport "), path
+            assert "    print(" not in source, path
+        assert path.name in allowed or "typer.echo" not in source, path
