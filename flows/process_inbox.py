@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -104,18 +105,17 @@ async def plan(
         received = await intake.receive_all(inbox, found)
         await requeue_restored(intake, runtime.settings.work, runtime.database_url)
         batches = await freeze_batches(session, run_id, batch_size)
-    counts = received.counts
-    new, again = counts[Arrival.NEW], counts[Arrival.DUPLICATE]
-    log.info(
-        "Received %s and %s",
-        text.count(new, "new file", "new files"),
-        text.count(again, "duplicate", "duplicates"),
-    )
+    _log_received(received.counts, log)
+    log.info("%d batches to process", len(batches))
+    return batches, received.counts[Arrival.DUPLICATE]
+
+
+def _log_received(counts: Mapping[Arrival, int], log: Log) -> None:
+    new = text.count(counts[Arrival.NEW], "new file", "new files")
+    log.info("Received %s and %s", new, text.count(counts[Arrival.DUPLICATE], "duplicate", "duplicates"))
     for arrival in (Arrival.AGAIN, Arrival.KNOWN):
         if counts[arrival]:
             log.info("%d files were %s", counts[arrival], arrival)
-    log.info("%d batches to process", len(batches))
-    return batches, again
 
 
 async def _look(session: Session, inbox: Path, runtime: Runtime) -> Look:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
 import typer
@@ -101,21 +101,25 @@ def backfill(
         settings = ensure_ledger(Settings())
         _print_plan(asyncio.run(_plan(settings, filters, from_stage, may_be_empty=True)), as_json)
         return
+    parameters = {**asdict(filters), "from_stage": from_stage, "window": window, "resume": resume}
+    ask = None if resume or yes else filters
+    _run_and_print(parameters, from_stage, ask, as_json)
+
+
+def _run_and_print(
+    parameters: dict[str, Any], from_stage: Stage, ask: Filters | None, as_json: bool
+) -> NoReturn:
+    """Run the backfill, after confirmation if ``ask`` has its filters; exit with its status."""
     console = Screen(stderr=as_json)
     with stop_on_signals(), installed(Settings(), console.print) as settings:
-        if not resume and not yes:
-            _confirm(asyncio.run(_plan(settings, filters, from_stage)))
-        parameters = {**asdict(filters), "from_stage": from_stage, "window": window, "resume": resume}
+        if ask:
+            _confirm(asyncio.run(_plan(settings, ask, from_stage)))
         finished = _run(settings, parameters, console)
-    _print_finished(finished, console, as_json)
-    raise typer.Exit(finished.status)
-
-
-def _print_finished(finished: Finished, console: Screen, as_json: bool) -> None:
     if as_json:
         echo_json(finished)
     else:
         print_finished(finished, console)
+    raise typer.Exit(finished.status)
 
 
 def _confirm(plan: Plan) -> None:

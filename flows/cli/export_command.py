@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -21,6 +21,9 @@ from flows.reports import text
 from flows.tables.choosing import chat_keys
 from flows.tables.orders import OF_CHATS, STREAMS, Choice, Format, Order, What, format_of
 from flows.tables.sessions import answer, prepare, timed_out
+
+if TYPE_CHECKING:
+    from flows.tables.export import Exported
 
 Chats = Annotated[
     list[str] | None,
@@ -74,11 +77,14 @@ def export_(
             return
         with _progress(ledger, order) as report:
             done = export(ledger, order, out, force=force, report=report)
+    _print_done(out, done)
+
+
+def _print_done(out: Path, done: Exported) -> None:
     notes = "" if done.rows else "; nothing matches"
     if done.cut:
-        notes += (
-            f"; {text.count(done.cut, 'text', 'texts')} cut to 32,767 characters, as long as a cell can be"
-        )
+        cut = text.count(done.cut, "text", "texts")
+        notes += f"; {cut} cut to 32,767 characters, as long as a cell can be"
     echo(f"{out}: {text.count(done.rows, 'row', 'rows')}, {text.size(out.stat().st_size)}{notes}")
 
 
