@@ -105,9 +105,10 @@ def test_duplicates_are_listed_with_the_file_whose_content_they_are(settings: Se
     assert listed[3].startswith("    from    /home/bert/x/c.zip, ")
     (newest,) = json.loads(tdp("--duplicates", "--limit", "1", "--json").stdout)
     assert (newest["name"], newest["same_as"], newest["batch_id"]) == ("d.zip", "b.zip", "batch_000002")
-    shown = CliRunner().invoke(reports_app, ["show", "1"]).stdout
+    wide = CliRunner(env={"COLUMNS": "300"})
+    shown = wide.invoke(reports_app, ["show", "1"]).stdout
     assert "DUPLICATE  c.zip: the content of a.zip, " in shown
-    assert "2 duplicates, see `tdp files --duplicates`" in CliRunner().invoke(reports_app, ["status"]).stdout
+    assert "2 duplicates, see `tdp files --duplicates`" in wide.invoke(reports_app, ["status"]).stdout
     with connection(settings.database) as ledger:
         found = duplicates(ledger, since=now["at"], folder="/home/bert/x")
         assert [(one.name, one.status) for one in found] == [("c.zip", "STORED")]
