@@ -137,6 +137,11 @@ def test_a_sender_has_the_name_of_the_latest_message(filled: str) -> None:
     assert numbers(filled)["senders"][0] == {"name": "Al", "sender_id": "user1", "messages": 29}
     senders = run(filled, "export", "-", "--what", "senders", "--format", "jsonl").stdout
     assert '"sender_name":"Al","messages":29,"chats":1' in senders
+    with psycopg.connect(filled) as opened:
+        seen = opened.execute(
+            "SELECT sender_name, messages FROM senders WHERE sender_id = 'user1'"
+        ).fetchall()
+    assert seen == [("Al", 29)]
 
 
 def test_a_size_that_no_export_has_is_not_printed(filled: str) -> None:
