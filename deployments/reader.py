@@ -25,6 +25,8 @@ READABLE = (
 )  # fmt: skip
 #: What `tdp search`, `tdp export` and `tdp stats` read besides.
 FOR_COMMANDS = ("tdp_schema_version", "chat_aliases", "search_documents", "search_pending")
+#: Connections of the role at the same time: the pool of a BI program must leave some for the pipeline.
+_CONNECTIONS = 40
 #: What every role may do and this one must not, and whether the current user may revoke it.
 _TOO_MUCH = """
 SELECT 'EXECUTE', 'FUNCTION ' || oid::regprocedure,
@@ -68,7 +70,8 @@ def _apply(ledger: Connection, *, login: bool) -> Iterator[str]:
         cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", [READER])
         if cursor.fetchone() is None:
             role = sql.Identifier(READER)
-            cursor.execute(sql.SQL(f"CREATE ROLE {{}} {'LOGIN' if login else 'NOLOGIN'}").format(role))
+            may = f"{'LOGIN' if login else 'NOLOGIN'} CONNECTION LIMIT {_CONNECTIONS}"
+            cursor.execute(sql.SQL(f"CREATE ROLE {{}} {may}").format(role))
             cursor.execute(sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(role))
             yield f"role {READER}: created"
         cursor.execute(

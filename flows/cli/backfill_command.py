@@ -102,18 +102,17 @@ def backfill(
         _print_plan(asyncio.run(_plan(settings, filters, from_stage, may_be_empty=True)), as_json)
         return
     parameters = {**asdict(filters), "from_stage": from_stage, "window": window, "resume": resume}
-    ask = None if resume or yes else filters
-    _run_and_print(parameters, from_stage, ask, as_json)
+    _run_and_print(parameters, None if resume else filters, yes, as_json)
 
 
-def _run_and_print(
-    parameters: dict[str, Any], from_stage: Stage, ask: Filters | None, as_json: bool
-) -> NoReturn:
-    """Run the backfill, after confirmation if ``ask`` has its filters; exit with its status."""
+def _run_and_print(parameters: dict[str, Any], filters: Filters | None, yes: bool, as_json: bool) -> NoReturn:
+    """Run the backfill if its ``filters`` choose batches and, without ``yes``, it is confirmed; then exit."""
     console = Screen(stderr=as_json)
     with stop_on_signals(), installed(Settings(), console.print) as settings:
-        if ask:
-            _confirm(asyncio.run(_plan(settings, ask, from_stage)))
+        if filters:
+            plan = asyncio.run(_plan(settings, filters, parameters["from_stage"]))
+            if not yes:
+                _confirm(plan)
         finished = _run(settings, parameters, console)
     if as_json:
         echo_json(finished)

@@ -7,11 +7,13 @@ compared one by one, so that a search finds them all the same, only later.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
 import msgspec
+import psycopg2
 
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load, records
@@ -72,6 +74,25 @@ def search(
     Words may be combined as in web searches: ``"a phrase"``, ``one or other``, ``-without``. ``sender`` is
     an id or a part of a name. Raises QueryUnclear if nothing is named that must occur.
     """
+    with _while_not_rebuilt(connection):
+        return _search(connection, given, choice, sender, limit, substring=substring)
+
+
+@contextmanager
+def _while_not_rebuilt(connection: Connection) -> Iterator[None]:
+    """Let `tdp search --rebuild`, which empties the index, wait for this search or the search for it."""
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE search_documents IN ACCESS SHARE MODE")
+    try:
+        yield
+    finally:
+        with suppress(psycopg2.Error), connection.cursor() as cursor:
+            cursor.execute("COMMIT")
+
+
+def _search(
+    connection: Connection, given: str, choice: Choice, sender: str | None, limit: int, *, substring: bool
+) -> Found:
     part = pattern(_sql.plain_text(connection, given=given.strip())) if substring else None
     asked = None if substring else query(connection, given)
     sources = _sql.pending_sources(connection)

@@ -21,7 +21,7 @@ from flows.ledger.locks import INDEXING
 from flows.ledger.named_sql import load
 from flows.ledger.schema_version import migrate
 from flows.reports import frames
-from flows.tables.search_index import Indexed
+from flows.tables.search_index import Indexed, rebuild
 
 #: What nothing but a load changes: numbers of rows.
 KEPT = """
@@ -128,6 +128,34 @@ def test_a_load_of_100_000_rows_waits_for_no_command(
             if loading.done() and turn >= len(commands) - 1:
                 break
         assert loading.result() == 98_000
+
+
+def test_a_search_that_waits_for_a_rebuild_finds_all(database_url: str, tmp_path: Path) -> None:
+    """The rebuild waits for a session that reads the index, and the search for the rebuild."""
+    texts = [(number, number, text) for number, text in TEXTS.items()]
+    store(database_url, write(tmp_path / "1", Export(1, "channel77", "News", texts)))
+    index_all(database_url)
+    expected = ids(database_url, "fox")
+    waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'search_documents'::regclass AND NOT granted"
+
+    def rebuilt() -> None:
+        with connection(database_url) as ledger:
+            rebuild(ledger)
+
+    with (
+        psycopg.connect(database_url) as reading,
+        psycopg.connect(database_url, autocommit=True) as watching,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        reading.execute("SELECT count(*) FROM search_documents")
+        works = []
+        for number, work in enumerate([rebuilt, lambda: ids(database_url, "fox")], 1):
+            works.append(pool.submit(work))
+            while (watching.execute(waiting).fetchone() or (0,))[0] < number:
+                assert not works[-1].done()
+        reading.rollback()
+        assert works[0].result() is None
+        assert works[1].result() == expected == [1, 9]
 
 
 def test_only_one_session_indexes(database_url: str, tmp_path: Path) -> None:
