@@ -80,12 +80,16 @@ def search(
 
 @contextmanager
 def _while_not_rebuilt(connection: Connection) -> Iterator[None]:
-    """Let `tdp search --rebuild`, which empties the index, wait for this search or the search for it."""
+    """Let `tdp search --rebuild` wait for this search, or the search for it.
+
+    The rebuild empties the index by TRUNCATE: a search between whose steps it fell would find nothing.
+    """
     with connection.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE search_documents IN ACCESS SHARE MODE")
     try:
         yield
     finally:
+        # An interrupt may have ended the session; the error that counts is that of the body.
         with suppress(psycopg2.Error), connection.cursor() as cursor:
             cursor.execute("COMMIT")
 
