@@ -31,6 +31,7 @@ from flows.ledger.intake import planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
 from flows.operations.audit import Check, verify
+from flows.operations.schedule import UNWATCHED, adjust_schedule
 from flows.reports import text
 from flows.tables.search_index import index
 
@@ -74,6 +75,8 @@ async def maintain() -> dict[str, int]:
             uploads=await forget_senders(session, config.keep_sources_days),
             flow_runs=await delete_runs(client, timedelta(days=config.keep_runs_days)),
         )
+        if await adjust_schedule(client, session) and runtime.settings.look_seconds:
+            get_run_logger().warning(UNWATCHED)
     get_run_logger().info("Indexed for search: %s", (await runtime.query(index))._asdict())
     checks = await asyncio.to_thread(_audit, runtime)
     await acreate_markdown_artifact(

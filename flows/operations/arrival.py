@@ -1,7 +1,7 @@
 """Arrivals: request an inbox run within seconds of a file's arrival.
 
 A look receives nothing and holds no lock: the run that is requested looks again and decides. So looks may
-overlap, on one host or on several. Where no process looks, the deployment's hourly schedule starts a run.
+overlap, on one host or on several. Where no process looks, the deployment's schedule starts the runs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from flows.batches.source_file import Writers
 from flows.ledger.locks import INTAKE
 from flows.ledger.session import Session, connect, fetch
 from flows.operations.requests import REQUEST_INTERVAL, create_run, ready_deployment
+from flows.operations.schedule import LOOKING, adjust_schedule
 from flows.settings import Settings
 
 #: Looking uses this share of the time at most: looks at a large folder are further apart.
@@ -35,6 +36,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = float(REQUEST_INTERVAL), 3600.0
 _FORBIDDEN = os.strerror(errno.EACCES)
 #: Seconds between two looks at the originals that are kept: a folder may have a hundred thousand files.
 _KEPT_INTERVAL = 30.0
+#: Seconds between two adjustments of the schedule.
+_ADJUST_INTERVAL = 60.0
 
 _log = logging.getLogger("flows.operations.arrival")
 
@@ -53,7 +56,7 @@ class Arrivals:
         """Remember nothing yet."""
         self._settings = settings
         self._asked: dict[str, _Asked] = {}
-        self._next_release = 0.0
+        self._next_release = self._next_adjustment = 0.0
 
     async def look(self, client: PrefectClient, ledger: Session) -> UUID | None:
         """Request a run if something new waits; return its id.
@@ -71,6 +74,12 @@ class Arrivals:
         run_id = await create_run(client, deployment, "arrival", due)
         self._note_asked(due)
         return run_id
+
+    async def adjust_schedule(self, client: PrefectClient, ledger: Session) -> None:
+        """Deactivate the schedule of the inbox deployment, since this process looks; once a minute."""
+        if time.monotonic() >= self._next_adjustment:
+            await adjust_schedule(client, ledger)
+            self._next_adjustment = time.monotonic() + _ADJUST_INTERVAL
 
     async def _waiting(self, client: PrefectClient, ledger: Session) -> set[str]:
         return {*await self._in_inbox(client, ledger), *await _in_ledger(ledger)}
@@ -135,13 +144,11 @@ async def watch(settings: Settings) -> None:
     arrivals, pause, reported = Arrivals(settings), settings.look_seconds, ""
     while pause:
         try:
-            async with (
-                get_client() as client,
-                await connect(settings.database, "tdp arrival", patience=0) as ledger,
-            ):
+            async with get_client() as client, await _connect(settings) as ledger:
                 while True:
                     began = time.monotonic()
                     await arrivals.look(client, ledger)
+                    await arrivals.adjust_schedule(client, ledger)
                     reported = ""
                     await asyncio.sleep(max(pause, (time.monotonic() - began) / _SHARE))
         except Exception as error:  # a server that is unavailable now must find this running later
@@ -149,3 +156,9 @@ async def watch(settings: Settings) -> None:
                 reported = repr(error)
                 _log.warning("The inbox cannot be watched now, trying again every %g s: %r", pause, error)
             await asyncio.sleep(pause)
+
+
+async def _connect(settings: Settings) -> Session:
+    """Return a session of a process that looks at the inbox, or, without an inbox, at the ledger only."""
+    application = LOOKING if settings.inbox.is_dir() else "tdp uploads"
+    return await connect(settings.database, application, patience=0)

@@ -56,8 +56,8 @@ async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused
         await client.update_deployment_schedule(after.id, after.schedules[0].id, active=True)
         limits = await client.read_global_concurrency_limits()
     assert changes == []
-    assert [(schedule.slug, schedule.active) for schedule in before.schedules] == [("hourly", True)]
-    assert [(schedule.slug, schedule.active) for schedule in after.schedules] == [("hourly", False)]
+    assert {schedule.slug: schedule.active for schedule in before.schedules} == {"every-five-minutes": True}
+    assert {schedule.slug: schedule.active for schedule in after.schedules} == {"every-five-minutes": False}
     assert (after.entrypoint, after.pull_steps) == ("flows.process_inbox.process_inbox", [])
     assert after.version not in (None, "", "{{ $TDP_VERSION }}")
     mine = {limit.name: limit.limit for limit in limits if not limit.name.startswith("deployment:")}
@@ -153,7 +153,7 @@ async def test_what_is_removed_from_the_file_is_removed_from_the_server(
     changes = await apply(installation)
     assert sorted(changes) == [
         "deployment process-batch/adhoc: removed, it is no longer in prefect.yaml",
-        "deployment process-inbox/scheduled: schedule hourly removed",
+        "deployment process-inbox/scheduled: schedule every-five-minutes removed",
     ]
     async with get_client() as client:
         assert (await client.read_deployment_by_name("process-inbox/scheduled")).schedules == []

@@ -25,6 +25,7 @@ from flows.domain import INBOX_DEPLOYMENT
 from flows.ledger.connection import connection
 from flows.ledger.intake import planning
 from flows.ledger.session import Session, connect
+from flows.maintain import maintain
 from flows.operations.arrival import Arrivals
 from flows.process_inbox import process_inbox
 from flows.reports import status
@@ -253,7 +254,10 @@ async def test_a_killed_planner_costs_no_file_and_an_idle_installation_makes_no_
     inbox: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """While a service looks at the inbox, the schedule is inactive; without one, maintenance activates it."""
     monkeypatch.setenv("TDP_LOOK_SECONDS", "0.5")
+    (schedule,) = (await client.read_deployment(deployment)).schedules
+    await client.update_deployment_schedule(deployment, schedule.id, active=True)
     planners = """SELECT a.application_name AS run
         FROM advisory_locks JOIN pg_stat_activity a USING (pid)
         WHERE NOT granted AND starts_with(application_name, 'tdp run ')"""
@@ -271,6 +275,9 @@ async def test_a_killed_planner_costs_no_file_and_an_idle_installation_makes_no_
             runs = [await client.read_flow_run(run.id) for run in runs]
         looked = "SELECT count(*) AS looks FROM pg_stat_activity WHERE application_name = 'tdp arrival'"
         assert rows(installation, looked) == [{"looks": 1}]
+        assert not (await client.read_deployment(deployment)).schedules[0].active
+    await maintain()
+    assert (await client.read_deployment(deployment)).schedules[0].active
     assert sorted(str(run.state_name) for run in runs) == ["Completed", "Crashed"]
 
 
