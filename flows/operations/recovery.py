@@ -45,7 +45,6 @@ from flows.domain import FLOW_NAMES
 from flows.ledger.session import Session, connect, fetch
 from flows.operations.arrival import watch
 from flows.operations.requests import OPEN, in_state, request_run, server_time
-from flows.operations.schedule import adjust_schedule
 from flows.settings import Settings
 
 #: Seconds between two rounds.
@@ -114,8 +113,6 @@ async def recover(settings: Settings) -> Recovered:
         done.flow_runs = [run_id for run_id in dead if await _crash(client, run_id)]
         done.task_runs = await _crash_tasks(client)
         done.slots = await _release_leaked_slots(client, ledger)
-        if not settings.look_seconds:  # arrivals adjust it where this process looks at the inbox
-            await adjust_schedule(client, ledger)
         if done.batches:
             done.requested_run = await request_run(client, ledger, "recovery", done.batches)
     return done

@@ -24,8 +24,10 @@ SELECT stage_run_id, batch_id, host, pid FROM stage_runs
 WHERE stage = 'extract' AND host = 'h2' AND started_at IS NOT NULL AND finished_at IS NULL
 """
 PARENT = """
-SELECT state_name FROM flow_run JOIN flow ON flow.id = flow_id
-WHERE flow.name = 'process-inbox' AND state_type IN ('COMPLETED', 'FAILED', 'CRASHED')
+SELECT state_name FROM (
+    SELECT state_name, state_type FROM flow_run JOIN flow ON flow.id = flow_id
+    WHERE flow.name = 'process-inbox' ORDER BY flow_run.start_time LIMIT 1
+) AS first WHERE state_type IN ('COMPLETED', 'FAILED', 'CRASHED')
 """
 CONNECTIONS = """
 SELECT client_addr::text, regexp_replace(application_name, 'batch_\\d+|[0-9a-f-]{36}', '…') AS application,

@@ -49,16 +49,19 @@ async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused
 ) -> None:
     await apply(installation)
     async with get_client() as client:
-        before = await client.read_deployment_by_name("process-inbox/scheduled")
+        inbox = await client.read_deployment_by_name("process-inbox/scheduled")
+        before = await client.read_deployment_by_name("maintain/scheduled")
         await client.update_deployment_schedule(before.id, before.schedules[0].id, active=False)
         changes = await apply(installation)
         after = await client.read_deployment(before.id)
         await client.update_deployment_schedule(after.id, after.schedules[0].id, active=True)
         limits = await client.read_global_concurrency_limits()
     assert changes == []
-    assert {schedule.slug: schedule.active for schedule in before.schedules} == {"every-five-minutes": True}
-    assert {schedule.slug: schedule.active for schedule in after.schedules} == {"every-five-minutes": False}
-    assert (after.entrypoint, after.pull_steps) == ("flows.process_inbox.process_inbox", [])
+    # Where no process looks at the inbox, maintenance activates its schedule.
+    assert {schedule.slug: schedule.active for schedule in inbox.schedules} == {"every-five-minutes": False}
+    assert {schedule.slug: schedule.active for schedule in before.schedules} == {"hourly": True}
+    assert {schedule.slug: schedule.active for schedule in after.schedules} == {"hourly": False}
+    assert (inbox.entrypoint, inbox.pull_steps) == ("flows.process_inbox.process_inbox", [])
     assert after.version not in (None, "", "{{ $TDP_VERSION }}")
     mine = {limit.name: limit.limit for limit in limits if not limit.name.startswith("deployment:")}
     assert mine == {"extract": 1, "convert": 1, "store": 5}
