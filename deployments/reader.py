@@ -14,6 +14,7 @@ import psycopg2.errors
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - it is a class
 
+from flows.errors import in_one_line
 from flows.ledger.connection import Connection, connection
 
 READER = "tdp_reader"
@@ -61,7 +62,9 @@ def apply_reader(url: str, *, login: bool) -> list[str]:
             return list(_apply(ledger, login=login))
         except psycopg2.errors.InsufficientPrivilege as error:
             # No change, so not among the changes: an owner without this right has the same again each time.
-            sys.stderr.write(f"role {READER}: not set up, this database user may not ({_line(error)})\n")
+            sys.stderr.write(
+                f"role {READER}: not set up, this database user may not ({in_one_line(error)})\n"
+            )
             return []
 
 
@@ -109,7 +112,3 @@ def _revocations(ours: Sequence[tuple[str, str, str]], writers: Sequence[str]) -
         if writers:
             yield sql.SQL(f"GRANT {right} ON {of} TO {{}}").format(kept_by)
         yield sql.SQL(f"REVOKE {right} ON {of} FROM PUBLIC")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -6,8 +6,17 @@ Only subclasses of ``Retryable`` are retried: their cause may disappear without 
 from __future__ import annotations
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return the message of an error; those of PostgreSQL have several lines."""
+    return " ".join(str(error).split())
+
+
 class TdpError(Exception):
-    """Base of all errors that this project raises."""
+    """Base of all errors that this project raises; its arguments are the lines of the message."""
+
+    def __str__(self) -> str:
+        """Return the lines."""
+        return "\n".join(map(str, self.args))
 
 
 class Retryable(TdpError):

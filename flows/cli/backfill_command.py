@@ -172,4 +172,5 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     out.print()
     out.print(lanes)
     total = text.count(len(plan.batches), "batch", "batches")
-    out.print(f"\n{total}, about {text.seconds(plan.seconds)} based on past averages")
+    out.print()
+    out.print(f"{total}, about {text.seconds(plan.seconds)} based on past averages")

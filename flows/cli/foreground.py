@@ -105,7 +105,8 @@ def print_finished(finished: Finished, console: Screen) -> None:
         console.print(f"and {more:,} more: `tdp show BATCH` lists the files of a batch")
     _print_duplicates(finished.duplicates, console)
     colour = {0: "green", 3: "yellow"}.get(finished.status, "red")
-    console.print(f"\n[{colour}]{finished.state}[/]", Text(finished.message or ""))
+    console.print()
+    console.print(Text(finished.state, colour), Text(finished.message or ""))
     for left in finished.left:
         console.print(Text(f"Left in {left.folder}: {left.name}: {left.reason}"), soft_wrap=True)
     console.print(f"Run  {finished.url}", soft_wrap=True)
@@ -169,8 +170,8 @@ def _run_process(
         finally:
             stop(process, signal.SIGINT, grace=15)
         if not outcome.exists():
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise ServiceFailed(f"The run ended with status {process.returncode} and no outcome:\n{tail}")
+            tail = log.read_text(errors="replace").splitlines()[-20:]
+            raise ServiceFailed(f"The run ended with status {process.returncode} and no outcome:", *tail)
         ended: dict[str, Any] = msgspec.json.decode(outcome.read_bytes())
         return ended
 

@@ -68,7 +68,8 @@ def status_page(now: Status) -> RenderableType:
         _lanes_table(now.lanes),
         *_queues(now.lanes),
         *_foreign_holders(now),
-        Text.assemble("\n", ("Batches: ", "bold"), counts),
+        Text(),
+        Text.assemble(("Batches: ", "bold"), counts),
         Text.assemble(
             ("Files: ", "bold"),
             f"{files.received:,} received: {files.stored:,} stored, {files.partial:,} in part, "

@@ -122,7 +122,7 @@ def statistics_page(found: Statistics) -> RenderableType:
 
 def _undated(found: Statistics) -> list[Text]:
     """Return how many messages have no certain instant, and what makes it certain."""
-    return [Text(f"{note}.\n{_ZONE}")] if (note := undated_note(found)) else []
+    return [Text(f"{note}."), Text(_ZONE)] if (note := undated_note(found)) else []
 
 
 def _kind(media: Media) -> str:

@@ -32,7 +32,5 @@ def chat_key(connection: Connection, given: str) -> str:
     lines = [
         f"  {key}  {name or '(no name)'}  ({kind or 'type unknown'})" for key, name, kind in found[:_SHOWN]
     ]
-    more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    raise ChatUnknown(
-        f"{given!r} is one of {len(found)} chats; name it by its key:\n" + "\n".join(lines) + more
-    )
+    lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    raise ChatUnknown(f"{given!r} is one of {len(found)} chats; name it by its key:", *lines)

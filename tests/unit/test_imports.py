@@ -42,7 +42,7 @@ def test_a_flow_starts_without_alembic() -> None:
 
 
 #: The modules of the project that a room may import, besides its own.
-FACTS = {"flows.domain", "flows.errors", "flows.settings"}
+FACTS = {"flows.domain", "flows.errors", "flows.settings", "flows.visible"}
 MAY_IMPORT = {
     "flows.exports": FACTS,
     "flows.stages": FACTS | {"flows.exports", "flows.ledger"},
