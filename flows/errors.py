@@ -103,7 +103,7 @@ class QueryUnclear(TdpError):
 
 
 class AccessDenied(TdpError):
-    """The database user may not read what the command reads. Use the one that `tdp up` uses."""
+    """The database role may not do what the command does. Use the one that `tdp up` uses."""
 
 
 class QueryTimedOut(TdpError):

@@ -26,6 +26,7 @@ from flows.cli import (
     chat_command,
     database,
     demo,
+    denials,
     export_command,
     files,
     hold_command,
@@ -38,6 +39,7 @@ from flows.cli.installed import APPLYING, installed
 from flows.cli.installed import apply as apply_all
 from flows.cli.screen import Screen, echo, echo_json
 from flows.cli.signals import discard_output, stop_on_signals
+from flows.cli.streams import open_closed_streams
 from flows.cli.umask import make_private
 from flows.errors import TdpError, in_one_line
 from flows.reports import text
@@ -47,6 +49,7 @@ from flows.settings import Settings
 from flows.stages.runner.supervisor import adopt_orphans
 
 app = typer.Typer(
+    cls=denials.Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -92,6 +95,7 @@ _REPORTED = (
 def main() -> None:
     """Run the command line; print the errors below as a message without a traceback, with exit status 1."""
     make_private()
+    open_closed_streams()
     try:
         app()
     except BrokenPipeError:  # the reader of the output has ended, as `head` does

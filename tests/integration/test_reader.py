@@ -83,8 +83,33 @@ def test_commands_that_read_messages_work(reader: str, database_url: str, tmp_pa
     for command in (["export", "-"], ["export", "-", "--what", "senders"], ["stats", "--chat", "channel1"]):
         done = run_tdp(as_reader, *command)
         assert done.exit_code == 0, done.exception
-    for command in (["status"], ["chat", "channel1"], ["export", tmp_path / "t.csv", "--what", "timings"]):
-        assert isinstance(run_tdp(as_reader, *command).exception, AccessDenied)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "chat channel1",
+        "export - --what timings",
+        "search --index",
+        "search --rebuild",
+        "hold --all",
+        "resume batch_000001",
+        "migrate 0016 --yes",
+        "files drop 1 --yes",
+        "files return 1 .",
+        "verify",
+    ],
+)
+def test_every_other_command_names_the_role_and_what_to_do(
+    reader: str, database_url: str, tmp_path: Path, command: str
+) -> None:
+    store(database_url, write(tmp_path / "1", Export(1, "channel1", "News", [(1, 1, "some text")])))
+    as_reader = f"{database_url.replace('postgres@', 'tdp_reader@')}"
+    denied = run_tdp(as_reader, *command.split()).exception
+    assert isinstance(denied, AccessDenied)
+    assert str(denied).startswith("the database role tdp_reader may not do that: ")
+    assert "need the role of `tdp up`" in str(denied)
 
 
 def test_a_second_time_changes_nothing(reader: str, database_url: str) -> None:
