@@ -130,6 +130,30 @@ def test_a_period_chooses_the_same_messages_as_an_export_of_it(filled: str) -> N
     assert [tuple(each.values()) for each in numbers(filled)["media"]] == kinds
 
 
+def test_media_without_a_file_have_their_own_kinds(filled: str) -> None:
+    members = {
+        "invoice": "invoice_information",
+        "giveaway": "giveaway_information",
+        "giveaway_results": "giveaway_results",
+        "game": "game_title",
+        "todo_list": "todo_list",
+        "paid_media": "paid_stars_amount",
+        "location": "place_name",
+        "contact": "contact_information",
+        "self_destructing": "self_destructing",
+        "other": "unheard_of",
+    }
+    with psycopg.connect(filled) as opened:
+        for number, member in enumerate(members.values(), 3):
+            opened.execute(
+                "UPDATE messages SET media = %s WHERE message_id = %s AND sender_id = 'user1'",
+                [Jsonb({member: 250}), number],
+            )
+        kinds = opened.execute("SELECT kind, messages FROM media_kinds ORDER BY kind").fetchall()
+    assert dict(kinds) == dict.fromkeys(members, 1) | {"photo": 2}
+    assert {each["kind"]: each["messages"] for each in numbers(filled)["media"]} == dict(kinds)
+
+
 def test_a_sender_has_the_name_of_the_latest_message(filled: str) -> None:
     with psycopg.connect(filled) as opened:
         opened.execute("UPDATE messages SET sender_name = 'Zoe' WHERE message_id = 5 AND sender_id = 'user1'")
