@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from chat_tables import run_tdp
 from converted import Export, store, write
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from deployments import reader as role
@@ -36,6 +37,8 @@ def drop(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("DROP OWNED BY tdp_reader")
         owner.execute("DROP ROLE tdp_reader")
+        for (name,) in owner.execute("SELECT datname FROM pg_database WHERE datallowconn").fetchall():
+            owner.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO PUBLIC").format(sql.Identifier(name)))
 
 
 def test_it_reads_the_data(reader: str) -> None:
@@ -110,6 +113,19 @@ def test_every_other_command_names_the_role_and_what_to_do(
     assert isinstance(denied, AccessDenied)
     assert str(denied).startswith("the database role tdp_reader may not do that: ")
     assert "need the role of `tdp up`" in str(denied)
+
+
+def test_it_may_connect_to_no_other_database_of_the_embedded_server(
+    reader: str, writer: str, database_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC")  # as before that release
+    assert apply_reader(database_url, login=False) == []
+    assert apply_reader(database_url, login=True) == ["role PUBLIC: may no longer connect to postgres"]
+    for name in ("postgres", "template1"):
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(make_conninfo(reader, dbname=name))
+    psycopg.connect(make_conninfo(writer, dbname="postgres")).close()
 
 
 def test_a_second_time_changes_nothing(reader: str, database_url: str) -> None:
