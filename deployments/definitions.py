@@ -66,7 +66,7 @@ def _prefect_deploy(file: Path, environment: Mapping[str, str]) -> None:
     env = {**os.environ, **environment, "TDP_VERSION": _version(file.parent)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=file.parent, env=env)
     if done.returncode:
-        raise ServiceFailed(f"`prefect deploy --all` failed:\n{done.stdout}{done.stderr}")
+        raise ServiceFailed("`prefect deploy --all` failed:", *f"{done.stdout}{done.stderr}".splitlines())
 
 
 def _version(folder: Path) -> str:

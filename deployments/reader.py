@@ -2,18 +2,20 @@
 
 PostgreSQL lets every role acquire advisory locks, with which a session could keep the gates closed, and
 create temporary tables and large objects. These rights are revoked from PUBLIC; roles that write the ledger
-keep them.
+keep them. In the other databases of the embedded server it would still have them, so it may not connect.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import psycopg2.errors
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - it is a class
+from psycopg2.extensions import quote_ident
 
+from flows.errors import in_one_line
 from flows.ledger.connection import Connection, connection
 
 READER = "tdp_reader"
@@ -48,20 +50,34 @@ SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^pg_' AND rolnam
   AND (rolname = current_user OR has_table_privilege(oid, 'stage_runs', 'INSERT'))
 """
 
+#: Other databases to which every role may connect, and in which it has those rights.
+_OTHER_DATABASES = """
+SELECT datname FROM pg_database
+WHERE datallowconn AND datname <> current_database() AND has_database_privilege('public', oid, 'CONNECT')
+ORDER BY datname
+"""
+#: Roles that keep the right to connect to them; superusers need none.
+_OTHER_ROLES = """
+SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^pg_' AND rolname <> %s
+"""
+
 
 def apply_reader(url: str, *, login: bool) -> list[str]:
     """Create the role and let it read the data of the database at ``url``; return one line per change.
 
     Says on stderr if the database user may not do that.
 
-    ``login``: whether it may log in without further ado, as in a server that only this user reaches.
+    ``login``: whether it may log in without further ado, as in a server that only this user reaches. There it
+    may connect to no other database, too: all of that server are this project's.
     """
     with connection(url, autocommit=True) as ledger:
         try:
             return list(_apply(ledger, login=login))
         except psycopg2.errors.InsufficientPrivilege as error:
             # No change, so not among the changes: an owner without this right has the same again each time.
-            sys.stderr.write(f"role {READER}: not set up, this database user may not ({_line(error)})\n")
+            sys.stderr.write(
+                f"role {READER}: not set up, this database user may not ({in_one_line(error)})\n"
+            )
             return []
 
 
@@ -83,6 +99,8 @@ def _apply(ledger: Connection, *, login: bool) -> Iterator[str]:
             cursor.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(tables, sql.Identifier(READER)))
             yield f"role {READER}: may read {', '.join(missing)}"
         yield from _restrict(cursor)
+        if login:
+            yield from _close_other_databases(cursor)
 
 
 def _restrict(cursor: Cursor) -> Iterator[str]:
@@ -94,22 +112,29 @@ def _restrict(cursor: Cursor) -> Iterator[str]:
             f"role {READER}: may {', '.join(others)}, and this database user may not revoke it:"
             " deployments/ANALYSIS.md says what a superuser does\n"
         )
-    ours = [(right, of, what) for right, of, what, is_ours in found if is_ours]
-    if ours:
+    if ours := [(right, of, what) for right, of, what, is_ours in found if is_ours]:
         cursor.execute(_WRITERS, [READER])
         writers = [name for (name,) in cursor.fetchall()]
         # One request is one transaction: no session of the pipeline is without its rights in between.
-        cursor.execute(sql.SQL(";").join(_revocations(ours, writers)))
+        cursor.execute(sql.SQL(";").join(_revocations([(right, of) for right, of, _ in ours], writers)))
         yield f"role PUBLIC: may no longer {', '.join(sorted({what for _, _, what in ours}))}"
 
 
-def _revocations(ours: Sequence[tuple[str, str, str]], writers: Sequence[str]) -> Iterator[sql.Composable]:
-    kept_by = sql.SQL(", ").join(map(sql.Identifier, writers))
-    for right, of, _ in ours:
-        if writers:
+def _revocations(rights: Iterable[tuple[str, str]], keepers: Sequence[str]) -> Iterator[sql.Composable]:
+    """Yield statements that grant rights (which, of what) to the keepers, and revoke them from PUBLIC."""
+    kept_by = sql.SQL(", ").join(map(sql.Identifier, keepers))
+    for right, of in rights:
+        if keepers:
             yield sql.SQL(f"GRANT {right} ON {of} TO {{}}").format(kept_by)
         yield sql.SQL(f"REVOKE {right} ON {of} FROM PUBLIC")
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _close_other_databases(cursor: Cursor) -> Iterator[str]:
+    """Revoke from PUBLIC to connect to other databases; all roles that there are, but the reader, keep it."""
+    cursor.execute(_OTHER_DATABASES)
+    if names := [name for (name,) in cursor.fetchall()]:
+        cursor.execute(_OTHER_ROLES, [READER])
+        others = [name for (name,) in cursor.fetchall()]
+        revoked = [("CONNECT", f"DATABASE {quote_ident(name, cursor)}") for name in names]
+        cursor.execute(sql.SQL(";").join(_revocations(revoked, others)))
+        yield f"role PUBLIC: may no longer connect to {', '.join(names)}"

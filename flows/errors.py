@@ -6,8 +6,17 @@ Only subclasses of ``Retryable`` are retried: their cause may disappear without 
 from __future__ import annotations
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return the message of an error; those of PostgreSQL have several lines."""
+    return " ".join(str(error).split())
+
+
 class TdpError(Exception):
-    """Base of all errors that this project raises."""
+    """Base of all errors that this project raises; its arguments are the lines of the message."""
+
+    def __str__(self) -> str:
+        """Return the lines."""
+        return "\n".join(map(str, self.args))
 
 
 class Retryable(TdpError):
@@ -94,7 +103,7 @@ class QueryUnclear(TdpError):
 
 
 class AccessDenied(TdpError):
-    """The database user may not read what the command reads. Use the one that `tdp up` uses."""
+    """The database role may not do what the command does. Use the one that `tdp up` uses."""
 
 
 class QueryTimedOut(TdpError):

@@ -28,6 +28,10 @@ _JUNK = "metadata of Windows or macOS"
 #: Seconds after which a file with the name of an unfinished copy is named, if it did not change.
 _STALE_SECONDS = 3600
 _UNFINISHED = "its name says that it is not downloaded or copied whole: if it is, rename it"
+_BEING_WRITTEN = "its name says that it is still being written; it is received under its final name"
+_HIDDEN = "hidden, so it is not received: rename it without the dot"
+#: Names that this program gives to what it has received or is removing.
+_OWN = ".tdp-"
 _FOLDER = (
     "a folder, but not one unpacked export (result.json or messages.html, no archives):"
     " zip it and copy the ZIP here, or run `tdp run` on the folder"
@@ -142,6 +146,22 @@ def scan(inbox: Path) -> tuple[dict[Path, Seen], dict[Path, str]]:
             left |= {path: seen} if isinstance(seen, str) else {}
             files |= {path: seen} if isinstance(seen, Seen) else {}
     return files, left
+
+
+def passed_over(inbox: Path) -> dict[Path, str]:
+    """Return the entries that :func:`scan` names nowhere because of their names, with the reason."""
+    found: dict[Path, str] = {}
+    with os.scandir(inbox) as entries:
+        for entry in entries:
+            if not is_unfinished(entry.name) or is_junk(entry.name) or entry.name.startswith(_OWN):
+                continue
+            with suppress(FileNotFoundError):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if entry.name.startswith("."):
+                    found[Path(entry.path)] = _HIDDEN
+                elif age <= _STALE_SECONDS:
+                    found[Path(entry.path)] = _BEING_WRITTEN
+    return found
 
 
 def _folder(path: Path) -> Seen | str:

@@ -39,15 +39,19 @@ def release_kept(folder: Path) -> list[Path]:
     at once; errors of single files are left to the next call.
     """
     back = []
-    with os.scandir(folder) as entries:
-        kept = [(Path(entry.path), found) for entry in entries if (found := _KEPT.fullmatch(entry.name))]
-    for path, found in kept:
+    for path, found in kept_in(folder):
         with suppress(OSError):
             if _measure(path) != (int(found[1]), int(found[2])):
                 back.append(put_back(path, folder / found[3]))
             elif time.time() - path.lstat().st_ctime > KEEP_SECONDS:  # since it was renamed
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     return back
+
+
+def kept_in(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Return the originals kept in ``folder``, each with the match of its name."""
+    with os.scandir(folder) as entries:
+        return [(Path(entry.path), found) for entry in entries if (found := _KEPT.fullmatch(entry.name))]
 
 
 def withdraw(path: Path, to: Path, is_same: Callable[[Path], bool]) -> bool:

@@ -18,6 +18,7 @@ from rich.console import Console
 from blocks import DATABASE, PIPELINE, PipelineConfig, StageCommand
 from flows.domain import STAGES
 from flows.ledger.schema_version import check_schema
+from flows.reports.visible import make_logs_visible
 from flows.settings import Settings
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ async def current_runtime() -> Runtime:
     Raises SchemaMismatch if the database's schema is not that of this release.
     """
     if (runtime := _current.get(None)) is None:
+        make_logs_visible()
         # When a worker is killed, the log pipe of its flow runs is broken. Rich would raise SystemExit at any
         # point of the code: the event loop would stop with unfinished tasks, and the process could hang with
         # their locks held. An immediate exit releases all locks, and other runs claim the batches.

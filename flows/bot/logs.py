@@ -7,6 +7,8 @@ import re
 import sys
 from types import TracebackType
 
+from flows.reports.visible import make_logs_visible
+
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 _secrets: set[str] = set()
 
@@ -33,6 +35,7 @@ class _Redacting(logging.Formatter):
 
 def set_up() -> None:
     """Log to stderr; what ends the process is logged, too."""
+    make_logs_visible()
     handler = logging.StreamHandler()
     handler.setFormatter(_Redacting(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -18,6 +18,7 @@ from flows.cli.foreground import Finished, print_finished, run_backfill
 from flows.cli.installed import installed
 from flows.cli.screen import Screen, console, echo, echo_json
 from flows.cli.signals import stop_on_signals
+from flows.cli.times import in_order
 from flows.domain import BatchStatus, Stage
 from flows.ledger.selection import Filters, select_batches
 from flows.ledger.session import connect, fetch
@@ -40,7 +41,7 @@ def _day(value: str) -> date:
 
 
 def _day_option(which: str) -> Any:
-    return typer.Option(parser=_day, metavar="DAY", help=f"Only {which} (UTC).")
+    return typer.Option(parser=_day, callback=in_order, metavar="DAY", help=f"Only {which} (UTC).")
 
 
 _Status = Annotated[
@@ -172,4 +173,5 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     out.print()
     out.print(lanes)
     total = text.count(len(plan.batches), "batch", "batches")
-    out.print(f"\n{total}, about {text.seconds(plan.seconds)} based on past averages")
+    out.print()
+    out.print(f"{total}, about {text.seconds(plan.seconds)} based on past averages")

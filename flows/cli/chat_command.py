@@ -22,12 +22,13 @@ from flows.tables.sessions import answer, prepare, timed_out
 
 _TEXT = 300
 #: The columns of the table of exports, in lines that fit into 80 columns.
-_LEGEND = f"""\
-Holds: messages of the chat in the export ({text.NOTHING}: not known).
-Whole: whether it leaves none out between its first and its last message.
-Current: messages that are stored as this export has them.
-Earlier: texts of this export that were edited later, and are kept.
-Missing: messages of earlier exports that are missing since this one."""
+_LEGEND = (
+    f"Holds: messages of the chat in the export ({text.NOTHING}: not known).",
+    "Whole: whether it leaves none out between its first and its last message.",
+    "Current: messages that are stored as this export has them.",
+    "Earlier: texts of this export that were edited later, and are kept.",
+    "Missing: messages of earlier exports that are missing since this one.",
+)
 
 
 def chat_(
@@ -78,13 +79,14 @@ def _exports(found: Chat) -> RenderableType:
             f"{each.missing:,}",
         )
     title = f"{text.count(len(found.exports), 'export', 'exports')} brought this chat:"
-    return Group(Text(title), table, Text(_LEGEND, style="dim"))
+    return Group(Text(title), table, *(Text(line, style="dim") for line in _LEGEND))
 
 
 def _edits(found: Chat) -> Iterator[Text]:
     if not found.edited:
         return
-    yield Text(f"\n{text.count(found.edited, 'message', 'messages')} with an earlier text:")
+    yield Text()
+    yield Text(f"{text.count(found.edited, 'message', 'messages')} with an earlier text:")
     for edit in found.edits:
         yield from _edit(edit)
     if (more := found.edited - len(found.edits)) > 0:
@@ -103,7 +105,8 @@ def _edit(edit: Edit) -> Iterator[Text]:
 def _missing(found: Chat) -> Iterator[Text]:
     if not found.missing:
         return
-    yield Text(f"\n{text.count(found.missing, 'message', 'messages')} missing in a later export:")
+    yield Text()
+    yield Text(f"{text.count(found.missing, 'message', 'messages')} missing in a later export:")
     for one in found.latest_missing:
         yield _missing_line(one)
     if (more := found.missing - len(found.latest_missing)) > 0:

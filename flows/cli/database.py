@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from flows import services
 from flows.cli.screen import echo
-from flows.errors import ServiceFailed
+from flows.errors import ServiceFailed, in_one_line
 from flows.ledger.connection import connection
 from flows.ledger.schema_version import migrate as migrate_schema
 from flows.settings import Settings
@@ -133,7 +133,7 @@ def _rename(admin: str, names: dict[str, str]) -> Iterator[str]:
             opened.commit()
     except psycopg2.errors.ObjectInUse as error:
         raise ServiceFailed(
-            f"The databases are in use. Stop every service that uses them and try again: {error}"
+            f"The databases are in use. Stop every service that uses them and try again: {in_one_line(error)}"
         ) from error
     yield from (f"{name}: restored; the previous database is now {old}" for name, old in kept.items())
 
@@ -142,7 +142,7 @@ def _run_client(program: str, url: str, *arguments: str) -> None:
     argv, env = _client_command(program, url)
     done = subprocess.run([*argv, *arguments], env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ServiceFailed(f"{program} failed: {done.stderr.strip()}")
+        raise ServiceFailed(f"{program} failed:", *done.stderr.strip().splitlines())
 
 
 def _client_command(program: str, url: str) -> tuple[list[str], dict[str, str]]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,13 +26,15 @@ from flows.errors import BatchesFailed, ServiceFailed
 from flows.ledger.connection import connection
 from flows.reports import text
 from flows.reports.prefect_api import slots
-from flows.reports.summary import MAX_INCOMPLETE, TIMING_HEADERS, timing_cells
+from flows.reports.summary import TIMING_HEADERS, timing_cells
 from flows.services.processes import open_log, stop
 from flows.settings import Settings
 
 _REFRESH_SECONDS = 0.25
 #: Without a terminal, a progress line is printed at most this often.
 _LINE_SECONDS = 5.0
+#: Duplicates that are named line by line; of more, so many are named as examples.
+_DUPLICATES, _EXAMPLES = 10, 3
 
 
 class Finished(msgspec.Struct):
@@ -103,19 +105,22 @@ def print_finished(finished: Finished, console: Screen) -> None:
     totals = finished.summary.totals
     if (more := totals.partial + totals.quarantined - len(incomplete)) > 0:
         console.print(f"and {more:,} more: `tdp show BATCH` lists the files of a batch")
-    _print_duplicates(finished.duplicates, console)
+    for line in duplicate_lines(finished.duplicates):
+        console.print(line, soft_wrap=True)
     colour = {0: "green", 3: "yellow"}.get(finished.status, "red")
-    console.print(f"\n[{colour}]{finished.state}[/]", Text(finished.message or ""))
+    console.print()
+    console.print(Text(finished.state, colour), Text(finished.message or ""))
     for left in finished.left:
         console.print(Text(f"Left in {left.folder}: {left.name}: {left.reason}"), soft_wrap=True)
     console.print(f"Run  {finished.url}", soft_wrap=True)
 
 
-def _print_duplicates(found: list[reports.Duplicate], console: Screen) -> None:
-    for one in found[:MAX_INCOMPLETE]:
-        console.print(pages.duplicate(one), soft_wrap=True)
-    if (more := len(found) - MAX_INCOMPLETE) > 0:
-        console.print(f"and {more:,} more: `tdp files --duplicates` lists all")
+def duplicate_lines(found: Sequence[reports.Duplicate]) -> list[Text]:
+    """Return a line for each duplicate, or one for all with examples if there are many."""
+    if len(found) <= _DUPLICATES:
+        return [pages.duplicate(one) for one in found]
+    some = ", ".join(f"{one.name} (the content of {one.same_as})" for one in found[:_EXAMPLES])
+    return [Text(f"{len(found):,} files were known already: {some}, …; `tdp files --duplicates` lists all")]
 
 
 def summary_page(summary: reports.Summary) -> RenderableType:
@@ -169,8 +174,8 @@ def _run_process(
         finally:
             stop(process, signal.SIGINT, grace=15)
         if not outcome.exists():
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise ServiceFailed(f"The run ended with status {process.returncode} and no outcome:\n{tail}")
+            tail = log.read_text(errors="replace").splitlines()[-20:]
+            raise ServiceFailed(f"The run ended with status {process.returncode} and no outcome:", *tail)
         ended: dict[str, Any] = msgspec.json.decode(outcome.read_bytes())
         return ended
 

@@ -14,6 +14,7 @@ import psycopg
 import psycopg2
 import typer
 from pydantic import ValidationError
+from rich.console import Group
 from rich.text import Text
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
@@ -25,6 +26,7 @@ from flows.cli import (
     chat_command,
     database,
     demo,
+    denials,
     export_command,
     files,
     hold_command,
@@ -37,8 +39,9 @@ from flows.cli.installed import APPLYING, installed
 from flows.cli.installed import apply as apply_all
 from flows.cli.screen import Screen, echo, echo_json
 from flows.cli.signals import discard_output, stop_on_signals
+from flows.cli.streams import open_closed_streams
 from flows.cli.umask import make_private
-from flows.errors import DatabaseUnavailable, TdpError
+from flows.errors import TdpError, in_one_line
 from flows.reports import text
 from flows.reports.prefect_api import request
 from flows.samples import write_samples
@@ -46,6 +49,7 @@ from flows.settings import Settings
 from flows.stages.runner.supervisor import adopt_orphans
 
 app = typer.Typer(
+    cls=denials.Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -91,6 +95,7 @@ _REPORTED = (
 def main() -> None:
     """Run the command line; print the errors below as a message without a traceback, with exit status 1."""
     make_private()
+    open_closed_streams()
     try:
         app()
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
@@ -101,15 +106,16 @@ def main() -> None:
             discard_output()
         raise
     except _REPORTED as error:
-        message = Text.assemble(("error:", "red"), " ", describe(error))
-        Screen(stderr=True, highlight=False, soft_wrap=True).print(message)
+        first, *lines = (isinstance(error, TdpError) and error.args) or [describe(error)]
+        message = Text.assemble(("error:", "red"), " ", str(first))
+        Screen(stderr=True, highlight=False, soft_wrap=True).print(Group(message, *map(Text, lines)))
         raise SystemExit(1) from error
 
 
 def describe(error: Exception) -> str:
     """Return the error with what it concerns: the file, or the environment variable of a setting."""
     if isinstance(error, OperationalError):
-        return str(error.orig).strip()
+        return in_one_line(error.orig or error)
     if isinstance(error, UnicodeEncodeError):
         return f"{text.short(ascii(error.object))} cannot be encoded as {error.encoding.upper()}"
     if isinstance(error, OSError):
@@ -117,8 +123,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, ValidationError):
         problems = [(_variable(problem["loc"]), problem["msg"]) for problem in error.errors()]
         return "; ".join(f"{name}: {message.removeprefix('Value error, ')}" for name, message in problems)
-    unavailable = isinstance(error, DatabaseUnavailable | psycopg.Error | psycopg2.Error)
-    return " ".join(str(error).split()) if unavailable else str(error).strip()
+    return in_one_line(error)
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
@@ -253,7 +258,7 @@ def apply(replace_server: ReplaceServer = False, as_json: Json = False) -> None:
     Safe to repeat: the store limit and the values of block documents are preserved.
     """
     changes = apply_all(_reachable_settings(), replace_server)
-    echo(json.dumps(changes) if as_json else "\n".join(changes or ["Nothing to change."]))
+    echo(*([json.dumps(changes)] if as_json else changes or ["Nothing to change."]))
 
 
 @app.command()

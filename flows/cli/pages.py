@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flows.cli.inbox_page import inbox_lines
 from flows.cli.screen import Cells
 from flows.operations.audit import Check
 from flows.reports import Duplicate, text
@@ -68,7 +69,8 @@ def status_page(now: Status) -> RenderableType:
         _lanes_table(now.lanes),
         *_queues(now.lanes),
         *_foreign_holders(now),
-        Text.assemble("\n", ("Batches: ", "bold"), counts),
+        Text(),
+        Text.assemble(("Batches: ", "bold"), counts),
         Text.assemble(
             ("Files: ", "bold"),
             f"{files.received:,} received: {files.stored:,} stored, {files.partial:,} in part, "
@@ -77,27 +79,9 @@ def status_page(now: Status) -> RenderableType:
             ", see `tdp files --duplicates`" if files.duplicates else "",
             left,
         ),
-        *_settling(now),
+        *inbox_lines(now),
         Text(f"at {when(now.at)}", style="dim"),
     )
-
-
-def _settling(now: Status) -> Iterator[Text]:
-    """Yield a line for each entry of the inbox that was not received yet: when it is."""
-    for entry in now.settling:
-        kind = "a folder" if entry.is_folder else "a file"
-        if entry.is_open:
-            state = "open for writing, received when it is closed"
-        elif entry.is_complete:
-            state = "complete, the next run receives it"
-        else:
-            quiet = f"{entry.quiet_sec:g} s" if entry.quiet_sec is not None else "the quiet time"
-            state = f"received when it has not changed for {quiet}"
-            state += f" ({entry.unchanged_sec:.0f} s so far)" if entry.unchanged_sec is not None else ""
-        yield Text.assemble(("In the inbox: ", "bold"), f"{entry.name}: {kind}, {state}")
-    if now.settling_more:
-        more = "more in the inbox" if now.settling else "entries in the inbox"
-        yield Text(f"{'and ' if now.settling else ''}{now.settling_more:,} {more}")
 
 
 def stages_table(timings: Sequence[Timing]) -> Table:

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
-import psycopg2.errors
+import psycopg2
 import typer
 from rich.live import Live
 
 from flows import reports
 from flows.cli import pages
 from flows.cli.batch_ids import complete_id
-from flows.cli.screen import Screen, console, echo_json
+from flows.cli.screen import Screen, console, echo, echo_json
 from flows.cli.settling import with_inbox
 from flows.cli.times import Since
 from flows.cli.umask import callers_umask
 from flows.domain import BatchStatus
-from flows.errors import AccessDenied, DatabaseUnavailable, ServiceFailed
+from flows.errors import DatabaseUnavailable, ServiceFailed
 from flows.ledger.connection import Connection, connection
 from flows.ledger.schema_version import check_schema
 from flows.monitor import serve
@@ -149,6 +149,7 @@ def timeline(
     else:
         with callers_umask():  # a picture has no received data
             out.write_bytes(as_png(picture) if out.suffix == ".png" else picture.encode())
+        echo(f"{out}: {text.size(out.stat().st_size)}")
 
 
 @app.command()
@@ -183,7 +184,7 @@ def monitor() -> None:
 
 @contextmanager
 def _ledger(settings: Settings | None = None) -> Iterator[Connection]:
-    """Yield a read-only connection to the ledger. Raises AccessDenied, DatabaseUnavailable, ServiceFailed."""
+    """Yield a read-only connection to the ledger. Raises DatabaseUnavailable, ServiceFailed."""
     url = ensure_ledger(settings or Settings()).database
     try:
         with connection(url, readonly=True, autocommit=True, connect_timeout=5) as ledger:
@@ -191,11 +192,6 @@ def _ledger(settings: Settings | None = None) -> Iterator[Connection]:
             yield ledger
     except psycopg2.OperationalError as error:
         raise DatabaseUnavailable(f"{text.short(str(error), 300)} Is `tdp up` running?") from error
-    except psycopg2.errors.InsufficientPrivilege as error:
-        raise AccessDenied(
-            f"{text.short(str(error), 300)}: the database user of this command may not read that. `tdp apply`"
-            " grants tdp_reader what searches, exports of messages and statistics need"
-        ) from error
 
 
 def _now(ledger: Connection, settings: Settings) -> reports.Status:

@@ -1,8 +1,7 @@
 """What `tdp` prints: on a console that shows control characters instead of obeying them.
 
-Names and texts come from strangers. Their control characters could set the title of a terminal, write to its
-clipboard, hide lines or show a file name backwards. So every command prints through this module, in a
-terminal or not. JSON has them as escapes; an export has the data as they are.
+Every command prints through this module, in a terminal or not. A text is one line: the line breaks of a name
+are shown (:mod:`flows.reports.visible`), and a page of several lines is a group of several texts.
 """
 
 from __future__ import annotations
@@ -18,28 +17,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from flows.reports.visible import escaped, visible, visible_lines
+
 #: Columns of an output that is not a terminal.
 _UNWRAPPED = 10_000
-_KEPT = "\t\n"
-#: C1 controls and characters that change the direction of what follows; no font has a picture of them. Nor of
-#: the halves of pairs by which Python keeps the bytes of a file name that is not UTF-8.
-_WITHOUT_PICTURE = tuple(
-    code
-    for first, end in ((0x80, 0xA0), (0x202A, 0x202F), (0x2066, 0x206A), (0xD800, 0xE000))
-    for code in range(first, end)
-)
-_PICTURES = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in _KEPT},
-    0x7F: "\N{SYMBOL FOR DELETE}",
-    **dict.fromkeys(_WITHOUT_PICTURE, "\N{REPLACEMENT CHARACTER}"),
-}
-#: JSON needs escapes for the C0 controls only.
-_ESCAPES = {code: f"\\u{code:04x}" for code in (0x7F, *_WITHOUT_PICTURE)}
-
-
-def visible(text: str) -> str:
-    """Return the text with one visible character for each control character but tab and new line."""
-    return text.translate(_PICTURES)
 
 
 class Screen(Console):
@@ -48,7 +29,7 @@ class Screen(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments of a renderable; those of rich itself that control the terminal are kept."""
         for segment in super().render(_cell(renderable), options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text))
+            yield segment if segment.control else segment._replace(text=visible_lines(segment.text))
 
 
 class Cells(Table):
@@ -77,9 +58,10 @@ def console(*, stderr: bool = False, highlight: bool = True) -> Screen:
     return Screen(stderr=stderr, highlight=highlight, width=_UNWRAPPED)
 
 
-def echo(line: str) -> None:
-    """Print a line without colours."""
-    typer.echo(visible(line))
+def echo(*lines: str) -> None:
+    """Print lines without colours."""
+    for line in lines:
+        typer.echo(visible(line))
 
 
 def echo_json(value: Any, *, indent: int = 0) -> None:
@@ -87,4 +69,4 @@ def echo_json(value: Any, *, indent: int = 0) -> None:
     encoded = msgspec.json.encode(value)
     if indent:
         encoded = msgspec.json.format(encoded, indent=indent)
-    typer.echo(encoded.decode().translate(_ESCAPES))
+    typer.echo(escaped(encoded.decode()))

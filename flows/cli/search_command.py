@@ -122,7 +122,14 @@ def _index(settings: Settings, *, from_scratch: bool) -> None:
         check_schema(ledger)
         if from_scratch:
             answer(ledger, lambda: rebuild(ledger))
-        answer(ledger, lambda: index(ledger, report))
+        done = answer(ledger, lambda: index(ledger, report))
+        if done.is_elsewhere:
+            progress.print(
+                "Another session is indexing, and goes on with the rest. Until it has ended, searches read"
+                " what is not indexed yet one by one."
+            )
+        elif not done.sources:
+            progress.print("Nothing to index: every message is indexed.")
         _print_missing(missing_extensions(ledger), progress)
 
 

@@ -1,4 +1,4 @@
-"""What is in the inbox of this host and was not received yet: `tdp status` names it."""
+"""What is in the inbox of this host and was not received: `tdp status` names it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from flows.batches.inbox import scan, writers_at
+from flows.batches.inbox import passed_over, scan, writers_at
+from flows.batches.kept import kept_in
 from flows.batches.receiving import decodable
 from flows.batches.source_file import Writers
 from flows.errors import ServiceFailed
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load
-from flows.reports import Settling, Status
+from flows.reports import PassedOver, Settling, Status
 from flows.reports.prefect_api import request
 from flows.settings import Settings
 
@@ -32,7 +33,15 @@ def with_inbox(now: Status, ledger: Connection, settings: Settings) -> Status:
         waiting = _waiting(ledger, settings.inbox)
         quiet = _quiet_seconds(settings) if waiting else None
         named = [_settling(path, unchanged, quiet) for path, unchanged in waiting[:_NAMED]]
-        return msgspec.structs.replace(now, settling=named, settling_more=len(waiting) - len(named))
+        over = sorted(passed_over(settings.inbox).items())
+        return msgspec.structs.replace(
+            now,
+            settling=named,
+            settling_more=len(waiting) - len(named),
+            passed_over=[PassedOver(decodable(path.name), reason) for path, reason in over[:_NAMED]],
+            passed_over_all=len(over),
+            kept=len(kept_in(settings.inbox)),
+        )
     return now
 
 

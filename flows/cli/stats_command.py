@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +16,14 @@ from flows.cli.screen import console
 from flows.cli.signals import stop_on_signals
 from flows.cli.times import SinceUtc, Timeout, UntilUtc
 from flows.reports import text
-from flows.tables.choosing import chat_keys
+from flows.tables.choosing import chat_keys, chat_names
 from flows.tables.orders import Choice
 from flows.tables.packages import package
 from flows.tables.sessions import answer, prepare, timed_out
-from flows.tables.statistics import Media, Statistics, draw, statistics, undated_note
+from flows.tables.statistics import Media, Statistics, statistics, undated_note
 
-_BAR = 40
+#: Characters of a bar, and of those that a picture leaves out.
+_BAR, _MISSING = 40, 20
 _ZONE = (
     "HTML exports name only wall-clock time. If they were made in one time zone, enter it in the block `tdp`"
     " (*Time zone of HTML exports*; for a new installation TDP_HTML_ZONE), and run"
@@ -54,13 +54,14 @@ def stats(
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
 
-        def ask() -> Statistics:
-            choice = Choice(chat_keys(ledger, chat or []), since, until)
-            return statistics(ledger, choice, senders=senders)
+        def ask() -> tuple[Statistics, list[tuple[str, str | None]]]:
+            keys = chat_keys(ledger, chat or [])
+            found = statistics(ledger, Choice(keys, since, until), senders=senders)
+            return found, chat_names(ledger, keys or [])
 
-        found = answer(ledger, ask)
+        found, chats = answer(ledger, ask)
     if picture:
-        _draw(found, picture, ", ".join(chat or []) or "All chats", force=force)
+        _draw(found, picture, chats, force=force)
     if as_json:
         _print_json(found)
     else:
@@ -77,12 +78,22 @@ def _check(picture: Path, *, force: bool) -> None:
     place_of(picture, force=force)
 
 
-def _draw(found: Statistics, picture: Path, title: str, *, force: bool) -> None:
+def _draw(found: Statistics, picture: Path, chats: list[tuple[str, str | None]], *, force: bool) -> None:
+    from flows.tables.drawing import draw
     from flows.tables.export import complete
 
-    with complete(picture, force=force) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font does not have
-        draw(found, partial, title)
+    with complete(picture, force=force) as partial:
+        missing = draw(found, partial, chats)
+    notes = console(stderr=True, highlight=False)
+    notes.print(Text(f"{picture}: {text.size(picture.stat().st_size)}"))
+    if missing:
+        more = "…" if len(missing) > _MISSING else ""
+        notes.print(
+            Text(
+                f"It leaves out characters that no font of this machine has: {missing[:_MISSING]}{more}"
+                " Install a font that has them, for example Noto Sans CJK (fonts-noto-cjk)."
+            )
+        )
 
 
 def statistics_page(found: Statistics) -> RenderableType:
@@ -122,7 +133,7 @@ def statistics_page(found: Statistics) -> RenderableType:
 
 def _undated(found: Statistics) -> list[Text]:
     """Return how many messages have no certain instant, and what makes it certain."""
-    return [Text(f"{note}.\n{_ZONE}")] if (note := undated_note(found)) else []
+    return [Text(f"{note}."), Text(_ZONE)] if (note := undated_note(found)) else []
 
 
 def _kind(media: Media) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,6 +55,22 @@ def seconds(value: str | float) -> float:
     return found
 
 
+#: Options that begin a period, and those that end it.
+_PERIODS = {"since": "until", "received_from": "received_to", "processed_from": "processed_to"}
+
+
+def in_order(context: typer.Context, option: typer.CallbackParam, value: Any) -> Any:
+    """Return the value of an option. Raises BadParameter if a period ends before it begins."""
+    # The options are read in the order given: the later one of a period finds both.
+    given = {**context.params, str(option.name): value}
+    for begin, end in _PERIODS.items():
+        since, until = given.get(begin), given.get(end)
+        if since and until and since > until:
+            first, last = (f"--{name.replace('_', '-')}" for name in (begin, end))
+            raise typer.BadParameter(f"{first} {since} is later than {last} {until}")
+    return value
+
+
 Since = Annotated[
     datetime | None,
     typer.Option(
@@ -67,6 +83,7 @@ SinceUtc = Annotated[
     datetime | None,
     typer.Option(
         parser=utc_time,
+        callback=in_order,
         metavar="WHEN",
         help="Only what was since then: 90m, 6h, 7d or 2026-03-01 (UTC, unless it has an offset).",
     ),
@@ -74,7 +91,10 @@ SinceUtc = Annotated[
 UntilUtc = Annotated[
     datetime | None,
     typer.Option(
-        parser=utc_time, metavar="WHEN", help="Only what was before then (UTC, unless it has an offset)."
+        parser=utc_time,
+        callback=in_order,
+        metavar="WHEN",
+        help="Only what was before then (UTC, unless it has an offset).",
     ),
 ]
 Timeout = Annotated[

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
-from flows.errors import DatabaseUnavailable
+from flows.errors import DatabaseUnavailable, in_one_line
 from flows.ledger.named_sql import sql
 
 Session = AsyncConnection[DictRow]
@@ -59,7 +59,7 @@ async def connect(url: str, application: str, patience: float = PATIENCE) -> Ses
             return await _without_time_outs(session)
         except psycopg.OperationalError as error:
             if loop.time() + pause > deadline:
-                raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}".rstrip()) from error
+                raise DatabaseUnavailable(f"PostgreSQL does not answer: {in_one_line(error)}") from error
             _log.warning("PostgreSQL does not answer, trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
         pause = min(2 * pause, 2.0)
@@ -80,7 +80,7 @@ async def fetch(session: Session, statement: str, /, **values: object) -> list[D
         cursor = await session.execute(sql(statement).encode(), values)
         return await cursor.fetchall() if cursor.description else []
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"the session was lost: {error}".rstrip()) from error
+        raise DatabaseUnavailable(f"the session was lost: {in_one_line(error)}") from error
 
 
 async def fetch_one(session: Session, statement: str, /, **values: object) -> DictRow:

@@ -6,10 +6,14 @@ their own, once per run: so the monitor sends no events of these conditions.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
 import msgspec
+import psycopg2
 
 from flows.domain import BACKFILL, MAINTAIN, PROCESS_INBOX
-from flows.errors import RulesBroken, ServiceFailed
+from flows.errors import BatchesFailed, RulesBroken, ServiceFailed
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load
 from flows.reports import text
@@ -27,7 +31,7 @@ _LENGTH = 300
 OTHERWISE = {
     "batch_failed": "no batch is failed",
     "file_quarantined": "no quarantined file waits for a decision",
-    "run_failed": "the last run of each flow completed",
+    "run_failed": "the last run of each flow completed, or its batches have since",
     "rule_broken": "the last audit found no broken rule",
 }
 
@@ -39,6 +43,7 @@ class _State(msgspec.Struct, frozen=True):
 class LastRun(msgspec.Struct, frozen=True):
     """The run of a flow that ended last."""
 
+    id: str
     name: str
     state_type: str
     state_name: str
@@ -52,6 +57,11 @@ class LastRun(msgspec.Struct, frozen=True):
         return text.short(
             f"{self.name}: {self.state_name}: {self.state.message or 'without a message'}", _LENGTH
         )
+
+    @property
+    def is_about_batches(self) -> bool:
+        """Whether the run has failed for nothing but what became of its batches."""
+        return self.state_type == "CRASHED" or BatchesFailed.__name__ in (self.state.message or "")
 
 
 def last_runs(settings: Settings) -> dict[str, LastRun]:
@@ -70,19 +80,42 @@ def last_runs(settings: Settings) -> dict[str, LastRun]:
     return found
 
 
-def of_runs(settings: Settings) -> dict[str, str | None]:
-    """Return what is wrong by condition, as the last runs say; None if nothing is."""
+def of_runs(
+    settings: Settings, connect: Callable[[], AbstractContextManager[Connection]]
+) -> dict[str, str | None]:
+    """Return what is wrong by condition, as the last runs say; None if nothing is.
+
+    ``connect`` opens the ledger, if a run has failed.
+    """
     try:
         runs = last_runs(settings)
     except ServiceFailed:  # the component prefect_server says so
         return {}
-    failed = [run.problem for run in runs.values() if run.problem]
+    done_since = _done_since(runs.values(), connect)
+    failed = [run.problem for run in runs.values() if run.problem and run.id not in done_since]
     audit = runs.get(MAINTAIN)
     broken = audit and audit.problem and RulesBroken.__name__ in (audit.state.message or "")
     return {
         "run_failed": "; ".join(failed) or None,
         "rule_broken": audit.problem if audit and broken else None,
     }
+
+
+def _done_since(
+    runs: Iterable[LastRun], connect: Callable[[], AbstractContextManager[Connection]]
+) -> set[str]:
+    """Return the ids of the runs that failed by a crash or their batches, which are completed now.
+
+    A run that was killed is set to Crashed later than the run ends that completes its batches.
+    """
+    ids = [run.id for run in runs if run.problem and run.is_about_batches]
+    if not ids:
+        return set()
+    try:
+        with connect() as ledger:
+            return set(_sql.runs_without_open_batches(ledger, flow_run_ids=ids))
+    except psycopg2.OperationalError:  # the component postgres says so
+        return set()
 
 
 def of_ledger(ledger: Connection) -> dict[str, str | None]:

@@ -98,7 +98,7 @@ class Monitor:
         self.usage = Usage()
         self.latest = Health("unknown", {}, {})
         self._lanes = Probe(self._read_lanes)
-        self._runs = Probe(lambda: failures.of_runs(settings))
+        self._runs = Probe(lambda: failures.of_runs(settings, lambda: connect(settings)))
         self._components: dict[str, Probe[Component]] = {
             "postgres": Probe(self._postgres),
             "prefect_server": Probe(self._prefect_server),

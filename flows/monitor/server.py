@@ -26,6 +26,7 @@ from flows.monitor.metrics import Metrics
 from flows.monitor.usage import Sampler
 from flows.reports.prefect_api import request
 from flows.reports.timeline import timeline_svg
+from flows.reports.visible import make_logs_visible
 from flows.services.prefect import ensure_authentication, is_loopback, local_url
 from flows.settings import Settings
 
@@ -202,6 +203,7 @@ def monitor(settings: Settings, port: int | None = None) -> Iterator[MonitorServ
 
 def serve(settings: Settings) -> None:
     """Serve on the configured port until SIGTERM or Ctrl-C, and log conditions that begin or end."""
+    make_logs_visible()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
     stopped = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):

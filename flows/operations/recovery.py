@@ -45,6 +45,7 @@ from flows.domain import FLOW_NAMES
 from flows.ledger.session import Session, connect, fetch
 from flows.operations.arrival import watch
 from flows.operations.requests import OPEN, in_state, request_run, server_time
+from flows.reports.visible import make_logs_visible
 from flows.settings import Settings
 
 #: Seconds between two rounds.
@@ -274,5 +275,6 @@ async def _run(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    make_logs_visible()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     asyncio.run(_run(Settings()))

@@ -2,7 +2,7 @@
 
 from flows.reports.bots import BotStatus, bots
 from flows.reports.files import Duplicate, LeftFile, SourceLine, duplicates, left_files, source_files
-from flows.reports.overview import Settling, Status, batch, batches, clock, status
+from flows.reports.overview import PassedOver, Settling, Status, batch, batches, clock, status
 from flows.reports.summary import Summary, summary, summary_markdown
 from flows.reports.timings import Timing, timings, timings_markdown
 
@@ -10,6 +10,7 @@ __all__ = [
     "BotStatus",
     "Duplicate",
     "LeftFile",
+    "PassedOver",
     "Settling",
     "SourceLine",
     "Status",

@@ -79,11 +79,20 @@ class Settling(msgspec.Struct, frozen=True):
     unchanged_sec: float | None
 
 
+class PassedOver(msgspec.Struct, frozen=True):
+    """An entry of the inbox that no run receives under its name, with the reason."""
+
+    name: str
+    reason: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """The whole installation at one moment, by the database's clock; ``held`` batches have a status, too.
 
-    ``left`` is the number of entries that the last looks at folders left there. ``settling`` has entries of
-    the inbox, if this host has it: the first ones, and ``settling_more`` others.
+    ``left`` is the number of entries that the last looks at folders left there. If this host has the inbox,
+    ``settling`` has the first entries that are not received yet, ``settling_more`` is the number of others.
+    ``passed_over`` has the first whose names are hidden or those of unfinished files, ``passed_over_all`` is
+    the number of all. ``kept`` is the number of received originals that stay there for an hour, hidden.
     """
 
     at: datetime
@@ -94,6 +103,9 @@ class Status(msgspec.Struct, frozen=True):
     left: int = 0
     settling: list[Settling] = []
     settling_more: int = 0
+    passed_over: list[PassedOver] = []
+    passed_over_all: int = 0
+    kept: int = 0
     foreign_holders: list[ForeignHolder] = []
 
 

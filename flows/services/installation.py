@@ -22,6 +22,7 @@ from flows.services.prefect import (
     server_url,
 )
 from flows.services.processes import Child, stop
+from flows.services.reminders import Step, reminders
 from flows.services.server_lock import ServerLock
 from flows.settings import Settings
 
@@ -122,7 +123,7 @@ def installation(
 ) -> Iterator[Installation]:
     """Run PostgreSQL, migrated, and the Prefect server until the block ends; ``start`` adds services.
 
-    What takes a while goes to ``report`` as it begins, one line each.
+    What takes a while goes to ``report`` as it begins, one line each, and again while it lasts.
 
     Services that a killed owner left running are stopped first. Then the port of the server must be free, and
     that of the monitor if it is to be started too. Raises :class:`AlreadyRunning` if another
@@ -134,23 +135,30 @@ def installation(
         _ensure_free_ports(settings, with_monitor)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
     with _home_lock(settings), ExitStack() as stack:
-        _stop_leftovers(settings, report)
-        _ensure_free_ports(settings, with_monitor)
-        stack.callback(record.path(settings).unlink, missing_ok=True)
-        started = Installation(settings, stack)
-        if settings.is_embedded:
-            report("Starting PostgreSQL")
-        started.start(postgres)
-        report("Checking the schema of the ledger")
-        migrate(settings.database)
-        started.lock = ServerLock(settings)
-        stack.callback(started.lock.release)
-        started.lock.acquire()
-        report("Starting the Prefect server")
-        started.start(prefect_server)
+        with reminders(report) as step:
+            _stop_leftovers(settings, step)
+            _ensure_free_ports(settings, with_monitor)
+            stack.callback(record.path(settings).unlink, missing_ok=True)
+            started = Installation(settings, stack)
+            _start_server(started, stack, step)
         ports = {"server_host": settings.server_host, "server_port": settings.server_port}
         record.write(settings, {"url": started.url, "settings": ports})  # now other commands may use it
         yield started
+
+
+def _start_server(started: Installation, stack: ExitStack, step: Step) -> None:
+    """Start PostgreSQL, and the Prefect server when the schema and the lock of the ledger are there."""
+    settings = started.settings
+    if settings.is_embedded:
+        step("Starting PostgreSQL", settings.logs / "postgres.log")
+    started.start(postgres)
+    step("Checking the schema of the ledger")
+    migrate(settings.database)
+    started.lock = ServerLock(settings)
+    stack.callback(started.lock.release)
+    started.lock.acquire()
+    step("Starting the Prefect server", settings.logs / "prefect-server.log")
+    started.start(prefect_server)
 
 
 def _ensure_free_ports(settings: Settings, with_monitor: bool) -> None:

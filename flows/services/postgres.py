@@ -23,7 +23,7 @@ import psycopg2.errors
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from flows.errors import ServiceFailed
+from flows.errors import ServiceFailed, in_one_line
 from flows.ledger.connection import connection
 from flows.services.processes import Child, child
 from flows.settings import Settings
@@ -87,10 +87,12 @@ def ensure_database(url: str, name: str) -> None:
         return  # another process created it at the same time
     except psycopg2.errors.InsufficientPrivilege as error:
         raise ServiceFailed(
-            f"The role may not create databases. Create a database named {name}: {error}"
+            f"The role may not create databases. Create a database named {name}: {in_one_line(error)}"
         ) from error
     except psycopg2.OperationalError as error:
-        raise ServiceFailed(f"PostgreSQL at {_host_and_port(url)} does not respond: {error}") from error
+        raise ServiceFailed(
+            f"PostgreSQL at {_host_and_port(url)} does not respond: {in_one_line(error)}"
+        ) from error
 
 
 @contextmanager
@@ -125,7 +127,8 @@ def _initdb(data: Path, user: dict[str, Any]) -> None:
     command = [str(binary("initdb")), "-D", str(data), "--auth=trust", "--username=postgres", *locale]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, **user)
     if done.returncode:
-        raise ServiceFailed(f"initdb could not create a database cluster in {data}: {done.stderr.strip()}")
+        why = done.stderr.strip().splitlines()
+        raise ServiceFailed(f"initdb could not create a database cluster in {data}:", *why)
 
 
 def _server_user(data: Path) -> dict[str, Any]:

@@ -39,20 +39,19 @@ class Child:
         while not is_ready():
             self.check()
             if time.monotonic() > deadline:
-                raise ServiceFailed(f"{self.name} did not respond within {seconds:.0f} s. {self.log_tail()}")
+                raise ServiceFailed(f"{self.name} did not respond within {seconds:.0f} s.", *self.log_tail())
             time.sleep(_POLL_SECONDS)
 
     def check(self) -> None:
         """Raise :class:`ServiceFailed` with the end of its log if the process has exited."""
         if self.process.poll() is not None:
-            raise ServiceFailed(
-                f"{self.name} exited with status {self.process.returncode}. {self.log_tail()}"
-            )
+            status = self.process.returncode
+            raise ServiceFailed(f"{self.name} exited with status {status}.", *self.log_tail())
 
-    def log_tail(self, lines: int = 5) -> str:
+    def log_tail(self, lines: int = 5) -> list[str]:
         """Return the name of the log and the last lines that this process wrote."""
         text = self.log_end().strip().splitlines()[-lines:]
-        return "\n  ".join([f"Its log is {self.log}:", *text])
+        return [f"Its log is {self.log}:", *(f"  {line}" for line in text)]
 
     def log_end(self, size: int = 4096) -> str:
         """Return at most ``size`` bytes from the end of what this process wrote into its log."""

@@ -32,7 +32,11 @@ def chat_key(connection: Connection, given: str) -> str:
     lines = [
         f"  {key}  {name or '(no name)'}  ({kind or 'type unknown'})" for key, name, kind in found[:_SHOWN]
     ]
-    more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    raise ChatUnknown(
-        f"{given!r} is one of {len(found)} chats; name it by its key:\n" + "\n".join(lines) + more
-    )
+    lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    raise ChatUnknown(f"{given!r} is one of {len(found)} chats; name it by its key:", *lines)
+
+
+def chat_names(connection: Connection, keys: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return key and name of each of these chats, in this order."""
+    names = {row[0]: row[3] for row in _sql.rows_of_chats(connection, chats=list(keys))}
+    return [(key, names.get(key)) for key in dict.fromkeys(keys)]

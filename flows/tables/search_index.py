@@ -19,11 +19,15 @@ _sql = load("search.sql", as_dicts=False)
 
 
 class Indexed(NamedTuple):
-    """Numbers of source files read and of messages that were new or changed in the index, or gone from it."""
+    """Numbers of source files read and of messages that were new or changed in the index, or gone from it.
+
+    ``is_elsewhere``: another session was indexing, and this one has left the rest to it.
+    """
 
     sources: int = 0
     written: int = 0
     removed: int = 0
+    is_elsewhere: bool = False
 
 
 def index(connection: Connection, report: Callable[[Indexed], object] = lambda _: None) -> Indexed:
@@ -35,7 +39,7 @@ def index(connection: Connection, report: Callable[[Indexed], object] = lambda _
     while True:
         if not _sql.index_alone(connection, lock_key=INDEXING):
             connection.rollback()
-            return Indexed(sources, written)
+            return Indexed(sources, written, is_elsewhere=True)
         if not (portion := _sql.take_pending(connection, most=_PORTION)):
             break
         written += _sql.index_sources(connection, sources=portion)

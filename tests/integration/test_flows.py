@@ -31,6 +31,10 @@ async def test_every_file_ends_stored_or_quarantined_and_only_once(
 ) -> None:
     inbox = tmp_path / "inbox"
     expected = write_samples(inbox, files=6, messages=20, seed=7, broken=3)
+    forged = "\n\x1b[2J\u202e"
+    broken = {name for name, file in expected.by_file.items() if file.outcome != "ok"}
+    for name in broken:
+        (inbox / name).rename(inbox / f"{forged}{name}")
     copies = tmp_path / "copies"
     shutil.copytree(inbox, copies)
 
@@ -40,9 +44,9 @@ async def test_every_file_ends_stored_or_quarantined_and_only_once(
     outcomes = Counter(file.outcome for file in expected.by_file.values())
     words = {"ok": "stored", "partial": "in part", "quarantined": "quarantined"}
     assert state.message == ", ".join(f"{outcomes[name]} {words[name]}" for name in words if outcomes[name])
-    broken = {name for name, file in expected.by_file.items() if file.outcome != "ok"}
     warned = await warnings_of(state.state_details.flow_run_id, len(broken))
-    assert {message.split("  batch_id=")[0] for message in warned} == broken
+    named = {message.split("  batch_id=")[0] for message in warned}
+    assert named == {f"\u240a\u241b[2J\ufffd{name}" for name in broken}
     assert query(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
     assert query(installation, "SELECT count(*) AS n FROM chats") == [{"n": expected.chats}]
     assert {row["status"] for row in query(installation, "SELECT status FROM batch_files")} >= {"STORED"}

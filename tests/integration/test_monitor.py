@@ -156,6 +156,39 @@ def test_failures_are_conditions_until_an_operator_acts(ledger: Any, server: Mon
         cursor.execute("TRUNCATE source_files CASCADE")
 
 
+@pytest.mark.parametrize(
+    ("state", "message", "clears"),
+    [
+        ("CRASHED", "Its process has died", True),
+        ("FAILED", "Flow run encountered an exception: BatchesFailed: 1 of 2 batches failed", True),
+        ("FAILED", "Flow run encountered an exception: KeyError: 1", False),
+    ],
+)
+def test_a_failed_run_is_a_condition_until_its_batches_are_completed(
+    ledger: Any, server: MonitorServer, state: str, message: str, clears: bool
+) -> None:
+    def create(path: str, **body: object) -> str:
+        answer = request(server.monitor.settings, "POST", f"/api/{path}/", json.dumps(body).encode())
+        return str(json.loads(answer)["id"])
+
+    flow = create("flows", name="process-inbox")
+    run = create("flow_runs", flow_id=flow, state={"type": state, "name": state, "message": message})
+    until_conditions(server, ["run_failed"], {"run_failed": None})
+    with ledger.cursor() as cursor:
+        for number, status in enumerate(("COMPLETED", "FAILED")):
+            cursor.execute(
+                "INSERT INTO batch_processing (batch_id, file_count, status) VALUES (%s, 1, %s)",
+                [f"b{number}", status],
+            )
+            cursor.execute(
+                "INSERT INTO run_batches (flow_run_id, position, batch_id) VALUES (%s, %s, %s)",
+                [run, number, f"b{number}"],
+            )
+        until_conditions(server, OTHERWISE, {"run_failed": None, "batch_failed": None})
+        cursor.execute("UPDATE batch_processing SET status = 'COMPLETED'")
+    until_conditions(server, OTHERWISE, {} if clears else {"run_failed": None})
+
+
 def test_a_long_queue_is_a_condition_but_only_a_stuck_stage_is_unhealthy(
     ledger: Any, server: MonitorServer
 ) -> None:

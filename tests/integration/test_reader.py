@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from chat_tables import run_tdp
 from converted import Export, store, write
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from deployments import reader as role
@@ -36,6 +37,8 @@ def drop(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("DROP OWNED BY tdp_reader")
         owner.execute("DROP ROLE tdp_reader")
+        for (name,) in owner.execute("SELECT datname FROM pg_database WHERE datallowconn").fetchall():
+            owner.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO PUBLIC").format(sql.Identifier(name)))
 
 
 def test_it_reads_the_data(reader: str) -> None:
@@ -83,8 +86,46 @@ def test_commands_that_read_messages_work(reader: str, database_url: str, tmp_pa
     for command in (["export", "-"], ["export", "-", "--what", "senders"], ["stats", "--chat", "channel1"]):
         done = run_tdp(as_reader, *command)
         assert done.exit_code == 0, done.exception
-    for command in (["status"], ["chat", "channel1"], ["export", tmp_path / "t.csv", "--what", "timings"]):
-        assert isinstance(run_tdp(as_reader, *command).exception, AccessDenied)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "chat channel1",
+        "export - --what timings",
+        "search --index",
+        "search --rebuild",
+        "hold --all",
+        "resume batch_000001",
+        "migrate 0016 --yes",
+        "files drop 1 --yes",
+        "files return 1 .",
+        "verify",
+    ],
+)
+def test_every_other_command_names_the_role_and_what_to_do(
+    reader: str, database_url: str, tmp_path: Path, command: str
+) -> None:
+    store(database_url, write(tmp_path / "1", Export(1, "channel1", "News", [(1, 1, "some text")])))
+    as_reader = f"{database_url.replace('postgres@', 'tdp_reader@')}"
+    denied = run_tdp(as_reader, *command.split()).exception
+    assert isinstance(denied, AccessDenied)
+    assert str(denied).startswith("the database role tdp_reader may not do that: ")
+    assert "need the role of `tdp up`" in str(denied)
+
+
+def test_it_may_connect_to_no_other_database_of_the_embedded_server(
+    reader: str, writer: str, database_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC")  # as before that release
+    assert apply_reader(database_url, login=False) == []
+    assert apply_reader(database_url, login=True) == ["role PUBLIC: may no longer connect to postgres"]
+    for name in ("postgres", "template1"):
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(make_conninfo(reader, dbname=name))
+    psycopg.connect(make_conninfo(writer, dbname="postgres")).close()
 
 
 def test_a_second_time_changes_nothing(reader: str, database_url: str) -> None:

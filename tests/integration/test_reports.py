@@ -164,6 +164,12 @@ def test_a_path_that_cannot_be_used_is_named_without_a_traceback(database_url: s
         assert "Traceback" not in done.stderr
 
 
+def test_the_timeline_names_the_file_that_it_has_written(tdp: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "lanes.png"
+    assert tdp("timeline", str(out)).stdout.startswith(f"{out}: ")
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("args", [("timings", "--since", "soon"), ("batches", "--status", "lost"), ("show",)])
 def test_usage_errors_exit_with_status_2(tdp: Callable[..., Result], args: tuple[str, ...]) -> None:
     assert tdp(*args).exit_code == 2

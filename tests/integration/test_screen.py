@@ -23,9 +23,11 @@ CLEAR, CLIPBOARD, TITLE, CSI, OVERRIDE = (
     "\x9b31m",
     "\u202e",
 )
-NAME, SENDER = f"Evil{CLEAR} chat", f"Mal{CLIPBOARD}lory"
+#: Begins a new line, and what looks like one.
+BREAKS = "\n\r\x0b\x0c\x85\u2028\u2029COMPLETED"
+NAME, SENDER = f"Evil{CLEAR} chat{BREAKS}", f"Mal{CLIPBOARD}lory{BREAKS}"
 TEXT = f"evilword {TITLE}{CSI} {OVERRIDE}gnp.exe"
-CONTROLS = re.compile(r"[^\n\t\x20-\x7e\x85\xa0-\u2029\u202f-\u2065\u206a-\U0010ffff]")
+CONTROLS = re.compile(r"[^\n\t\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\U0010ffff]")
 
 
 @pytest.fixture
@@ -39,6 +41,10 @@ def filled(database_url: str, tmp_path: Path) -> str:
         add_batch(opened, "batch_000001", ["QUARANTINED"])
         opened.execute("UPDATE source_files SET name = %s", [f"{NAME}.zip"])
         opened.execute("UPDATE batch_files SET error = %s, source_id = 1", [TEXT])
+        opened.execute(
+            "INSERT INTO left_files (folder, name, sighting, reason, is_error) VALUES ('', %s, '', %s, true)",
+            [NAME, TEXT],
+        )
         opened.execute("UPDATE batch_processing SET error_message = %s", [TEXT])
     return database_url
 
@@ -47,10 +53,11 @@ def filled(database_url: str, tmp_path: Path) -> str:
     ("command", "shown"),
     [
         (["search", "evilword"], "Mal\u241b]52"),
-        (["chat", "channel1"], "Evil\u241b[2J chat 1"),
+        (["chat", "channel1"], "Evil\u241b[2J chat\u240a"),
         (["stats"], "Mal\u241b]52"),
-        (["files"], "Evil\u241b[2J chat.zip"),
-        (["show", "1"], "Evil\u241b[2J chat.zip"),
+        (["files"], "Evil\u241b[2J chat\u240a"),
+        (["show", "1"], "Evil\u241b[2J chat\u240a"),
+        (["files", "--left"], "Evil\u241b[2J chat\u240a"),
         (["batches"], "evilword"),
     ],
 )
@@ -59,6 +66,7 @@ def test_a_page_shows_them_as_characters(filled: str, command: list[str], shown:
     assert done.exit_code == 0, done.output or done.exception
     assert shown in done.output
     assert CONTROLS.findall(done.output) == []
+    assert re.search("^COMPLETED", done.output, re.MULTILINE) is None
 
 
 def test_an_error_shows_them_as_characters(filled: str, tmp_path: Path) -> None:
@@ -67,6 +75,7 @@ def test_an_error_shows_them_as_characters(filled: str, tmp_path: Path) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("Evil\u241b[2J chat")) == (1, 2)
     assert CONTROLS.findall(done.stderr) == []
+    assert len(done.stderr.splitlines()) == 3
 
 
 def test_json_and_files_have_them(filled: str) -> None:
@@ -75,5 +84,5 @@ def test_json_and_files_have_them(filled: str) -> None:
     assert json.loads(found)["name"] == f"{NAME} 1"
     (hit, _) = json.loads(run(filled, "search", "evilword", "--json").stdout)["hits"]
     assert OVERRIDE in hit["snippet"]
-    lines = run(filled, "export", "-", "--format", "jsonl").stdout.splitlines()
-    assert TEXT in {json.loads(line)["text"] for line in lines}
+    lines = run(filled, "export", "-", "--format", "jsonl").stdout.split("\n")
+    assert TEXT in {json.loads(line)["text"] for line in lines if line}

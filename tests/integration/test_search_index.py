@@ -165,9 +165,12 @@ def test_only_one_session_indexes(database_url: str, tmp_path: Path) -> None:
     with connection(database_url) as holder, holder.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [INDEXING])
         inner.append(index_all(database_url))
+        said = run(database_url, "search", "--index").stderr
         holder.rollback()
-    assert inner == [Indexed()]
-    assert index_all(database_url).written == 1
+    assert inner == [Indexed(is_elsewhere=True)]
+    assert said.startswith("Another session is indexing")
+    assert run(database_url, "search", "--index").stderr.startswith("1 messages of 1 file indexed\n")
+    assert run(database_url, "search", "--index").stderr.startswith("Nothing to index")
 
 
 def test_without_extensions_it_says_so_and_does_what_it_can(postgres: str, tmp_path: Path) -> None:

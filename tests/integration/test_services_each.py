@@ -39,7 +39,8 @@ def test_a_port_in_use_names_the_variable_to_set(settings: Settings) -> None:
 def test_a_service_that_cannot_start_shows_its_log(settings: Settings) -> None:
     settings.postgres_data.mkdir(parents=True, mode=0o700)
     (settings.postgres_data / "PG_VERSION").write_text("9\n")
-    with pytest.raises(ServiceFailed, match=r"postgres exited .*postgres\.log"), services.postgres(settings):
+    log = r"postgres exited .*\n.*postgres\.log:\n  "
+    with pytest.raises(ServiceFailed, match=log), services.postgres(settings):
         pass
     assert processes_of(settings) == []
 
@@ -116,7 +117,7 @@ def test_logs_survive_restarts_and_large_ones_are_kept(
     def run(text: str) -> None:
         with child(settings, "speaker", ["sh", "-c", f"echo {text}"]) as started:
             started.process.wait()
-            assert started.log_tail().endswith(f":\n  {text}")
+            assert started.log_tail() == [f"Its log is {started.log}:", f"  {text}"]
 
     run("yesterday")
     run("today")

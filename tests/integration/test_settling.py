@@ -58,3 +58,22 @@ def test_what_settles_in_the_inbox_is_named(installation: Settings) -> None:
     for n in range(1000):
         (inbox / f"{n}.zip").touch()
     assert lines() == ["1,002 entries in the inbox"]
+
+
+def test_what_a_name_keeps_from_being_received_is_named(installation: Settings) -> None:
+    inbox = installation.inbox
+    inbox.mkdir()
+    for name in ("b.zip.part", ".a.json", ".DS_Store", ".tdp-kept-1-1-c.zip", ".tdp-0123"):
+        (inbox / name).touch()
+    (inbox / "Chat.crdownload").mkdir()
+    (inbox / "given up.tmp").touch()
+    os.utime(inbox / "given up.tmp", (1, 1))  # `tdp files --left` names it
+    page = CliRunner().invoke(app, ["status"], env={"COLUMNS": "300"}).stdout
+    written = "its name says that it is still being written; it is received under its final name"
+    assert [line.strip() for line in page.splitlines() if "inbox" in line] == [
+        "In the inbox: .a.json: hidden, so it is not received: rename it without the dot",
+        f"In the inbox: Chat.crdownload: {written}",
+        f"In the inbox: b.zip.part: {written}",
+        "In the inbox: .tdp-kept-…: 1 received original, removed an hour after that, or received again if"
+        " changed by then",
+    ]

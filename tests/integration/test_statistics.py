@@ -16,6 +16,7 @@ from converted import Export, store, write
 from psycopg.types.json import Jsonb
 
 from flows.errors import ChatUnknown, ExportFailed, PackageMissing, QueryTimedOut
+from flows.reports import text
 
 BOARD = Path(__file__).parents[2] / "deployments" / "grafana" / "messages.json"
 
@@ -130,6 +131,30 @@ def test_a_period_chooses_the_same_messages_as_an_export_of_it(filled: str) -> N
     assert [tuple(each.values()) for each in numbers(filled)["media"]] == kinds
 
 
+def test_media_without_a_file_have_their_own_kinds(filled: str) -> None:
+    members = {
+        "invoice": "invoice_information",
+        "giveaway": "giveaway_information",
+        "giveaway_results": "giveaway_results",
+        "game": "game_title",
+        "todo_list": "todo_list",
+        "paid_media": "paid_stars_amount",
+        "location": "place_name",
+        "contact": "contact_information",
+        "self_destructing": "self_destructing",
+        "other": "unheard_of",
+    }
+    with psycopg.connect(filled) as opened:
+        for number, member in enumerate(members.values(), 3):
+            opened.execute(
+                "UPDATE messages SET media = %s WHERE message_id = %s AND sender_id = 'user1'",
+                [Jsonb({member: 250}), number],
+            )
+        kinds = opened.execute("SELECT kind, messages FROM media_kinds ORDER BY kind").fetchall()
+    assert dict(kinds) == dict.fromkeys(members, 1) | {"photo": 2}
+    assert {each["kind"]: each["messages"] for each in numbers(filled)["media"]} == dict(kinds)
+
+
 def test_a_sender_has_the_name_of_the_latest_message(filled: str) -> None:
     with psycopg.connect(filled) as opened:
         opened.execute("UPDATE messages SET sender_name = 'Zoe' WHERE message_id = 5 AND sender_id = 'user1'")
@@ -167,10 +192,28 @@ def test_senders_of_one_name_have_a_row_each(database_url: str, tmp_path: Path) 
 
 def test_dollar_signs_in_names_are_no_formulas(filled: str, tmp_path: Path) -> None:
     out = tmp_path / "news.svg"
-    assert run(filled, "stats", "--chat", "News $_{ $", "--picture", out).exit_code == 0
+    done = run(filled, "stats", "--chat", "channel1", "--picture", out)
+    assert (done.exit_code, done.stderr) == (0, f"{out}: {text.size(out.stat().st_size)}\n")
     shown = out.read_text()
     assert "<!-- News $_{ $ -->" in shown
     assert "<!-- Ann $_{ $2 -->" in shown
+
+
+def test_a_picture_says_what_it_cannot_show(filled: str, tmp_path: Path) -> None:
+    with psycopg.connect(filled) as opened:
+        opened.execute("UPDATE messages SET sender_name = %s WHERE sender_id = 'user1'", ["\u1b83"])
+        opened.execute("UPDATE chats SET name = %s WHERE chat_key = 'channel1'", ["A\n\x1b\u202eb"])
+        opened.execute("UPDATE messages SET media = NULL")
+        opened.execute("DELETE FROM messages WHERE message_id > 1")
+    out = tmp_path / "one.svg"
+    done = run(filled, "stats", "--chat", "channel1", "--picture", out)
+    shown = out.read_text()
+    assert all(f"<!-- {each} -->" in shown for each in ("A b", "user1", "2024-05-01", "No media", "1"))
+    assert "<!-- 0.5 -->" not in shown
+    assert "no font of this machine has: \u1b83 Install" in done.stderr
+    assert "<!-- Characters that no font of this machine has are left out -->" in shown
+    assert run(filled, "stats", "--since", "2030-01-01", "--picture", out, "--force").exit_code == 0
+    assert out.read_text().count("<!-- No messages -->") == 3
 
 
 @pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
@@ -210,8 +253,8 @@ def test_the_statements_of_the_board_run(filled: str) -> None:
     assert len(statements) > 8
     with psycopg.connect(filled) as opened:
         for statement in statements:
-            text = re.sub(r"\$__timeFilter\((\w+)\)", r"\1 BETWEEN '2020-01-01' AND '2030-01-01'", statement)
-            text = text.replace("${chat:sqlstring}", "'channel1', 'user5@user9'")
-            assert "$" not in text, text
-            rows = opened.execute(text.encode()).fetchall()
-            assert rows, text
+            asked = re.sub(r"\$__timeFilter\((\w+)\)", r"\1 BETWEEN '2020-01-01' AND '2030-01-01'", statement)
+            asked = asked.replace("${chat:sqlstring}", "'channel1', 'user5@user9'")
+            assert "$" not in asked, asked
+            rows = opened.execute(asked.encode()).fetchall()
+            assert rows, asked

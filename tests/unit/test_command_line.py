@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from flows.cli.foreground import duplicate_lines
 from flows.cli.main import app
 from flows.domain import full_batch_id
-from flows.reports import text
+from flows.reports import Duplicate, text
 
 
 def tdp(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -118,3 +121,42 @@ def test_what_is_no_batch_id_is_a_usage_error(command: list[str]) -> None:
 
 def test_numbers_agree_with_their_nouns() -> None:
     assert [text.count(n, "file", "files") for n in (0, 1, 1200)] == ["0 files", "1 file", "1,200 files"]
+
+
+@pytest.mark.parametrize("command", ["search x", "export -", "stats"])
+def test_a_period_ends_after_it_begins(command: str) -> None:
+    runner = CliRunner(env={"COLUMNS": "300"})
+    for period in (["--since", "2024-02-01", "--until", "2024-01-31"], ["--until", "9d", "--since", "1d"]):
+        done = runner.invoke(app, [*command.split(), *period])
+        assert done.exit_code == 2
+        assert re.search(r"--since 20.* is later than --until 20", done.stderr)
+    days = ["--processed-from", "2024-02-01", "--processed-to", "2024-01-31"]
+    assert "--processed-from 2024-02-01 is later" in runner.invoke(app, ["backfill", *days]).stderr
+
+
+@pytest.mark.parametrize("command", ["sample", "env"])
+def test_a_closed_output_is_an_error(command: str, tmp_path: Path) -> None:
+    arguments = [*command.split(), *([str(tmp_path)] if "sample" in command else [])]
+    line = 'exec "$0" -m flows.cli "$@" >&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", line, sys.executable, *arguments], capture_output=True, check=False
+    )
+    closed = b"error: standard output is closed: redirect it to /dev/null if it is not wanted\n"
+    assert (done.returncode, done.stderr) == (1, closed)
+    if command == "sample":
+        both = subprocess.run(
+            ["/bin/sh", "-c", f"{line} 2>&-", sys.executable, *arguments], capture_output=True, check=False
+        )
+        assert (both.returncode, both.stderr) == (1, b"")
+
+
+def test_many_duplicates_are_one_line() -> None:
+    many = [
+        Duplicate(f"{n}.zip", "/in", datetime.now(UTC), n, f"as {n}.zip", "batch_000001", "STORED")
+        for n in range(11)
+    ]
+    assert [str(line) for line in duplicate_lines(many)] == [
+        "11 files were known already: 0.zip (the content of as 0.zip), 1.zip (the content of as 1.zip),"
+        " 2.zip (the content of as 2.zip), …; `tdp files --duplicates` lists all"
+    ]
+    assert len(duplicate_lines(many[1:])) == 10

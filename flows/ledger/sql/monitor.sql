@@ -33,6 +33,14 @@ SELECT (SELECT count(*) FROM batch_processing WHERE status = 'FAILED') AS failed
        (SELECT count(*) FROM batch_files JOIN source_files USING (source_id)
         WHERE status = 'QUARANTINED' AND returned_at IS NULL AND purged_at IS NULL) AS quarantined;
 
+-- name: runs_without_open_batches(flow_run_ids)$
+-- Of these parent runs those that have listed batches, and whose batches are all completed now.
+SELECT coalesce(array_agg(flow_run_id::text), '{}') FROM (
+    SELECT r.flow_run_id FROM run_batches r JOIN batch_processing b USING (batch_id)
+    WHERE r.flow_run_id = ANY (:flow_run_ids::uuid[])
+    GROUP BY r.flow_run_id HAVING bool_and(status = 'COMPLETED')
+) AS done;
+
 -- name: schema_version()$
 SELECT version_num FROM tdp_schema_version;
 

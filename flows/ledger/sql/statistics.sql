@@ -62,17 +62,9 @@ ORDER BY messages DESC, sender_id, name LIMIT :most;
 -- name: by_media(chats, since, until)
 -- The kinds are those of the view media_kinds, which has no times. size_bytes: null if the exports have no size of
 -- any of them.
-SELECT kind, count(*) AS messages, nullif(sum(size_bytes), 0)::bigint AS size_bytes
-FROM messages CROSS JOIN LATERAL (
-    SELECT CASE WHEN media ->> 'photo' IS NOT NULL THEN 'photo'
-                WHEN media ->> 'media_type' IS NOT NULL THEN media ->> 'media_type'
-                WHEN media ->> 'file' IS NOT NULL THEN 'file'
-                WHEN media ? 'poll' THEN 'poll'
-                WHEN media ? 'location_information' THEN 'location'
-                WHEN media ? 'contact_information' THEN 'contact'
-                ELSE 'other' END AS kind,
-           whole_number(coalesce(media ->> 'photo_file_size', media ->> 'file_size')) AS size_bytes
-) AS one
+SELECT media_kind(media) AS kind, count(*) AS messages,
+       nullif(sum(whole_number(coalesce(media ->> 'photo_file_size', media ->> 'file_size'))), 0)::bigint AS size_bytes
+FROM messages
 WHERE media IS NOT NULL AND type <> 'service'
   AND (:chats::text[] IS NULL OR chat_key = ANY (:chats::text[]))
   AND (:since::timestamptz IS NULL OR sent_at >= :since
