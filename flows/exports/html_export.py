@@ -18,13 +18,14 @@ from flows.errors import BadInput
 from flows.exports import ids
 from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
+from flows.exports.encoding import is_utf8
 from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
 from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
 from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, Messages, is_utf8, parse
+from flows.exports.repair import Message, Messages, parse
 from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST, Block
 from flows.exports.zones import Clock

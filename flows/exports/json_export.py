@@ -15,9 +15,9 @@ import pyarrow as pa
 from flows.errors import BadInput
 from flows.exports import ids
 from flows.exports.damage import Joined, Malformed
-from flows.exports.encoding import as_utf8
+from flows.exports.encoding import as_utf8, is_utf8
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, add_member, is_utf8, parse, repaired
+from flows.exports.repair import Message, add_member, parse, repaired
 from flows.exports.rows import BATCH, Rows
 from flows.exports.scan import LONGEST, Block, Scanner
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from flows.errors import BadInput
 from flows.exports.damage import Joined, Malformed
+from flows.exports.encoding import is_utf8
 from flows.exports.scan import Block, Scanner
 
 Message = dict[str, msgspec.Raw]
@@ -168,15 +169,6 @@ def _one_by_one(block: Block) -> Messages:
         found.members.extend(valid.members)
         found.raws.extend(valid.raws)
     return found._replace(lost=lost, missing_commas=commas, not_utf8=not_utf8, error=error)
-
-
-def is_utf8(raw: bytes) -> bool:
-    """Return whether a text is in UTF-8."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _document_in(piece: bytes, outer: bytes) -> int:
