@@ -16,6 +16,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from flows.errors import BadInput
 from flows.exports import ids
+from flows.exports.block import Block
 from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
 from flows.exports.encoding import is_utf8
@@ -27,7 +28,7 @@ from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page
 from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, Messages, parse
 from flows.exports.rows import Rows
-from flows.exports.scan import LONGEST, Block
+from flows.exports.scan import LONGEST
 from flows.exports.zones import Clock
 
 #: Bytes parsed at once; a part has a little over 1 MB, but other programs join all parts into one.

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import msgspec
 
 from flows.errors import BadInput
-from flows.exports.damage import CUT_OFF, CutOff, Malformed
+from flows.exports.block import Block
+from flows.exports.damage import (
+    CUT_OFF,
+    DOCUMENT,
+    CutOff,
+    Malformed,
+    Swallowed,
+    broken_message,
+    document_behind,
+)
 
 #: Bytes read at once, and the approximate size of a block of messages.
 CHUNK = 1 << 20
 #: Bytes that a value (a message, a skipped section) may have; keeps memory bounded.
 LONGEST = 64 << 20
+#: Broken messages, and broken documents, behind which reading goes on: each may cost reading LONGEST bytes.
+MOST_BROKEN = 50
 
 _BLANK = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"', re.DOTALL)
@@ -28,30 +39,6 @@ _SCALAR = re.compile(rb"[^\s,:\[\]{}\"]++")
 #: What may stand between two documents of one file: white space, commas, byte order marks (files joined by
 #: `cat`), NULs (a power failure), record separators (RFC 7464), and DOS's end-of-file mark (`copy a+b`).
 _BETWEEN = re.compile(rb"(?:[ \t\r\n,\0\x1a\x1e]|\xef\xbb\xbf)*+")
-
-
-class Block(NamedTuple):
-    """Some elements of an array, separated by commas, and the means to split them without parsing."""
-
-    data: bytes
-    separator: bytes = b""  # between any two elements, and within no JSON string
-    elements: tuple[bytes, ...] = ()  # set if the layout has no such separator
-    start: int = 0  # offset of the data in the file, if the layout has a separator
-    outer: bytes = b""  # line break and indentation of the array that holds the elements
-    missing_commas: int = 0  # between the elements, if they were found one by one
-
-    def pieces(self) -> list[bytes]:
-        """Return the elements one by one."""
-        if self.elements:
-            return list(self.elements)
-        # A separator holds the end of one object and the start of the next: "},\n  {".
-        head, tail = self.separator[:1], self.separator[-1:]
-        first, *rest = self.data.split(self.separator)
-        return [
-            first + head * bool(rest),
-            *(tail + piece + head for piece in rest[:-1]),
-            *(tail + piece for piece in rest[-1:]),
-        ]
 
 
 class Scanner:
@@ -71,6 +58,7 @@ class Scanner:
         self._gap_at = -1  # offset of the token that _gap precedes
         #: Number of members and elements without the comma that should precede them.
         self.missing_commas = 0
+        self._broken = 0
         self.next_document()  # skips a byte order mark, written by text editors
 
     @property
@@ -106,6 +94,10 @@ class Scanner:
         """Return to a byte of the file at which a value starts."""
         self._file.seek(offset)
         self._data, self._at, self._base = b"", 0, offset
+
+    def document_behind(self, offset: int) -> int:
+        """Return where the next chat or account begins from ``offset`` on; -1 if none does."""
+        return document_behind(self._file, offset)
 
     def take_missing_commas(self) -> int:
         """Return the number of missing commas, and count from 0 again."""
@@ -189,23 +181,42 @@ class Scanner:
 
     def _by_brackets(self) -> Iterator[Block]:
         held: list[bytes] = []
-        size = 0
+        size, start = 0, self.offset
         try:
             for _ in self._list(b"[", b"]", inside=True):
-                held.append(self.value())
+                held.append(self._element(start))
                 size += len(held[-1])
                 if size >= CHUNK:
-                    yield self._block(held)
-                    held, size = [], 0
+                    yield self._block(held, start)
+                    held, size, start = [], 0, self.offset
         except BadInput:  # the elements before it are complete
             if held:
-                yield self._block(held)
+                yield self._block(held, start)
             raise
         if held:
-            yield self._block(held)
+            yield self._block(held, start)
 
-    def _block(self, elements: list[bytes]) -> Block:
-        return Block(b",".join(elements), elements=tuple(elements), missing_commas=self.take_missing_commas())
+    def _element(self, start: int) -> bytes:
+        """Return the next message of the block at ``start``; a broken one reaches up to the one behind it."""
+        try:
+            found = self.value()
+        except (CutOff, Malformed):
+            begin = self.offset
+            broken = broken_message(self._file, begin) if self._broken < MOST_BROKEN else None
+            self.return_to_offset(begin)
+            if not broken:
+                raise
+            self._broken += 1
+            found = self._file.read(broken[0] - begin) if broken[0] - begin < LONGEST else b"?"
+            self.return_to_offset(broken[0])
+            return found
+        if not found.startswith(b'{"id"') and DOCUMENT.match(found):
+            raise Swallowed(start)
+        return found
+
+    def _block(self, elements: list[bytes], start: int) -> Block:
+        commas = self.take_missing_commas()
+        return Block(b",".join(elements), elements=tuple(elements), start=start, missing_commas=commas)
 
     def _list(self, opener: bytes, closer: bytes, *, inside: bool, comma: bool = True) -> Iterator[None]:
         """Yield before each item of an object or array; consume its brackets and commas.
