@@ -24,7 +24,7 @@ from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
 from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
-from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page
+from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page, shown_name
 from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, Messages, parse
 from flows.exports.rows import Rows
@@ -111,7 +111,7 @@ class _HtmlReader:
         if missing := self._missing():
             self._reading.problems.append(f"parts missing: {', '.join(missing)}; {_TOGETHER}")
         self._reading.problems += [
-            f"not read: the {page.behind} bytes behind the end of {page.path.name}"
+            f"not read: the {page.behind} bytes behind the end of {shown_name(page.path)}"
             for page in self._pages
             if page.behind
         ]
@@ -198,19 +198,24 @@ class _HtmlReader:
                 yield held[:start]
                 held = held[start:]
             if len(held) > LONGEST:
-                self._reading.problems.append(f"{part.name} has a message longer than {LONGEST >> 20} MiB")
+                self._reading.problems.append(
+                    f"{shown_name(part)} has a message longer than {LONGEST >> 20} MiB"
+                )
                 return
         if zeros > len(held) - len(held.rstrip(b"\0")):  # those at its end do not matter
-            self._reading.problems.append(
-                f"{part.name} has zeros in it, as after a failure of the disk: {_ZEROS}"
-            )
+            self._problem(part, f"has zeros in it, as after a failure of the disk: {_ZEROS}")
         yield self._whole(part, held)
+
+    def _problem(self, part: Path, problem: str) -> None:
+        self._reading.problems.append(f"{shown_name(part)} {problem}")
 
     def _whole(self, part: Path, tail: bytes) -> bytes:
         """Return the end of a part, without a message that is cut off."""
         if b"</html" in tail[-4096:].lower():
             return tail
-        self._reading.problems.append(f"{part.name} is cut off: complete messages before that were kept")
+        self._reading.problems.append(
+            f"{shown_name(part)} is cut off: complete messages before that were kept"
+        )
         start = max((match.start() for match in _START.finditer(tail)), default=len(tail))
         depth = 0
         for tag in _DIV.finditer(tail, start):

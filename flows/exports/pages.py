@@ -26,6 +26,7 @@ DAY_BARS = range(-1_000_000, 0)
 
 _PART = re.compile(r"messages(\d*)\.html?", re.IGNORECASE)
 _BARE = re.compile(r"\d+-.*?messages(\d*)\.html?", re.IGNORECASE)
+_SINGLE = re.compile(r"\d+-(.*\.html?)", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"""page_header.{0,2000}?<div class=["']?text bold["']?[^<>]*>(.*?)</div>""", re.DOTALL)
 _LINK = r"""<a\b[^<>]*\bhref=["']?([^"'<>]*?)(?:#[^"'<>]*)?["'][^<>]*>\s*{} messages"""
 _BACK, _NEXT = (re.compile(_LINK.format(word)) for word in ("Previous", "Next"))
@@ -180,6 +181,12 @@ def _own_size(file: BinaryIO, title: str, size: int, encoding: str) -> int:
 def part_name(number: int) -> str:
     """Return the name that Telegram Desktop gives to a part."""
     return f"messages{number if number > 1 else ''}.html"
+
+
+def shown_name(path: Path) -> str:
+    """Return the name of a page for the operator: that of the source file if it is one page."""
+    single = _SINGLE.fullmatch(path.parent.name) if path.name == part_name(1) else None
+    return single[1] if single else path.name
 
 
 def chunks_of(page: Page, size: int) -> Iterator[bytes]:

@@ -33,6 +33,7 @@ __all__ = [
     "PART_OF_SEVERAL",
     "Archive",
     "Bare",
+    "Compressed",
     "Member",
     "Rar",
     "format_of",
@@ -108,7 +109,7 @@ def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
-        if not head:
+        if len(head) < HEAD and not head.strip():
             raise BadInput("the file is empty: copy it again")
         kind = format_of(head) or ("zip" if has_list(file) else "")
         if kind in _OPENERS:
