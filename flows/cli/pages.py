@@ -89,7 +89,7 @@ def _settling(now: Status) -> Iterator[Text]:
         if entry.is_open:
             state = "open for writing, received when it is closed"
         elif entry.is_complete:
-            state = "complete, the next run receives it"
+            state = "written to by no process, the next run receives it"
         else:
             quiet = f"{entry.quiet_sec:g} s" if entry.quiet_sec is not None else "the quiet time"
             state = f"received when it has not changed for {quiet}"
