@@ -109,6 +109,14 @@ ZIPS = [
     stored("drive", lambda chat: one_of(chat, "C:\\a\\result.json")),
     quarantined("only traversal", lambda chat: one_of(chat, "../result.json"), "leads out"),
     partly("symlink", with_export((special("result.json", stat.S_IFLNK), b"/etc/passwd")), "not followed"),
+    stored(
+        "symlink within it",
+        with_export(
+            (special("a/messages.html", stat.S_IFLNK), b"../ok/result.json"),
+            (special("b", stat.S_IFLNK), b"ok"),
+        ),
+        read=4,
+    ),
     partly(
         "link folder", with_export((special("a", stat.S_IFLNK), b"/etc"), ("a/b.jpg", b"")), "not followed"
     ),

@@ -27,6 +27,7 @@ from flows.stages.extract.archives.base import ENCRYPTED, EndsEarly, reading
 from flows.stages.extract.contents import NESTED, BeforeCut, Text, has_media_name, kind_of, named
 from flows.stages.extract.entry import Entry, safe_path
 from flows.stages.extract.limits import Budget, TooLarge
+from flows.stages.extract.links import followed
 from flows.stages.extract.places import is_media, parts_among
 
 #: Members that may be exports by their names, or copies of one (``result.json.bak``); their contents decide.
@@ -38,7 +39,7 @@ _RESULT = re.compile(r"(.*/)?result( ?\(\d+\)|[ _-]?\d+)?\.json", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
 _IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
 _OUTSIDE = "its path leads out of the archive or is too deep"
-_LINK = "links and devices are not followed"
+_LINK = "devices, and links to what is not in the archive, are not followed"
 #: Characters of a member's name in a reason.
 _NAME_CHARS = 200
 
@@ -114,15 +115,15 @@ class Unpacking:
         wanted: list[Member] = []
         others: list[Member] = []
         with reading():
-            members = list(archive.members())
+            members = list(followed(archive.members()))
         for member in members:
             path = safe_path(member.path, self._limits.depth, below)
             if path is None or not member.regular:
                 # A nested archive may be only media: report only members that may be exports.
                 if not below or _EXPORT.fullmatch(member.path):
                     self._left_out[_LINK if path else _OUTSIDE].append(path or member.path)
-            elif _IGNORED.fullmatch(path):
-                continue
+            elif _IGNORED.fullmatch(path) or (member.target and not _EXPORT.fullmatch(path)):
+                continue  # what a link leads to is looked at where it is
             elif member.encrypted:
                 self._left_out[ENCRYPTED].append(path)
             else:

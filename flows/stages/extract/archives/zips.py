@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from flows.errors import BadInput
 from flows.stages.extract.archives.base import (
     Contents,
     Member,
@@ -27,11 +28,13 @@ from flows.stages.extract.archives.base import (
 )
 from flows.stages.extract.archives.streams import Inflater, Slice, Unpacked, raw_lzma
 from flows.stages.extract.archives.zip_list import ENTRY, LOCAL, WRAP, Entry, Listed, read_lists
-from flows.stages.extract.limits import Budget
+from flows.stages.extract.limits import Budget, TooLarge
 
 _STORED, _DEFLATED, _BZIP2, _LZMA = 0, 8, 12, 14
 _ENCRYPTED = 0x1
 _LOCAL_SIZE = 30
+#: Bytes of the path to which a link leads, at most.
+_LONGEST_TARGET = 4096
 #: The bytes at the end of a stored member: a data descriptor, the next member or the list of contents.
 _FOLLOWING = (b"PK\x07\x08", LOCAL, ENTRY)
 _SPECIAL = {stat.S_IFLNK, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK}
@@ -56,7 +59,30 @@ class Zip:
 
     def members(self) -> Iterable[Member]:
         """Return the members in the order of the list of contents."""
-        return (_member(entry) for entry in self._entries if not entry.is_folder)
+        return (self._member(entry) for entry in self._entries if not entry.is_folder)
+
+    def _member(self, entry: Entry) -> Member:
+        kind = stat.S_IFMT(entry.mode)
+        is_link = kind == stat.S_IFLNK and not entry.flags & _ENCRYPTED and entry.size <= _LONGEST_TARGET
+        return Member(
+            path=entry.name,
+            size=entry.size,
+            regular=kind not in _SPECIAL,
+            encrypted=bool(entry.flags & _ENCRYPTED),
+            handle=entry,
+            target=self._target(entry) if is_link else "",
+        )
+
+    def _target(self, entry: Entry) -> str:
+        """Return the path to which a link leads, its content, from the root; empty if it is absolute."""
+        try:
+            content = b"".join(self._chunks(entry))[:_LONGEST_TARGET].decode("utf-8", "replace")
+        except TooLarge:
+            raise
+        except BadInput:
+            return ""
+        folder = entry.name.replace("\\", "/").rpartition("/")[0]
+        return "" if not content or content.startswith("/") else f"{folder}/{content}"
 
     def read(self, wanted: Sequence[Member]) -> Contents:
         """Yield the wanted members' chunks."""
@@ -129,13 +155,3 @@ def _unpacked(packed: Readable, entry: Entry) -> Unpacked:
             raise damaged("its LZMA header")
         return Unpacked(packed, lambda: raw_lzma(head[4:]), entry.size)
     raise unsupported_method(f"number {entry.method}")
-
-
-def _member(entry: Entry) -> Member:
-    return Member(
-        path=entry.name,
-        size=entry.size,
-        regular=stat.S_IFMT(entry.mode) not in _SPECIAL,
-        encrypted=bool(entry.flags & _ENCRYPTED),
-        handle=entry,
-    )
