@@ -7,6 +7,8 @@ import math
 import re
 from typing import Any
 
+import msgspec
+
 #: Control characters as Telegram Desktop wrote them (tdesktop issue 27571).
 _BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
 #: Paths without quotes, as version 4.1.1 wrote them (tdesktop issue 24961).
@@ -32,6 +34,23 @@ def lenient(raw: bytes) -> Any:
         return _clean(_loads(text))
     except json.JSONDecodeError:
         return _clean(_loads(_ODD_COMMAS.sub(_without_odd_comma, text)))
+
+
+def is_decodable(raw: bytes) -> bool:
+    """Return whether :func:`lenient` decodes a value."""
+    try:
+        lenient(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def key_of(raw: bytes) -> str:
+    """Return the key that ``raw`` is."""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return raw[1:-1].decode("utf-8", "replace")
 
 
 def _without_odd_comma(match: re.Match[str]) -> str:

@@ -34,6 +34,8 @@ _MESSAGES = msgspec.json.Decoder(list[Message])
 #: Zeros where there was something else (a failing disk): a piece with some may begin in one message and end,
 #: as valid JSON, in another.
 _HOLE = bytes(16)
+#: What may stand before and behind a message.
+_GAP = b"\0, \t\r\n"
 #: Each message has one such member: how many messages there are in such a piece.
 _TYPE = re.compile(rb'"type"\s*+:\s*+"(?:message|service|unsupported)"')
 #: Maps digits to 0 and exponents to e, to search for numbers outside the range of PostgreSQL's numeric.
@@ -128,7 +130,9 @@ def _one_by_one(block: Block) -> Messages:
     while todo:
         piece = todo.pop()
         if _HOLE in piece:
-            lost += _messages_in(piece)
+            whole, broken = _beside_holes(piece)
+            todo += reversed(whole)
+            lost += _messages_in(broken) if broken else 0
             continue
         try:
             values = lenient(b"[" + piece + b"]")
@@ -157,6 +161,13 @@ def _one_by_one(block: Block) -> Messages:
 def _messages_in(piece: bytes) -> int:
     """Return how many messages are lost with ``piece``."""
     return max(1, len(_TYPE.findall(piece)))
+
+
+def _beside_holes(piece: bytes) -> tuple[list[bytes], bytes]:
+    """Return the messages in ``piece`` that are whole beside zeros, and what is broken, joined."""
+    parts = [part.strip(_GAP) for part in piece.split(_HOLE)]
+    whole = [part for part in parts if MESSAGE.match(part) and _values(part)[1] == b"" and _values(part)[0]]
+    return whole, b"".join(part for part in parts if part not in whole)
 
 
 def _joined(block: Block, piece: bytes) -> tuple[Joined | Swallowed, list[bytes]] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from json_chats import START, Json, Read, chat, layouts, message, reader
 
-from flows.exports.scan import CHUNK
+from flows.exports.scan import CHUNK, MOST_BROKEN
 
 
 @pytest.fixture
@@ -143,3 +143,12 @@ def test_a_broken_message_of_one_line_costs_no_other(
         expected = [1, 2, 4, 5] + ([] if export is chats[0] else [1, 2, 3, 4, 5])
         assert [row["message_id"] for row in rows] == expected, text
         assert "unreadable message" in (reading.reason or "")
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_raw_line_breaks_in_the_texts_of_one_line_cost_no_message(read: Read, line_break: str) -> None:
+    numbers = range(2 * MOST_BROKEN)
+    export = chat(*(message(id=number, text=f"a BREAK{{{number}") for number in numbers))
+    rows, reading = read(json.dumps(export).replace("BREAK", line_break))
+    assert [row["text"] for row in rows] == [f"a {line_break}{{{number}" for number in numbers]
+    assert reading.reason is None
