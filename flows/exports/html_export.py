@@ -29,6 +29,7 @@ from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, Messages, parse
 from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST
+from flows.exports.signs import not_telegram
 from flows.exports.zones import Clock
 
 #: Bytes parsed at once; a part has a little over 1 MB, but other programs join all parts into one.
@@ -41,13 +42,13 @@ _TOGETHER = "submit all parts of the chat together, otherwise each is stored as 
 _ZEROS = "what was there is lost"
 #: What stands for bytes that are not UTF-8.
 _REPLACED = "\ufffd".encode()
+#: What editors and other programs write before a page.
+_BEFORE = re.compile(rb"(?:\xef\xbb\xbf|\s|<!--.*?-->|<\?xml[^<>]*>)*+", re.DOTALL)
+#: Messages and day bars, whatever their element; a fast sign of each.
+_ELEMENT = re.compile(rb"""<\w+\b[^<>]*\bid=["']message-?\d""")
+_SIGNS = (b'id="message', b"id='message")
 #: Line breaks, also as editors and other programs rewrite them.
 _BREAK = re.compile(r"<br\b[^<>]*>", re.IGNORECASE)
-#: Signs of other programs that write pages called messages.html.
-_FOREIGN = {
-    "Element (Matrix)": re.compile(rb"""id=["']?matrixchat|class=["']?mx_"""),
-    "DiscordChatExporter": re.compile(rb"""class=["']?chatlog\b|chatlog__message"""),
-}
 
 
 class _Piece(NamedTuple):
@@ -190,7 +191,8 @@ class _HtmlReader:
             zeros += chunk.count(0)
             held += chunk
             while another := BEGIN.search(held, 1):
-                yield self._whole(part, held[: another.start()])
+                if not _BEFORE.fullmatch(held, 0, another.start()):
+                    yield self._whole(part, held[: another.start()])
                 held = held[another.start() :]
             if len(held) > _CHUNK and (
                 start := max((one.start() for one in _START.finditer(held)), default=0)
@@ -228,7 +230,7 @@ class _HtmlReader:
         tree = _tree(piece)
         chat = self._chat = self._chat or self._begin(tree, piece, key)
         above = replace(self._above)
-        messages = _parsed(_messages(tree, above, self._batch.clock))
+        messages = _parsed(*_messages(tree, piece, above, self._batch.clock))
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
         return _piece(replace(chat, held=None), self._reading.source, piece, messages, above)
@@ -236,7 +238,7 @@ class _HtmlReader:
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")
         if head is None and tree.css_first("div.history, div.message") is None:
-            raise BadInput(_not_telegram(piece))
+            raise BadInput(not_telegram(piece))
         name = inner_text(head).strip() if head else ""
         known = None if name in ("", "Deleted Account") else name
         key = key or (self._end.chat_key if self._end else ids.named_key(name))
@@ -248,10 +250,10 @@ class _HtmlReader:
 def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece | None:
     """Read a piece of ``chat``, maybe in another process; None if it depends on the message above it."""
     above = Above(_UNKNOWN, _UNKNOWN)
-    found = _messages(_tree(piece), above, clock)
+    found, lost = _messages(_tree(piece), piece, above, clock)
     if any("?" in one for one in (above.sender, above.forward, *found)):
         return None
-    return _piece(chat, source, piece, _parsed(found), above)
+    return _piece(chat, source, piece, _parsed(found, lost), above)
 
 
 def _tree(piece: bytes) -> LexborHTMLParser:
@@ -260,15 +262,26 @@ def _tree(piece: bytes) -> LexborHTMLParser:
     return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html or "<BR" in html else html)
 
 
-def _messages(tree: LexborHTMLParser, above: Above, clock: Clock) -> list[dict[str, Any]]:
-    """Return the members of all messages; ``above`` becomes that of the message after them."""
-    all_of_it = (message(node, above, clock) for node in tree.css("div.message"))
-    return [one for one in all_of_it if one is not None]
+def _messages(
+    tree: LexborHTMLParser, piece: bytes, above: Above, clock: Clock
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the members of all messages, and how many were lost; ``above`` becomes that after them.
+
+    Markup that is not escaped may take later messages with it. Then each message is read by itself.
+    """
+    nodes, trees, expected = tree.css("div.message"), [tree], 0
+    if len(nodes) < sum(map(piece.count, _SIGNS)) and len(nodes) < (expected := len(_ELEMENT.findall(piece))):
+        begins = [match.start() for match in _START.finditer(piece)]
+        trees = [_tree(piece[begin:end]) for begin, end in pairwise([*begins, len(piece)])]
+        nodes = [node for one in trees if (node := one.css_first("div.message")) is not None]
+    all_of_it = (message(node, above, clock) for node in nodes)
+    return [one for one in all_of_it if one is not None], max(0, expected - len(nodes))
 
 
-def _parsed(found: list[dict[str, Any]]) -> Messages:
+def _parsed(found: list[dict[str, Any]], lost: int) -> Messages:
     raws = tuple(map(msgspec.json.encode, found))
-    return parse(Block(b",".join(raws), elements=raws))
+    messages = parse(Block(b",".join(raws), elements=raws))
+    return messages._replace(lost=messages.lost + lost)
 
 
 def _piece(chat: Chat, source: str, piece: bytes, messages: Messages, above: Above) -> _Piece:
@@ -283,10 +296,3 @@ def _start_mark(messages: list[Message]) -> str:
     return ids.start_mark(
         [{key: raw for key, raw in one.items() if key != "date_unixtime"} for one in messages]
     )
-
-
-def _not_telegram(piece: bytes) -> str:
-    for program, signs in _FOREIGN.items():
-        if signs.search(piece):
-            return f"not a Telegram export: its page was written by {program}"
-    return "no chat in its HTML: not a Telegram export; export again from Telegram Desktop"
