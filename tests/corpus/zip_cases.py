@@ -9,6 +9,8 @@ import zipfile
 from collections.abc import Callable
 from functools import cache
 
+import inflate64
+from backports import zstd
 from cases import Chat, partly, quarantined, stored
 from packing import (
     encrypted,
@@ -22,12 +24,22 @@ from packing import (
     zip64,
     zipped,
 )
+from raw_zip import RawEntry, raw_zip
 
 MB = 1 << 20
 #: Options of extract for the corpus.
 LIMITS = ["--max-bytes=50000000", "--max-entries=100000", "--max-depth=8", "--max-nesting=3"]
 STORE = zipfile.ZIP_STORED
 BIG = "over 50,000,000 bytes"
+
+
+def deflated64(content: bytes) -> bytes:
+    packer = inflate64.Deflater()
+    return packer.deflate(content) + packer.flush()
+
+
+def packed_by(method: int, pack: Callable[[bytes], bytes], content: bytes) -> bytes:
+    return raw_zip(RawEntry(b"result.json", content, method=method, pack=pack))
 
 
 def folder(chat: Chat) -> bytes:
@@ -166,12 +178,17 @@ ZIPS = [
         ),
         "'a/result.json' left out: it is damaged",
     ),
+    stored("deflate64", lambda chat: packed_by(9, deflated64, chat.json * 400), rows=2, read=800),
+    quarantined("deflate64 bomb", lambda chat: packed_by(9, deflated64, zeros(chat)[1]), BIG),
     quarantined(
-        "deflate64", lambda chat: with_method(folder(chat), "Чат/r".encode(), 9), "as an ordinary ZIP"
+        "zstd that is none", lambda chat: with_method(folder(chat), "Чат/r".encode(), 93), "it is damaged"
     ),
+    stored("zstd in ZIP", lambda chat: packed_by(93, zstd.compress, chat.json)),
+    quarantined("zstd bomb in ZIP", lambda chat: packed_by(93, zstd.compress, zeros(chat)[1]), BIG),
     quarantined(
-        "zstd in ZIP", lambda chat: with_method(folder(chat), "Чат/r".encode(), 93), "as an ordinary ZIP"
+        "xz in ZIP", lambda chat: with_method(folder(chat), "Чат/r".encode(), 95), "as an ordinary ZIP"
     ),
+    stored("an export among metadata", lambda c: zipped(("__MACOSX/result.json", c.json), ("._a", b"\0\5"))),
     quarantined(
         "LZMA in ZIP with a vast dictionary",
         lambda chat: zipped(("result.json", chat.json), method=zipfile.ZIP_LZMA).replace(

@@ -37,7 +37,7 @@ _EXPORT = re.compile(
 #: An export in JSON, or a copy or a part of one.
 _RESULT = re.compile(r"(.*/)?result( ?\(\d+\)|[ _-]?\d+)?\.json", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
-_IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
+_IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|\._[^/]*|\.DS_Store)")
 _OUTSIDE = "its path leads out of the archive or is too deep"
 _LINK = "devices, and links to what is not in the archive, are not followed"
 #: Characters of a member's name in a reason.

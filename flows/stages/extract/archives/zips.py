@@ -26,11 +26,12 @@ from flows.stages.extract.archives.base import (
     reading,
     unsupported_method,
 )
-from flows.stages.extract.archives.streams import Inflater, Slice, Unpacked, raw_lzma
+from flows.stages.extract.archives.decompressors import Inflater, Inflater64, new_zstd, raw_lzma
+from flows.stages.extract.archives.streams import Slice, Unpacked
 from flows.stages.extract.archives.zip_list import ENTRY, LOCAL, WRAP, Entry, Listed, read_lists
 from flows.stages.extract.limits import Budget, TooLarge
 
-_STORED, _DEFLATED, _BZIP2, _LZMA = 0, 8, 12, 14
+_STORED, _DEFLATED, _DEFLATED64, _BZIP2, _LZMA, _ZSTD = 0, 8, 9, 12, 14, {20, 93}
 _ENCRYPTED = 0x1
 _LOCAL_SIZE = 30
 #: Bytes of the path to which a link leads, at most.
@@ -147,6 +148,10 @@ def _positions(entry: Entry, stated: int, room: int) -> Iterable[int]:
 def _unpacked(packed: Readable, entry: Entry) -> Unpacked:
     if entry.method == _DEFLATED:
         return Unpacked(packed, partial(Inflater, -zlib.MAX_WBITS))
+    if entry.method == _DEFLATED64:
+        return Unpacked(packed, Inflater64)
+    if entry.method in _ZSTD:
+        return Unpacked(packed, new_zstd, entry.size)
     if entry.method == _BZIP2:
         return Unpacked(packed, bz2.BZ2Decompressor, entry.size)
     if entry.method == _LZMA:
