@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import string
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from packing import (
     zip64,
     zipped,
 )
-from raw_zip import RawEntry, raw_zip
+from raw_zip import DESCRIPTOR, RawEntry, raw_zip
 
 MB = 1 << 20
 #: Options of extract for the corpus.
@@ -40,6 +41,20 @@ def deflated64(content: bytes) -> bytes:
 
 def packed_by(method: int, pack: Callable[[bytes], bytes], content: bytes) -> bytes:
     return raw_zip(RawEntry(b"result.json", content, method=method, pack=pack))
+
+
+def cut(chat: Chat, behind: bytes, flags: int = 0) -> bytes:
+    """Return a ZIP that is cut off behind the name of a member."""
+    members = (b"result.json", chat.json), (b"photos/a.jpg", b"a")
+    data = raw_zip(*(RawEntry(name, content, flags=flags) for name, content in members))
+    return data[: data.index(behind) + len(behind)]
+
+
+def with_third_cut(chat: Chat, *, deflate: bool) -> bytes:
+    """Return a ZIP that is cut off in the third message of its export."""
+    content = chat.dump(chat.message(1), chat.message(2), chat.message(3, text=string.printable * 3))
+    data = raw_zip(RawEntry(b"result.json", content, deflate=deflate))
+    return data[: data.index(b"PK\1\2") - 150 * (not deflate) - 60 * deflate]
 
 
 def folder(chat: Chat) -> bytes:
@@ -163,6 +178,11 @@ ZIPS = [
         "'secret/result.json' left out: it is encrypted",
     ),
     quarantined("cut off", lambda chat: folder(chat)[:200], "cut off"),
+    partly("cut off behind the export", lambda chat: cut(chat, b"photos/a.jpg"), "its files up to there"),
+    partly("cut off behind a described export", lambda c: cut(c, b"photos/a.jpg", DESCRIPTOR), "is cut off"),
+    partly("cut off in its list", lambda chat: folder(chat)[:-60], "list of contents is missing"),
+    partly("cut off in an export", lambda chat: with_third_cut(chat, deflate=True), "cut off in the middle"),
+    partly("cut off in a stored export", lambda c: with_third_cut(c, deflate=False), "cut off in the middle"),
     quarantined("cut at the start", lambda chat: folder(chat)[20:], "damaged"),
     quarantined("first of several disks", lambda chat: b"PK\x07\x08" + folder(chat)[:200], "join the parts"),
     quarantined("last of several disks", last_disk, "join the parts"),

@@ -7,6 +7,7 @@ list even if a member's own header differs, as in other tools.
 from __future__ import annotations
 
 import bz2
+import mmap
 import stat
 import struct
 import zlib
@@ -19,6 +20,7 @@ from typing import BinaryIO
 from flows.errors import BadInput
 from flows.stages.extract.archives.base import (
     Contents,
+    EndsEarly,
     Member,
     Readable,
     chunks_of,
@@ -28,7 +30,8 @@ from flows.stages.extract.archives.base import (
 )
 from flows.stages.extract.archives.decompressors import Inflater, Inflater64, new_zstd, raw_lzma
 from flows.stages.extract.archives.streams import Slice, Unpacked
-from flows.stages.extract.archives.zip_list import ENTRY, LOCAL, WRAP, Entry, Listed, read_lists
+from flows.stages.extract.archives.zip_headers import entries_by_headers
+from flows.stages.extract.archives.zip_list import ENTRY, LOCAL, WRAP, Entry, Listed, NoList, read_lists
 from flows.stages.extract.limits import Budget, TooLarge
 
 _STORED, _DEFLATED, _DEFLATED64, _BZIP2, _LZMA, _ZSTD = 0, 8, 9, 12, 14, {20, 93}
@@ -45,9 +48,20 @@ _SPECIAL = {stat.S_IFLNK, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOC
 def open_zip(path: Path, budget: Budget) -> Iterator[Zip]:
     """Open the ZIP archive at ``path``."""
     with path.open("rb") as file:
-        listed = read_lists(file, budget.limits.entries)
+        listed = _listed(file, budget.limits.entries)
         budget.enter(len(listed.entries))
         yield Zip(file, listed, budget)
+
+
+def _listed(file: BinaryIO, max_entries: int) -> Listed:
+    try:
+        return read_lists(file, max_entries)
+    except NoList as error:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            entries = entries_by_headers(data, max_entries)
+        if not entries:
+            raise
+        return Listed(entries, f"{error} (its files up to there were read)")
 
 
 class Zip:
@@ -98,7 +112,8 @@ class Zip:
             size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
             yield chunk
         if (size - entry.size) % WRAP:
-            raise damaged("wrong size")
+            is_cut = entry.offset + entry.packed > entry.limit
+            raise EndsEarly if is_cut else damaged("wrong size")
         if checksum != entry.checksum:
             raise damaged("wrong checksum")
 
