@@ -228,7 +228,7 @@ NESTED = [
     partly(
         "damaged ZIP beside",
         with_export(("b.zip", zipped(("b/result.json", b"{}"))[:50])),
-        "'b.zip': the ZIP archive is cut off",
+        "'b.zip' left out: the ZIP archive is cut off",
     ),
     quarantined(
         "path too deep together",

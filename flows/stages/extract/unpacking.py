@@ -89,7 +89,7 @@ class Unpacking:
 
     def _open(self, source: Path, below: str = "", nesting: int = 0) -> None:
         before = self.exports
-        with open_archive(source, self._budget) as archive:
+        with open_archive(source, self._budget, nested=bool(below)) as archive:
             self._is_single |= not below and isinstance(archive, Bare | Compressed)
             wanted, others = self._sort(archive, below)
             folders, no_exports = self._exports(archive, wanted)

@@ -55,10 +55,10 @@ _MAGIC = {
 }
 #: The results of :func:`format_of` that are archives.
 ARCHIVES = _MAGIC.keys() - {"json", "html"} | {"tar"}
-_OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] = {
-    "zip": open_zip,
-    "7z": open_sevenzip,
-    "rar": open_rar,
+_OPENERS: dict[str, Callable[[Path, Budget, bool], AbstractContextManager[Archive]]] = {
+    "zip": lambda path, budget, nested: open_zip(path, budget, nested=nested),
+    "7z": lambda path, budget, _: open_sevenzip(path, budget),
+    "rar": lambda path, budget, _: open_rar(path, budget),
 }
 _TEXTS = ("json", "html")
 _NAMES = {"json": "result.json", "html": "messages.html"}
@@ -107,10 +107,11 @@ def format_of(head: bytes) -> str:
 
 
 @contextmanager
-def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
+def open_archive(path: Path, budget: Budget, *, nested: bool = False) -> Iterator[Archive]:
     """Open the archive, or the bare JSON or HTML file, at ``path``.
 
-    Unpacked bytes are counted in ``budget``. Raises BadInput for any other file, TooLarge past the limits.
+    Unpacked bytes are counted in ``budget``. Of a ``nested`` ZIP without its end nothing is read: it may be a
+    part of a split archive. Raises BadInput for any other file, TooLarge past the limits.
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -118,7 +119,7 @@ def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
             raise BadInput("the file is empty: copy it again")
         kind = format_of(head) or ("zip" if has_list(file) else "")
         if kind in _OPENERS:
-            with _OPENERS[kind](path, budget) as archive:
+            with _OPENERS[kind](path, budget, nested) as archive:
                 yield archive
         elif kind in {"json", "html"}:
             yield Bare(path, _NAMES[kind])

@@ -45,21 +45,21 @@ _SPECIAL = {stat.S_IFLNK, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOC
 
 
 @contextmanager
-def open_zip(path: Path, budget: Budget) -> Iterator[Zip]:
-    """Open the ZIP archive at ``path``."""
+def open_zip(path: Path, budget: Budget, *, nested: bool = False) -> Iterator[Zip]:
+    """Open the ZIP archive at ``path``; if it is ``nested``, its list of contents must be there."""
     with path.open("rb") as file:
-        listed = _listed(file, budget.limits.entries)
+        listed = _listed(file, budget.limits.entries, nested=nested)
         budget.enter(len(listed.entries))
         yield Zip(file, listed, budget)
 
 
-def _listed(file: BinaryIO, max_entries: int) -> Listed:
+def _listed(file: BinaryIO, max_entries: int, *, nested: bool) -> Listed:
     try:
         return read_lists(file, max_entries)
     except NoList as error:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             entries = entries_by_headers(data, max_entries)
-        if not entries:
+        if nested or not entries:
             raise
         return Listed(entries, f"{error} (its files up to there were read)")
 
