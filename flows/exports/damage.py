@@ -22,8 +22,9 @@ DOCUMENT = re.compile(
 MESSAGE = re.compile(
     rb'\{\s*+"id"\s*+:\s*+"?-?\d++"?\s*+,\s*+"type"\s*+:\s*+"(?:message|service|unsupported)"'
 )
-#: The same, or where another list of messages begins.
-_NEXT = re.compile(rb'"messages"\s*+:\s*+\[|(?P<message>%b)' % MESSAGE.pattern)
+#: The beginning of a list of messages; the next one of either.
+LIST = re.compile(rb'"messages"\s*+:\s*+\[')
+_NEXT = re.compile(rb"%b|(?P<message>%b)" % (LIST.pattern, MESSAGE.pattern))
 _GAP = b", \t\r\n"
 
 

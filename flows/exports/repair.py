@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from flows.errors import BadInput
 from flows.exports.block import Block
-from flows.exports.damage import DOCUMENT, MESSAGE, CutOff, Joined, Malformed, Swallowed
+from flows.exports.damage import DOCUMENT, LIST, MESSAGE, CutOff, Joined, Malformed, Swallowed
 from flows.exports.encoding import is_utf8
 from flows.exports.lenient import REPEATED, encode, lenient, object_of
 from flows.exports.scan import Scanner
@@ -214,7 +214,7 @@ def _split(piece: bytes) -> list[bytes]:
     found, behind = _values(piece)
     if not found or behind not in (b"", b"]", b"}"):
         return [piece]
-    if behind and not MESSAGE.search(piece, 1):
+    if behind and LIST.search(piece):
         raise Malformed("the layout of its messages changes in the middle")
     return [piece] if behind else found
 
@@ -232,6 +232,9 @@ def _values(piece: bytes) -> tuple[list[bytes], bytes]:
 
 def _at_beginnings(piece: bytes) -> list[bytes]:
     """Return the messages in ``piece`` if one of them is broken and took others with it, else none."""
+    another = LIST.search(piece)
+    if another:  # of another chat
+        piece = piece[: another.start()]
     begins = [match.start() for match in MESSAGE.finditer(piece)]
     if len(begins) < 2:
         return []

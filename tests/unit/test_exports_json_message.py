@@ -275,3 +275,15 @@ def test_the_greatest_revision_is_the_newest_version(read: Read) -> None:
     assert revisions[1].startswith("001672628645.2.")
     again = read(json.dumps(chat(versions[1]), indent=7))[0][0]["revision"]
     assert again == revisions[1]  # independent of the layout
+
+
+def test_a_message_that_closes_its_list_too_early_costs_no_other(read: Read) -> None:
+    """Within the layout of Telegram Desktop; only where another list begins, reading ends."""
+    messages = [message(id=n, text_entities=[{"type": "plain", "text": f"t{n}"}]) for n in range(5)]
+    chats = [chat(*messages, id=1), chat(*messages, id=2)]
+    export = json.dumps({"chats": {"list": chats}}, indent=1)
+    rows, reading = read(export.replace('"t2"\n', '"t2"} }]\n', 1))
+    assert [(row["chat_key"][-1], row["message_id"]) for row in rows] == [
+        *(("1", n) for n in (0, 1, 3, 4)), *(("2", n) for n in range(5)),
+    ]  # fmt: skip
+    assert reading.reason == "1 unreadable message left out"
