@@ -178,7 +178,9 @@ ZIPS = [
         "'secret/result.json' left out: it is encrypted",
     ),
     quarantined("cut off", lambda chat: folder(chat)[:200], "cut off"),
-    partly("cut off behind the export", lambda chat: cut(chat, b"photos/a.jpg"), "its files up to there"),
+    partly(
+        "cut off behind the export", lambda chat: cut(chat, b"photos/a.jpg"), "list of contents is missing"
+    ),
     partly("cut off behind a described export", lambda c: cut(c, b"photos/a.jpg", DESCRIPTOR), "is cut off"),
     partly("cut off in its list", lambda chat: folder(chat)[:-60], "list of contents is missing"),
     partly("cut off in an export", lambda chat: with_third_cut(chat, deflate=True), "cut off in the middle"),

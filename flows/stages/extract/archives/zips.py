@@ -61,7 +61,7 @@ def _listed(file: BinaryIO, max_entries: int, *, nested: bool) -> Listed:
             entries = entries_by_headers(data, max_entries)
         if nested or not entries:
             raise
-        return Listed(entries, f"{error} (its files up to there were read)")
+        return Listed(entries, str(error))
 
 
 class Zip:
