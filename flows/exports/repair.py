@@ -142,14 +142,14 @@ def _one_by_one(block: Block) -> Messages:
             if joined := _joined(block, piece):
                 error, todo = joined
                 continue
-            try:
-                elements = _split(piece)
-            except Malformed as malformed:
-                error = malformed
-                break
-            commas += len(elements) - 1
-            todo += reversed(elements if elements[1:] else (parts := _at_beginnings(piece)))
-            lost += 0 if elements[1:] or parts else _messages_in(piece)
+            if another := LIST.search(piece):
+                error = Malformed("the layout of its messages changes in the middle")
+                todo = [piece[: another.start()]]
+                continue
+            elements, missing = _split(piece)
+            commas += missing
+            todo += reversed(elements)
+            lost += 0 if elements else _messages_in(piece)
             continue
         lost += len(values) - len(messages)
         not_utf8 += not is_utf8(piece)
@@ -206,17 +206,18 @@ def _may_be_great(shape: bytes) -> bool:
     return b"0e00000" in shape or _LONG in shape
 
 
-def _split(piece: bytes) -> list[bytes]:
-    """Split what should be one message into several where the commas between them are missing.
+def _split(piece: bytes) -> tuple[list[bytes], int]:
+    """Return the messages in an unreadable ``piece``, and how many commas are missing between them.
 
-    Raises Malformed if ``piece`` extends beyond its array.
+    There are none if it is one message, which is broken.
     """
     found, behind = _values(piece)
-    if not found or behind not in (b"", b"]", b"}"):
-        return [piece]
-    if behind and LIST.search(piece):
-        raise Malformed("the layout of its messages changes in the middle")
-    return [piece] if behind else found
+    if found[1:] and not behind:
+        return found, len(found) - 1
+    if parts := _at_beginnings(piece):
+        return parts, 0
+    is_last = behind in (b"]", b"}") and found != [piece]  # what follows is the end of the list
+    return (found if is_last else []), 0
 
 
 def _values(piece: bytes) -> tuple[list[bytes], bytes]:
@@ -232,12 +233,9 @@ def _values(piece: bytes) -> tuple[list[bytes], bytes]:
 
 def _at_beginnings(piece: bytes) -> list[bytes]:
     """Return the messages in ``piece`` if one of them is broken and took others with it, else none."""
-    another = LIST.search(piece)
-    if another:  # of another chat
-        piece = piece[: another.start()]
-    begins = [match.start() for match in MESSAGE.finditer(piece)]
+    begins = sorted({0, *(match.start() for match in MESSAGE.finditer(piece))})
     if len(begins) < 2:
         return []
-    parts = [piece[begin:end].rstrip(b", \t\r\n") for begin, end in pairwise([*begins, len(piece)])]
+    parts = [piece[begin:end].strip(_GAP) for begin, end in pairwise([*begins, len(piece)])]
     last, _ = _values(parts[-1])  # brackets behind it are those of the list
-    return [*parts[:-1], *(last or parts[-1:])]
+    return [part for part in (*parts[:-1], *(last or parts[-1:])) if part]

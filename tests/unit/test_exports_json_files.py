@@ -130,7 +130,14 @@ def test_an_export_behind_one_on_a_line_that_is_cut_off_anywhere_is_read(
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
 @pytest.mark.parametrize(
     ("sound", "broken"),
-    [('"last3"', '"la"st3"'), ('"last3"', '"last3'), ('"last3"', '"last3"]'), ("3}", "3"), ("3}", "[3}")],
+    [
+        ('"id"COLON3,', '"idCOLON3,'),
+        ('"last3"', '"la"st3"'),
+        ('"last3"', '"last3'),
+        ('"last3"', '"last3"]'),
+        ("3}", "3"),
+        ("3}", "[3}"),
+    ],
 )
 def test_a_broken_message_of_one_line_costs_no_other(
     read: Read, separators: tuple[str, str], sound: str, broken: str
@@ -139,7 +146,9 @@ def test_a_broken_message_of_one_line_costs_no_other(
     chats = [chat(*messages, id=1), chat(*messages, id=2)]
     for export in (chats[0], {"personal_information": {"user_id": 9}, "chats": {"list": chats}}):
         text = json.dumps(export, separators=separators)
-        rows, reading = read(text.replace(sound, broken, 1))
+        old, new = (one.replace("COLON", separators[1]) for one in (sound, broken))
+        assert old in text
+        rows, reading = read(text.replace(old, new, 1))
         expected = [1, 2, 4, 5] + ([] if export is chats[0] else [1, 2, 3, 4, 5])
         assert [row["message_id"] for row in rows] == expected, text
         assert "unreadable message" in (reading.reason or "")
