@@ -31,6 +31,8 @@ _OTHER = {
     rb"....ftyp|RIFF....AVI |\x1aE\xdf\xa3|\x00\x00\x01[\xb3\xba]": "a video or a picture",
     rb"ID3|OggS|fLaC|RIFF....WAVE": "a sound recording",
 }
+#: Bytes without a control character that no archive has: each has one of them in ten.
+_ENOUGH = 200
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 
@@ -66,6 +68,6 @@ def _is_text(head: bytes, *, is_whole: bool) -> bool:
     decoder = codecs.getincrementaldecoder("utf-16" if utf16 else "utf-8")()
     try:
         text = decoder.decode(head, final=is_whole)
-    except UnicodeDecodeError:
-        return False
+    except UnicodeDecodeError:  # an encoding of before Unicode; if it is short, it may be anything
+        return len(head) >= _ENOUGH and not _CONTROLS.search(head.decode("latin-1"))
     return not _CONTROLS.search(text)

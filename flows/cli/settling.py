@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,8 +32,9 @@ def with_inbox(now: Status, ledger: Connection, settings: Settings) -> Status:
         if entries > _MOST:
             return msgspec.structs.replace(now, settling_more=entries)
         waiting = _waiting(ledger, settings.inbox)
-        quiet = _quiet_seconds(settings) if waiting else None
-        named = [_settling(path, unchanged, quiet) for path, unchanged in waiting[:_NAMED]]
+        quiet, settle = _seconds_of_block(settings) if waiting else (None, None)
+        settle = settings.settle_seconds if settle is None else settle
+        named = [_settling(*each, quiet, settle) for each in waiting[:_NAMED]]
         over = sorted(passed_over(settings.inbox).items())
         return msgspec.structs.replace(
             now,
@@ -45,22 +47,32 @@ def with_inbox(now: Status, ledger: Connection, settings: Settings) -> Status:
     return now
 
 
-def _waiting(ledger: Connection, inbox: Path) -> list[tuple[Path, float | None]]:
-    """Return the entries that no run has received or left, oldest first, and for how long each is the same.
+def _waiting(ledger: Connection, inbox: Path) -> list[tuple[Path, float | None, float]]:
+    """Return the entries that no run has received or left, oldest first.
 
+    Each with the seconds for which it is the same (None: not known) and since it was changed.
     Raises OSError if the inbox does not exist or may not be read.
     """
     files, _ = scan(inbox)
     rows = _sql.settling(ledger, sightings=[seen.sighting for seen in files.values()])
     new = {row["sighting"]: row["unchanged_sec"] for row in rows if not row["is_known"]}
-    found = [(path, new[seen.sighting]) for path, seen in files.items() if seen.sighting in new]
-    return sorted(found, key=lambda each: files[each[0]].mtime_ns)
+    now = time.time()
+    found = [
+        (path, new[seen.sighting], now - seen.mtime_ns / 1e9)
+        for path, seen in files.items()
+        if seen.sighting in new
+    ]
+    return sorted(found, key=lambda each: -each[2])
 
 
-def _settling(path: Path, unchanged: float | None, quiet: float | None) -> Settling:
+def _settling(
+    path: Path, unchanged: float | None, since_change: float, quiet: float | None, settle: float
+) -> Settling:
     writers = writers_at(path)
     is_unsure = writers is Writers.UNKNOWN
     is_quiet = quiet is not None and unchanged is not None and unchanged >= quiet
+    if writers is Writers.NONE and 0 <= since_change < settle:  # it may be appended to, and closed between
+        return Settling(decodable(path.name), path.is_dir(), False, False, settle, since_change)
     return Settling(
         name=decodable(path.name),
         is_folder=path.is_dir(),
@@ -71,9 +83,12 @@ def _settling(path: Path, unchanged: float | None, quiet: float | None) -> Settl
     )
 
 
-def _quiet_seconds(settings: Settings) -> float | None:
-    """Return *Quiet time* of the block; None if the Prefect server does not answer."""
+def _seconds_of_block(settings: Settings) -> tuple[float | None, float | None]:
+    """Return *Quiet time* and *Settle time* of the block; None if the Prefect server does not answer."""
     with suppress(ServiceFailed):
         data = msgspec.json.decode(request(settings, "GET", _BLOCK))["data"]
-        return float(data["quiet_seconds"]) if "quiet_seconds" in data else None
-    return None
+        quiet, settle = (
+            float(data[key]) if key in data else None for key in ("quiet_seconds", "settle_seconds")
+        )
+        return quiet, settle
+    return None, None

@@ -16,17 +16,20 @@ from selectolax.lexbor import LexborHTMLParser
 
 from flows.errors import BadInput
 from flows.exports import ids
+from flows.exports.block import Block
 from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
+from flows.exports.encoding import is_utf8
 from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
 from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
-from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page
+from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page, shown_name
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, Messages, is_utf8, parse
+from flows.exports.repair import Message, Messages, parse
 from flows.exports.rows import Rows
-from flows.exports.scan import LONGEST, Block
+from flows.exports.scan import LONGEST
+from flows.exports.signs import not_telegram
 from flows.exports.zones import Clock
 
 #: Bytes parsed at once; a part has a little over 1 MB, but other programs join all parts into one.
@@ -39,13 +42,13 @@ _TOGETHER = "submit all parts of the chat together, otherwise each is stored as 
 _ZEROS = "what was there is lost"
 #: What stands for bytes that are not UTF-8.
 _REPLACED = "\ufffd".encode()
+#: What editors and other programs write before a page.
+_BEFORE = re.compile(rb"(?:\xef\xbb\xbf|\s|<!--.*?-->|<\?xml[^<>]*>)*+", re.DOTALL)
+#: Messages and day bars, whatever their element; a fast sign of each.
+_ELEMENT = re.compile(rb"""<\w+\b[^<>]*\bid=["']message-?\d""")
+_SIGNS = (b'id="message', b"id='message")
 #: Line breaks, also as editors and other programs rewrite them.
 _BREAK = re.compile(r"<br\b[^<>]*>", re.IGNORECASE)
-#: Signs of other programs that write pages called messages.html.
-_FOREIGN = {
-    "Element (Matrix)": re.compile(rb"""id=["']?matrixchat|class=["']?mx_"""),
-    "DiscordChatExporter": re.compile(rb"""class=["']?chatlog\b|chatlog__message"""),
-}
 
 
 class _Piece(NamedTuple):
@@ -109,7 +112,7 @@ class _HtmlReader:
         if missing := self._missing():
             self._reading.problems.append(f"parts missing: {', '.join(missing)}; {_TOGETHER}")
         self._reading.problems += [
-            f"not read: the {page.behind} bytes behind the end of {page.path.name}"
+            f"not read: the {page.behind} bytes behind the end of {shown_name(page.path)}"
             for page in self._pages
             if page.behind
         ]
@@ -188,7 +191,8 @@ class _HtmlReader:
             zeros += chunk.count(0)
             held += chunk
             while another := BEGIN.search(held, 1):
-                yield self._whole(part, held[: another.start()])
+                if not _BEFORE.fullmatch(held, 0, another.start()):
+                    yield self._whole(part, held[: another.start()])
                 held = held[another.start() :]
             if len(held) > _CHUNK and (
                 start := max((one.start() for one in _START.finditer(held)), default=0)
@@ -196,19 +200,24 @@ class _HtmlReader:
                 yield held[:start]
                 held = held[start:]
             if len(held) > LONGEST:
-                self._reading.problems.append(f"{part.name} has a message longer than {LONGEST >> 20} MiB")
+                self._reading.problems.append(
+                    f"{shown_name(part)} has a message longer than {LONGEST >> 20} MiB"
+                )
                 return
         if zeros > len(held) - len(held.rstrip(b"\0")):  # those at its end do not matter
-            self._reading.problems.append(
-                f"{part.name} has zeros in it, as after a failure of the disk: {_ZEROS}"
-            )
+            self._problem(part, f"has zeros in it, as after a failure of the disk: {_ZEROS}")
         yield self._whole(part, held)
+
+    def _problem(self, part: Path, problem: str) -> None:
+        self._reading.problems.append(f"{shown_name(part)} {problem}")
 
     def _whole(self, part: Path, tail: bytes) -> bytes:
         """Return the end of a part, without a message that is cut off."""
         if b"</html" in tail[-4096:].lower():
             return tail
-        self._reading.problems.append(f"{part.name} is cut off: complete messages before that were kept")
+        self._reading.problems.append(
+            f"{shown_name(part)} is cut off: complete messages before that were kept"
+        )
         start = max((match.start() for match in _START.finditer(tail)), default=len(tail))
         depth = 0
         for tag in _DIV.finditer(tail, start):
@@ -221,7 +230,7 @@ class _HtmlReader:
         tree = _tree(piece)
         chat = self._chat = self._chat or self._begin(tree, piece, key)
         above = replace(self._above)
-        messages = _parsed(_messages(tree, above, self._batch.clock))
+        messages = _parsed(*_messages(tree, piece, above, self._batch.clock))
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
         return _piece(replace(chat, held=None), self._reading.source, piece, messages, above)
@@ -229,7 +238,7 @@ class _HtmlReader:
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")
         if head is None and tree.css_first("div.history, div.message") is None:
-            raise BadInput(_not_telegram(piece))
+            raise BadInput(not_telegram(piece))
         name = inner_text(head).strip() if head else ""
         known = None if name in ("", "Deleted Account") else name
         key = key or (self._end.chat_key if self._end else ids.named_key(name))
@@ -241,10 +250,10 @@ class _HtmlReader:
 def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece | None:
     """Read a piece of ``chat``, maybe in another process; None if it depends on the message above it."""
     above = Above(_UNKNOWN, _UNKNOWN)
-    found = _messages(_tree(piece), above, clock)
+    found, lost = _messages(_tree(piece), piece, above, clock)
     if any("?" in one for one in (above.sender, above.forward, *found)):
         return None
-    return _piece(chat, source, piece, _parsed(found), above)
+    return _piece(chat, source, piece, _parsed(found, lost), above)
 
 
 def _tree(piece: bytes) -> LexborHTMLParser:
@@ -253,15 +262,26 @@ def _tree(piece: bytes) -> LexborHTMLParser:
     return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html or "<BR" in html else html)
 
 
-def _messages(tree: LexborHTMLParser, above: Above, clock: Clock) -> list[dict[str, Any]]:
-    """Return the members of all messages; ``above`` becomes that of the message after them."""
-    all_of_it = (message(node, above, clock) for node in tree.css("div.message"))
-    return [one for one in all_of_it if one is not None]
+def _messages(
+    tree: LexborHTMLParser, piece: bytes, above: Above, clock: Clock
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the members of all messages, and how many were lost; ``above`` becomes that after them.
+
+    Markup that is not escaped may take later messages with it. Then each message is read by itself.
+    """
+    nodes, trees, expected = tree.css("div.message"), [tree], 0
+    if len(nodes) < sum(map(piece.count, _SIGNS)) and len(nodes) < (expected := len(_ELEMENT.findall(piece))):
+        begins = [match.start() for match in _START.finditer(piece)]
+        trees = [_tree(piece[begin:end]) for begin, end in pairwise([*begins, len(piece)])]
+        nodes = [node for one in trees if (node := one.css_first("div.message")) is not None]
+    all_of_it = (message(node, above, clock) for node in nodes)
+    return [one for one in all_of_it if one is not None], max(0, expected - len(nodes))
 
 
-def _parsed(found: list[dict[str, Any]]) -> Messages:
+def _parsed(found: list[dict[str, Any]], lost: int) -> Messages:
     raws = tuple(map(msgspec.json.encode, found))
-    return parse(Block(b",".join(raws), elements=raws))
+    messages = parse(Block(b",".join(raws), elements=raws))
+    return messages._replace(lost=messages.lost + lost)
 
 
 def _piece(chat: Chat, source: str, piece: bytes, messages: Messages, above: Above) -> _Piece:
@@ -276,10 +296,3 @@ def _start_mark(messages: list[Message]) -> str:
     return ids.start_mark(
         [{key: raw for key, raw in one.items() if key != "date_unixtime"} for one in messages]
     )
-
-
-def _not_telegram(piece: bytes) -> str:
-    for program, signs in _FOREIGN.items():
-        if signs.search(piece):
-            return f"not a Telegram export: its page was written by {program}"
-    return "no chat in its HTML: not a Telegram export; export again from Telegram Desktop"

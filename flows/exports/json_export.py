@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from flows.errors import BadInput
 from flows.exports import ids
-from flows.exports.damage import Joined, Malformed
-from flows.exports.encoding import as_utf8
+from flows.exports.block import Block
+from flows.exports.damage import CutOff, Joined, Malformed, Swallowed
+from flows.exports.encoding import as_utf8, is_utf8
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, add_member, is_utf8, parse, repaired
+from flows.exports.repair import Message, add_member, parse, repaired
 from flows.exports.rows import BATCH, Rows
-from flows.exports.scan import LONGEST, Block, Scanner
+from flows.exports.scan import LONGEST, MOST_BROKEN, Scanner
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top level of a whole account has.
@@ -40,7 +41,7 @@ class _BlockResult(NamedTuple):
     lost: int
     missing_commas: int
     not_utf8: int
-    error: BadInput | None
+    error: CutOff | Malformed | None
 
 
 def read_json(path: Path, reading: Reading, each: Map = map) -> Iterator[pa.RecordBatch]:
@@ -63,6 +64,9 @@ class _JsonReader:
         self._account: str | None = None
         #: Whether a chat of this document had the ids of 2018-12 to 2021-05.
         self._shifted = False
+        self._broken = 0
+        #: What is sound of the document, up to this offset; None within a list of messages.
+        self._sound: int | None = None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         problems, scanner = self._reading.problems, self._scanner
@@ -84,19 +88,35 @@ class _JsonReader:
         """Read the documents, one after the other; a joined document even if the one before it is cut off."""
         exports = others = 0
         while (first := self._scanner.next_document()) in (b"{", b"["):
+            self._sound = self._scanner.offset + 1
             try:
                 for _ in self._scanner.elements() if first == b"[" else first:
                     is_export = yield from self._document()
                     exports += is_export
                     others += not is_export
-            except Joined as error:
+            except (CutOff, Malformed) as error:
                 exports += 1
-                self._reading.problems.append(str(error))
-                self._scanner.return_to_offset(error.offset)
+                self._resume(error)
         if not exports:
             raise BadInput(f"its JSON has neither messages nor chats at the top level: {_NO_EXPORT}")
         if others:
             self._reading.problems.append(f"not read: {others} JSON documents in it that are no exports")
+
+    def _resume(self, error: CutOff | Malformed) -> None:
+        """Go on at the next document in the file; raise the ``error`` of the last one if there is none."""
+        if isinstance(error, Joined):
+            at = error.offset
+        else:
+            behind = error.offset if isinstance(error, Swallowed) else self._sound or self._scanner.offset
+            at = self._scanner.document_behind(behind) if self._broken < MOST_BROKEN else -1
+        if at < 0:
+            raise error
+        self._broken += 1
+        where = (
+            Joined(at) if isinstance(error, CutOff) else f"{error}; read on at byte {at}, where a chat begins"
+        )
+        self._reading.problems.append(str(where))
+        self._scanner.return_to_offset(at)
 
     def _document(self) -> Generator[pa.RecordBatch, None, bool]:
         """Read one chat or one whole account; return whether it was one of them."""
@@ -115,7 +135,9 @@ class _JsonReader:
                 if "id" not in members:
                     members |= self._members_after_messages()
                 chat = self._chat(members, of_account=not top)
+                self._sound = None
                 yield from self._messages(chat)
+                self._sound = scanner.offset
             elif top and key in _CHAT_LISTS:
                 account = True
                 yield from self._chats(key)

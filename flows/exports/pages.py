@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from flows.exports.encoding import SAMPLE, legacy_of
 from flows.exports.signs import PAGE_HEAD, is_messages_page
 
 #: Bytes at each end of a file that are searched.
@@ -25,6 +26,7 @@ DAY_BARS = range(-1_000_000, 0)
 
 _PART = re.compile(r"messages(\d*)\.html?", re.IGNORECASE)
 _BARE = re.compile(r"\d+-.*?messages(\d*)\.html?", re.IGNORECASE)
+_SINGLE = re.compile(r"\d+-(.*\.html?)", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"""page_header.{0,2000}?<div class=["']?text bold["']?[^<>]*>(.*?)</div>""", re.DOTALL)
 _LINK = r"""<a\b[^<>]*\bhref=["']?([^"'<>]*?)(?:#[^"'<>]*)?["'][^<>]*>\s*{} messages"""
 _BACK, _NEXT = (re.compile(_LINK.format(word)) for word in ("Previous", "Next"))
@@ -47,6 +49,7 @@ class Page(NamedTuple):
     ``back`` and ``following`` are the names of the parts that it links to, ``bars`` the numbers of its first
     and last day bar that were found. ``complete``: the page is not cut off. ``size`` is the number of its
     bytes, fewer than those of the file if something else follows the page; ``behind`` is the number of those.
+    ``encoding`` is that of its text, if that is certain: else UTF-8, with other bytes in it.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class Page(NamedTuple):
     complete: bool
     size: int
     behind: int
+    encoding: str
 
 
 def is_page(head: bytes) -> bool:
@@ -77,14 +81,15 @@ def read_page(path: Path) -> Page:
 def _read_page(path: Path, size: int, _changed: int) -> Page:
     with path.open("rb", buffering=0) as file:
         head = file.read(ENDS)
-        begin = _text(head)
+        encoding = _encoding_of(file, head)
+        begin = head.decode(encoding, "replace")
         if "page_header" not in begin and not _ID.search(begin):
-            begin = _text(_from_header(head, file), head[:2])
+            begin = _from_header(head, file).decode(encoding, "replace")
         title = _title(begin)
-        own = _own_size(file, title, size)
+        own = _own_size(file, title, size, encoding)
         file.seek(max(own - ENDS, 0) & ~1)  # characters of UTF-16 have two bytes
         tail = head[:own] if own <= ENDS else file.read(ENDS)
-    end = _text(tail, head[:2])
+    end = tail.decode(encoding, "replace")
     previous, after = _links(begin, end)
     ids = [int(match[1]) for text in (begin, end) for match in _ID.finditer(text)]
     messages = [number for number in ids if number not in DAY_BARS]
@@ -100,7 +105,33 @@ def _read_page(path: Path, size: int, _changed: int) -> Page:
         "</html" in end[-4096:].lower(),
         own,
         size - own,
+        encoding,
     )
+
+
+def _encoding_of(file: BinaryIO, head: bytes) -> str:
+    """Return the encoding of a page that begins with ``head``, what was read of it so far."""
+    if encoding := _MARKS.get(head[:2]):
+        return encoding
+    at = file.tell()
+    wrong = _not_in("utf-8", file, head)
+    legacy = wrong and legacy_of(wrong if wrong != head else head + file.read(SAMPLE))
+    file.seek(at)
+    whole = legacy and _not_in(legacy, file, head) is None
+    file.seek(at)
+    return legacy if legacy and whole else "utf-8"
+
+
+def _not_in(encoding: str, file: BinaryIO, head: bytes) -> bytes | None:
+    """Return the first chunk of ``head`` and the rest of ``file`` that is not in this encoding, if any is."""
+    decoder, chunk = codecs.getincrementaldecoder(encoding)(), head
+    try:
+        while chunk:
+            decoder.decode(chunk)
+            chunk = file.read(SAMPLE)
+    except UnicodeDecodeError:
+        return chunk
+    return None
 
 
 def _from_header(head: bytes, file: BinaryIO) -> bytes:
@@ -124,7 +155,7 @@ def _title(text: str) -> str:
     return " ".join(html.unescape(found[1]).split()) if found else ""
 
 
-def _own_size(file: BinaryIO, title: str, size: int) -> int:
+def _own_size(file: BinaryIO, title: str, size: int, encoding: str) -> int:
     """Return the number of bytes of the page, and of further pages of the chat ``title`` that follow it.
 
     A page that is cut off ends where another one begins.
@@ -140,7 +171,7 @@ def _own_size(file: BinaryIO, title: str, size: int) -> int:
             begin = blank.end() if blank else end
             rest = data[begin : begin + ENDS]
             if rest and not (
-                is_page(rest) and _title(_text(rest)) in ("", title)
+                is_page(rest) and _title(rest.decode(encoding, "replace")) in ("", title)
             ):  # a page may lack its header
                 return end
             end = begin if another else end
@@ -152,23 +183,29 @@ def part_name(number: int) -> str:
     return f"messages{number if number > 1 else ''}.html"
 
 
+def shown_name(path: Path) -> str:
+    """Return the name of a page for the operator: that of the source file if it is one page."""
+    single = _SINGLE.fullmatch(path.parent.name) if path.name == part_name(1) else None
+    return single[1] if single else path.name
+
+
 def chunks_of(page: Page, size: int) -> Iterator[bytes]:
-    """Yield the content of a page, also of one in UTF-16, in chunks of UTF-8 of about ``size`` bytes."""
+    """Yield the content of a page in chunks of UTF-8, of about ``size`` bytes, whatever its encoding."""
+    chunks = _raw_chunks(page, size)
+    if page.encoding == "utf-8":
+        yield from chunks
+        return
+    decoder = codecs.getincrementaldecoder(page.encoding)("replace")
+    for chunk in chunks:
+        yield decoder.decode(chunk).removeprefix("\ufeff").encode("utf-8", "replace")
+
+
+def _raw_chunks(page: Page, size: int) -> Iterator[bytes]:
+    left = page.size
     with page.path.open("rb", buffering=0) as file:
-        first = file.read(min(size, page.size))
-        coding = _MARKS.get(first[:2])
-        if not coding:
-            left = page.size - len(first)
-            yield first
-            while chunk := file.read(min(size, left)):
-                left -= len(chunk)
-                yield chunk
-            return
-        decoder = codecs.getincrementaldecoder(coding)("replace")
-        chunk = first[2:]
-        while chunk:
-            yield decoder.decode(chunk).encode("utf-8", "replace")
-            chunk = file.read(size)
+        while chunk := file.read(min(size, left)):
+            left -= len(chunk)
+            yield chunk
 
 
 def _number(path: Path, back: str, following: str) -> int:
@@ -185,5 +222,5 @@ def _number_in(pattern: re.Pattern[str], name: str) -> int:
     return int(match[1] or 1) if match else 0
 
 
-def _text(content: bytes, mark: bytes = b"") -> str:
-    return content.decode(_MARKS.get(mark or content[:2], "utf-8"), "replace")
+def _text(content: bytes) -> str:
+    return content.decode(_MARKS.get(content[:2], "utf-8"), "replace")

@@ -10,18 +10,20 @@ members are searched for such keys only where the message is decoded leniently: 
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from io import BytesIO
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 
 from flows.errors import BadInput
-from flows.exports.damage import Joined, Malformed
-from flows.exports.scan import Block, Scanner
+from flows.exports.block import Block
+from flows.exports.damage import DOCUMENT, LIST, MESSAGE, CutOff, Joined, Malformed, Swallowed
+from flows.exports.encoding import is_utf8
+from flows.exports.lenient import REPEATED, encode, lenient, object_of
+from flows.exports.scan import Scanner
 
 Message = dict[str, msgspec.Raw]
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -29,25 +31,13 @@ _ENCODER = msgspec.json.Encoder()
 _BUFFER = bytearray()
 _MESSAGES = msgspec.json.Decoder(list[Message])
 
-#: Control characters as Telegram Desktop wrote them (tdesktop issue 27571).
-_BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
-#: Paths without quotes, as version 4.1.1 wrote them (tdesktop issue 24961).
-_BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
-#: Decimal commas, as releases of 2018 wrote them in some languages; strings; and commas without a member or
-#: element behind them (members deleted by hand).
-_ODD_COMMAS = re.compile(
-    r'("l(?:at|ong)itude"\s*+:\s*+-?\d++),(?=\d{6}\b)|"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])',
-    re.DOTALL,
-)
 #: Zeros where there was something else (a failing disk): a piece with some may begin in one message and end,
 #: as valid JSON, in another.
 _HOLE = bytes(16)
+#: What may stand before and behind a message.
+_GAP = b"\0, \t\r\n"
 #: Each message has one such member: how many messages there are in such a piece.
 _TYPE = re.compile(rb'"type"\s*+:\s*+"(?:message|service|unsupported)"')
-#: The member with further values of keys that occur several times in one object.
-REPEATED = "repeated_keys"
-#: Characters that PostgreSQL's text does not accept: NUL and lone surrogates.
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 #: Maps digits to 0 and exponents to e, to search for numbers outside the range of PostgreSQL's numeric.
 _SHAPE = bytes(0x30 if 0x30 <= c < 0x3A else 0x65 if c in b"eE" else 0x20 for c in range(256))
 _LETTERS = bytes({*range(0x41, 0x5B), *range(0x61, 0x7B), *range(0x80, 0x100), *b"+-"} - {*b"eE"})
@@ -68,7 +58,7 @@ class Messages(NamedTuple):
     lost: int = 0
     missing_commas: int = 0
     not_utf8: int = 0
-    error: Malformed | Joined | None = None
+    error: Malformed | CutOff | None = None
 
 
 def parse(block: Block) -> Messages:
@@ -86,14 +76,14 @@ def add_member(members: dict[str, bytes], key: str, raw: bytes) -> None:
     if members.setdefault(key, raw) is raw:
         return
     try:
-        found = _object([(key, _lenient(members[key])), (key, _lenient(raw))])
+        found = object_of([(key, lenient(members[key])), (key, lenient(raw))])
     except _UNREADABLE:
         return
-    members[key] = _encode(found[key])
+    members[key] = encode(found[key])
     if REPEATED in found:
-        others = _lenient(members.get(REPEATED, b"{}"))
+        others = lenient(members.get(REPEATED, b"{}"))
         others.setdefault(key, []).extend(found[REPEATED][key])
-        members[REPEATED] = _encode(others)
+        members[REPEATED] = encode(others)
 
 
 def repaired(raw: bytes) -> bytes | None:
@@ -102,7 +92,7 @@ def repaired(raw: bytes) -> bytes | None:
         return _compact(raw)
     except _INVALID:
         try:
-            return _encode(_lenient(raw))
+            return encode(lenient(raw))
         except _UNREADABLE:
             return None
 
@@ -127,7 +117,7 @@ def _with_all_values(found: Messages) -> Messages:
     for index, (members, raw) in enumerate(zip(found.members, found.raws, strict=True)):
         size = 1 + sum(len(key.encode()) + len(value) + 4 for key, value in members.items())
         if members and size != len(raw):
-            again = _members(_encode([_lenient(raw)]))
+            again = _members(encode([lenient(raw)]))
             found.members[index], found.raws[index] = again.members[0], again.raws[0]
     return found
 
@@ -136,32 +126,30 @@ def _one_by_one(block: Block) -> Messages:
     found = Messages([], [])
     lost = commas = not_utf8 = 0
     todo = list(reversed(block.pieces()))
-    error: Malformed | Joined | None = None
+    error: Malformed | CutOff | None = None
     while todo:
         piece = todo.pop()
-        array = b"[" + piece + b"]"
         if _HOLE in piece:
-            lost += max(1, len(_TYPE.findall(piece)))
+            whole, broken = _beside_holes(piece)
+            todo += reversed(whole)
+            lost += _messages_in(broken) if broken else 0
             continue
         try:
-            values = _lenient(array)
+            values = lenient(b"[" + piece + b"]")
             messages = [value for value in values if isinstance(value, dict)]
-            valid = _members(_encode(messages))
+            valid = _members(encode(messages))
         except _UNREADABLE:
-            if (at := _document_in(piece, block.outer)) >= 0:
-                error = Joined(block.start + block.data.find(piece) + at)
-                todo = [piece[:at]]
+            if joined := _joined(block, piece):
+                error, todo = joined
                 continue
-            try:
-                elements = _split(piece)
-            except Malformed as malformed:
-                error = malformed
-                break
-            commas += len(elements) - 1
-            if elements[1:]:
-                todo += reversed(elements)
-            else:
-                lost += max(1, len(_TYPE.findall(piece)))
+            if another := LIST.search(piece):
+                error = Malformed("the layout of its messages changes in the middle")
+                todo = [piece[: another.start()]]
+                continue
+            elements, missing = _split(piece)
+            commas += missing
+            todo += reversed(elements)
+            lost += 0 if elements else _messages_in(piece)
             continue
         lost += len(values) - len(messages)
         not_utf8 += not is_utf8(piece)
@@ -170,19 +158,34 @@ def _one_by_one(block: Block) -> Messages:
     return found._replace(lost=lost, missing_commas=commas, not_utf8=not_utf8, error=error)
 
 
-def is_utf8(raw: bytes) -> bool:
-    """Return whether a text is in UTF-8."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _messages_in(piece: bytes) -> int:
+    """Return how many messages are lost with ``piece``."""
+    return max(1, len(_TYPE.findall(piece)))
+
+
+def _beside_holes(piece: bytes) -> tuple[list[bytes], bytes]:
+    """Return the messages in ``piece`` that are whole beside zeros, and what is broken, joined."""
+    parts = [part.strip(_GAP) for part in piece.split(_HOLE)]
+    whole = [part for part in parts if MESSAGE.match(part) and _values(part)[1] == b"" and _values(part)[0]]
+    return whole, b"".join(part for part in parts if part not in whole)
+
+
+def _joined(block: Block, piece: bytes) -> tuple[Joined | Swallowed, list[bytes]] | None:
+    """Return the error of another document within ``piece``, and what precedes it; None if there is none."""
+    if (at := _document_in(piece, block.outer)) < 0:
+        return None
+    if not block.outer:
+        return Swallowed(block.start), [piece[:at]]
+    return Joined(block.start + block.data.find(piece) + at), [piece[:at]]
 
 
 def _document_in(piece: bytes, outer: bytes) -> int:
-    """Return where in ``piece`` an object begins that is indented less than messages; -1 if none does."""
+    """Return where in ``piece`` another document begins; -1 if none does.
+
+    It is an object that is indented less than messages; in a layout without lines, one with messages.
+    """
     indentation = len(outer.rpartition(b"\n")[2])
-    match = re.search(rb'\{\r?\n[ \t]{0,%d}"' % indentation, piece) if outer else None
+    match = re.search(rb'\{\r?\n[ \t]{0,%d}"' % indentation, piece) if outer else DOCUMENT.search(piece)
     return match.start() if match else -1
 
 
@@ -203,91 +206,36 @@ def _may_be_great(shape: bytes) -> bool:
     return b"0e00000" in shape or _LONG in shape
 
 
-def _lenient(raw: bytes) -> Any:
-    """Decode JSON with invalid strings and numbers. Raises one of _UNREADABLE."""
-    raw = _BAD_ESCAPE.sub(rb"\1\\u00\2", raw)
-    raw = _BARE_PATH.sub(lambda match: match[1] + _encode(match[2].decode("utf-8", "replace").strip()), raw)
-    text = raw.decode("utf-8", "replace")
-    try:
-        return _clean(_loads(text))
-    except json.JSONDecodeError:
-        return _clean(_loads(_ODD_COMMAS.sub(_without_odd_comma, text)))
+def _split(piece: bytes) -> tuple[list[bytes], int]:
+    """Return the messages in an unreadable ``piece``, and how many commas are missing between them.
 
-
-def _without_odd_comma(match: re.Match[str]) -> str:
-    if match[1]:
-        return f"{match[1]}."
-    return "" if match[0] == "," else match[0]
-
-
-def _loads(text: str) -> Any:
-    return json.loads(
-        text,
-        strict=False,
-        parse_int=_int,
-        parse_float=_float,
-        parse_constant=_null,
-        object_pairs_hook=_object,
-    )
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) == len(pairs):
-        return members
-    members.clear()
-    others: dict[str, list[Any]] = {}
-    for key, value in pairs:
-        if (before := members.setdefault(key, value)) is value or value in _EMPTY:
-            continue
-        members[key] = value
-        if before != value and before not in _EMPTY:
-            others.setdefault(key, []).append(before)
-    return members | ({REPEATED: others} if others else {})
-
-
-_EMPTY: tuple[Any, ...] = (None, "", [], {})
-
-
-def _encode(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return _NO_TEXT.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    return value
-
-
-def _int(digits: str) -> int | str:
-    return int(digits) if len(digits) < 1000 else digits
-
-
-def _float(digits: str) -> float | str:
-    number = float(digits)
-    return number if math.isfinite(number) else digits
-
-
-def _null(_: str) -> None:
-    """Decode NaN and Infinity as None."""
-
-
-def _split(piece: bytes) -> list[bytes]:
-    """Split what should be one message into several where the commas between them are missing.
-
-    Raises Malformed if ``piece`` extends beyond its array.
+    There are none if it is one message, which is broken.
     """
-    scanner = Scanner(BytesIO(piece))
-    found: list[bytes] = []
+    found, behind = _values(piece)
+    if found[1:] and not behind:
+        return found, len(found) - 1
+    if parts := _at_beginnings(piece):
+        return parts, 0
+    is_last = behind in (b"]", b"}") and found != [piece]  # what follows is the end of the list
+    return (found if is_last else []), 0
+
+
+def _values(piece: bytes) -> tuple[list[bytes], bytes]:
+    """Return the complete values of ``piece``, none if one is not, and the first byte behind them."""
+    scanner, found = Scanner(BytesIO(piece)), list[bytes]()
     try:
         while scanner.peek() == b"{" or not found:
             found.append(scanner.value())
     except BadInput:
-        return [piece]
-    if scanner.peek() in (b"]", b"}"):
-        raise Malformed("the layout of its messages changes in the middle")
-    return found if not scanner.peek() else [piece]
+        return [], b""
+    return found, scanner.peek()
+
+
+def _at_beginnings(piece: bytes) -> list[bytes]:
+    """Return the messages in ``piece`` if one of them is broken and took others with it, else none."""
+    begins = sorted({0, *(match.start() for match in MESSAGE.finditer(piece))})
+    if len(begins) < 2:
+        return []
+    parts = [piece[begin:end].strip(_GAP) for begin, end in pairwise([*begins, len(piece)])]
+    last, _ = _values(parts[-1])  # brackets behind it are those of the list
+    return [part for part in (*parts[:-1], *(last or parts[-1:])) if part]

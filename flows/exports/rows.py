@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -150,13 +151,14 @@ class Rows:
         for at, one in enumerate(self._known):
             value = one.text
             if isinstance(value, str):
-                texts.append(value or self._rich_text(at))
+                texts.append(value or self._text_elsewhere(at, entities[at]))
             elif value is None:
                 mistyped = "text" in self._mistyped.get(at, ())
-                texts.append(_strings_of(self._members[at]["text"]) if mistyped else self._rich_text(at))
+                text = _strings_of(self._members[at]["text"]) if mistyped else ""
+                texts.append(text or self._text_elsewhere(at, entities[at]))
             else:
                 text = "".join([part if isinstance(part, str) else part.text for part in value])
-                texts.append(text or self._rich_text(at))
+                texts.append(text or self._text_elsewhere(at, entities[at]))
                 entities[at] = entities[at] or _parts(self._members[at]["text"])
         formatted = [
             None if parts is None or (b'"type":"plain"' in parts and parts.count(b'"type":') == 1) else parts
@@ -164,9 +166,10 @@ class Rows:
         ]
         return pa.array(texts, pa.string()), _json(formatted)
 
-    def _rich_text(self, at: int) -> str:
+    def _text_elsewhere(self, at: int, entities: bytes | None) -> str:
+        """Return the text of a message that has none under its own key: of a rich one, or of its parts."""
         raw = self._members[at].get("rich_message")
-        return rich_text(raw) if raw else ""
+        return (rich_text(raw) if raw else "") or (_strings_of(entities) if entities else "")
 
     def _leftovers(self) -> dict[str, Any]:
         """Return the members without a column of their own, as one JSON object per message and column."""
@@ -186,11 +189,21 @@ def _json(documents: list[bytes | None]) -> Any:
     return pa.array(documents, pa.binary()).view(pa.string())  # UTF-8 was checked by parse()
 
 
-def _strings_of(raw: msgspec.Raw) -> str:
-    """Return the strings of a malformed list of text parts, joined; empty if it is no list."""
-    found = _ANY.decode(raw) if bytes(raw).startswith(b"[") else []
-    texts = [part.get("text") if isinstance(part, dict) else part for part in found]
-    return "".join(text for text in texts if isinstance(text, str))
+def _strings_of(raw: bytes) -> str:
+    """Return the text of parts that are malformed or nested, joined."""
+
+    def strings(part: Any) -> Iterator[str]:
+        if isinstance(part, dict):
+            part = part.get("text")
+        if isinstance(part, list):
+            for inner in part:
+                yield from strings(inner)
+        elif isinstance(part, str | int | float) and not isinstance(part, bool):
+            yield str(part)
+
+    with suppress(RecursionError):
+        return "".join(strings(_ANY.decode(raw)))
+    return ""
 
 
 def _parts(raw: msgspec.Raw) -> bytes:

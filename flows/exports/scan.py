@@ -7,51 +7,30 @@ break. So the end of a message is found by searching for the bytes between two m
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
-
-import msgspec
+from contextlib import suppress
+from typing import BinaryIO
 
 from flows.errors import BadInput
-from flows.exports.damage import CUT_OFF, CutOff, Malformed
+from flows.exports.block import Block
+from flows.exports.damage import (
+    CUT_OFF,
+    DOCUMENT,
+    CutOff,
+    Malformed,
+    Swallowed,
+    broken_message,
+    document_behind,
+)
+from flows.exports.lenient import is_decodable, key_of
+from flows.exports.tokens import BETWEEN, BLANK, SCALAR, STRING, TOKEN, loose_end
 
 #: Bytes read at once, and the approximate size of a block of messages.
 CHUNK = 1 << 20
 #: Bytes that a value (a message, a skipped section) may have; keeps memory bounded.
 LONGEST = 64 << 20
-
-_BLANK = re.compile(rb"[ \t\r\n]*+")
-_STRING = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"', re.DOTALL)
-_TOKEN = re.compile(_STRING.pattern + rb'|["\[\]{}]', re.DOTALL)
-_SCALAR = re.compile(rb"[^\s,:\[\]{}\"]++")
-#: What may stand between two documents of one file: white space, commas, byte order marks (files joined by
-#: `cat`), NULs (a power failure), record separators (RFC 7464), and DOS's end-of-file mark (`copy a+b`).
-_BETWEEN = re.compile(rb"(?:[ \t\r\n,\0\x1a\x1e]|\xef\xbb\xbf)*+")
-
-
-class Block(NamedTuple):
-    """Some elements of an array, separated by commas, and the means to split them without parsing."""
-
-    data: bytes
-    separator: bytes = b""  # between any two elements, and within no JSON string
-    elements: tuple[bytes, ...] = ()  # set if the layout has no such separator
-    start: int = 0  # offset of the data in the file, if the layout has a separator
-    outer: bytes = b""  # line break and indentation of the array that holds the elements
-    missing_commas: int = 0  # between the elements, if they were found one by one
-
-    def pieces(self) -> list[bytes]:
-        """Return the elements one by one."""
-        if self.elements:
-            return list(self.elements)
-        # A separator holds the end of one object and the start of the next: "},\n  {".
-        head, tail = self.separator[:1], self.separator[-1:]
-        first, *rest = self.data.split(self.separator)
-        return [
-            first + head * bool(rest),
-            *(tail + piece + head for piece in rest[:-1]),
-            *(tail + piece for piece in rest[-1:]),
-        ]
+#: Broken messages, and broken documents, behind which reading goes on: each may cost reading LONGEST bytes.
+MOST_BROKEN = 50
 
 
 class Scanner:
@@ -71,6 +50,7 @@ class Scanner:
         self._gap_at = -1  # offset of the token that _gap precedes
         #: Number of members and elements without the comma that should precede them.
         self.missing_commas = 0
+        self._broken = 0
         self.next_document()  # skips a byte order mark, written by text editors
 
     @property
@@ -81,7 +61,7 @@ class Scanner:
     def next_document(self) -> bytes:
         """Consume what may stand between two JSON documents; return the first byte after it, or b""."""
         while True:
-            if match := _BETWEEN.match(self._data, self._at):
+            if match := BETWEEN.match(self._data, self._at):
                 self._at = match.end()
             if len(self._data) - self._at >= 3 or not self._fill():  # a byte order mark has three bytes
                 return self._data[self._at : self._at + 1]
@@ -107,6 +87,10 @@ class Scanner:
         self._file.seek(offset)
         self._data, self._at, self._base = b"", 0, offset
 
+    def document_behind(self, offset: int) -> int:
+        """Return where the next chat or account begins from ``offset`` on; -1 if none does."""
+        return document_behind(self._file, offset)
+
     def take_missing_commas(self) -> int:
         """Return the number of missing commas, and count from 0 again."""
         commas, self.missing_commas = self.missing_commas, 0
@@ -115,7 +99,7 @@ class Scanner:
     def peek(self) -> bytes:
         """Return the first byte of the next token; empty at the end of the file."""
         while True:
-            match = _BLANK.match(self._data, self._at)
+            match = BLANK.match(self._data, self._at)
             end = match.end() if match else self._at
             if end < len(self._data):
                 if self._gap_at != (offset := self._base + end):
@@ -136,7 +120,7 @@ class Scanner:
             gap, key = self._gap, self.value()
             self._take(b":")
             self._key_gap = gap
-            yield _text(key)
+            yield key_of(key)
 
     def elements(self) -> Iterator[bytes]:
         """Yield the first bytes of the elements of the array that starts here; the caller consumes each."""
@@ -189,23 +173,53 @@ class Scanner:
 
     def _by_brackets(self) -> Iterator[Block]:
         held: list[bytes] = []
-        size = 0
+        size, start = 0, self.offset
         try:
             for _ in self._list(b"[", b"]", inside=True):
-                held.append(self.value())
+                held.append(self._element(start))
                 size += len(held[-1])
                 if size >= CHUNK:
-                    yield self._block(held)
-                    held, size = [], 0
+                    yield self._block(held, start)
+                    held, size, start = [], 0, self.offset
         except BadInput:  # the elements before it are complete
             if held:
-                yield self._block(held)
+                yield self._block(held, start)
             raise
         if held:
-            yield self._block(held)
+            yield self._block(held, start)
 
-    def _block(self, elements: list[bytes]) -> Block:
-        return Block(b",".join(elements), elements=tuple(elements), missing_commas=self.take_missing_commas())
+    def _element(self, start: int) -> bytes:
+        """Return the next message of the block at ``start``; a broken one reaches up to the one behind it."""
+        try:
+            found = self.value()
+        except (CutOff, Malformed):
+            return self._odd_element()
+        if not found.startswith(b'{"id"') and DOCUMENT.match(found):
+            raise Swallowed(start)
+        return found
+
+    def _odd_element(self) -> bytes:
+        """Return a message with raw line breaks in its strings, or what is broken up to the next message."""
+        begin = self.offset
+        with suppress(Malformed):  # too long
+            while (end := loose_end(self._data, self._at)) < 0 and self._fill():
+                pass
+            if end >= 0 and is_decodable(found := self._data[self._at : end]):
+                self._at = end
+                return found
+        broken = broken_message(self._file, begin) if self._broken < MOST_BROKEN else None
+        self.return_to_offset(begin)
+        if not broken:
+            return self.value()  # raises what is wrong with it
+        self._broken += 1
+        end, _ = broken
+        found = self._file.read(end - begin) if end - begin < LONGEST else b"?"
+        self.return_to_offset(end)
+        return found
+
+    def _block(self, elements: list[bytes], start: int) -> Block:
+        commas = self.take_missing_commas()
+        return Block(b",".join(elements), elements=tuple(elements), start=start, missing_commas=commas)
 
     def _list(self, opener: bytes, closer: bytes, *, inside: bool, comma: bool = True) -> Iterator[None]:
         """Yield before each item of an object or array; consume its brackets and commas.
@@ -241,17 +255,17 @@ class Scanner:
         data, start = self._data, self._at
         if data[start] in b"{[":
             return self._end_of_container()
-        pattern = _STRING if data[start] == 0x22 else _SCALAR
+        pattern = STRING if data[start] == 0x22 else SCALAR
         if match := pattern.match(data, start):
             # A number at the end of the data may continue in the next chunk.
-            return match.end() if pattern is _STRING or match.end() < len(data) else -1
-        if pattern is _SCALAR or data.find(b"\n", start) >= 0:
+            return match.end() if pattern is STRING or match.end() < len(data) else -1
+        if pattern is SCALAR or data.find(b"\n", start) >= 0:
             raise self._malformed("a value")
         return -1
 
     def _end_of_container(self) -> int:
         depth = 0
-        for token in _TOKEN.finditer(self._data, self._at):
+        for token in TOKEN.finditer(self._data, self._at):
             byte = self._data[token.start()]
             if byte in b"{[":
                 depth += 1
@@ -278,10 +292,3 @@ class Scanner:
 
     def _malformed(self, expected: str) -> Malformed:
         return Malformed(f"invalid JSON at byte {self.offset}: expected {expected}")
-
-
-def _text(raw: bytes) -> str:
-    try:
-        return msgspec.json.decode(raw, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return raw[1:-1].decode("utf-8", "replace")

@@ -15,6 +15,11 @@ _MESSAGES = re.compile(rb'"(?:date_unixtime|text_entities)"\s*:')
 _HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history["' >]|message (?:default|service))""")
 _PART = re.compile(r"(?:.*/)?messages\d*\.html?", re.IGNORECASE)
 _LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/(?:left_)?chats\.html)", re.IGNORECASE)
+#: Signs of other programs that write pages called messages.html.
+_FOREIGN = {
+    "Element (Matrix)": re.compile(rb"""id=["']?matrixchat|class=["']?mx_"""),
+    "DiscordChatExporter": re.compile(rb"""class=["']?chatlog\b|chatlog__message"""),
+}
 
 
 def is_json_export(head: bytes) -> bool:
@@ -41,3 +46,11 @@ def is_messages_page(head: bytes) -> bool:
     Its first PAGE_HEAD bytes decide; the first HEAD bytes are enough for the pages of Telegram Desktop.
     """
     return bool(_HTML.search(head, 0, PAGE_HEAD))
+
+
+def not_telegram(piece: bytes) -> str:
+    """Return for the operator why a page without a chat is not an export."""
+    for program, signs in _FOREIGN.items():
+        if signs.search(piece):
+            return f"not a Telegram export: its page was written by {program}"
+    return "no chat in its HTML: not a Telegram export; export again from Telegram Desktop"

@@ -66,9 +66,9 @@ class Files(msgspec.Struct, frozen=True):
 class Settling(msgspec.Struct, frozen=True):
     """An entry of the inbox that no run has received yet: a file, or a folder that is an unpacked export.
 
-    ``is_open``: a process has it open for writing. ``is_complete``: the next run receives it. Otherwise it is
-    received when it has not changed for ``quiet_sec``; so far it has not for ``unchanged_sec`` (null: not
-    known).
+    ``is_open``: a process has it open for writing. ``is_complete``: the next run receives it as it is.
+    Otherwise it is received when it has not changed for ``quiet_sec``; so far it has not for
+    ``unchanged_sec`` (null: not known).
     """
 
     name: str

@@ -55,6 +55,7 @@ SINGLE = [
         lambda chat: bz2.compress(chat.json[:99]) + bytes(9) + bz2.compress(chat.json[99:]),
     ),
     stored("bare JSON in xz", lambda chat: lzma.compress(chat.json)),
+    stored("bare JSON in LZMA", lambda chat: lzma.compress(chat.json, lzma.FORMAT_ALONE)),
     stored("bare JSON in zstd", lambda chat: zstd.compress(chat.json)),
     stored("bare HTML in gzip", lambda chat: gzip.compress(chat.html)),
     quarantined("gzip of JSON cut off", lambda chat: gzip.compress(chat.json)[:50], "cut off"),
@@ -75,6 +76,8 @@ SINGLE = [
     quarantined("empty file", lambda _: b"", "empty"),
     quarantined("noise", lambda _: bytes(range(250, 0, -1)) * 40, "neither an archive nor an export"),
     quarantined("only letters", lambda _: b"PK", "neither an archive nor an export"),
+    quarantined("an image of a CD", lambda _: bytes(0x8001) + b"CD001", "format that is not read"),
+    quarantined("cpio", lambda chat: b"070701" + chat.json, "format that is not read"),
     quarantined("a program", lambda _: b"MZ" + bytes(3000), "a program, not an export"),
 ]
 
@@ -92,6 +95,8 @@ SEVENS = [
     stored("7z of LZMA2 alone", lambda chat: plain_sevenzip(*seven(chat))),
     stored("7z of LZMA", lambda chat: sevenzipped(*seven(chat), filters=LZMA)),
     stored("7z of bzip2", lambda chat: sevenzipped(*seven(chat), filters=BZIP2)),
+    stored("7z of Deflate", lambda c: sevenzipped(*seven(c), filters=[{"id": py7zr.FILTER_DEFLATE}])),
+    stored("7z of zstd", lambda c: sevenzipped(*seven(c), filters=[{"id": py7zr.FILTER_ZSTD}])),
     stored("7z stored", lambda chat: sevenzipped(*seven(chat), filters=COPY)),
     quarantined(
         "7z of PPMd",

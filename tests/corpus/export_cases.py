@@ -132,8 +132,10 @@ JSON = [
     quarantined(
         "not JSON",
         parts(("result.json", lambda _: b'messages": are what I wanted')),
-        "'result.json' has no chats",
+        "'result.json': not a Telegram export, it is not JSON",
     ),
+    quarantined("JSON cut off before its messages", lambda chat: chat.json[:30], "before its first message"),
+    quarantined("JSON without its chat", lambda c: json.dumps([c.message(1)]).encode(), "of which chat"),
     quarantined("JSON of another shape", lambda _: b'{"dependencies": {}}', "not a Telegram export"),
     quarantined("a list", parts(("result.json", lambda _: b"[1, 2]")), "not a Telegram export"),
     quarantined("messages that are a number", lambda _: b'{"messages": 5}', "not a Telegram export"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -14,7 +15,7 @@ DESCRIPTOR, UTF8 = 0x8, 0x800
 
 @dataclass(frozen=True)
 class RawEntry:
-    """One stored or deflated entry; ``local_name`` and the extra fields may differ between its headers.
+    """One entry, deflated, stored or packed by another ``method``; its headers may differ from each other.
 
     ``hole`` bytes of zeros, which a file system need not store, are its content if it is not 0.
     """
@@ -28,6 +29,8 @@ class RawEntry:
     mode: int = 0o100644
     dos: int = 0
     deflate: bool = True
+    method: int = 8
+    pack: Callable[[bytes], bytes] | None = None
     hole: int = 0
 
     @property
@@ -47,8 +50,8 @@ def write_raw_zip(file: BinaryIO, *entries: RawEntry) -> None:
 def _write_entry(file: BinaryIO, entry: RawEntry) -> bytes:
     """Write one entry; return its entry in the list of contents."""
     offset, local_name = file.tell(), entry.name if entry.local_name is None else entry.local_name
-    packed = _deflated(entry.content) if entry.deflate else entry.content
-    method = 8 if entry.deflate else 0
+    packed = (entry.pack or _deflated)(entry.content) if entry.deflate else entry.content
+    method = entry.method if entry.deflate else 0
     sizes = struct.pack("<3L", zlib.crc32(entry.content), (entry.hole or len(packed)) & LOW, entry.size & LOW)
     described = bool(entry.flags & DESCRIPTOR)
     head = struct.pack("<4s5H", b"PK\3\4", 20, entry.flags, method, 0, 0x5A21)

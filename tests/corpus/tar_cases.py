@@ -27,6 +27,15 @@ def tar_with_export(*members: tuple[str, bytes] | tarfile.TarInfo) -> Callable[[
     return lambda chat: tarred(*members, ("ok/result.json", chat.json))
 
 
+def linked(kind: bytes, target: str) -> Callable[[Chat], bytes]:
+    """Return a tar of a file without a name of an export, and links to it in two folders."""
+    return lambda chat: tarred(
+        ("blob", chat.json),
+        tar_special("a/result.json", kind, target),
+        tar_special("b/result.json", tarfile.SYMTYPE, "../a/result.json"),
+    )
+
+
 def tar_of(content: bytes) -> bytes:
     return tarred(("a/result.json", content), format=tarfile.GNU_FORMAT)
 
@@ -54,10 +63,30 @@ TARS = [
         tar_with_export(tar_special("result.json", tarfile.SYMTYPE, "/etc/passwd")),
         "not followed",
     ),
+    stored("tar hard link", linked(tarfile.LNKTYPE, "blob"), read=6),
+    stored("tar symlink within it", linked(tarfile.SYMTYPE, "../blob"), read=6),
+    stored("tar symlink to a folder", tar_with_export(tar_special("latest", tarfile.SYMTYPE, "ok"))),
     partly(
-        "tar hard link",
-        tar_with_export(tar_special("result.json", tarfile.LNKTYPE, "ok/result.json")),
+        "tar hard link to nothing",
+        tar_with_export(tar_special("result.json", tarfile.LNKTYPE, "no/result.json")),
         "not followed",
+    ),
+    partly(
+        "tar symlinks in a circle",
+        tar_with_export(
+            tar_special("a.json", tarfile.SYMTYPE, "b.json"), tar_special("b.json", tarfile.SYMTYPE, "a.json")
+        ),
+        "'a.json' and 1 more left out: devices, and links to what is not in the archive",
+    ),
+    quarantined(
+        "tar bomb of links",
+        lambda chat: gzip.compress(
+            tarred(
+                ("0.json", chat.json + b" " * MB),
+                *(tar_special(f"{n}.json", tarfile.LNKTYPE, "0.json") for n in range(1, 60)),
+            )
+        ),
+        BIG,
     ),
     partly("tar device", tar_with_export(tar_special("result.json", tarfile.BLKTYPE)), "not followed"),
     quarantined("tar bomb", lambda chat: gzip.compress(tarred(zeros(chat))), BIG),

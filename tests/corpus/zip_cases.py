@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import stat
+import string
 import tarfile
 import zipfile
 from collections.abc import Callable
 from functools import cache
 
+import inflate64
+from backports import zstd
 from cases import Chat, partly, quarantined, stored
 from packing import (
     encrypted,
@@ -22,12 +25,36 @@ from packing import (
     zip64,
     zipped,
 )
+from raw_zip import DESCRIPTOR, RawEntry, raw_zip
 
 MB = 1 << 20
 #: Options of extract for the corpus.
 LIMITS = ["--max-bytes=50000000", "--max-entries=100000", "--max-depth=8", "--max-nesting=3"]
 STORE = zipfile.ZIP_STORED
 BIG = "over 50,000,000 bytes"
+
+
+def deflated64(content: bytes) -> bytes:
+    packer = inflate64.Deflater()
+    return packer.deflate(content) + packer.flush()
+
+
+def packed_by(method: int, pack: Callable[[bytes], bytes], content: bytes) -> bytes:
+    return raw_zip(RawEntry(b"result.json", content, method=method, pack=pack))
+
+
+def cut(chat: Chat, behind: bytes, flags: int = 0) -> bytes:
+    """Return a ZIP that is cut off behind the name of a member."""
+    members = (b"result.json", chat.json), (b"photos/a.jpg", b"a")
+    data = raw_zip(*(RawEntry(name, content, flags=flags) for name, content in members))
+    return data[: data.index(behind) + len(behind)]
+
+
+def with_third_cut(chat: Chat, *, deflate: bool) -> bytes:
+    """Return a ZIP that is cut off in the third message of its export."""
+    content = chat.dump(chat.message(1), chat.message(2), chat.message(3, text=string.printable * 3))
+    data = raw_zip(RawEntry(b"result.json", content, deflate=deflate))
+    return data[: data.index(b"PK\1\2") - 150 * (not deflate) - 60 * deflate]
 
 
 def folder(chat: Chat) -> bytes:
@@ -109,6 +136,14 @@ ZIPS = [
     stored("drive", lambda chat: one_of(chat, "C:\\a\\result.json")),
     quarantined("only traversal", lambda chat: one_of(chat, "../result.json"), "leads out"),
     partly("symlink", with_export((special("result.json", stat.S_IFLNK), b"/etc/passwd")), "not followed"),
+    stored(
+        "symlink within it",
+        with_export(
+            (special("a/messages.html", stat.S_IFLNK), b"../ok/result.json"),
+            (special("b", stat.S_IFLNK), b"ok"),
+        ),
+        read=4,
+    ),
     partly(
         "link folder", with_export((special("a", stat.S_IFLNK), b"/etc"), ("a/b.jpg", b"")), "not followed"
     ),
@@ -143,6 +178,13 @@ ZIPS = [
         "'secret/result.json' left out: it is encrypted",
     ),
     quarantined("cut off", lambda chat: folder(chat)[:200], "cut off"),
+    partly(
+        "cut off behind the export", lambda chat: cut(chat, b"photos/a.jpg"), "list of contents is missing"
+    ),
+    partly("cut off behind a described export", lambda c: cut(c, b"photos/a.jpg", DESCRIPTOR), "is cut off"),
+    partly("cut off in its list", lambda chat: folder(chat)[:-60], "list of contents is missing"),
+    partly("cut off in an export", lambda chat: with_third_cut(chat, deflate=True), "cut off in the middle"),
+    partly("cut off in a stored export", lambda c: with_third_cut(c, deflate=False), "cut off in the middle"),
     quarantined("cut at the start", lambda chat: folder(chat)[20:], "damaged"),
     quarantined("first of several disks", lambda chat: b"PK\x07\x08" + folder(chat)[:200], "join the parts"),
     quarantined("last of several disks", last_disk, "join the parts"),
@@ -158,12 +200,17 @@ ZIPS = [
         ),
         "'a/result.json' left out: it is damaged",
     ),
+    stored("deflate64", lambda chat: packed_by(9, deflated64, chat.json * 400), rows=2, read=800),
+    quarantined("deflate64 bomb", lambda chat: packed_by(9, deflated64, zeros(chat)[1]), BIG),
     quarantined(
-        "deflate64", lambda chat: with_method(folder(chat), "Чат/r".encode(), 9), "as an ordinary ZIP"
+        "zstd that is none", lambda chat: with_method(folder(chat), "Чат/r".encode(), 93), "it is damaged"
     ),
+    stored("zstd in ZIP", lambda chat: packed_by(93, zstd.compress, chat.json)),
+    quarantined("zstd bomb in ZIP", lambda chat: packed_by(93, zstd.compress, zeros(chat)[1]), BIG),
     quarantined(
-        "zstd in ZIP", lambda chat: with_method(folder(chat), "Чат/r".encode(), 93), "as an ordinary ZIP"
+        "xz in ZIP", lambda chat: with_method(folder(chat), "Чат/r".encode(), 95), "as an ordinary ZIP"
     ),
+    stored("an export among metadata", lambda c: zipped(("__MACOSX/result.json", c.json), ("._a", b"\0\5"))),
     quarantined(
         "LZMA in ZIP with a vast dictionary",
         lambda chat: zipped(("result.json", chat.json), method=zipfile.ZIP_LZMA).replace(

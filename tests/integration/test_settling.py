@@ -46,7 +46,13 @@ def test_what_settles_in_the_inbox_is_named(installation: Settings) -> None:
     assert entry.endswith(" s so far)")
     with (inbox / "a.zip").open("w"):
         assert lines()[1] == "In the inbox: a.zip: a file, open for writing, received when it is closed"
-    assert lines()[1] == "In the inbox: a.zip: a file, complete, the next run receives it"
+    for _ in range(2):  # appended to in pauses: closed between them, but not complete
+        assert "a.zip: a file, received when it has not changed for 2 s (" in lines()[1]
+        os.utime(inbox / "a.zip", (2, 2))
+        assert lines()[1] == "In the inbox: a.zip: a file, written to by no process, the next run receives it"
+        with (inbox / "a.zip").open("a") as file:
+            file.write("more")
+    os.utime(inbox / "a.zip", (2, 2))
     found: dict[str, Any] = json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)
     assert [(each["name"], each["quiet_sec"]) for each in found["settling"]] == [
         (folder.name, 30),

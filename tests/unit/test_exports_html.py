@@ -234,3 +234,24 @@ def test_a_bot_demo(samples: Path) -> None:
     assert (len(rows), reading.reason, reading.chats[0].name) == (22, None, "ETU_DD_PRACTICE_BOT")
     assert {row["sender_name"] for row in rows} == {"Michael", "ETU_DD_PRACTICE_BOT"}
     assert sum(row["media"] is not None for row in rows) == 3
+
+
+@pytest.mark.parametrize(
+    "before", ["\ufeff", "\n\n", "<!-- saved from url=(0014)about:internet -->\n", '<?xml version="1.0"?>\n']
+)
+def test_what_editors_write_before_a_page_is_no_page_of_its_own(read: Read, before: str) -> None:
+    rows, reading = read(before + page(message(1), message(2)))
+    assert ([row["message_id"] for row in rows], reading.reason) == ([1, 2], None)
+
+
+@pytest.mark.parametrize("odd", ["<!-- x", "<script>", "<textarea>", "<title>", "<plaintext>", "<style> <b"])
+def test_markup_in_a_message_costs_no_other(read: Read, odd: str) -> None:
+    rows, reading = read(page(message(1), message(2, text(f"a {odd}")), message(3, sender=None), message(4)))
+    assert [(row["message_id"], row["sender_name"]) for row in rows] == [(n, "A") for n in (1, 2, 3, 4)]
+    assert reading.reason is None
+
+
+def test_messages_that_no_known_markup_holds_are_counted(read: Read) -> None:
+    rows, reading = read(page(message(1), message(2).replace("<div class", "<article class", 1), message(3)))
+    assert [row["message_id"] for row in rows] == [1, 3]
+    assert reading.reason == "1 unreadable message left out"

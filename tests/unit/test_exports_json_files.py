@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from json_chats import START, Json, Read, chat, layouts, message, reader
 
-from flows.exports.scan import CHUNK
+from flows.exports.scan import CHUNK, MOST_BROKEN
 
 
 @pytest.fixture
@@ -109,3 +109,55 @@ def test_an_export_cut_off_anywhere_keeps_every_complete_message(read: Read, ind
         rows, reading = read(content[:cut])
         assert len(rows) == sum(end <= cut for end in ends), content[:cut][-50:]
         assert "cut off in the middle" in (reading.reason or "")
+
+
+@pytest.mark.parametrize("indent", [1, None])
+@pytest.mark.parametrize("joint", ["", "\n"])
+def test_an_export_behind_one_on_a_line_that_is_cut_off_anywhere_is_read(
+    read: Read, joint: str, indent: int | None
+) -> None:
+    messages = [message(id=n, text=["é ", {"type": "bold", "text": "}]"}], last=n) for n in range(3)]
+    whole = json.dumps(chat(*messages, id=1), ensure_ascii=False, separators=(",", ":"))
+    behind = json.dumps(chat(numbered(7), numbered(8), id=2), indent=indent)
+    ends = [whole.index("}", whole.index(f'"last":{n}')) + 1 for n in range(3)]
+    for cut in range(10, len(whole), 7):
+        rows, reading = read(whole[:cut] + joint + behind)
+        assert [row["message_id"] for row in rows] == [n for n in range(3) if ends[n] <= cut] + [7, 8]
+        assert rows[-1]["chat_key"] == "channel2"
+        assert reading.reason
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize(
+    ("sound", "broken"),
+    [
+        ('"id"COLON3,', '"idCOLON3,'),
+        ('"last3"', '"la"st3"'),
+        ('"last3"', '"last3'),
+        ('"last3"', '"last3"]'),
+        ("3}", "3"),
+        ("3}", "[3}"),
+    ],
+)
+def test_a_broken_message_of_one_line_costs_no_other(
+    read: Read, separators: tuple[str, str], sound: str, broken: str
+) -> None:
+    messages = [message(id=n, **{f"last{n}": n}) for n in range(1, 6)]
+    chats = [chat(*messages, id=1), chat(*messages, id=2)]
+    for export in (chats[0], {"personal_information": {"user_id": 9}, "chats": {"list": chats}}):
+        text = json.dumps(export, separators=separators)
+        old, new = (one.replace("COLON", separators[1]) for one in (sound, broken))
+        assert old in text
+        rows, reading = read(text.replace(old, new, 1))
+        expected = [1, 2, 4, 5] + ([] if export is chats[0] else [1, 2, 3, 4, 5])
+        assert [row["message_id"] for row in rows] == expected, text
+        assert "unreadable message" in (reading.reason or "")
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_raw_line_breaks_in_the_texts_of_one_line_cost_no_message(read: Read, line_break: str) -> None:
+    numbers = range(2 * MOST_BROKEN)
+    export = chat(*(message(id=number, text=f"a BREAK{{{number}") for number in numbers))
+    rows, reading = read(json.dumps(export).replace("BREAK", line_break))
+    assert [row["text"] for row in rows] == [f"a {line_break}{{{number}" for number in numbers]
+    assert reading.reason is None

@@ -38,7 +38,13 @@ INVITATION = {
         # Releases before text_entities wrote only the mixed list.
         ({"text": ["a ", BOLD, ""]}, {"text": "a b", "entities": [{"type": "plain", "text": "a "}, BOLD]}),
         ({"text": "b", "text_entities": [BOLD]}, {"text": "b", "entities": [BOLD]}),
-        ({"text": ODD_LIST}, {"text": "ab", "extra": {"text": ODD_LIST}}),
+        ({"text": ODD_LIST}, {"text": "a5b", "extra": {"text": ODD_LIST}}),
+        ({"text": ["a", BOLD | {"text": ["b", BOLD]}]}, {"text": "abb"}),
+        ({"text": BOLD}, {"text": "b", "extra": {"text": BOLD}}),
+        ({"text": 5}, {"text": "5", "extra": {"text": 5}}),
+        # Other programs leave out, or write empty, what text_entities has as well.
+        ({"text_entities": [{"type": "plain", "text": "p"}]}, {"text": "p", "entities": None}),
+        ({"text": "", "text_entities": [BOLD, BOLD]}, {"text": "bb", "entities": [BOLD, BOLD]}),
         ({"text": {"odd": 1}}, {"text": "", "extra": {"text": {"odd": 1}}}),
         ({"text_entities": "odd"}, {"entities": None, "extra": {"text_entities": "odd"}}),
         ({"date_unixtime": "1672628645"}, {"sent_at": datetime(2023, 1, 2, 3, 4, 5, tzinfo=UTC)}),
@@ -236,6 +242,12 @@ def test_messages_around_a_hole_are_left_out_and_counted(read: Read, end: str) -
         assert reading.reason in ("1 unreadable message left out", "2 unreadable messages left out")
 
 
+def test_zeros_between_messages_cost_none(read: Read) -> None:
+    export = json.dumps(chat(*(message(id=number) for number in range(4))), indent=1)
+    rows, reading = read(export.replace("},\n", "},\n" + "\0" * 70, 2))
+    assert ([row["message_id"] for row in rows], reading.reason) == ([0, 1, 2, 3], None)
+
+
 def test_unsupported_messages_have_only_an_id(read: Read) -> None:
     (row,), _ = read(chat({"id": 9, "type": "unsupported"}))
     assert (row["message_id"], row["type"], row["text"]) == (9, "unsupported", "")
@@ -263,3 +275,15 @@ def test_the_greatest_revision_is_the_newest_version(read: Read) -> None:
     assert revisions[1].startswith("001672628645.2.")
     again = read(json.dumps(chat(versions[1]), indent=7))[0][0]["revision"]
     assert again == revisions[1]  # independent of the layout
+
+
+def test_a_message_that_closes_its_list_too_early_costs_no_other(read: Read) -> None:
+    """Within the layout of Telegram Desktop; only where another list begins, reading ends."""
+    messages = [message(id=n, text_entities=[{"type": "plain", "text": f"t{n}"}]) for n in range(5)]
+    chats = [chat(*messages, id=1), chat(*messages, id=2)]
+    export = json.dumps({"chats": {"list": chats}}, indent=1)
+    rows, reading = read(export.replace('"t2"\n', '"t2"} }]\n', 1))
+    assert [(row["chat_key"][-1], row["message_id"]) for row in rows] == [
+        *(("1", n) for n in (0, 1, 3, 4)), *(("2", n) for n in range(5)),
+    ]  # fmt: skip
+    assert reading.reason == "1 unreadable message left out"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from io import BytesIO
 from itertools import chain
 from mimetypes import MimeTypes
 
 from flows.errors import BadInput
 from flows.exports import signs
+from flows.exports.damage import CutOff, Malformed
+from flows.exports.lenient import lenient
+from flows.exports.scan import Scanner
 from flows.stages.extract.archives import ARCHIVES, HEAD, format_of
 from flows.stages.extract.archives.base import EndsEarly
 from flows.stages.extract.archives.texts import encoding_of, in_utf8, start_in_utf8
@@ -38,6 +42,16 @@ _ZEROS = (
     "its beginning is empty (only zeros), as after a power failure or a full disk: export again, or pack the"
     " export again"
 )
+
+#: What JSON lacks to be an export.
+NO_CHATS = (
+    "not a Telegram export, it has no chats: export again from Telegram Desktop as machine-readable JSON"
+)
+NO_JSON = "not a Telegram export, it is not JSON: export again from Telegram Desktop as machine-readable JSON"
+NO_CHAT_OF = (
+    "it has messages but does not say of which chat: submit the result.json that Telegram Desktop wrote"
+)
+CUT_OFF = "it is cut off before its first message: export or copy it again"
 
 
 class BeforeCut:
@@ -86,6 +100,22 @@ class Text:
     def has_messages(self) -> bool:
         """Return whether it is JSON with messages as in an export, maybe without their chat."""
         return signs.has_json_messages(start_in_utf8(self._head))
+
+    @property
+    def lack(self) -> str:
+        """What it lacks to be an export in JSON, for the operator."""
+        if self.has_messages:
+            return NO_CHAT_OF
+        head = start_in_utf8(self._head).lstrip(b"\xef\xbb\xbf \t\r\n")
+        if head[:1] not in (b"{", b"["):
+            return NO_JSON
+        try:
+            lenient(Scanner(BytesIO(head)).value())
+        except CutOff:
+            return NO_CHATS if len(self._head) >= signs.HEAD else CUT_OFF
+        except (Malformed, ValueError, RecursionError):
+            return NO_JSON
+        return NO_CHATS
 
     def form(self, path: str) -> str | None:
         """Return the form of the export that it is: ``json`` or ``html``; None if it is no export.

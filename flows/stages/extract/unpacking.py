@@ -14,11 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.errors import BadInput
-from flows.stages.extract.archives import PART_OF_SEVERAL, Archive, Bare, Member, Rar, open_archive
+from flows.stages.extract.archives import (
+    PART_OF_SEVERAL,
+    Archive,
+    Bare,
+    Compressed,
+    Member,
+    Rar,
+    open_archive,
+)
 from flows.stages.extract.archives.base import ENCRYPTED, EndsEarly, reading
 from flows.stages.extract.contents import NESTED, BeforeCut, Text, has_media_name, kind_of, named
 from flows.stages.extract.entry import Entry, safe_path
 from flows.stages.extract.limits import Budget, TooLarge
+from flows.stages.extract.links import followed
 from flows.stages.extract.places import is_media, parts_among
 
 #: Members that may be exports by their names, or copies of one (``result.json.bak``); their contents decide.
@@ -28,13 +37,9 @@ _EXPORT = re.compile(
 #: An export in JSON, or a copy or a part of one.
 _RESULT = re.compile(r"(.*/)?result( ?\(\d+\)|[ _-]?\d+)?\.json", re.IGNORECASE)
 #: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
-_IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|__MACOSX/.*|\._[^/]*|\.DS_Store)")
-_NO_CHATS = "not a Telegram export, it has no chats"
-_NO_CHAT_OF = (
-    "it has messages but does not say of which chat: submit the result.json that Telegram Desktop wrote"
-)
+_IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|\._[^/]*|\.DS_Store)")
 _OUTSIDE = "its path leads out of the archive or is too deep"
-_LINK = "links and devices are not followed"
+_LINK = "devices, and links to what is not in the archive, are not followed"
 #: Characters of a member's name in a reason.
 _NAME_CHARS = 200
 
@@ -52,7 +57,9 @@ class Unpacking:
         self.exports = 0
         self._budget, self._limits = budget, budget.limits
         self._with_media = media
-        self._other_json: list[str] = []
+        self._other_json: list[tuple[str, str]] = []
+        #: Whether the source file is one file, not an archive: it is not named again.
+        self._is_single = False
         #: Paths of members that are no exports although they may seem so, and why they are none.
         self._seeming: dict[str, str] = {}
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
@@ -74,7 +81,7 @@ class Unpacking:
     def reason(self) -> str | None:
         """Return for the operator what was left out and why; None if nothing was."""
         parts = [
-            f"{names[0][:_NAME_CHARS]!r}{f' and {len(names) - 1} more' if names[1:] else ''} left out: {why}"
+            why if self._is_single else f"{_shown(names)} left out: {why}"
             for why, names in self._left_out.items()
             if names
         ]
@@ -82,7 +89,8 @@ class Unpacking:
 
     def _open(self, source: Path, below: str = "", nesting: int = 0) -> None:
         before = self.exports
-        with open_archive(source, self._budget) as archive:
+        with open_archive(source, self._budget, nested=bool(below)) as archive:
+            self._is_single |= not below and isinstance(archive, Bare | Compressed)
             wanted, others = self._sort(archive, below)
             folders, no_exports = self._exports(archive, wanted)
             others += no_exports
@@ -107,15 +115,15 @@ class Unpacking:
         wanted: list[Member] = []
         others: list[Member] = []
         with reading():
-            members = list(archive.members())
+            members = list(followed(archive.members()))
         for member in members:
             path = safe_path(member.path, self._limits.depth, below)
             if path is None or not member.regular:
                 # A nested archive may be only media: report only members that may be exports.
                 if not below or _EXPORT.fullmatch(member.path):
                     self._left_out[_LINK if path else _OUTSIDE].append(path or member.path)
-            elif _IGNORED.fullmatch(path):
-                continue
+            elif _IGNORED.fullmatch(path) or (member.target and not _EXPORT.fullmatch(path)):
+                continue  # what a link leads to is looked at where it is
             elif member.encrypted:
                 self._left_out[ENCRYPTED].append(path)
             else:
@@ -135,9 +143,9 @@ class Unpacking:
                 if not (form := text.form(member.path)):
                     others.append(member)
                     if member.path.lower().endswith(".json"):
-                        self._other_json.append(member.path)
+                        self._other_json.append((member.path, text.lack))
                     if text.has_messages or _RESULT.fullmatch(member.path):
-                        self._seeming[member.path] = _NO_CHAT_OF if text.has_messages else _NO_CHATS
+                        self._seeming[member.path] = text.lack
                     before_cut.check()
                     continue
                 if isinstance(archive, Bare) and not text.encoding:
@@ -147,7 +155,8 @@ class Unpacking:
                 self.exports += 1
                 folders.add(member.path.rpartition("/")[0])
                 if before_cut.is_cut and not archive.problem:  # that says so already
-                    self._problems.append(f"{member.path[:_NAME_CHARS]!r} is cut off: the rest is missing")
+                    name = "it" if self._is_single else repr(member.path[:_NAME_CHARS])
+                    self._problems.append(f"{name} is cut off: the rest is missing")
         return folders, others
 
     def _among(self, archive: Archive, members: list[Member]) -> tuple[list[Member], list[Member]]:
@@ -216,10 +225,12 @@ class Unpacking:
 
     def _not_an_export(self) -> str:
         if self._other_json:
-            return (
-                f"not a Telegram export: {self._other_json[0]!r} has no chats;"
-                " export again from Telegram Desktop as machine-readable JSON"
-            )
+            path, lack = self._other_json[0]
+            return lack if self._is_single else f"{path[:_NAME_CHARS]!r}: {lack}"
         names = [member.path for member in self.media]
         found = f"among its {len(names)} files, for example {names[0]!r}" if names else "in it, it is empty"
         return f"not a Telegram export: no result.json or messages.html {found}"
+
+
+def _shown(names: list[str]) -> str:
+    return f"{names[0][:_NAME_CHARS]!r}{f' and {len(names) - 1} more' if names[1:] else ''}"

@@ -9,6 +9,7 @@ failing disk) are raised as OSError.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,6 +34,7 @@ __all__ = [
     "PART_OF_SEVERAL",
     "Archive",
     "Bare",
+    "Compressed",
     "Member",
     "Rar",
     "format_of",
@@ -47,15 +49,16 @@ _MAGIC = {
     "bzip2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
     "xz": rb"\xfd7zXZ\x00",
     "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+    "lzma": rb"\x5d\0\0.{2}(\xff{8}|.{5}\0{3})",
     "json": rb"(\xef\xbb\xbf)?\s*(\{|\[\s*\{)",
     "html": rb"(\xef\xbb\xbf)?\s*<",
 }
 #: The results of :func:`format_of` that are archives.
 ARCHIVES = _MAGIC.keys() - {"json", "html"} | {"tar"}
-_OPENERS: dict[str, Callable[[Path, Budget], AbstractContextManager[Archive]]] = {
-    "zip": open_zip,
-    "7z": open_sevenzip,
-    "rar": open_rar,
+_OPENERS: dict[str, Callable[[Path, Budget, bool], AbstractContextManager[Archive]]] = {
+    "zip": lambda path, budget, nested: open_zip(path, budget, nested=nested),
+    "7z": lambda path, budget, _: open_sevenzip(path, budget),
+    "rar": lambda path, budget, _: open_rar(path, budget),
 }
 _TEXTS = ("json", "html")
 _NAMES = {"json": "result.json", "html": "messages.html"}
@@ -63,6 +66,8 @@ _NOT_READ = "an archive of a format that is not read: unpack it and submit a ZIP
 _SAVED = (
     "a page that a browser saved as one file of its own format: submit the HTML that Telegram Desktop wrote"
 )
+#: Signs of images of disks, which begin with zeros: the position, from the end if negative.
+_FAR_SIGNS = ((0x8001, b"CD001"), (-512, b"koly"))
 _UNKNOWN = {
     b"From: <Saved by": _SAVED,  # MHTML
     b'From: "Saved by': _SAVED,
@@ -70,10 +75,11 @@ _UNKNOWN = {
     b"bplist00": _SAVED,  # Safari
     b"\x04\x22\x4d\x18": _NOT_READ,  # LZ4
     b"LZIP": _NOT_READ,
-    b"\x5d\0\0": _NOT_READ,  # LZMA
     b"\x1f\x9d": _NOT_READ,  # compress
     b"MSCF": _NOT_READ,  # Windows' cabinet
     b"\x60\xea": _NOT_READ,  # ARJ
+    b"070701": _NOT_READ,  # cpio
+    b"070707": _NOT_READ,
     b"MZ": "a program, not an export: if it is self-extracting, run it and submit a ZIP of the folder",
     b"\xff\xfe": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
     b"\xfe\xff": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
@@ -92,7 +98,7 @@ def format_of(head: bytes) -> str:
     A ZIP archive with other data before it is not detected.
     """
     for name, magic in _MAGIC.items():
-        if re.match(magic, head):
+        if re.match(magic, head, re.DOTALL):
             return name
     if is_tar(head):
         return "tar"
@@ -101,25 +107,35 @@ def format_of(head: bytes) -> str:
 
 
 @contextmanager
-def open_archive(path: Path, budget: Budget) -> Iterator[Archive]:
+def open_archive(path: Path, budget: Budget, *, nested: bool = False) -> Iterator[Archive]:
     """Open the archive, or the bare JSON or HTML file, at ``path``.
 
-    Unpacked bytes are counted in ``budget``. Raises BadInput for any other file, TooLarge past the limits.
+    Unpacked bytes are counted in ``budget``. Of a ``nested`` ZIP without its end nothing is read: it may be a
+    part of a split archive. Raises BadInput for any other file, TooLarge past the limits.
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
-        if not head:
+        if len(head) < HEAD and not head.strip():
             raise BadInput("the file is empty: copy it again")
         kind = format_of(head) or ("zip" if has_list(file) else "")
         if kind in _OPENERS:
-            with _OPENERS[kind](path, budget) as archive:
+            with _OPENERS[kind](path, budget, nested) as archive:
                 yield archive
         elif kind in {"json", "html"}:
             yield Bare(path, _NAMES[kind])
         elif kind:
             yield _in_stream(file, kind, budget)
+        elif head[2:5] == b"-lh" or any(_holds(file, *sign) for sign in _FAR_SIGNS):
+            raise BadInput(_NOT_READ)
         else:
             raise BadInput(next(reason for magic, reason in _UNKNOWN.items() if head.startswith(magic)))
+
+
+def _holds(file: BinaryIO, at: int, sign: bytes) -> bool:
+    """Return whether ``sign`` is at a position of the file."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(min(at if at >= 0 else max(size + at, 0), size))
+    return file.read(len(sign)) == sign
 
 
 def _in_stream(file: BinaryIO, kind: str, budget: Budget) -> Archive:

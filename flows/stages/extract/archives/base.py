@@ -35,7 +35,8 @@ class EndsEarly(BadInput):
 class Member(NamedTuple):
     """One member of an archive, with its name in ``path``; ``handle`` is for its reader only.
 
-    ``size`` is in bytes as the archive states it; 0 if it is unknown.
+    ``size`` is in bytes as the archive states it; 0 if it is unknown. ``target`` is the path in the archive
+    to which a link leads, empty if it is none or its reader does not know.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Member(NamedTuple):
     regular: bool = True
     encrypted: bool = False
     handle: Any = None
+    target: str = ""
 
 
 class Readable(Protocol):

@@ -28,21 +28,22 @@ from flows.stages.extract.archives.base import (
     reading,
     unsupported_method,
 )  # fmt: skip
-from flows.stages.extract.archives.streams import (
+from flows.stages.extract.archives.decompressors import (
     Decompressor,
-    Forward,
-    Slice,
-    Unpacked,
-    is_behind,
+    Inflater,
+    Inflater64,
+    new_zstd,
     raw_lzma,
     raw_lzma2,
 )
+from flows.stages.extract.archives.streams import Forward, Slice, Unpacked, is_behind
 from flows.stages.extract.limits import Budget, Meter
 
 if TYPE_CHECKING:
     from py7zr import SevenZipFile
 
 _COPY, _LZMA, _LZMA2, _BZIP2 = b"\0", b"\3\1\1", b"!", b"\4\2\2"
+_DEFLATE, _DEFLATE64, _ZSTD = b"\4\1\x08", b"\4\1\x09", b"\4\xf7\x11\1"
 _BCJ, _AES = b"\3\3\1\3", b"\6\xf1\7\1"
 #: Decompressors by the combination of methods.
 _NEW: dict[frozenset[bytes], Callable[[bytes], Decompressor]] = {
@@ -50,9 +51,12 @@ _NEW: dict[frozenset[bytes], Callable[[bytes], Decompressor]] = {
     frozenset({_LZMA2}): raw_lzma2,
     frozenset({_LZMA2, _BCJ}): partial(raw_lzma2, bcj=True),
     frozenset({_BZIP2}): lambda _: bz2.BZ2Decompressor(),
+    frozenset({_DEFLATE}): lambda _: Inflater(-zlib.MAX_WBITS),
+    frozenset({_DEFLATE64}): lambda _: Inflater64(),
+    frozenset({_ZSTD}): lambda _: new_zstd(),
 }
 #: Names in 7-Zip of some unsupported methods.
-_METHODS = {b"\3\3\1\x1b": "BCJ2", b"\3\4\1": "PPMd", b"\4\1\x08": "Deflate", b"\4\1\x09": "Deflate64"}
+_METHODS = {b"\3\3\1\x1b": "BCJ2", b"\3\4\1": "PPMd", b"\3": "Delta", b"\4\xf7\x11\2": "Brotli"}
 #: Unpacked bytes of the list of contents, at most.
 _MAX_HEADER = 64 << 20
 

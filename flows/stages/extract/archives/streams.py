@@ -4,65 +4,19 @@ from __future__ import annotations
 
 import bz2
 import io
-import lzma
 import os
-import zlib
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from flows.errors import BadInput
-from flows.stages.extract.archives.base import CHUNK, DICTIONARY, EndsEarly, Readable, reading
+from flows.stages.extract.archives.base import CHUNK, EndsEarly, Readable, reading
+from flows.stages.extract.archives.decompressors import Decompressor, Inflater, new_lzma, new_xz, new_zstd
 from flows.stages.extract.limits import Meter
 
 #: Compressed bytes read at first and then at once; often only the beginning of a member is needed.
 _FIRST, _STEP = 4 * 1024, 64 * 1024
 #: Meaningless bytes that transfers and tapes append: NUL, the end-of-file mark of DOS, white space.
 PADDING = b"\0\x1a\r\n\t "
-
-
-class Decompressor(Protocol):
-    """The interface of the decompressors of the standard library that return at most the requested bytes."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the end of the compressed stream was reached."""
-
-    @property
-    def needs_input(self) -> bool:
-        """Whether more input is needed for more output."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """Bytes of the input behind the end of the stream."""
-
-    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
-        """Return up to ``max_length`` unpacked bytes."""
-
-
-class Inflater:
-    """A decompressor of deflate; ``window`` is ``wbits`` of :mod:`zlib`: 31 for gzip, -15 for ZIP."""
-
-    def __init__(self, window: int) -> None:
-        """Start at the beginning of a stream."""
-        self._inflate = zlib.decompressobj(window)
-        self.needs_input = True
-
-    @property
-    def eof(self) -> bool:
-        """Whether the end of the stream was reached."""
-        return self._inflate.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        """Bytes of the input behind the end of the stream."""
-        return self._inflate.unused_data
-
-    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
-        """Return up to ``max_length`` unpacked bytes."""
-        rest = self._inflate.unconsumed_tail
-        found = self._inflate.decompress(rest + data if rest else data, max_length)
-        self.needs_input = not self._inflate.unconsumed_tail and len(found) < max_length
-        return found
 
 
 class Unpacked:
@@ -212,23 +166,14 @@ def unpacked(file: BinaryIO, kind: str) -> Unpacked:
     return Unpacked(file, new, magic=magic)
 
 
-def _xz() -> Decompressor:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=DICTIONARY + (64 << 20))
-
-
-def _zstd() -> Decompressor:
-    from backports.zstd import DecompressionParameter, ZstdDecompressor
-
-    return ZstdDecompressor(options={DecompressionParameter.window_log_max: DICTIONARY.bit_length() - 1})
-
-
 #: Per format a function that returns a decompressor, and the first bytes of streams (zstd: of frames to
 #: skip too).
 _STREAMS: dict[str, tuple[Callable[[], Decompressor], tuple[bytes, ...]]] = {
     "gzip": (lambda: Inflater(31), (b"\x1f\x8b\x08",)),
     "bzip2": (bz2.BZ2Decompressor, (b"BZh",)),
-    "xz": (_xz, (b"\xfd7zXZ\0",)),
-    "zstd": (_zstd, (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16)))),
+    "xz": (new_xz, (b"\xfd7zXZ\0",)),
+    "lzma": (new_lzma, ()),
+    "zstd": (new_zstd, (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16)))),
 }
 
 
@@ -243,36 +188,3 @@ def head_of(stream: Readable, size: int) -> bytes:
         if not head:
             raise
     return head
-
-
-def raw_lzma(properties: bytes) -> Decompressor:
-    """Return a decompressor of LZMA without a header, as in ZIP and 7z.
-
-    ``properties`` are one byte with lc, lp and pb, and four with the size of the dictionary.
-    """
-    rest, lc = divmod(properties[0], 9)
-    pb, lp = divmod(rest, 5)
-    dictionary = _bounded(int.from_bytes(properties[1:5], "little"))
-    chain = [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
-    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=chain)
-
-
-def raw_lzma2(properties: bytes, *, bcj: bool = False) -> Decompressor:
-    """Return a decompressor of LZMA2 as in 7z; ``properties`` is one byte with the size of the dictionary.
-
-    ``bcj``: the x86 filter was applied before.
-    """
-    bits = properties[0]
-    dictionary = _bounded((2 | bits & 1) << (bits // 2 + 11))
-    chain = [{"id": lzma.FILTER_X86}] if bcj else []
-    return lzma.LZMADecompressor(
-        lzma.FORMAT_RAW, filters=[*chain, {"id": lzma.FILTER_LZMA2, "dict_size": dictionary}]
-    )
-
-
-def _bounded(dictionary: int) -> int:
-    if dictionary > DICTIONARY:
-        raise BadInput(
-            f"it was packed with a dictionary of over {DICTIONARY >> 20} MB: pack it again as an ordinary ZIP"
-        )
-    return max(dictionary, 4096)

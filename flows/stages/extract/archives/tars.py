@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tarfile
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, cast
 
@@ -50,7 +52,9 @@ class Tar:
             for number, (info, _) in enumerate(self._walk()):
                 self._budget.enter()
                 if not info.isdir():
-                    yield Member(_name(info), info.size, regular=info.isfile(), handle=number)
+                    yield Member(
+                        _name(info.name), info.size, info.isfile(), handle=number, target=_target(info)
+                    )
         except TooLarge:
             raise
         except BadInput as error:
@@ -58,13 +62,37 @@ class Tar:
 
     def read(self, wanted: Sequence[Member]) -> Contents:
         """Yield the wanted members' chunks."""
-        by_number = {member.handle: member for member in wanted}
+        by_number: defaultdict[int, list[Member]] = defaultdict(list)
+        for member in wanted:
+            by_number[member.handle].append(member)
         last = max(by_number, default=-1)
         for number, (info, tar) in enumerate(self._walk() if wanted else ()):
-            if member := by_number.get(number):
-                yield member, self._chunks(tar, info)
+            members = by_number.get(number, [])
+            if len(members) == 1:
+                yield members[0], self._chunks(tar, info)
+            elif members:
+                yield from self._copies(members, self._chunks(tar, info))
             if number == last:
                 return
+
+    def _copies(self, members: Sequence[Member], chunks: Iterator[bytes]) -> Contents:
+        """Yield the one content of several members, links that lead to it among them."""
+        error: BadInput | None = None
+        with tempfile.TemporaryFile() as copy:
+            try:
+                copy.writelines(chunks)
+            except TooLarge:
+                raise
+            except BadInput as found:
+                error = found
+            for member in members:
+                copy.seek(0)
+                yield member, self._copy(copy, error, None if member is members[0] else self._budget)
+
+    def _copy(self, copy: IO[bytes], error: BadInput | None, budget: Budget | None) -> Iterator[bytes]:
+        yield from chunks_of(copy, budget)
+        if error:
+            raise error
 
     def _walk(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         source = self._new_stream()
@@ -100,10 +128,16 @@ def _content(stream: Forward, info: tarfile.TarInfo) -> Iterator[bytes]:
         yield chunk
 
 
-def _name(info: tarfile.TarInfo) -> str:
-    if info.name.isprintable():
-        return info.name
-    return decode_name(info.name.encode("utf-8", "surrogateescape"))
+def _name(name: str) -> str:
+    return name if name.isprintable() else decode_name(name.encode("utf-8", "surrogateescape"))
+
+
+def _target(info: tarfile.TarInfo) -> str:
+    """Return the path to which a link leads: a hard link from the archive's root, another from its folder."""
+    if info.islnk():
+        return _name(info.linkname)
+    folder = _name(info.name).rpartition("/")[0]
+    return f"{folder}/{_name(info.linkname)}" if info.issym() and not info.linkname.startswith("/") else ""
 
 
 def _walk_one(stream: Forward) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:

@@ -68,6 +68,10 @@ class Entry(NamedTuple):
     limit: int
 
 
+class NoList(BadInput):
+    """The archive's list of contents is missing: it is cut off."""
+
+
 class Listed(NamedTuple):
     """All entries of a file, and for the operator what could not be read (None if everything was)."""
 
@@ -116,7 +120,7 @@ def read_lists(file: BinaryIO, max_entries: int) -> Listed:
             break
     else:
         if not joined:
-            raise BadInput(PART_OF_SEVERAL if head in _SPANNED else CUT_OFF)
+            raise BadInput(PART_OF_SEVERAL) if head in _SPANNED else NoList(CUT_OFF)
         problems.append(f"its first {limit:,} bytes were not read: {CUT_OFF}")
     entries = [entry for part in reversed(joined) for entry in part]
     return Listed(entries, "; ".join(dict.fromkeys(problems)) or None)
@@ -248,8 +252,8 @@ def _entry(data: bytes, at: int, base: int, limit: int) -> Entry:
     raw_name, extra = data[name_end - name_length : name_end], data[name_end : name_end + extra_length]
     (packed, size), zip64 = sizes, False
     if _FULL in {size, packed, offset} and extra:
-        zip64, size, packed, offset = _zip64(extra, size, packed, offset)
-    name, mode = _name(raw_name, flags, extra), attributes >> 16
+        zip64, size, packed, offset = with_zip64(extra, size, packed, offset)
+    name, mode = name_of(raw_name, flags, extra), attributes >> 16
     is_folder = size == 0 and (
         name.endswith(("/", "\\")) or stat.S_ISDIR(mode) or bool(attributes & _DOS_FOLDER)
     )
@@ -258,7 +262,7 @@ def _entry(data: bytes, at: int, base: int, limit: int) -> Entry:
     )  # fmt: skip
 
 
-def _zip64(extra: bytes, *values: int) -> tuple[bool, int, int, int]:
+def with_zip64(extra: bytes, *values: int) -> tuple[bool, int, int, int]:
     """Return whether there is a field of ZIP64, and ``values`` with its numbers in place of full ones."""
     field = next((content for kind, content in _fields(extra) if kind == _ZIP64_FIELD), b"")
     numbers = iter(struct.unpack_from(f"<{len(field) // 8}Q", field))
@@ -275,7 +279,7 @@ def _fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
         at += 4 + size
 
 
-def _name(raw: bytes, flags: int, extra: bytes) -> str:
+def name_of(raw: bytes, flags: int, extra: bytes) -> str:
     """Return the name: in UTF-8 if the entry says so, as field of its own or by its flag; else guessed."""
     raw, _, _ = raw.partition(b"\0")
     if raw.isascii():

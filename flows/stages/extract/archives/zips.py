@@ -7,6 +7,7 @@ list even if a member's own header differs, as in other tools.
 from __future__ import annotations
 
 import bz2
+import mmap
 import stat
 import struct
 import zlib
@@ -16,8 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from flows.errors import BadInput
 from flows.stages.extract.archives.base import (
     Contents,
+    EndsEarly,
     Member,
     Readable,
     chunks_of,
@@ -25,25 +28,40 @@ from flows.stages.extract.archives.base import (
     reading,
     unsupported_method,
 )
-from flows.stages.extract.archives.streams import Inflater, Slice, Unpacked, raw_lzma
-from flows.stages.extract.archives.zip_list import ENTRY, LOCAL, WRAP, Entry, Listed, read_lists
-from flows.stages.extract.limits import Budget
+from flows.stages.extract.archives.decompressors import Inflater, Inflater64, new_zstd, raw_lzma
+from flows.stages.extract.archives.streams import Slice, Unpacked
+from flows.stages.extract.archives.zip_headers import entries_by_headers
+from flows.stages.extract.archives.zip_list import ENTRY, LOCAL, WRAP, Entry, Listed, NoList, read_lists
+from flows.stages.extract.limits import Budget, TooLarge
 
-_STORED, _DEFLATED, _BZIP2, _LZMA = 0, 8, 12, 14
+_STORED, _DEFLATED, _DEFLATED64, _BZIP2, _LZMA, _ZSTD = 0, 8, 9, 12, 14, {20, 93}
 _ENCRYPTED = 0x1
 _LOCAL_SIZE = 30
+#: Bytes of the path to which a link leads, at most.
+_LONGEST_TARGET = 4096
 #: The bytes at the end of a stored member: a data descriptor, the next member or the list of contents.
 _FOLLOWING = (b"PK\x07\x08", LOCAL, ENTRY)
 _SPECIAL = {stat.S_IFLNK, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK}
 
 
 @contextmanager
-def open_zip(path: Path, budget: Budget) -> Iterator[Zip]:
-    """Open the ZIP archive at ``path``."""
+def open_zip(path: Path, budget: Budget, *, nested: bool = False) -> Iterator[Zip]:
+    """Open the ZIP archive at ``path``; if it is ``nested``, its list of contents must be there."""
     with path.open("rb") as file:
-        listed = read_lists(file, budget.limits.entries)
+        listed = _listed(file, budget.limits.entries, nested=nested)
         budget.enter(len(listed.entries))
         yield Zip(file, listed, budget)
+
+
+def _listed(file: BinaryIO, max_entries: int, *, nested: bool) -> Listed:
+    try:
+        return read_lists(file, max_entries)
+    except NoList as error:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            entries = entries_by_headers(data, max_entries)
+        if nested or not entries:
+            raise
+        return Listed(entries, str(error))
 
 
 class Zip:
@@ -56,7 +74,30 @@ class Zip:
 
     def members(self) -> Iterable[Member]:
         """Return the members in the order of the list of contents."""
-        return (_member(entry) for entry in self._entries if not entry.is_folder)
+        return (self._member(entry) for entry in self._entries if not entry.is_folder)
+
+    def _member(self, entry: Entry) -> Member:
+        kind = stat.S_IFMT(entry.mode)
+        is_link = kind == stat.S_IFLNK and not entry.flags & _ENCRYPTED and entry.size <= _LONGEST_TARGET
+        return Member(
+            path=entry.name,
+            size=entry.size,
+            regular=kind not in _SPECIAL,
+            encrypted=bool(entry.flags & _ENCRYPTED),
+            handle=entry,
+            target=self._target(entry) if is_link else "",
+        )
+
+    def _target(self, entry: Entry) -> str:
+        """Return the path to which a link leads, its content, from the root; empty if it is absolute."""
+        try:
+            content = b"".join(self._chunks(entry))[:_LONGEST_TARGET].decode("utf-8", "replace")
+        except TooLarge:
+            raise
+        except BadInput:
+            return ""
+        folder = entry.name.replace("\\", "/").rpartition("/")[0]
+        return "" if not content or content.startswith("/") else f"{folder}/{content}"
 
     def read(self, wanted: Sequence[Member]) -> Contents:
         """Yield the wanted members' chunks."""
@@ -71,7 +112,8 @@ class Zip:
             size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
             yield chunk
         if (size - entry.size) % WRAP:
-            raise damaged("wrong size")
+            is_cut = entry.offset + entry.packed > entry.limit
+            raise EndsEarly if is_cut else damaged("wrong size")
         if checksum != entry.checksum:
             raise damaged("wrong checksum")
 
@@ -121,6 +163,10 @@ def _positions(entry: Entry, stated: int, room: int) -> Iterable[int]:
 def _unpacked(packed: Readable, entry: Entry) -> Unpacked:
     if entry.method == _DEFLATED:
         return Unpacked(packed, partial(Inflater, -zlib.MAX_WBITS))
+    if entry.method == _DEFLATED64:
+        return Unpacked(packed, Inflater64)
+    if entry.method in _ZSTD:
+        return Unpacked(packed, new_zstd, entry.size)
     if entry.method == _BZIP2:
         return Unpacked(packed, bz2.BZ2Decompressor, entry.size)
     if entry.method == _LZMA:
@@ -129,13 +175,3 @@ def _unpacked(packed: Readable, entry: Entry) -> Unpacked:
             raise damaged("its LZMA header")
         return Unpacked(packed, lambda: raw_lzma(head[4:]), entry.size)
     raise unsupported_method(f"number {entry.method}")
-
-
-def _member(entry: Entry) -> Member:
-    return Member(
-        path=entry.name,
-        size=entry.size,
-        regular=stat.S_IFMT(entry.mode) not in _SPECIAL,
-        encrypted=bool(entry.flags & _ENCRYPTED),
-        handle=entry,
-    )
