@@ -21,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from flows import services
+from flows.cli.startup import collect_seldom
 from flows.ledger.schema_version import migrate
 from flows.settings import Settings
 
@@ -63,6 +64,9 @@ SAMPLES = Path(os.environ.get("TDP_SAMPLES", Path(__file__).parents[2] / "shared
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "TDP_", "BATCH_SIZE"))]:
     if _name not in ("TDP_SAMPLES", "TDP_BOT_REQUESTS"):  # those are for the tests
         del os.environ[_name]
+
+# These processes have Prefect and all tests in memory.
+collect_seldom()
 
 # Tests start the runs that they examine; the tests of arrivals set another value.
 os.environ["TDP_LOOK_SECONDS"] = "0"
@@ -130,9 +134,9 @@ def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
     """URL (libpq) of a new, migrated database for this test only."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {ledger_template}")
-    yield postgres.replace("/postgres?", f"/{name}?")
-    with psycopg.connect(postgres, autocommit=True) as admin:
+        # Copied by blocks (the default), all its pages would go through the write-ahead log.
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {ledger_template} STRATEGY file_copy")
+        yield postgres.replace("/postgres?", f"/{name}?")
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ import psutil
 import sqlalchemy as sa
 
 from flows.errors import ServiceFailed
-from flows.services.processes import Child, child
+from flows.services.processes import Child, child, python
 from flows.settings import Settings
 
 WORK_POOL = "tdp"
@@ -106,7 +105,7 @@ def prefect_server(settings: Settings) -> Iterator[Child]:
     # Without this, the UI expects its API on port 4200.
     env["PREFECT_SERVER_UI_API_URL"] = env["PREFECT_API_URL"]
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    command = python("prefect", "server", "start", "--host", host, "--port", str(port))
     with child(settings, "prefect-server", command, env=env, cwd=settings.root, grace=10) as server:
         server.wait_ready(lambda: _is_healthy(settings), _START_SECONDS)
         yield server
@@ -115,7 +114,7 @@ def prefect_server(settings: Settings) -> Iterator[Child]:
 @contextmanager
 def worker(settings: Settings) -> Iterator[Child]:
     """Run a process worker on the work pool; at the end of the block its flow runs end first, as Crashed."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    command = python("prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process")
     # Prefect stores flow code in one directory of /tmp for all users; a second user may not write to it.
     temporary = settings.root / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
