@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,10 +135,16 @@ def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
     """URL (libpq) of a new, migrated database for this test only."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres, autocommit=True) as admin:
-        # Copied by blocks (the default), all its pages would go through the write-ahead log.
+        # By the default strategy all pages would go through the write-ahead log.
         admin.execute(f"CREATE DATABASE {name} TEMPLATE {ledger_template} STRATEGY file_copy")
         yield postgres.replace("/postgres?", f"/{name}?")
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _memory() -> Path | None:
+    """Return the file system in memory, if it has space: each test creates a database, of 450 files."""
+    memory = Path("/dev/shm")  # noqa: S108 - the folder in it is private
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > 4 * 1024**3 else None
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +153,7 @@ def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     However this process ends, what it has started for a home here or in pytest's folder ends too.
     """
-    with tempfile.TemporaryDirectory(prefix="tdp-test-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="tdp-test-", dir=_memory(), ignore_cleanup_errors=True) as folder:
         command = [sys.executable, REAPER, f"{folder}/", f"{tmp_path_factory.getbasetemp()}/"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
             yield Path(folder)
