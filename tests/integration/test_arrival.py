@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psycopg
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
@@ -49,15 +50,24 @@ async def ledger(database_url: str) -> AsyncIterator[Session]:
 
 
 @pytest.fixture
-async def deployment(installation: Settings, client: PrefectClient) -> AsyncIterator[UUID]:
-    """The deployment of the inbox, without its schedule; removed afterwards with the others."""
-    await apply(installation)
+async def deployment(installation: Settings, client: PrefectClient) -> UUID:
+    """The deployment of the inbox, without its schedule; all of them stay for the next test."""
+    if not await client.read_deployments():
+        await apply(installation)
     found = await client.read_deployment_by_name(INBOX_DEPLOYMENT)
     for schedule in found.schedules:
         await client.update_deployment_schedule(found.id, schedule.id, active=False)
-    yield found.id
-    for other in await client.read_deployments():
-        await client.delete_deployment(other.id)
+    return found.id
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_deployments(prefect_server: Settings) -> Iterator[None]:
+    """Remove the deployments after the tests of this module."""
+    yield
+    url = f"{services.server_url(prefect_server)}/api/deployments"
+    with httpx.Client(timeout=30) as http:
+        for found in http.post(f"{url}/filter", json={}).raise_for_status().json():
+            http.delete(f"{url}/{found['id']}").raise_for_status()
 
 
 @pytest.fixture
