@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-import sqlalchemy as sa
 
 from flows.errors import ServiceFailed
 from flows.services.processes import Child, child, python
@@ -167,7 +166,9 @@ def is_free(host: str, port: int) -> bool:
 
 def _asyncpg_url(settings: Settings) -> str:
     """Return the URL of the server's database; asyncpg knows few libpq parameters, under other names."""
-    url = sa.make_url(settings.database)
+    from sqlalchemy import make_url  # late: most commands start no server
+
+    url = make_url(settings.database)
     query = {_ASYNCPG_NAMES[name]: value for name, value in url.query.items() if name in _ASYNCPG_NAMES}
     url = url.set(drivername="postgresql+asyncpg", database=settings.prefect_database, query=query)
     return url.render_as_string(hide_password=False)

@@ -118,3 +118,11 @@ def test_what_is_no_batch_id_is_a_usage_error(command: list[str]) -> None:
 
 def test_numbers_agree_with_their_nouns() -> None:
     assert [text.count(n, "file", "files") for n in (0, 1, 1200)] == ["0 files", "1 file", "1,200 files"]
+
+
+def test_a_module_is_run_as_python_does_but_its_objects_are_examined_seldom(tmp_path: Path) -> None:
+    program = "import gc, sys; print(__name__, sys.argv[1:], gc.get_threshold()[0]); sys.exit(3)"
+    (tmp_path / "probe.py").write_text(program)
+    command = [sys.executable, "-m", "flows.cli.startup", "probe", "one", "--two"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "__main__ ['one', '--two'] 50000\n")
