@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import psycopg
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
@@ -20,7 +19,6 @@ from prefect.states import Completed, Late, Running
 from psycopg.rows import dict_row
 
 from blocks import PIPELINE, PipelineConfig
-from deployments.apply import apply
 from flows import services
 from flows.domain import INBOX_DEPLOYMENT
 from flows.ledger.connection import connection
@@ -50,24 +48,9 @@ async def ledger(database_url: str) -> AsyncIterator[Session]:
 
 
 @pytest.fixture
-async def deployment(installation: Settings, client: PrefectClient) -> UUID:
-    """The deployment of the inbox, without its schedule; all of them stay for the next test."""
-    if not await client.read_deployments():
-        await apply(installation)
-    found = await client.read_deployment_by_name(INBOX_DEPLOYMENT)
-    for schedule in found.schedules:
-        await client.update_deployment_schedule(found.id, schedule.id, active=False)
-    return found.id
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_deployments(prefect_server: Settings) -> Iterator[None]:
-    """Remove the deployments after the tests of this module."""
-    yield
-    url = f"{services.server_url(prefect_server)}/api/deployments"
-    with httpx.Client(timeout=30) as http:
-        for found in http.post(f"{url}/filter", json={}).raise_for_status().json():
-            http.delete(f"{url}/{found['id']}").raise_for_status()
+async def deployment(deployments: None, client: PrefectClient) -> UUID:
+    """The deployment of the inbox."""
+    return (await client.read_deployment_by_name(INBOX_DEPLOYMENT)).id
 
 
 @pytest.fixture
