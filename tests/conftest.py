@@ -31,21 +31,21 @@ from flows.settings import Settings
 #: first; what is not named here is short, and any process runs it.
 _GROUPS = (
     "tests/chaos/test_faults.py",
-    "tests/acceptance/",
     "tests/chaos/",
-    "tests/bot/test_acceptance.py",
+    "tests/acceptance/",
     "tests/integration/test_backfill",
     "tests/integration/test_recover.py",
+    "tests/bot/test_acceptance.py",
     "tests/integration/test_gate",
-    "tests/integration/test_security.py",
     "tests/integration/test_flows",
+    "tests/integration/test_arrival.py",
+    "tests/integration/test_security.py",
     "tests/unit/test_corpus.py",
     "tests/integration/test_apply.py",
-    "tests/integration/test_verify.py",
-    "tests/integration/test_monitor",
     "tests/integration/test_maintain.py",
+    "tests/integration/test_monitor",
+    "tests/integration/test_verify.py",
     "tests/integration/test_automations.py",
-    "tests/integration/test_arrival.py",
 )
 #: Statements that make each document and each limit of the server what it was when it was new.
 _NEW: list[tuple[LiteralString, Sequence[Any]]] = []
@@ -71,6 +71,19 @@ collect_seldom()
 
 # Tests start the runs that they examine; the tests of arrivals set another value.
 os.environ["TDP_LOOK_SECONDS"] = "0"
+
+
+def _has_space(folder: Path) -> bool:
+    """Return whether the files of all tests fit into the folder, and programs in it can be run."""
+    if not folder.is_dir() or os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return False
+    return shutil.disk_usage(folder).free > 4 * 1024**3
+
+
+# Each test creates a database of 450 files, and often others; pytest uses this setting, too.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the folders in it are private
+if _has_space(_MEMORY):
+    tempfile.tempdir = str(_MEMORY)
 
 # A shell's background job ignores SIGINT, and its child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -141,19 +154,13 @@ def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _memory() -> Path | None:
-    """Return the file system in memory, if it has space: each test creates a database, of 450 files."""
-    memory = Path("/dev/shm")  # noqa: S108 - the folder in it is private
-    return memory if memory.is_dir() and shutil.disk_usage(memory).free > 4 * 1024**3 else None
-
-
 @pytest.fixture(scope="session")
 def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for homes with a PostgreSQL; the next pytest of this user closes pytest's own to its user.
 
     However this process ends, what it has started for a home here or in pytest's folder ends too.
     """
-    with tempfile.TemporaryDirectory(prefix="tdp-test-", dir=_memory(), ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="tdp-test-", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, REAPER, f"{folder}/", f"{tmp_path_factory.getbasetemp()}/"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
             yield Path(folder)
