@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.client.schemas.responses import DeploymentResponse
 
 from flows.errors import ServiceFailed, TdpError
+from flows.services.processes import python
 
 #: Marks the deployments of this project on the server; deployments without it are not touched.
 TAG = "tdp"
@@ -62,7 +62,7 @@ async def apply_definitions(client: PrefectClient, environment: Mapping[str, str
 
 
 def _prefect_deploy(file: Path, environment: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file.name]
+    command = python("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file.name)
     env = {**os.environ, **environment, "TDP_VERSION": _version(file.parent)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=file.parent, env=env)
     if done.returncode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from flows import services
+from flows.cli.startup import collect_seldom
 from flows.ledger.schema_version import migrate
 from flows.settings import Settings
 
@@ -29,21 +31,21 @@ from flows.settings import Settings
 #: first; what is not named here is short, and any process runs it.
 _GROUPS = (
     "tests/chaos/test_faults.py",
-    "tests/acceptance/",
     "tests/chaos/",
-    "tests/bot/test_acceptance.py",
+    "tests/acceptance/",
     "tests/integration/test_backfill",
     "tests/integration/test_recover.py",
+    "tests/bot/test_acceptance.py",
     "tests/integration/test_gate",
-    "tests/integration/test_security.py",
     "tests/integration/test_flows",
+    "tests/integration/test_arrival.py",
+    "tests/integration/test_security.py",
     "tests/unit/test_corpus.py",
     "tests/integration/test_apply.py",
-    "tests/integration/test_verify.py",
-    "tests/integration/test_monitor",
     "tests/integration/test_maintain.py",
+    "tests/integration/test_monitor",
+    "tests/integration/test_verify.py",
     "tests/integration/test_automations.py",
-    "tests/integration/test_arrival.py",
 )
 #: Statements that make each document and each limit of the server what it was when it was new.
 _NEW: list[tuple[LiteralString, Sequence[Any]]] = []
@@ -64,8 +66,24 @@ for _name in [name for name in os.environ if name.startswith(("PREFECT_", "TDP_"
     if _name not in ("TDP_SAMPLES", "TDP_BOT_REQUESTS"):  # those are for the tests
         del os.environ[_name]
 
+# These processes have Prefect and all tests in memory.
+collect_seldom()
+
 # Tests start the runs that they examine; the tests of arrivals set another value.
 os.environ["TDP_LOOK_SECONDS"] = "0"
+
+
+def _has_space(folder: Path) -> bool:
+    """Return whether the files of all tests fit into the folder, and programs in it can be run."""
+    if not folder.is_dir() or os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return False
+    return shutil.disk_usage(folder).free > 4 * 1024**3
+
+
+# Each test creates a database of 450 files, and often others; pytest uses this setting, too.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the folders in it are private
+if _has_space(_MEMORY):
+    tempfile.tempdir = str(_MEMORY)
 
 # A shell's background job ignores SIGINT, and its child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -130,9 +148,9 @@ def database_url(postgres: str, ledger_template: str) -> Iterator[str]:
     """URL (libpq) of a new, migrated database for this test only."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {ledger_template}")
-    yield postgres.replace("/postgres?", f"/{name}?")
-    with psycopg.connect(postgres, autocommit=True) as admin:
+        # By the default strategy all pages would go through the write-ahead log.
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {ledger_template} STRATEGY file_copy")
+        yield postgres.replace("/postgres?", f"/{name}?")
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

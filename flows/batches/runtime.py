@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import copy
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 _current: ContextVar[Runtime] = ContextVar("runtime")
 T = TypeVar("T")
+
+# Prefect starts a flow run's process, not flows/cli/startup.py: at least its end is as short.
+atexit.register(gc.freeze)
 
 
 class Runtime:

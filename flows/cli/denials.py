@@ -8,11 +8,10 @@ from typing import Any
 
 import psycopg
 import psycopg2.errors
-from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError
 from typer.core import TyperGroup
 
 from flows.errors import AccessDenied, in_one_line
+from flows.ledger.schema_version import sqlalchemy_url
 from flows.settings import Settings
 
 _DENIED = (
@@ -42,14 +41,13 @@ def named_denials() -> Iterator[None]:
     """Raise AccessDenied, which names the role, for what its rights do not permit."""
     try:
         yield
-    except _DENIED as error:
-        raise _access_denied(error) from error
-    except DBAPIError as error:
-        if not isinstance(error.orig, _DENIED):
+    except Exception as error:
+        original = getattr(error, "orig", error)  # of SQLAlchemy, without which most commands start
+        if not isinstance(original, _DENIED):
             raise
-        raise _access_denied(error.orig) from error
+        raise _access_denied(original) from error
 
 
 def _access_denied(error: BaseException) -> AccessDenied:
-    role = make_url(Settings().database).username or "of this user"
+    role = sqlalchemy_url(Settings().database).username or "of this user"
     return AccessDenied(f"the database role {role} may not do that: {in_one_line(error)}", _WHAT_TO_DO)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from flows.ledger.connection import connection
 from flows.reports import text
 from flows.reports.prefect_api import slots
 from flows.reports.summary import TIMING_HEADERS, timing_cells
-from flows.services.processes import open_log, stop
+from flows.services.processes import open_log, python, stop
 from flows.settings import Settings
 
 _REFRESH_SECONDS = 0.25
@@ -157,7 +156,7 @@ def _run_process(
         arguments_json = msgspec.json.encode(arguments).decode()
         with open_log(log) as out:
             process = psutil.Popen(
-                [sys.executable, "-m", "flows.cli.inbox_process", flow, arguments_json, str(outcome)],
+                python("flows.cli.inbox_process", flow, arguments_json, str(outcome)),
                 env={**os.environ, **services.environment(settings)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,

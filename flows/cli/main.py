@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +17,6 @@ import typer
 from pydantic import ValidationError
 from rich.console import Group
 from rich.text import Text
-from sqlalchemy import make_url
-from sqlalchemy.exc import OperationalError
 
 from flows import services
 from flows.cli import backfill_command as backfill
@@ -42,6 +41,7 @@ from flows.cli.signals import discard_output, stop_on_signals
 from flows.cli.streams import open_closed_streams
 from flows.cli.umask import make_private
 from flows.errors import TdpError, in_one_line
+from flows.ledger.schema_version import sqlalchemy_url
 from flows.reports import text
 from flows.reports.prefect_api import request
 from flows.samples import write_samples
@@ -88,7 +88,6 @@ _REPORTED = (
     psycopg.OperationalError,
     psycopg2.DataError,
     psycopg2.OperationalError,
-    OperationalError,
 )
 
 
@@ -105,17 +104,23 @@ def main() -> None:
         if ended.code == _INTERRUPTED:
             discard_output()
         raise
-    except _REPORTED as error:
+    except _reported() as error:
         first, *lines = (isinstance(error, TdpError) and error.args) or [describe(error)]
         message = Text.assemble(("error:", "red"), " ", str(first))
         Screen(stderr=True, highlight=False, soft_wrap=True).print(Group(message, *map(Text, lines)))
         raise SystemExit(1) from error
 
 
+def _reported() -> tuple[type[Exception], ...]:
+    """Return _REPORTED with the error of SQLAlchemy if it is loaded; most commands start without it."""
+    loaded = sys.modules.get("sqlalchemy.exc")
+    return (*_REPORTED, loaded.OperationalError) if loaded else _REPORTED
+
+
 def describe(error: Exception) -> str:
     """Return the error with what it concerns: the file, or the environment variable of a setting."""
-    if isinstance(error, OperationalError):
-        return in_one_line(error.orig or error)
+    if original := getattr(error, "orig", None):  # of SQLAlchemy
+        return in_one_line(original)
     if isinstance(error, UnicodeEncodeError):
         return f"{text.short(ascii(error.object))} cannot be encoded as {error.encoding.upper()}"
     if isinstance(error, OSError):
@@ -172,7 +177,7 @@ def up(replace_server: ReplaceServer = False) -> None:
                     started.start(services.bot, is_optional=True)
                 console.print(f"Prefect UI  {started.url}")
                 console.print(f"Monitor     {services.monitor_url(settings)}/health and /metrics")
-                console.print(f"Database    {make_url(settings.database)}")
+                console.print(f"Database    {sqlalchemy_url(settings.database).set(drivername='postgresql')}")
                 console.print(f"Inbox       {settings.inbox}")
                 console.print(f"Logs        {settings.logs}")
                 console.print("Ready. Press Ctrl-C to stop all services.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.services.prefect import client_environment, ensure_free, local_url
-from flows.services.processes import Child, child
+from flows.services.processes import Child, child, python
 from flows.settings import Settings
 
 _READY_SECONDS = 60
@@ -24,7 +23,7 @@ def monitor_url(settings: Settings) -> str:
 def monitoring(settings: Settings) -> Iterator[Child]:
     """Run :mod:`flows.monitor` until the block ends; yield once it is ready. Raises ServiceFailed."""
     ensure_free(settings.monitor_host, settings.monitor_port, "TDP_MONITOR_PORT")
-    command = [sys.executable, "-m", "flows.monitor"]
+    command = python("flows.monitor")
     env = client_environment(settings)
     with child(settings, "monitor", command, env=env, cwd=settings.root, grace=5) as started:
         started.wait_ready(lambda: _answers(settings), _READY_SECONDS)
@@ -34,7 +33,7 @@ def monitoring(settings: Settings) -> Iterator[Child]:
 @contextmanager
 def recovery(settings: Settings) -> Iterator[Child]:
     """Run :mod:`flows.operations.recovery` until the block ends."""
-    command = [sys.executable, "-m", "flows.operations.recovery"]
+    command = python("flows.operations.recovery")
     env = client_environment(settings)
     with child(settings, "recovery", command, env=env, cwd=settings.root, grace=5) as started:
         yield started
@@ -43,7 +42,7 @@ def recovery(settings: Settings) -> Iterator[Child]:
 @contextmanager
 def bot(settings: Settings) -> Iterator[Child]:
     """Run :mod:`flows.bot` until the block ends. Its token is in its environment, or in the block."""
-    command = [sys.executable, "-m", "flows.bot"]
+    command = python("flows.bot")
     token = settings.bot_token.get_secret_value() if settings.bot_token else ""
     env = client_environment(settings) | {"TDP_BOT_TOKEN": token}
     with child(settings, "bot", command, env=env, cwd=settings.root, grace=5) as started:

@@ -8,16 +8,14 @@ import os
 import re
 import shutil
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-import sqlalchemy as sa
 
 from flows.errors import ServiceFailed
-from flows.services.processes import Child, child
+from flows.services.processes import Child, child, python
 from flows.settings import Settings
 
 WORK_POOL = "tdp"
@@ -106,7 +104,7 @@ def prefect_server(settings: Settings) -> Iterator[Child]:
     # Without this, the UI expects its API on port 4200.
     env["PREFECT_SERVER_UI_API_URL"] = env["PREFECT_API_URL"]
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    command = python("prefect", "server", "start", "--host", host, "--port", str(port))
     with child(settings, "prefect-server", command, env=env, cwd=settings.root, grace=10) as server:
         server.wait_ready(lambda: _is_healthy(settings), _START_SECONDS)
         yield server
@@ -115,7 +113,7 @@ def prefect_server(settings: Settings) -> Iterator[Child]:
 @contextmanager
 def worker(settings: Settings) -> Iterator[Child]:
     """Run a process worker on the work pool; at the end of the block its flow runs end first, as Crashed."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    command = python("prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process")
     # Prefect stores flow code in one directory of /tmp for all users; a second user may not write to it.
     temporary = settings.root / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -168,7 +166,9 @@ def is_free(host: str, port: int) -> bool:
 
 def _asyncpg_url(settings: Settings) -> str:
     """Return the URL of the server's database; asyncpg knows few libpq parameters, under other names."""
-    url = sa.make_url(settings.database)
+    from sqlalchemy import make_url  # late: most commands start no server
+
+    url = make_url(settings.database)
     query = {_ASYNCPG_NAMES[name]: value for name, value in url.query.items() if name in _ASYNCPG_NAMES}
     url = url.set(drivername="postgresql+asyncpg", database=settings.prefect_database, query=query)
     return url.render_as_string(hide_password=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,11 @@ from flows.settings import Settings
 _POLL_SECONDS = 0.05
 #: Size from which a log is kept as an older one at the next start, and the number of older ones.
 _LOG_BYTES, _LOGS_KEPT = 10_000_000, 5
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module as ``python -m`` does, with :mod:`flows.cli.startup`."""
+    return [sys.executable, "-m", "flows.cli.startup", module, *arguments]
 
 
 @dataclass(frozen=True)

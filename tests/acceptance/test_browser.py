@@ -22,6 +22,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-3d-apis",  # the graph of runs, drawn in software, would take more CPU time than the runs
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -50,6 +51,11 @@ def open_run(page: Page, up: Installed, run_id: str, kind: str = "flow-run", tab
     page.goto(f"{up.url}/v2/runs/{kind}/{run_id}?tab={tab}")
 
 
+def leave(page: Page) -> None:
+    """Close what is open: a page of Prefect's is drawn anew all the time while it is open."""
+    page.goto("about:blank")
+
+
 def choose(page: Page, action: str, confirm: str) -> None:
     """Choose an action from the menu of the run, and confirm it."""
     page.get_by_role("button", name="Open menu").click()
@@ -65,6 +71,7 @@ def retry(page: Page, up: Installed, run_id: str) -> None:
     retried = up.ended(run_id, runs=2)
     assert retried["state_name"] == "Completed", retried["state"]["message"]
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    leave(page)
 
 
 def assert_two_batches_failed(run: dict[str, Any], named: str) -> None:
@@ -187,6 +194,7 @@ def cancel(page: Page, up: Installed, parent: str, batches: list[str]) -> None:
     assert up.get("v2/concurrency_limits/extract")["active_slots"] == 0
     assert up.ended(parent)["state_name"] == "Cancelled"
     expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
+    leave(page)
     # A child run whose process ended before it could report this is cancelled by Prefect's own clean-up.
     wanted = {"parent_flow_run_id": {"any_": [parent]}}
     up.until(
@@ -216,6 +224,7 @@ def test_task_retries_are_shown_with_their_reason(page: Page, up: Installed) -> 
     open_run(page, up, retrying["id"], "task-run")
     expect(page.get_by_text("Retrying", exact=True).first).to_be_visible()
     expect(page.get_by_text(re.compile("broken on purpose for once.* Retry 1/3 will start"))).to_be_visible()
+    leave(page)
     holds[holder].unlink()
 
     assert up.ended(parent)["state_name"] == "Completed"

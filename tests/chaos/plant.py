@@ -23,6 +23,7 @@ from flows.settings import Settings
 from flows.stages.runner.contract import entry_name
 
 WITNESS = Path(__file__).parents[1] / "programs" / "witness.py"
+STARTUP = "from flows.cli.startup import collect_seldom; collect_seldom()"
 FLOW = (
     "import asyncio; from flows.process_inbox import process_inbox; asyncio.run(process_inbox(batch_size=2))"
 )
@@ -134,7 +135,7 @@ class Plant(PlantServices):
 
     def start_flow(self, code: str = FLOW, **environment: str) -> subprocess.Popen[bytes]:
         """Start ``code`` as a process, by default a run of process_inbox."""
-        return self.start_program([sys.executable, "-c", code], **environment)
+        return self.start_program([sys.executable, "-c", f"{STARTUP}\n{code}"], **environment)
 
     def start_program(self, argv: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a program that is a flow process, or replaces itself by one."""

@@ -22,6 +22,8 @@ from flows.settings import Settings
 
 STAGES = ("extract", "convert", "store")
 EXCLUSIVE = ("extract", "convert")
+#: A migrated, empty database to copy.
+TEMPLATE = "template_ledger"
 
 
 def kill(processes: list[psutil.Process]) -> None:
@@ -53,7 +55,8 @@ class PlantServices:
 
     def start(self) -> None:
         self.start_postgres()
-        migrate(self.settings.database)
+        services.ensure_database(self._admin, TEMPLATE)
+        migrate(self._url(TEMPLATE))
         self.start_server()
 
     def renew(self, folder: Path) -> None:
@@ -70,10 +73,16 @@ class PlantServices:
     def new_ledger(self) -> str:
         """Create a ledger; return its URL (libpq)."""
         name = f"t_{uuid.uuid4().hex[:12]}"
-        services.ensure_database(self._owner.embedded_url.replace("/tdp?", "/postgres?"), name)
-        url = self._owner.embedded_url.replace("/tdp?", f"/{name}?")
-        migrate(url)
-        return url
+        with psycopg.connect(self._admin, autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy".encode())
+        return self._url(name)
+
+    @property
+    def _admin(self) -> str:
+        return self._url("postgres")
+
+    def _url(self, database: str) -> str:
+        return self._owner.embedded_url.replace("/tdp?", f"/{database}?")
 
     def start_postgres(self) -> None:
         child = self._services.enter_context(services.postgres(self._owner))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psycopg2
 import pytest
 from inboxes import NOBODY
@@ -17,11 +18,13 @@ from ledger_rows import column
 from listener import Listener
 from typer.testing import CliRunner, Result
 
+from flows import services
 from flows.ledger.session import Session, connect
 from flows.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
 
 
 @pytest.fixture
@@ -118,6 +121,32 @@ async def client(installation: Settings) -> AsyncIterator[PrefectClient]:
 
     async with get_client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def deployments_of_module(prefect_server: Settings) -> Iterator[None]:
+    """Remove the deployments after the last test of a module: tests of other modules share the server."""
+    yield
+    url = f"{services.server_url(prefect_server)}/api/deployments"
+    with httpx.Client(timeout=30) as http:
+        for found in http.post(f"{url}/filter", json={}).raise_for_status().json():
+            http.delete(f"{url}/{found['id']}").raise_for_status()
+
+
+@pytest.fixture
+async def deployments(
+    deployments_of_module: None, installation: Settings, client: PrefectClient
+) -> list[DeploymentResponse]:
+    """The deployments, without their schedules; they stay for the other tests of the module."""
+    from deployments.apply import apply
+
+    if not await client.read_deployments():
+        await apply(installation)
+    found = await client.read_deployments()
+    for deployment in found:
+        for schedule in deployment.schedules:
+            await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+    return found
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from prefect.client.schemas.actions import (
 from blocks import PIPELINE, PipelineConfig, StageCommand
 from deployments import definitions, identity
 from deployments.apply import apply, apply_basics
+from deployments.reader import apply_reader
 from flows.errors import ServiceFailed
 from flows.settings import Settings
 
@@ -42,6 +44,16 @@ async def limits(installation: Settings) -> Iterator[None]:
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name("store", 5)
     await apply_basics(installation)
+
+
+async def applied(settings: Settings) -> None:
+    """Apply all, or, if an earlier test has done so, only what is in the ledger of this test."""
+    async with get_client() as client:
+        if await client.read_deployments():
+            await identity.pair(client, settings, replace=False)
+            await asyncio.to_thread(apply_reader, settings.database, login=False)
+            return
+    await apply(settings)
 
 
 async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused(
@@ -68,7 +80,7 @@ async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused
 
 
 async def test_a_run_that_starts_or_ends_during_apply_is_no_change(installation: Settings) -> None:
-    await apply(installation)
+    await applied(installation)
     async with get_client() as client:
         idle = await client.read_deployment_by_name("process-inbox/scheduled")
         slot = f"deployment:{idle.id}"  # acquired as by a run
@@ -147,7 +159,7 @@ async def test_secrets_in_a_document_of_an_earlier_release_become_hidden(
 async def test_what_is_removed_from_the_file_is_removed_from_the_server(
     installation: Settings, prefect_yaml: Path
 ) -> None:
-    await apply(installation)
+    await applied(installation)
     content = yaml.safe_load(prefect_yaml.read_text())
     by_entrypoint = {entry["entrypoint"]: entry for entry in content["deployments"]}
     del by_entrypoint["flows.process_inbox.process_inbox"]["schedules"]
@@ -165,7 +177,7 @@ async def test_what_is_removed_from_the_file_is_removed_from_the_server(
 
 
 async def test_a_server_of_another_home_is_refused_by_a_ledger_that_has_one(installation: Settings) -> None:
-    await apply(installation)
+    await applied(installation)
     second = installation.model_copy(update={"home": installation.root / "second"})
     async with get_client() as client:
         own = await client.read_variable_by_name(identity.VARIABLE)
@@ -190,7 +202,7 @@ async def test_a_server_of_another_home_is_refused_by_a_ledger_that_has_one(inst
 async def test_the_server_of_a_home_is_accepted_with_new_limits_and_without_its_id(
     installation: Settings,
 ) -> None:
-    await apply(installation)
+    await applied(installation)
     async with get_client() as client:
         before = await client.read_variable_by_name(identity.VARIABLE)
         await client.delete_variable_by_name(identity.VARIABLE)

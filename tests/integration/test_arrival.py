@@ -19,7 +19,6 @@ from prefect.states import Completed, Late, Running
 from psycopg.rows import dict_row
 
 from blocks import PIPELINE, PipelineConfig
-from deployments.apply import apply
 from flows import services
 from flows.domain import INBOX_DEPLOYMENT
 from flows.ledger.connection import connection
@@ -50,15 +49,9 @@ async def ledger(database_url: str) -> AsyncIterator[Session]:
 
 
 @pytest.fixture
-async def deployment(installation: Settings, client: PrefectClient) -> AsyncIterator[UUID]:
-    """The deployment of the inbox, without its schedule; removed afterwards with the others."""
-    await apply(installation)
-    found = await client.read_deployment_by_name(INBOX_DEPLOYMENT)
-    for schedule in found.schedules:
-        await client.update_deployment_schedule(found.id, schedule.id, active=False)
-    yield found.id
-    for other in await client.read_deployments():
-        await client.delete_deployment(other.id)
+async def deployment(deployments: None, client: PrefectClient) -> UUID:
+    """The deployment of the inbox."""
+    return (await client.read_deployment_by_name(INBOX_DEPLOYMENT)).id
 
 
 @pytest.fixture

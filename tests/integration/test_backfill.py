@@ -7,58 +7,49 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
 from ledger_rows import column, query
 from steered_stages import drop, runs_of
 
 from flows.backfill import backfill
+from flows.domain import STAGES
 from flows.process_inbox import process_inbox
 from flows.samples import write_samples
 from flows.settings import Settings
 
 
-@pytest.mark.parametrize(
-    ("from_stage", "again"),
-    [
-        ("extract", ["extract", "convert", "store"]),
-        ("convert", ["convert", "store"]),
-        ("store", ["store"]),
-    ],
-)
 async def test_backfill_runs_a_batch_again_from_the_given_stage(
-    installation: Settings, loaded: list[str], from_stage: Any, again: list[str]
+    installation: Settings, loaded: list[str]
 ) -> None:
-    result = await backfill(batch_ids=loaded[:1], from_stage=from_stage)
-    assert result == {"batches": 1, "completed": 1, "busy": 0}
-    assert runs_of(installation, loaded[0]) == ["extract", "convert", "store", *again]
-    assert runs_of(installation, loaded[1]) == ["extract", "convert", "store"]
+    all_stages = ["extract", "convert", "store"]
+    for batch_id, from_stage in zip(loaded, STAGES, strict=True):
+        result = await backfill(batch_ids=[batch_id], from_stage=from_stage)
+        assert result == {"batches": 1, "completed": 1, "busy": 0}
+    ran = [runs_of(installation, batch_id) for batch_id in loaded]
+    assert ran == [all_stages + all_stages[first:] for first in range(3)]
     assert set(column(installation, "SELECT status FROM batch_processing")) == {"COMPLETED"}
     assert set(column(installation, "SELECT status FROM batch_files")) == {"STORED"}
 
 
-@pytest.mark.parametrize(
-    ("from_stage", "work_is_gone"), [("extract", False), ("convert", False), ("store", True)]
-)
-async def test_backfill_restores_the_rows_of_the_first_load(
-    installation: Settings, from_stage: Any, work_is_gone: bool
-) -> None:
+async def test_backfill_restores_the_rows_of_the_first_load(installation: Settings) -> None:
     write_samples(installation.inbox, files=6, messages=30, seed=3, broken=3)
     await process_inbox(batch_size=3)
     names = "chats", "messages", "batch_files"
     tables = [f"SELECT * FROM {name} t ORDER BY t" for name in names]  # noqa: S608 - these names
     before = [query(installation, table) for table in tables]
-    query(installation, "DELETE FROM messages WHERE mod(message_id, 3) = 0")
-    query(installation, "UPDATE messages SET text = 'spoilt', revision = 'z' WHERE mod(message_id, 3) = 1")
-    if work_is_gone:
-        shutil.rmtree(installation.work)
+    for from_stage in STAGES:
+        query(installation, "DELETE FROM messages WHERE mod(message_id, 3) = 0")
+        query(
+            installation, "UPDATE messages SET text = 'spoilt', revision = 'z' WHERE mod(message_id, 3) = 1"
+        )
+        if from_stage == "store":
+            shutil.rmtree(installation.work)
 
-    await backfill(status="COMPLETED", from_stage=from_stage)
+        await backfill(status="COMPLETED", from_stage=from_stage)
 
-    after = [query(installation, table) for table in tables]
-    assert [len(table) for table in after] == [len(table) for table in before]
-    assert after == before
+        after = [query(installation, table) for table in tables]
+        assert [len(table) for table in after] == [len(table) for table in before], from_stage
+        assert after == before, from_stage
 
 
 async def test_missing_outputs_are_made_again_from_the_sources(
@@ -80,12 +71,12 @@ async def test_output_of_extract_is_reused_when_the_sources_are_purged(
 async def test_new_batches_wait_for_at_most_one_stage_run_of_a_backfill(
     installation: Settings, programs: Path
 ) -> None:
-    drop(installation, *(f"old-{number}.zip" for number in range(18)))
+    drop(installation, *(f"old-{number}.zip" for number in range(12)))
     await process_inbox(batch_size=1)
     (programs / "seconds").write_text("0.8")
-    running = asyncio.create_task(backfill(status="COMPLETED", window=18))
+    running = asyncio.create_task(backfill(status="COMPLETED", window=12))
     queued = "SELECT count(*) FROM stage_runs WHERE attempt = 2 AND stage = 'extract'"
-    while column(installation, queued) != [18]:
+    while column(installation, queued) != [12]:
         await asyncio.sleep(0.05)
     drop(installation, "fresh-1.zip", "fresh-2.zip", "fresh-3.zip")
     await process_inbox(batch_size=1)
@@ -100,7 +91,7 @@ async def test_new_batches_wait_for_at_most_one_stage_run_of_a_backfill(
         SELECT f.batch_id, f.stage, count(b.stage_run_id) AS runs FROM stage_runs f
         LEFT JOIN stage_runs b ON b.stage = f.stage AND b.attempt = 2
              AND b.started_at > f.queued_at + interval '1.5 s' AND b.started_at < f.started_at
-        WHERE f.batch_id > 'batch_000018' GROUP BY f.batch_id, f.stage
+        WHERE f.batch_id > 'batch_000012' GROUP BY f.batch_id, f.stage
         """,
     )
     assert len(in_front) == 9

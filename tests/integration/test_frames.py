@@ -100,7 +100,8 @@ def test_errors_name_what_is_wrong(filled: str) -> None:
         frames.messages(columns=["sender"])
 
 
-def test_pandas_is_imported_only_for_frames() -> None:
-    code = "import sys, flows.cli.main, flows.reports\nprint({'pandas', 'pyarrow'} & set(sys.modules))"
+def test_what_is_slow_to_import_is_imported_only_where_it_is_needed() -> None:
+    slow = {"pandas", "pyarrow", "sqlalchemy", "prefect"}
+    code = f"import sys, flows.cli.main, flows.reports\nprint({slow} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -24,7 +24,6 @@ from prefect.states import Cancelled, Crashed, Pending
 from psycopg.rows import dict_row
 
 from blocks import StageCommand
-from deployments.apply import apply
 from flows import services
 from flows.errors import BatchBusy
 from flows.ledger.batches import own_batch
@@ -87,18 +86,6 @@ async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[Path]:
     yield hung
     for stage in ("extract", "convert", "store"):
         await StageCommand().asave(stage, overwrite=True)
-
-
-@pytest.fixture
-async def deployments(installation: Settings, client: PrefectClient) -> AsyncIterator[None]:
-    """The deployments without their schedules; removed afterwards, because other tests share the server."""
-    await apply(installation)
-    for deployment in await client.read_deployments():
-        for schedule in deployment.schedules:
-            await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
-    yield
-    for deployment in await client.read_deployments():
-        await client.delete_deployment(deployment.id)
 
 
 @pytest.fixture

@@ -25,7 +25,10 @@ async def main() -> None:
         for _ in batches:
             await run_command(command, env=dict(os.environ), timeout=60)
         return
-    # These bring Prefect, which takes two seconds.
+    # These bring Prefect, which takes a second.
+    from flows.cli.startup import collect_seldom
+
+    collect_seldom()
     from flows.gate.gate import gate
     from flows.gate.lanes import lanes
     from flows.ledger.owner import owner

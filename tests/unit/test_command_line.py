@@ -160,3 +160,11 @@ def test_many_duplicates_are_one_line() -> None:
         " 2.zip (the content of as 2.zip), …; `tdp files --duplicates` lists all"
     ]
     assert len(duplicate_lines(many[1:])) == 10
+
+
+def test_a_module_is_run_as_python_does_but_its_objects_are_examined_seldom(tmp_path: Path) -> None:
+    program = "import gc, sys; print(__name__, sys.argv[1:], gc.get_threshold()[0]); sys.exit(3)"
+    (tmp_path / "probe.py").write_text(program)
+    command = [sys.executable, "-m", "flows.cli.startup", "probe", "one", "--two"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "__main__ ['one', '--two'] 50000\n")
