@@ -32,8 +32,9 @@ from flows.ledger.intake import planning
 _DOWNLOADS = 4
 #: Seconds between two looks at the uploads that wait for their next try.
 _LOOK_EVERY = 1.0
-#: Seconds until the next try: doubled from the first to the second. After the third in all, it is the last.
-_FIRST_PAUSE, _LAST_PAUSE, _PATIENCE = 1.0, 600.0, 86_400.0
+#: Seconds until the next try: doubled from the first to the second. After the third in all, and that many
+#: tries, it is the last.
+_FIRST_PAUSE, _LAST_PAUSE, _PATIENCE, _TRIES = 1.0, 600.0, 86_400.0, 20
 #: Seconds until disk space is looked at again.
 _SPACE_PAUSE = 15.0
 _CHUNK = 1 << 20
@@ -125,7 +126,7 @@ class Receiver:
                 path = await self._spooled(upload)
                 await self._take(upload, path)
         except NoSpace as error:
-            await self._wait(upload, str(error), _SPACE_PAUSE, "WAITING_SPACE")
+            await self._wait(upload, str(error), _SPACE_PAUSE, "WAITING_SPACE", tries=0)
             return
         except NotAccepted as error:
             await self._end(upload, "REFUSED", str(error))
@@ -139,20 +140,21 @@ class Receiver:
     async def _failed(self, upload: Upload, error: Exception) -> bool:
         """Record a failure; return whether the upload is not tried again."""
         if isinstance(error, TelegramError) and is_too_big(error):
-            await self._end(upload, "REFUSED", texts.too_big(self._context.config.max_bytes))
+            await self._end(upload, "REFUSED", texts.too_big(self._context.config))
             return True
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            await self._wait(upload, "the disk is full", _SPACE_PAUSE, "WAITING_SPACE")
+            await self._wait(upload, "the disk is full", _SPACE_PAUSE, "WAITING_SPACE", tries=0)
             return False
         if (seconds := retry_seconds(error)) is not None:
             await self._wait(upload, "Telegram asks for a pause", seconds, tries=0)
             return False
         reason = self._context.config.redact(f"{type(error).__name__}: {error}")
-        if upload.age_sec > _PATIENCE:
+        # Not by its age alone: it may have waited for disk space, or the bot may not have run.
+        if upload.age_sec > _PATIENCE and upload.tries >= _TRIES:
             await self._end(upload, "FAILED", f"it could not be downloaded: {reason}")
             return True
         apart = random.uniform(0.8, 1.2)  # noqa: S311 - so that uploads do not all try at once, not a secret
-        pause = min(_FIRST_PAUSE * 2**upload.tries, _LAST_PAUSE) * apart
+        pause = min(_FIRST_PAUSE * 2 ** min(upload.tries, _TRIES), _LAST_PAUSE) * apart
         await self._wait(upload, reason, pause)
         return False
 
@@ -181,7 +183,7 @@ class Receiver:
         where, size = await file_path(self._context.bot, self._context.config, upload.file_id)
         expected = upload.size_bytes if upload.size_bytes is not None else size
         if (expected or 0) > self._context.config.max_bytes:
-            raise NotAccepted(texts.too_big(self._context.config.max_bytes))
+            raise NotAccepted(texts.too_big(self._context.config))
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = path.with_name(f"{path.name}.part")
         if not self._context.config.local_mode:

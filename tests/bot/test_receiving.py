@@ -71,7 +71,7 @@ async def test_the_same_content_is_stored_once(plant: Plant, api: BotApi) -> Non
         ("a\0b\n.zip", "a_b_.zip"),
         (".hidden.zip", "hidden.zip"),
         ("ы" * 300 + ".zip", "ы" * 88 + ".zip"),
-        ("\udcff.zip", "?.zip"),
+        ("\udcff.zip", "_.zip"),
         ("gpj.\u202epiz.exe", "gpj._piz.exe"),
     ],
 )
@@ -232,6 +232,50 @@ async def test_a_full_disk_is_waited_for_and_shown(
         (small_disk / "full").unlink()
         await plant.received(1)
     assert plant.sources() == [content]
+
+
+async def test_a_long_wait_is_no_failed_try(
+    plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a weekend without disk space, or without the bot, one failure does not end an upload."""
+    monkeypatch.setattr(receiving, "_SPACE_PAUSE", 0.1)
+    configure(monkeypatch, plant, keep_free_bytes=1 << 60)
+    api.document(ANNA, "a.zip", export())
+    api.cut(10)
+    async with plant.bot():
+        await plant.until(lambda: plant.states() == {"WAITING_SPACE": 1})
+        tried = "SELECT next_try_at FROM uploads WHERE tries = 0"
+        (first,) = plant.rows(tried)
+        await plant.until(lambda: plant.rows(tried) not in ([], [first]))
+    plant.rows("UPDATE uploads SET seen_at = seen_at - interval '2 days', next_try_at = now()")
+    configure(monkeypatch, plant, keep_free_bytes=0)
+    async with plant.bot():
+        await plant.received(1)
+
+
+async def test_an_error_of_any_kind_ends_neither_the_bot_nor_its_other_uploads(
+    plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_PAUSE", 0.1)
+    repair, failures = receiving.Receiver._repair, [OverflowError(), KeyError()]
+
+    async def fails(receiver: receiving.Receiver) -> None:
+        if failures:
+            raise failures.pop()
+        await repair(receiver)
+
+    monkeypatch.setattr(receiving.Receiver, "_repair", fails)
+    api.cut(10, 10, 10)
+    api.document(ANNA, "a.zip", export())
+    async with plant.bot():
+        await plant.until(lambda: plant.rows("SELECT 1 FROM uploads WHERE tries > 0"))
+        plant.rows(
+            "UPDATE uploads SET tries = 5000, next_try_at = now()"
+        )  # no number can be doubled so often
+        await plant.until(lambda: plant.rows("SELECT 1 FROM uploads WHERE tries > 5000"))
+        api.document(BORIS, "b.zip", export(2))
+        await plant.received(1)
+    assert failures == []
 
 
 async def test_space_is_kept_free(plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch) -> None:
