@@ -11,7 +11,6 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from psycopg import Error as PostgresError
 from psycopg import OperationalError
 from telegram.error import Conflict, TelegramError
 
@@ -24,6 +23,8 @@ from flows.errors import DatabaseUnavailable
 #: Seconds between two requests after a failure: doubled from the first to the second. After a conflict it
 #: is always the third.
 _FIRST_PAUSE, _LAST_PAUSE, _CONFLICT_PAUSE = 0.5, 30.0, 3.0
+#: Seconds between two answers to messages that are neither documents nor commands: fifty photos get one.
+_HINTS_APART = 60.0
 
 #: Answers a command; raises TelegramError.
 Answer = Callable[[Command], Awaitable[None]]
@@ -37,6 +38,7 @@ class Poller:
         self._context = context
         self._answer = answer
         self._answers: set[asyncio.Task[None]] = set()
+        self._hinted_at: dict[int, float] = {}
 
     async def run(self) -> None:
         """Poll until this is cancelled. Raises DatabaseUnavailable."""
@@ -94,8 +96,15 @@ class Poller:
             await self._see(said)
         elif isinstance(said, Command):
             self._start(self._answer(said))
-        elif said.sender.is_private:
+        elif said.sender.is_private and self._may_hint(said.sender.chat_id):
             self._start(self._send(said.sender, texts.SEND_FILES))
+
+    def _may_hint(self, chat_id: int) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now - self._hinted_at.get(chat_id, -_HINTS_APART) < _HINTS_APART:
+            return False
+        self._hinted_at[chat_id] = now
+        return True
 
     async def _see(self, document: Document) -> None:
         sender, size = document.sender, document.size
@@ -110,7 +119,7 @@ class Poller:
             file_name=document.name,
             size_bytes=size,
             state="REFUSED" if too_big else "SEEN",
-            reason=texts.too_big(self._context.config.max_bytes) if too_big else None,
+            reason=texts.too_big(self._context.config) if too_big else None,
         )
         if seen:
             self._context.log.info("Upload %d: seen", seen[0]["upload_id"])
@@ -135,5 +144,5 @@ class Poller:
     async def _logged(self, answering: Awaitable[None]) -> None:
         try:
             await answering
-        except (TelegramError, DatabaseUnavailable, PostgresError) as error:
+        except Exception as error:  # one answer that fails does not end what the others are sent by
             self._context.log.warning("An answer was not sent: %s", self._context.config.redact(error))

@@ -144,8 +144,9 @@ async def watch(settings: Settings) -> None:
     arrivals, pause, reported = Arrivals(settings), settings.look_seconds, ""
     while pause:
         try:
-            async with get_client() as client, await _connect(settings) as ledger:
-                while True:
+            has_inbox = settings.inbox.is_dir()
+            async with get_client() as client, await _connect(settings, has_inbox) as ledger:
+                while settings.inbox.is_dir() == has_inbox:  # it may be mounted later, or not any more
                     began = time.monotonic()
                     await arrivals.look(client, ledger)
                     await arrivals.adjust_schedule(client, ledger)
@@ -158,7 +159,7 @@ async def watch(settings: Settings) -> None:
             await asyncio.sleep(pause)
 
 
-async def _connect(settings: Settings) -> Session:
+async def _connect(settings: Settings, has_inbox: bool) -> Session:
     """Return a session of a process that looks at the inbox, or, without an inbox, at the ledger only."""
-    application = LOOKING if settings.inbox.is_dir() else "tdp uploads"
+    application = LOOKING if has_inbox else "tdp uploads"
     return await connect(settings.database, application, patience=0)

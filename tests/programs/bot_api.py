@@ -25,6 +25,8 @@ LIMIT = 20 << 20
 ANONYMOUS_ADMIN = 1087968824
 Json = dict[str, Any]
 _CONFLICT = "Conflict: terminated by other getUpdates request; make sure that only one bot is running"
+#: The isolates around file names, which Telegram keeps and shows as nothing.
+_INVISIBLE = dict.fromkeys((0x2068, 0x2069))
 _SELF: Json = {"id": BOT_ID, "is_bot": True, "first_name": "Exports", "username": "exports_bot"}
 
 
@@ -170,8 +172,8 @@ class BotApi:
             return list(self._updates)
 
     def texts_to(self, chat: int) -> list[str]:
-        """Return the messages of a chat as they are now, in their order."""
-        return [text for (to, _), text in sorted(self.texts.items()) if to == chat]
+        """Return the messages of a chat as they are now, in their order, without invisible characters."""
+        return [text.translate(_INVISIBLE) for (to, _), text in sorted(self.texts.items()) if to == chat]
 
     # The methods of the Bot API.
 

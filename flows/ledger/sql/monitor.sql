@@ -91,8 +91,8 @@ FROM bots WHERE stopped_at IS NULL ORDER BY bot_id;
 -- not be read.
 SELECT (SELECT count(*) FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')
         AND seen_at < clock_timestamp() - interval '30 minutes') AS stuck,
-       (SELECT reason FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')
-        ORDER BY upload_id LIMIT 1) AS reason,
+       (SELECT coalesce(reason, 'its download has not ended') FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')
+        AND seen_at < clock_timestamp() - interval '30 minutes' ORDER BY upload_id LIMIT 1) AS reason,
        (SELECT count(*) FROM announcement_messages m JOIN announcements a USING (announcement_id)
         WHERE m.sent_at IS NULL AND a.given_up IS NULL
           AND m.sending_at < clock_timestamp() - interval '30 minutes') AS unsent,
