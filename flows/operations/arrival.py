@@ -23,10 +23,11 @@ from flows.batches.inbox import scan, writers_at
 from flows.batches.kept import release_kept
 from flows.batches.receiving import decodable
 from flows.batches.source_file import Writers
+from flows.domain import LOOKING
 from flows.ledger.locks import INTAKE
 from flows.ledger.session import Session, connect, fetch
 from flows.operations.requests import REQUEST_INTERVAL, create_run, ready_deployment
-from flows.operations.schedule import LOOKING, adjust_schedule
+from flows.operations.schedule import adjust_schedule
 from flows.settings import Settings
 
 #: Looking uses this share of the time at most: looks at a large folder are further apart.

@@ -103,3 +103,11 @@ SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
 
 -- name: announcements_waiting()$
 SELECT count(*) FROM announcements WHERE closed_at IS NULL AND given_up IS NULL;
+
+-- name: is_inbox_watched(application, seconds)$
+-- Whether a session of that name sent a query in the last ``seconds``: each look at the inbox sends some.
+SELECT EXISTS (
+    SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = :application
+      AND query_start > clock_timestamp() - :seconds * interval '1 second'
+) AS is_watched;
