@@ -17,7 +17,7 @@ from telegram.error import Conflict, TelegramError
 from flows.bot import api, texts
 from flows.bot.api import get_updates, retry_seconds
 from flows.bot.context import Context
-from flows.bot.updates import Command, Document, Other, Refused, Sender, read
+from flows.bot.updates import Command, Document, Edited, Other, Refused, Said, Sender, read
 from flows.errors import DatabaseUnavailable
 
 #: Seconds between two requests after a failure: doubled from the first to the second. After a conflict it
@@ -87,9 +87,11 @@ class Poller:
             number = update.get("update_id")
             await context.fetch("keep_bot_update", update_id=number, content=content, error=reason)
 
-    async def _record(self, said: Document | Command | Other | Refused) -> None:
+    async def _record(self, said: Said) -> None:
         if isinstance(said, Refused):
             self._context.log.info("Ignored: %s", said.reason)
+        elif isinstance(said, Edited):
+            await self._see_edited(said.document)
         elif not said.sender.may_upload:
             await self._answer_stranger(said)
         elif isinstance(said, Document):
@@ -98,6 +100,18 @@ class Poller:
             self._start(self._answer(said))
         elif said.sender.is_private and self._may_hint(said.sender.chat_id):
             self._start(self._send(said.sender, texts.SEND_FILES))
+
+    async def _see_edited(self, document: Document) -> None:
+        """Answer who has replaced a file that the new one was not received. Captions may change."""
+        sender = document.sender
+        if not sender.may_upload:
+            return
+        values = {"chat_id": sender.chat_id, "message_id": sender.message_id}
+        same = await self._context.fetch(
+            "upload_as_sent", file_name=document.name, size_bytes=document.size, **values
+        )
+        if not same:
+            self._start(self._send(sender, texts.REPLACED))
 
     def _may_hint(self, chat_id: int) -> bool:
         now = asyncio.get_running_loop().time()

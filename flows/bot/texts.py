@@ -33,11 +33,17 @@ SEND_FILES = (
     "Send me exports of Telegram Desktop as files (documents): ZIP, 7z, RAR, tar, result.json or"
     " messages.html, any number at once. /help says more."
 )
+REPLACED = (
+    "You have replaced a file in a message that was sent before. The new file was not received: send it as a"
+    " new message."
+)
 _HELP = """Send me exports of Telegram Desktop as files: ZIP, 7z, RAR, tar (also nested), result.json or \
 messages.html. Any number at once; each file at most {limit}.
 
 👍 on a file: it is stored here safely, you need not keep it for us.
 When all files are done, a message names each of them with its outcome.
+
+An edited message is not read: send a corrected file as a new one.
 
 /status – what happens to your files now
 /batches – the batches of your files"""

@@ -42,6 +42,14 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Edited:
+    """A message with a document that was edited: its caption, or the document itself."""
+
+    sender: Sender
+    document: Document
+
+
+@dataclass(frozen=True)
 class Command:
     """A command such as ``/retry batch_000042``: its name without the slash, and what follows it.
 
@@ -63,17 +71,18 @@ class Other:
 
 @dataclass(frozen=True)
 class Refused:
-    """An update without a person as its sender; ``reason`` is for the log."""
+    """An update without a person as its sender, or an edited text; ``reason`` is for the log."""
 
     reason: str
 
 
-def read(
-    raw: dict[str, Any], bot: Bot, config: Config, bot_name: str
-) -> Document | Command | Other | Refused:
+Said = Document | Edited | Command | Other | Refused
+
+
+def read(raw: dict[str, Any], bot: Bot, config: Config, bot_name: str) -> Said:
     """Return what an update says. Raises any error of the library if it cannot be parsed."""
     update = Update.de_json(raw, bot)
-    message = update.message
+    message = update.message or update.edited_message
     if message is None:
         kinds = ", ".join(sorted(raw.keys() - {"update_id"}))
         return Refused(f"an update of the kind {kinds or 'nothing'}")
@@ -84,7 +93,10 @@ def read(
     sender = _sender(message, config)
     if document := message.document:
         name = safe_name(document.file_name or "")
-        return Document(sender, document.file_id, name, document.file_size)
+        sent = Document(sender, document.file_id, name, document.file_size)
+        return Edited(sender, sent) if update.edited_message else sent
+    if update.edited_message:
+        return Refused("an edited message")
     text = message.text or ""
     found = re.match(r"/(\w+)(?:@(\w+))?(?:\s+(.*))?$", text, re.DOTALL)
     if found and (found[2] or bot_name).lower() == bot_name.lower():

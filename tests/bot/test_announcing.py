@@ -194,7 +194,7 @@ async def test_one_chat_that_is_gone_does_not_keep_the_others_waiting(plant: Pla
 
 async def test_groups_are_per_sender_and_chat(plant: Plant, api: BotApi) -> None:
     team = -100500
-    for user, chat in ((ANNA, None), (ANNA, team), (BORIS, team), (ANNA, team)):
+    for user, chat in ((ANNA, 0), (ANNA, team), (BORIS, team), (ANNA, team)):
         api.document(user, "a.zip", export(), chat=chat)
     async with plant.bot():
         await plant.received(4)

@@ -37,7 +37,7 @@ SELECT batch_id, right(batch_id, 6)::integer, 1 FROM batches
 """
 
 
-async def ask(plant: Plant, user: int, text: str, chat: int | None = None) -> str:
+async def ask(plant: Plant, user: int, text: str, chat: int = 0) -> str:
     """Send a message; return the answer to it."""
     message = plant.api.message(user, text=text, chat=chat)
 

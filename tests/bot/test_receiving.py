@@ -10,6 +10,7 @@ from bot_api import ANONYMOUS_ADMIN, BotApi
 from bot_api_server import bot_api, serving
 from bot_plant import ADMIN, ANNA, BORIS, STRANGER, Plant, export
 
+from flows.bot import texts
 from flows.bot.config import Config
 from flows.bot.updates import safe_name
 
@@ -111,6 +112,23 @@ async def test_strangers_channels_and_the_anonymous_admin(plant: Plant, api: Bot
     assert plant.uploads() == [("f.zip", "RECEIVED")]
     answers = [said for said in api.said if said.chat != GROUP]
     assert [(said.chat, str(STRANGER) in said.text) for said in answers] == [(STRANGER, True)]
+
+
+async def test_a_file_that_replaces_another_one_in_its_message_is_not_lost_in_silence(
+    plant: Plant, api: BotApi
+) -> None:
+    first = api.document(ANNA, "a.zip", export())
+    async with plant.bot():
+        await plant.received(1)
+        api.document(ANNA, "a.zip", export(), edits=first, caption="now with a caption")
+        api.document(STRANGER, "b.zip", export(2), edits=99)
+        api.message(ANNA, text="/health", edits=98)
+        await plant.until(lambda: not api.pending)
+        api.document(ANNA, "a.zip", export(2, messages=9), edits=first)
+        await plant.until(lambda: texts.REPLACED in api.texts_to(ANNA))
+    assert plant.uploads() == [("a.zip", "RECEIVED")]
+    assert [text for text in api.texts_to(ANNA) if not text.startswith("Received")] == [texts.REPLACED]
+    assert api.texts_to(STRANGER) == []
 
 
 async def test_a_large_file_is_refused_at_once_with_the_ways_out(plant: Plant, api: BotApi) -> None:

@@ -92,20 +92,22 @@ class BotApi:
         }
         return self.message(user, document=document, **more)
 
-    def message(self, user: int, *, chat: int | None = None, first_name: str = "Anna", **content: Any) -> int:
-        """Send a message with this content; commands get the entity that Telegram gives them."""
+    def message(
+        self, user: int, *, chat: int = 0, first_name: str = "Anna", edits: int = 0, **content: Any
+    ) -> int:
+        """Send a message; with ``edits``, replace the one of that id. Commands get Telegram's entity."""
         text = content.get("text", "")
         if text.startswith("/"):
             length = len(text.split()[0])
             content["entities"] = [{"type": "bot_command", "offset": 0, "length": length}]
         message = {
-            "message_id": next(self._message_ids),
+            "message_id": edits or next(self._message_ids),
             "date": int(time.time()),
             "chat": _chat(chat or user, first_name),
             "from": {"id": user, "is_bot": False, "first_name": first_name},
             **content,
         }
-        self.update({"message": message})
+        self.update({"edited_message" if edits else "message": message})
         return int(message["message_id"])
 
     def channel_post(self, chat: int, name: str, content: bytes) -> None:
@@ -266,9 +268,6 @@ class BotApi:
         (reaction,) = json.loads(given["reaction"])
         self.reactions[chat, message] = reaction["emoji"]
         self.said.append(Said(time.monotonic(), "setMessageReaction", chat, message, reaction["emoji"]))
-        return True
-
-    def _setmycommands(self, _: Json) -> bool:
         return True
 
     def _say(self, method: str, given: Json, message: int, text: str) -> Json:

@@ -58,6 +58,12 @@ FROM open_group o LEFT JOIN new_group n ON true
 WHERE NOT EXISTS (SELECT FROM known)
 RETURNING upload_id;
 
+-- name: upload_as_sent
+-- A row if the upload of a message has this name and size.
+SELECT upload_id FROM uploads
+WHERE (bot_id, chat_id, message_id) = (:bot_id, :chat_id, :message_id)
+  AND (file_name, size_bytes) IS NOT DISTINCT FROM (:file_name::text, :size_bytes::bigint);
+
 -- name: next_uploads
 -- Uploaders take turns: the first file of each comes before the second of any.
 SELECT upload_id, chat_id, message_id, file_id, file_name, size_bytes, tries, state, seen_at,
