@@ -155,9 +155,10 @@ def _progress(files: Iterable[File]) -> list[tuple[str, int]]:
     return list(counts.items())
 
 
-def ended_text(files: Sequence[File]) -> str:
-    """Return the last text of a status message whose group has ended."""
-    return f"Done: {text.count(len(files), 'file', 'files')}. The message below names each with its outcome."
+def ended_text(files: Sequence[File], pages: int) -> str:
+    """Return the last text of a status message whose group has ended; ``pages``: its final messages."""
+    below = "The message below names" if pages == 1 else f"The {pages} messages below name"
+    return f"Done: {text.count(len(files), 'file', 'files')}. {below} each with its outcome."
 
 
 def outcome_pages(files: Sequence[File]) -> list[str]:

@@ -144,8 +144,9 @@ async def test_many_files_make_several_messages(plant: Plant, api: BotApi) -> No
         plant.rows(STORED)
         plant.rows(DONE)
         await plant.until(lambda: closed(plant))
-    _, *finals = api.texts_to(ANNA)
+    shown, *finals = api.texts_to(ANNA)
     assert len(finals) > 1
+    assert shown == f"Done: 70 files. The {len(finals)} messages below name each with its outcome."
     assert [finals[0].count(name) + "".join(finals[1:]).count(name) for name in names] == [1] * 70
     assert all(texts.units(final) <= 4096 for final in finals)
 
