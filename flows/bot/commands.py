@@ -1,6 +1,6 @@
 """Commands: /help, /status and /batches for everybody on the list, the others for admins.
 
-In a group the first three are about what was sent there: others read the answers.
+In a group, /status and /batches are about what their sender has sent there: others read the answers.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class Commands:
         (row,) = await self._of(command.sender, "count_ended_of_user")
         if ended := row["ended"]:
             lines.append(f"Done in the last 30 days: {text.count(ended, 'file', 'files')}, see /batches")
-        if command.sender.is_admin:
+        if command.sender.is_admin and command.sender.is_private:
             lines += await self._query(_lanes)
         return "\n".join(lines)
 
     async def _batches(self, command: Command) -> str:
-        if command.sender.is_admin:
+        if command.sender.is_admin and command.sender.is_private:
             return "\n".join(await self._query(_newest_batches)) or "No batches."
         lines = [
             f"{row['batch_id']}: {'held by an operator' if row['held'] else row['status']}"
@@ -185,6 +185,6 @@ def _newest_batches(ledger: Connection) -> list[str]:
         f"{batch.batch_id}: {'held, ' if batch.held_at else ''}{batch.status.lower()}, "
         f"{text.count(batch.file_count, 'file', 'files')}"
         f", {text.count(batch.messages, 'message', 'messages')}"
-        + (f", {text.short(batch.error_message, 100)}" if batch.error_message else "")
+        + (f", {texts.visible(text.short(batch.error_message, 100))}" if batch.error_message else "")
         for batch in reports.batches(ledger, limit=_LINES)
     ]

@@ -50,7 +50,7 @@ An edited message is not read: send a corrected file as a new one.
 _HELP_ADMIN = """
 
 For admins:
-/batches – all batches
+/batches – all batches (not in groups)
 /retry batch_000042 – process a failed batch again
 /timeline – the lanes of the last run as a picture
 /health – components and conditions"""

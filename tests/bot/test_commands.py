@@ -141,6 +141,7 @@ async def test_commands_of_an_admin(plant: Plant, api: BotApi) -> None:
         await plant.received(1)
         plant.rows(BATCH)
         assert "For admins" in await ask(plant, ADMIN, "/help")
+        assert await ask(plant, ADMIN, "/batches", chat=-100500) == "None of your files is in a batch."
         assert await ask(plant, ADMIN, "/batches") == (
             "batch_000001: failed, 1 file, 0 messages, the disk is broken"
         )
