@@ -93,6 +93,13 @@ async def test_a_replay_and_other_update_ids_change_nothing(plant: Plant, api: B
         api.document(ANNA, "b.zip", export(2))
         await plant.received(2)
     assert plant.sources() == [export(), export(2)]
+    # The bot did not run for more than a day: what was sent meanwhile is gone, what is sent now is not.
+    api.document(ANNA, "lost.zip", export(3))
+    api.expire_updates()
+    api.document(ANNA, "c.zip", export(4))
+    async with plant.bot():
+        await plant.received(3)
+    assert plant.uploads("file_name") == [("a.zip",), ("b.zip",), ("c.zip",)]
 
 
 async def test_strangers_channels_and_the_anonymous_admin(plant: Plant, api: BotApi) -> None:

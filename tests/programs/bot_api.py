@@ -163,6 +163,10 @@ class BotApi:
             del self._held[what.lower()]
             go.set()
 
+    def expire_updates(self) -> None:
+        """Forget all updates, as Telegram does with those that no bot has fetched for a day."""
+        self._updates = []
+
     def expire_links(self) -> None:
         """Let all links die."""
         self._links.clear()
@@ -183,10 +187,7 @@ class BotApi:
         """Return the result of a request. Raises Failure."""
         self.requests.append((method, given))
         name = method.lower()
-        if (go := self._held.get(name)) is not None:
-            getattr(go, "reached").set()  # noqa: B009
-            go.wait()
-            raise ConnectionAbortedError
+        self.wait_if_held(name)
         fault = self._faults[name].popleft() if self._faults[name] else None
         if isinstance(fault, Failure):
             raise fault
@@ -230,8 +231,7 @@ class BotApi:
             place.write_bytes(content)
             path = str(place)
         self._links[path] = given["file_id"]
-        unique = given["file_id"].replace("BQAC", "AgAD")
-        found = {"file_id": given["file_id"], "file_unique_id": unique}
+        found = {"file_id": given["file_id"], "file_unique_id": given["file_id"].replace("BQAC", "AgAD")}
         return found | {"file_size": len(content), "file_path": path}
 
     def _sendmessage(self, given: Json) -> Json:
@@ -286,9 +286,9 @@ class BotApi:
         content = self._files[self._links[path]][1]
         return content, self._cuts.popleft() if self._cuts else len(content)
 
-    def wait_in_download(self) -> None:
-        """Wait in the middle of a download if it is held."""
-        if (go := self._held.get("download")) is not None:
+    def wait_if_held(self, what: str) -> None:
+        """Wait while requests of a method, or downloads, are held. Raises ConnectionAbortedError then."""
+        if (go := self._held.get(what)) is not None:
             getattr(go, "reached").set()  # noqa: B009
             go.wait()
             raise ConnectionAbortedError
