@@ -79,6 +79,7 @@ class Receiver:
         self._spool = context.settings.spool
         self._intake = asyncio.Lock()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._reserved: dict[int, int] = {}
 
     async def run(self) -> None:
         """Receive uploads until this is cancelled. Raises DatabaseUnavailable."""
@@ -135,6 +136,8 @@ class Receiver:
         except Exception as error:  # whatever one upload suffers from, the others are received
             if not await self._failed(upload, error):
                 return
+        finally:
+            self._reserved.pop(upload.upload_id, None)
         await asyncio.to_thread(shutil.rmtree, self._folder(upload), ignore_errors=True)
 
     async def _failed(self, upload: Upload, error: Exception) -> bool:
@@ -179,7 +182,7 @@ class Receiver:
         path = self._folder(upload) / upload.file_name
         if path.is_file():
             return path
-        self._ensure_space(upload.size_bytes or 0)
+        self._reserve_space(upload)
         where, size = await file_path(self._context.bot, self._context.config, upload.file_id)
         expected = upload.size_bytes if upload.size_bytes is not None else size
         if (expected or 0) > self._context.config.max_bytes:
@@ -197,10 +200,12 @@ class Receiver:
             source.unlink()
         return path
 
-    def _ensure_space(self, size: int) -> None:
-        free = shutil.disk_usage(self._spool).free
-        if free < size + self._context.config.keep_free_bytes:
+    def _reserve_space(self, upload: Upload) -> None:
+        """Raise NoSpace if the document does not fit beside those that are being downloaded."""
+        size, taken = upload.size_bytes or 0, sum(self._reserved.values())
+        if shutil.disk_usage(self._spool).free - taken < size + self._context.config.keep_free_bytes:
             raise NoSpace("the server's disk is too full at the moment")
+        self._reserved[upload.upload_id] = size
 
     async def _download(self, url: str, part: Path) -> None:
         headers = {"Accept-Encoding": "identity"}

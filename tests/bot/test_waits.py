@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -92,6 +93,22 @@ async def test_an_error_of_any_kind_ends_neither_the_bot_nor_its_other_uploads(
         api.document(BORIS, "b.zip", export(2))
         await plant.received(1)
     assert failures == []
+
+
+async def test_downloads_at_the_same_time_share_the_space(
+    plant: Plant, api: BotApi, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "_SPACE_PAUSE", 0.2)
+    monkeypatch.setattr(Settings, "spool", property(lambda _: small_disk / "spool"))
+    plant.configure(monkeypatch, keep_free_bytes=50_000)
+    for number in range(2):
+        api.document(ANNA, f"{number}.zip", export(number) + os.urandom(150_000))
+    async with plant.bot():
+        with api.hold("download") as reached:
+            await asyncio.to_thread(reached.wait)
+            await plant.until(lambda: plant.states() == {"SEEN": 1, "WAITING_SPACE": 1})
+            assert sum(method == "getFile" for method, _ in api.requests) == 1
+        await plant.received(2)
 
 
 async def test_space_is_kept_free(plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch) -> None:
