@@ -23,7 +23,7 @@ from flows.batches.decoration import report_failure
 from flows.batches.receiving import GONE
 from flows.batches.runtime import Runtime, current_runtime
 from flows.batches.workdir import discard_outputs
-from flows.domain import FLOW_NAMES, MAINTAIN
+from flows.domain import FLOW_NAMES, MAINTAIN, UNWATCHED
 from flows.errors import BatchBusy, RulesBroken
 from flows.ledger.batches import own_batch
 from flows.ledger.connection import connection
@@ -31,7 +31,7 @@ from flows.ledger.intake import planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
 from flows.operations.audit import Check, verify
-from flows.operations.schedule import UNWATCHED, adjust_schedule
+from flows.operations.schedule import adjust_schedule
 from flows.reports import text
 from flows.tables.search_index import index
 

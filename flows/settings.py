@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         default=2.0,
         ge=0,
         description="Seconds between two looks at the inbox; a run is requested if files wait. 0: only the"
-        " schedule of the deployment starts runs, every five minutes; `maintain` activates it.",
+        " schedule of the deployment starts runs, every five minutes; the monitor activates it.",
     )
     html_zone: str = Field(
         default="",

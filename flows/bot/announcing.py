@@ -140,7 +140,7 @@ class Announcer:
         more = range(len(pages) + 1, max(group.pages, default=0) + 1)  # of a longer text before a retry
         shown += [await self._show(group, number, "See the message above.") for number in more]
         if 0 in group.pages:
-            shown.append(await self._show(group, 0, texts.ended_text(group.files)))
+            shown.append(await self._show(group, 0, texts.ended_text(group.files, len(pages))))
         is_settled = all(file.is_settled for file in group.files)
         if all(shown) and (is_settled or not group.is_closed):
             values = {"announcement_id": group.announcement_id, "as_of": group.as_of}

@@ -21,8 +21,8 @@ os.environ.setdefault("PTB_TIMEDELTA", "true")
 
 #: Seconds for which one getUpdates waits for an update.
 POLL_SECONDS = 25
-#: Kinds of updates that Telegram is to send.
-_KINDS = ["message"]
+#: Kinds of updates that Telegram is to send. A file that replaces another one in a message comes as an edit.
+_KINDS = ["message", "edited_message"]
 #: Seconds that getFile may take: a server in local mode downloads the file meanwhile.
 _FILE_SECONDS, _LOCAL_FILE_SECONDS = 60.0, 3600.0
 _REQUEST_SECONDS = 30.0

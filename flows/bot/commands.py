@@ -1,4 +1,7 @@
-"""Commands: /help, /status and /batches for everybody on the list, the others for admins."""
+"""Commands: /help, /status and /batches for everybody on the list, the others for admins.
+
+In a group, /status and /batches are about what their sender has sent there: others read the answers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg2
+from psycopg import Error as PostgresError
+from psycopg.rows import DictRow
 
 from flows import reports
 from flows.bot import texts
@@ -16,7 +21,7 @@ from flows.bot.context import Context
 from flows.bot.texts import File
 from flows.bot.updates import Command, Sender
 from flows.domain import BACKFILL, full_batch_id
-from flows.errors import BatchUnknown, ServiceFailed
+from flows.errors import BatchUnknown, TdpError
 from flows.ledger.connection import Connection, connection
 from flows.ledger.named_sql import load
 from flows.reports import text
@@ -24,8 +29,8 @@ from flows.reports.picture import as_png, is_tall
 from flows.reports.prefect_api import request
 from flows.reports.timeline import timeline_svg
 
-#: Lines of a list, and of a user's newest uploads that /status and /batches look at.
-_LINES, _UPLOADS = 15, 200
+#: Lines of a list.
+_LINES = 15
 T = TypeVar("T")
 _sql = load("reports.sql")
 
@@ -37,6 +42,8 @@ class Commands:
         """Answer in the name of ``context.bot``."""
         self._context = context
         self._known: dict[str, Callable[[Command], Awaitable[str | None]]] = {
+            "start": self._help,
+            "help": self._help,
             "status": self._status,
             "batches": self._batches,
         }
@@ -51,43 +58,44 @@ class Commands:
         sender = command.sender
         known = self._known | (self._for_admins if sender.is_admin else {})
         answering = known.get(command.name, self._help)
+        if command.name not in known and not sender.is_private and not command.is_addressed:
+            return  # it is probably for another bot of the group
         try:
             answer = await answering(command)
-        except (psycopg2.Error, ServiceFailed) as error:
-            answer = (
-                f"This is not possible at the moment: {text.short(self._context.config.redact(error), 300)}"
-            )
+        except (psycopg2.Error, PostgresError, TdpError) as error:
+            self._context.log.warning("/%s failed: %s", command.name, self._context.config.redact(error))
+            reason = text.short(self._context.config.redact(error), 300)
+            answer = f"This is not possible at the moment: {reason if sender.is_admin else 'try it later'}"
         if answer:
             await self._context.send(sender.chat_id, answer, sender.message_id)
 
     async def _help(self, command: Command) -> str:
         return texts.help_text(self._context.config.max_bytes, command.sender.is_admin)
 
-    async def _files(self, sender: Sender) -> list[File]:
-        rows = await self._context.fetch("uploads_of_user", user_id=sender.user_id, limit=_UPLOADS)
-        return [msgspec.convert(row, File, strict=False) for row in rows]
+    async def _of(self, sender: Sender, statement: str, **values: object) -> list[DictRow]:
+        """Run a statement about the uploads of a user; in a group about those of the group."""
+        chat_id = None if sender.is_private else sender.chat_id
+        return await self._context.fetch(statement, user_id=sender.user_id, chat_id=chat_id, **values)
 
     async def _status(self, command: Command) -> str:
-        files = await self._files(command.sender)
-        open_files = [file for file in files if not file.is_ended]
-        lines = [texts.status_text(open_files)] if open_files else ["None of your files is being processed."]
-        if ended := len(files) - len(open_files):
+        rows = await self._of(command.sender, "open_uploads_of_user")
+        files = [msgspec.convert(row, File, strict=False) for row in rows]
+        lines = [texts.status_text(files)] if files else ["None of your files is being processed."]
+        (row,) = await self._of(command.sender, "count_ended_of_user")
+        if ended := row["ended"]:
             lines.append(f"Done in the last 30 days: {text.count(ended, 'file', 'files')}, see /batches")
-        if command.sender.is_admin:
+        if command.sender.is_admin and command.sender.is_private:
             lines += await self._query(_lanes)
         return "\n".join(lines)
 
     async def _batches(self, command: Command) -> str:
-        if command.sender.is_admin:
+        if command.sender.is_admin and command.sender.is_private:
             return "\n".join(await self._query(_newest_batches)) or "No batches."
-        batches: dict[str, list[File]] = {}
-        for file in await self._files(command.sender):
-            if file.batch_id:
-                batches.setdefault(file.batch_id, []).append(file)
-        lines = []
-        for batch_id, files in list(batches.items())[:_LINES]:
-            state = "held by an operator" if files[0].held else str(files[0].batch_status).lower()
-            lines.append(f"{batch_id}: {state}, {text.count(len(files), 'file', 'files')} of yours")
+        lines = [
+            f"{row['batch_id']}: {'held by an operator' if row['held'] else row['status']}"
+            f", {text.count(row['files'], 'file', 'files')} of yours"
+            for row in await self._of(command.sender, "batches_of_user", limit=_LINES)
+        ]
         return "\n".join(lines) or "None of your files is in a batch."
 
     async def _retry(self, command: Command) -> str:
@@ -177,6 +185,6 @@ def _newest_batches(ledger: Connection) -> list[str]:
         f"{batch.batch_id}: {'held, ' if batch.held_at else ''}{batch.status.lower()}, "
         f"{text.count(batch.file_count, 'file', 'files')}"
         f", {text.count(batch.messages, 'message', 'messages')}"
-        + (f", {text.short(batch.error_message, 100)}" if batch.error_message else "")
+        + (f", {texts.visible(text.short(batch.error_message, 100))}" if batch.error_message else "")
         for batch in reports.batches(ledger, limit=_LINES)
     ]

@@ -62,7 +62,7 @@ def load_config(settings: Settings) -> Config | None:
     if not token.partition(":")[0].isdigit():
         return None
     is_local = bool(block.get("local_mode"))
-    megabytes = block.get("size_limit_mb")
+    most, megabytes = LOCAL_BYTES if is_local else CLOUD_BYTES, block.get("size_limit_mb")
     return Config(
         token=token,
         api_url=(block.get("api_base_url") or settings.bot_api_url).rstrip("/"),
@@ -70,7 +70,8 @@ def load_config(settings: Settings) -> Config | None:
         admins=frozenset(block.get("admins") or settings.bot_admins),
         local_mode=is_local,
         path_map=block.get("path_map") or {},
-        max_bytes=int(megabytes * (1 << 20)) if megabytes else LOCAL_BYTES if is_local else CLOUD_BYTES,
+        # Beyond the most that the server hands out, a higher limit would only name a wrong one to senders.
+        max_bytes=min(most, int(megabytes * (1 << 20))) if megabytes else most,
         announces=block.get("announcements", True),
         keep_free_bytes=int(block.get("keep_free_gb", 1.0) * 1e9),
         only_exports=not command,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 
 import httpx
 from psycopg.rows import DictRow
-from telegram import Bot, LinkPreviewOptions, Message, ReplyParameters
+from telegram import Bot, LinkPreviewOptions, Message, MessageEntity, ReplyParameters
 
+from flows.bot import texts
 from flows.bot.chats import Chats
 from flows.bot.config import Config
 from flows.domain import Log
@@ -16,6 +18,7 @@ from flows.ledger.session import Session, fetch
 from flows.settings import Settings
 
 _NO_PREVIEW = LinkPreviewOptions(is_disabled=True)  # file names and links in reasons are only text
+_NAMES = re.compile(f"(?<={texts.ISOLATE})[^{texts.ISOLATE}{texts.END}]+(?={texts.END})")
 
 
 @dataclass
@@ -44,11 +47,16 @@ class Context:
 
     async def send(self, chat_id: int, text: str, reply_to: int | None = None) -> Message:
         """Send a message of plain text when it is its turn. Raises TelegramError."""
+        text = texts.cut(text)
         reply = ReplyParameters(reply_to, allow_sending_without_reply=True) if reply_to else None
         return await self.chats.send(
             chat_id,
             lambda: self.bot.send_message(
-                chat_id, text, reply_parameters=reply, link_preview_options=_NO_PREVIEW
+                chat_id,
+                text,
+                entities=names_in(text),
+                reply_parameters=reply,
+                link_preview_options=_NO_PREVIEW,
             ),
         )
 
@@ -56,9 +64,19 @@ class Context:
         """Edit a message of the bot. Raises TelegramError."""
         await self.chats.send(
             chat_id,
-            lambda: self.bot.edit_message_text(text, chat_id, message_id, link_preview_options=_NO_PREVIEW),
+            lambda: self.bot.edit_message_text(
+                text, chat_id, message_id, entities=names_in(text), link_preview_options=_NO_PREVIEW
+            ),
             is_new=False,
         )
+
+
+def names_in(text: str) -> list[MessageEntity]:
+    """Return the file names in a message as code, of which Telegram makes no links and no mentions."""
+    return [
+        MessageEntity(MessageEntity.CODE, texts.units(text[: found.start()]), texts.units(found[0]))
+        for found in _NAMES.finditer(text)
+    ]
 
 
 async def signalled(event: asyncio.Event, seconds: float) -> None:

@@ -11,19 +11,20 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from psycopg import Error as PostgresError
 from psycopg import OperationalError
 from telegram.error import Conflict, TelegramError
 
 from flows.bot import api, texts
 from flows.bot.api import get_updates, retry_seconds
 from flows.bot.context import Context
-from flows.bot.updates import Command, Document, Other, Refused, Sender, read
+from flows.bot.updates import Command, Document, Edited, Other, Refused, Said, Sender, read
 from flows.errors import DatabaseUnavailable
 
 #: Seconds between two requests after a failure: doubled from the first to the second. After a conflict it
 #: is always the third.
 _FIRST_PAUSE, _LAST_PAUSE, _CONFLICT_PAUSE = 0.5, 30.0, 3.0
+#: Seconds between two answers to messages that are neither documents nor commands: fifty photos get one.
+_HINTS_APART = 60.0
 
 #: Answers a command; raises TelegramError.
 Answer = Callable[[Command], Awaitable[None]]
@@ -37,6 +38,7 @@ class Poller:
         self._context = context
         self._answer = answer
         self._answers: set[asyncio.Task[None]] = set()
+        self._hinted_at: dict[int, float] = {}
 
     async def run(self) -> None:
         """Poll until this is cancelled. Raises DatabaseUnavailable."""
@@ -85,17 +87,38 @@ class Poller:
             number = update.get("update_id")
             await context.fetch("keep_bot_update", update_id=number, content=content, error=reason)
 
-    async def _record(self, said: Document | Command | Other | Refused) -> None:
+    async def _record(self, said: Said) -> None:
         if isinstance(said, Refused):
             self._context.log.info("Ignored: %s", said.reason)
+        elif isinstance(said, Edited):
+            await self._see_edited(said.document)
         elif not said.sender.may_upload:
             await self._answer_stranger(said)
         elif isinstance(said, Document):
             await self._see(said)
         elif isinstance(said, Command):
             self._start(self._answer(said))
-        elif said.sender.is_private:
+        elif said.sender.is_private and self._may_hint(said.sender.chat_id):
             self._start(self._send(said.sender, texts.SEND_FILES))
+
+    async def _see_edited(self, document: Document) -> None:
+        """Answer who has replaced a file that the new one was not received. Captions may change."""
+        sender = document.sender
+        if not sender.may_upload:
+            return
+        values = {"chat_id": sender.chat_id, "message_id": sender.message_id}
+        same = await self._context.fetch(
+            "upload_as_sent", file_name=document.name, size_bytes=document.size, **values
+        )
+        if not same:
+            self._start(self._send(sender, texts.REPLACED))
+
+    def _may_hint(self, chat_id: int) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now - self._hinted_at.get(chat_id, -_HINTS_APART) < _HINTS_APART:
+            return False
+        self._hinted_at[chat_id] = now
+        return True
 
     async def _see(self, document: Document) -> None:
         sender, size = document.sender, document.size
@@ -110,7 +133,7 @@ class Poller:
             file_name=document.name,
             size_bytes=size,
             state="REFUSED" if too_big else "SEEN",
-            reason=texts.too_big(self._context.config.max_bytes) if too_big else None,
+            reason=texts.too_big(self._context.config) if too_big else None,
         )
         if seen:
             self._context.log.info("Upload %d: seen", seen[0]["upload_id"])
@@ -135,5 +158,5 @@ class Poller:
     async def _logged(self, answering: Awaitable[None]) -> None:
         try:
             await answering
-        except (TelegramError, DatabaseUnavailable, PostgresError) as error:
+        except Exception as error:  # one answer that fails does not end what the others are sent by
             self._context.log.warning("An answer was not sent: %s", self._context.config.redact(error))

@@ -32,8 +32,9 @@ from flows.ledger.intake import planning
 _DOWNLOADS = 4
 #: Seconds between two looks at the uploads that wait for their next try.
 _LOOK_EVERY = 1.0
-#: Seconds until the next try: doubled from the first to the second. After the third in all, it is the last.
-_FIRST_PAUSE, _LAST_PAUSE, _PATIENCE = 1.0, 600.0, 86_400.0
+#: Seconds until the next try: doubled from the first to the second. After the third in all, and that many
+#: tries, it is the last.
+_FIRST_PAUSE, _LAST_PAUSE, _PATIENCE, _TRIES = 1.0, 600.0, 86_400.0, 20
 #: Seconds until disk space is looked at again.
 _SPACE_PAUSE = 15.0
 _CHUNK = 1 << 20
@@ -78,6 +79,7 @@ class Receiver:
         self._spool = context.settings.spool
         self._intake = asyncio.Lock()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._reserved: dict[int, int] = {}
 
     async def run(self) -> None:
         """Receive uploads until this is cancelled. Raises DatabaseUnavailable."""
@@ -125,7 +127,7 @@ class Receiver:
                 path = await self._spooled(upload)
                 await self._take(upload, path)
         except NoSpace as error:
-            await self._wait(upload, str(error), _SPACE_PAUSE, "WAITING_SPACE")
+            await self._wait(upload, str(error), _SPACE_PAUSE, "WAITING_SPACE", tries=0)
             return
         except NotAccepted as error:
             await self._end(upload, "REFUSED", str(error))
@@ -134,25 +136,28 @@ class Receiver:
         except Exception as error:  # whatever one upload suffers from, the others are received
             if not await self._failed(upload, error):
                 return
+        finally:
+            self._reserved.pop(upload.upload_id, None)
         await asyncio.to_thread(shutil.rmtree, self._folder(upload), ignore_errors=True)
 
     async def _failed(self, upload: Upload, error: Exception) -> bool:
         """Record a failure; return whether the upload is not tried again."""
         if isinstance(error, TelegramError) and is_too_big(error):
-            await self._end(upload, "REFUSED", texts.too_big(self._context.config.max_bytes))
+            await self._end(upload, "REFUSED", texts.too_big(self._context.config))
             return True
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            await self._wait(upload, "the disk is full", _SPACE_PAUSE, "WAITING_SPACE")
+            await self._wait(upload, "the disk is full", _SPACE_PAUSE, "WAITING_SPACE", tries=0)
             return False
         if (seconds := retry_seconds(error)) is not None:
             await self._wait(upload, "Telegram asks for a pause", seconds, tries=0)
             return False
         reason = self._context.config.redact(f"{type(error).__name__}: {error}")
-        if upload.age_sec > _PATIENCE:
+        # Not by its age alone: it may have waited for disk space, or the bot may not have run.
+        if upload.age_sec > _PATIENCE and upload.tries >= _TRIES:
             await self._end(upload, "FAILED", f"it could not be downloaded: {reason}")
             return True
         apart = random.uniform(0.8, 1.2)  # noqa: S311 - so that uploads do not all try at once, not a secret
-        pause = min(_FIRST_PAUSE * 2**upload.tries, _LAST_PAUSE) * apart
+        pause = min(_FIRST_PAUSE * 2 ** min(upload.tries, _TRIES), _LAST_PAUSE) * apart
         await self._wait(upload, reason, pause)
         return False
 
@@ -177,11 +182,11 @@ class Receiver:
         path = self._folder(upload) / upload.file_name
         if path.is_file():
             return path
-        self._ensure_space(upload.size_bytes or 0)
+        self._reserve_space(upload)
         where, size = await file_path(self._context.bot, self._context.config, upload.file_id)
         expected = upload.size_bytes if upload.size_bytes is not None else size
         if (expected or 0) > self._context.config.max_bytes:
-            raise NotAccepted(texts.too_big(self._context.config.max_bytes))
+            raise NotAccepted(texts.too_big(self._context.config))
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = path.with_name(f"{path.name}.part")
         if not self._context.config.local_mode:
@@ -195,10 +200,12 @@ class Receiver:
             source.unlink()
         return path
 
-    def _ensure_space(self, size: int) -> None:
-        free = shutil.disk_usage(self._spool).free
-        if free < size + self._context.config.keep_free_bytes:
+    def _reserve_space(self, upload: Upload) -> None:
+        """Raise NoSpace if the document does not fit beside those that are being downloaded."""
+        size, taken = upload.size_bytes or 0, sum(self._reserved.values())
+        if shutil.disk_usage(self._spool).free - taken < size + self._context.config.keep_free_bytes:
             raise NoSpace("the server's disk is too full at the moment")
+        self._reserved[upload.upload_id] = size
 
     async def _download(self, url: str, part: Path) -> None:
         headers = {"Accept-Encoding": "identity"}

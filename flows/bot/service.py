@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import psycopg2
 from psycopg import Error as PostgresError
+from telegram import Bot
 from telegram.error import TelegramError
 
 from flows.bot.announcing import Announcer
@@ -31,7 +32,7 @@ from flows.errors import DatabaseUnavailable, ServiceFailed, TdpError
 from flows.ledger.connection import connection
 from flows.ledger.locks import BOT
 from flows.ledger.schema_version import check_schema
-from flows.ledger.session import Session, connect, fetch_one
+from flows.ledger.session import Session, connect, fetch, fetch_one
 from flows.settings import Settings
 
 #: Seconds between two looks at the configuration, two tries to become the poller, two starts after failures.
@@ -50,7 +51,7 @@ class Changed(Exception):
 
 async def run(settings: Settings) -> None:
     """Run the bot until this is cancelled."""
-    is_reported = False
+    is_reported, config = False, None
     while True:
         try:
             config = await asyncio.to_thread(load_config, settings)
@@ -67,6 +68,8 @@ async def run(settings: Settings) -> None:
         except Changed:
             log.info("The configuration has changed; the bot begins again")
             continue
+        except Exception:  # a fault of this program: the process goes on, as with any other failure
+            log.exception("The bot begins again in %.0f s after an unexpected error", _PAUSE)
         await asyncio.sleep(_PAUSE)
 
 
@@ -96,7 +99,7 @@ async def opened(settings: Settings, config: Config) -> AsyncIterator[Context]:
         await _become_poller(session, config.bot_id)
         intake = await stack.enter_async_context(await connect(settings.database, "tdp bot intake"))
         bot = make_bot(config)
-        await bot.initialize()
+        await _log_in(bot, session, config)
         stack.push_async_callback(bot.shutdown)
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=httpx.Timeout(30.0, read=60.0)))
         context = Context(settings, config, bot, bot.username, http, session, intake, log)
@@ -124,6 +127,17 @@ async def _become_poller(session: Session, bot_id: int) -> None:
             log.info("Another process polls this bot; waiting until it ends")
         waits = True
         await asyncio.sleep(_LOCK_EVERY)
+
+
+async def _log_in(bot: Bot, session: Session, config: Config) -> None:
+    """Ask the server for the bot's name. Raises TelegramError, which `tdp bot status` shows."""
+    bot_id = config.bot_id
+    await fetch(session, "bot_starting", bot_id=bot_id, host=socket.gethostname(), pid=os.getpid())
+    try:
+        await bot.initialize()
+    except TelegramError as error:
+        await fetch(session, "bot_failed", bot_id=bot_id, error=config.redact(error), is_conflict=False)
+        raise
 
 
 async def _follow_config(context: Context) -> None:

@@ -1,11 +1,18 @@
-"""What the bot says, as plain text: file names and reasons are data, never markup."""
+"""What the bot says, as plain text: file names and reasons are data, never markup.
+
+A file name stands between two invisible characters, a Unicode isolate: a name in Arabic or Hebrew then does
+not reorder the rest of its line, and :mod:`flows.bot.context` finds it and marks it as code. Otherwise
+Telegram would make a link of ``export.zip``, because .zip is a top-level domain, and a mention of ``@a.zip``.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from flows.bot.config import CLOUD_BYTES, Config
 from flows.reports import text
 
 #: Longest message in UTF-16 units, with some room below Telegram's 4096.
@@ -14,10 +21,21 @@ MESSAGE_UNITS = 3900
 _NAME, _REASON = 80, 200
 #: Refused files that a status message names.
 _NAMED = 10
+#: Files that a final message names: Telegram ignores what is marked after the first hundred of a message.
+_LINES = 90
+#: The characters around a file name: FIRST STRONG ISOLATE and POP DIRECTIONAL ISOLATE.
+ISOLATE, END = "\u2068", "\u2069"
+#: Categories of characters that are not shown, or that change how others are: control and format characters,
+#: separators of lines. Not those two that Persian and emoji need.
+_HIDDEN, _JOINERS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"}), frozenset("\u200c\u200d")
 
 SEND_FILES = (
     "Send me exports of Telegram Desktop as files (documents): ZIP, 7z, RAR, tar, result.json or"
     " messages.html, any number at once. /help says more."
+)
+REPLACED = (
+    "You have replaced a file in a message that was sent before. The new file was not received: send it as a"
+    " new message."
 )
 _HELP = """Send me exports of Telegram Desktop as files: ZIP, 7z, RAR, tar (also nested), result.json or \
 messages.html. Any number at once; each file at most {limit}.
@@ -25,12 +43,14 @@ messages.html. Any number at once; each file at most {limit}.
 👍 on a file: it is stored here safely, you need not keep it for us.
 When all files are done, a message names each of them with its outcome.
 
+An edited message is not read: send a corrected file as a new one.
+
 /status – what happens to your files now
 /batches – the batches of your files"""
 _HELP_ADMIN = """
 
 For admins:
-/batches – all batches
+/batches – all batches (not in groups)
 /retry batch_000042 – process a failed batch again
 /timeline – the lanes of the last run as a picture
 /health – components and conditions"""
@@ -46,7 +66,6 @@ class File(msgspec.Struct, frozen=True):
     size_bytes: int | None
     batch_id: str | None
     batch_status: str | None
-    batch_error: str | None
     held: bool
     outcome: str | None
     error: str | None
@@ -90,18 +109,20 @@ def help_text(max_bytes: int, is_admin: bool) -> str:
 def stranger(user_id: int) -> str:
     """Return the only answer to a user who is on no list."""
     return (
-        f"You are not on the list of this bot. Your numeric id is {user_id}: an operator can enter it under"
-        " uploaders. I do not answer again until then."
+        f"You are not on the list of this bot, so it receives nothing from you. Your numeric id is {user_id}:"
+        " an operator can enter it under uploaders. Send your files again then; until then I do not answer."
     )
 
 
-def too_big(max_bytes: int) -> str:
+def too_big(config: Config) -> str:
     """Return why a file was refused, and what its sender can do."""
-    return (
-        f"it is over {_megabytes(max_bytes)}, the most that the bot can download. Split the export, or"
-        " have it copied into the inbox folder; with a Bot API server of their own the operators can raise"
-        " the limit to 2 GB"
+    ways = (
+        f"it is over {_megabytes(config.max_bytes)}, the most that the bot accepts. Split the export, or have"
+        " it copied into the inbox folder"
     )
+    if config.local_mode or config.max_bytes < CLOUD_BYTES:
+        return ways
+    return f"{ways}; with a Bot API server of their own the operators can raise the limit to 2 GB"
 
 
 def status_text(files: Sequence[File]) -> str:
@@ -116,9 +137,10 @@ def status_text(files: Sequence[File]) -> str:
     if stages:
         lines.append("Now: " + ", ".join(stages) + ".")
     refused = [file for file in files if file.state in ("REFUSED", "FAILED")]
-    lines += [outcome_line(file) for file in refused[:_NAMED]]
-    if len(refused) > _NAMED:
-        lines.append(f"… and {len(refused) - _NAMED} more that were not accepted.")
+    named = fitting([outcome_line(file) for file in refused[:_NAMED]])
+    lines += named
+    if more := len(refused) - len(named):
+        lines.append(f"… and {more} more that were not accepted.")
     return "\n".join(lines)
 
 
@@ -133,9 +155,10 @@ def _progress(files: Iterable[File]) -> list[tuple[str, int]]:
     return list(counts.items())
 
 
-def ended_text(files: Sequence[File]) -> str:
-    """Return the last text of a status message whose group has ended."""
-    return f"Done: {text.count(len(files), 'file', 'files')}. The message below names each with its outcome."
+def ended_text(files: Sequence[File], pages: int) -> str:
+    """Return the last text of a status message whose group has ended; ``pages``: its final messages."""
+    below = "The message below names" if pages == 1 else f"The {pages} messages below name"
+    return f"Done: {text.count(len(files), 'file', 'files')}. {below} each with its outcome."
 
 
 def outcome_pages(files: Sequence[File]) -> list[str]:
@@ -145,7 +168,7 @@ def outcome_pages(files: Sequence[File]) -> list[str]:
     head = f"{text.count(len(files), 'file', 'files')}: {totals}.{_rows(files)}"
     pages = [head]
     for line in map(outcome_line, files):
-        if units(pages[-1]) + units(line) + 1 > MESSAGE_UNITS:
+        if units(pages[-1]) + units(line) + 1 > MESSAGE_UNITS or pages[-1].count(ISOLATE) == _LINES:
             pages.append(line)
         else:
             pages[-1] += ("\n\n" if pages[-1] == head else "\n") + line
@@ -187,12 +210,46 @@ def outcome_line(file: File) -> str:
     if file.kind in ("stored", "stored in part"):
         parts.append(_messages(file))
     reason = file.reason if file.state in ("REFUSED", "FAILED") else file.error
-    if file.kind == "failed":
-        reason = f"{file.batch_id} failed: {file.batch_error or 'see its log'}. An operator can retry it"
-    line = f"{_MARKS.get(file.kind, '🚫')} {text.short(file.name, _NAME)}: {', '.join(filter(None, parts))}"
+    if file.kind == "failed":  # the error of a batch may name files of other senders: it is for admins
+        reason = f"an operator can retry {file.batch_id}"
+    line = f"{_MARKS.get(file.kind, '🚫')} {_name(file)}: {', '.join(filter(None, parts))}"
     if reason and file.kind != "stored":
-        line += f": {text.short(reason, 400 if file.state == 'REFUSED' else _REASON)}"
+        line += f": {visible(text.short(reason, 400 if file.state == 'REFUSED' else _REASON))}"
     return line + (" (received before)" if file.duplicate else "")
+
+
+def _name(file: File) -> str:
+    return f"{ISOLATE}{visible(text.short(file.name, _NAME))}{END}"
+
+
+def visible(given: str) -> str:
+    """Return text from outside with ``_`` for each character that would be invisible or reorder others."""
+    return "".join(
+        "_" if unicodedata.category(char) in _HIDDEN and char not in _JOINERS else char for char in given
+    )
+
+
+def fitting(lines: Sequence[str]) -> list[str]:
+    """Return the first of the lines that together fit into a message, with room for a few more."""
+    found: list[str] = []
+    room = MESSAGE_UNITS - 300
+    for line in lines:
+        room -= units(line) + 1
+        if room < 0:
+            break
+        found.append(line)
+    return found
+
+
+def cut(message: str) -> str:
+    """Return a message that Telegram accepts: of one that is too long, the first lines."""
+    if units(message) <= MESSAGE_UNITS:
+        return message
+    lines = [text.short(line, MESSAGE_UNITS // 4) for line in message.splitlines()]
+    kept = fitting(lines)
+    if more := len(lines) - len(kept):
+        kept.append(f"… and {text.count(more, 'more line', 'more lines')}.")
+    return "\n".join(kept)
 
 
 def _megabytes(size: int) -> str:

@@ -10,12 +10,12 @@ from telegram import Bot, Message, Update
 from telegram.constants import ChatID, ChatType
 
 from flows.bot.config import Config
+from flows.bot.texts import visible
 
 #: Senders that stand for many people.
 _ANYBODY = {ChatID.ANONYMOUS_ADMIN, ChatID.SERVICE_CHAT, ChatID.FAKE_CHANNEL}
 #: Longest file name in bytes; file systems allow 255, and names in work directories get longer.
 _MAX_NAME = 180
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,24 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Edited:
+    """A message with a document that was edited: its caption, or the document itself."""
+
+    sender: Sender
+    document: Document
+
+
+@dataclass(frozen=True)
 class Command:
-    """A command such as ``/retry batch_000042``: its name without the slash, and what follows it."""
+    """A command such as ``/retry batch_000042``: its name without the slash, and what follows it.
+
+    ``is_addressed``: it names this bot, ``/retry@exports_bot``.
+    """
 
     sender: Sender
     name: str
     argument: str
+    is_addressed: bool
 
 
 @dataclass(frozen=True)
@@ -59,17 +71,18 @@ class Other:
 
 @dataclass(frozen=True)
 class Refused:
-    """An update without a person as its sender; ``reason`` is for the log."""
+    """An update without a person as its sender, or an edited text; ``reason`` is for the log."""
 
     reason: str
 
 
-def read(
-    raw: dict[str, Any], bot: Bot, config: Config, bot_name: str
-) -> Document | Command | Other | Refused:
+Said = Document | Edited | Command | Other | Refused
+
+
+def read(raw: dict[str, Any], bot: Bot, config: Config, bot_name: str) -> Said:
     """Return what an update says. Raises any error of the library if it cannot be parsed."""
     update = Update.de_json(raw, bot)
-    message = update.message
+    message = update.message or update.edited_message
     if message is None:
         kinds = ", ".join(sorted(raw.keys() - {"update_id"}))
         return Refused(f"an update of the kind {kinds or 'nothing'}")
@@ -80,11 +93,14 @@ def read(
     sender = _sender(message, config)
     if document := message.document:
         name = safe_name(document.file_name or "")
-        return Document(sender, document.file_id, name, document.file_size)
+        sent = Document(sender, document.file_id, name, document.file_size)
+        return Edited(sender, sent) if update.edited_message else sent
+    if update.edited_message:
+        return Refused("an edited message")
     text = message.text or ""
     found = re.match(r"/(\w+)(?:@(\w+))?(?:\s+(.*))?$", text, re.DOTALL)
     if found and (found[2] or bot_name).lower() == bot_name.lower():
-        return Command(sender, found[1].lower(), (found[3] or "").strip())
+        return Command(sender, found[1].lower(), (found[3] or "").strip(), bool(found[2]))
     return Other(sender)
 
 
@@ -95,7 +111,7 @@ def _sender(message: Message, config: Config) -> Sender:
         chat_id=message.chat.id,
         message_id=message.message_id,
         user_id=user.id,
-        name=_CONTROL.sub(" ", user.full_name)[:200],
+        name=visible(user.full_name)[:200],
         is_private=message.chat.type == ChatType.PRIVATE,
         may_upload=user.id in config.uploaders | config.admins,
         is_admin=user.id in config.admins,
@@ -104,8 +120,7 @@ def _sender(message: Message, config: Config) -> Sender:
 
 def safe_name(name: str) -> str:
     """Return the last part of a file name that somebody sent, as a name that any file system accepts."""
-    base = re.split(r"[/\\]", name)[-1].encode("utf-8", "replace").decode()
-    base = _CONTROL.sub("_", base).strip().lstrip(".")
+    base = visible(re.split(r"[/\\]", name)[-1]).strip().lstrip(".")
     stem, dot, suffix = base.rpartition(".")
     if not stem or len(suffix.encode()) > 20:
         stem, dot, suffix = base, "", ""

@@ -23,6 +23,7 @@ from flows.errors import ServiceFailed
 from flows.monitor.failures import OTHERWISE
 from flows.monitor.health import Health, Monitor, connect
 from flows.monitor.metrics import Metrics
+from flows.monitor.schedule import ScheduleWatch
 from flows.monitor.usage import Sampler
 from flows.reports.prefect_api import request
 from flows.reports.timeline import timeline_svg
@@ -137,11 +138,13 @@ class Watch:
         self._starts_until = time.monotonic() + start_seconds
         self._sampler = Sampler(monitor.settings)
         self._raised: dict[str, str] = {}
+        self._schedule = ScheduleWatch(monitor.settings)
 
     def run(self, stop: threading.Event) -> None:
         """Check until ``stop`` is set."""
         while not stop.is_set():
             self.check()
+            self._schedule.check()
             stop.wait(WATCH_SECONDS)
 
     def check(self) -> None:

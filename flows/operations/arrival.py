@@ -23,10 +23,11 @@ from flows.batches.inbox import scan, writers_at
 from flows.batches.kept import release_kept
 from flows.batches.receiving import decodable
 from flows.batches.source_file import Writers
+from flows.domain import LOOKING
 from flows.ledger.locks import INTAKE
 from flows.ledger.session import Session, connect, fetch
 from flows.operations.requests import REQUEST_INTERVAL, create_run, ready_deployment
-from flows.operations.schedule import LOOKING, adjust_schedule
+from flows.operations.schedule import adjust_schedule
 from flows.settings import Settings
 
 #: Looking uses this share of the time at most: looks at a large folder are further apart.
@@ -144,8 +145,9 @@ async def watch(settings: Settings) -> None:
     arrivals, pause, reported = Arrivals(settings), settings.look_seconds, ""
     while pause:
         try:
-            async with get_client() as client, await _connect(settings) as ledger:
-                while True:
+            has_inbox = settings.inbox.is_dir()
+            async with get_client() as client, await _connect(settings, has_inbox) as ledger:
+                while settings.inbox.is_dir() == has_inbox:  # it may be mounted later, or not any more
                     began = time.monotonic()
                     await arrivals.look(client, ledger)
                     await arrivals.adjust_schedule(client, ledger)
@@ -158,7 +160,7 @@ async def watch(settings: Settings) -> None:
             await asyncio.sleep(pause)
 
 
-async def _connect(settings: Settings) -> Session:
+async def _connect(settings: Settings, has_inbox: bool) -> Session:
     """Return a session of a process that looks at the inbox, or, without an inbox, at the ledger only."""
-    application = LOOKING if settings.inbox.is_dir() else "tdp uploads"
+    application = LOOKING if has_inbox else "tdp uploads"
     return await connect(settings.database, application, patience=0)

@@ -1,7 +1,8 @@
 """The schedule of the inbox deployment: active only while no process looks at the inbox.
 
 Arrivals (:mod:`flows.operations.arrival`) request a run when files wait, so that scheduled runs would only be
-empty ones. If no process looks any more, the schedule receives the files instead.
+empty ones. If no process looks any more, the schedule receives the files instead: the monitor activates it
+within minutes (:mod:`flows.monitor.schedule`), and maintenance once an hour.
 """
 
 from __future__ import annotations
@@ -9,17 +10,8 @@ from __future__ import annotations
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 
-from flows.domain import INBOX_DEPLOYMENT
+from flows.domain import INBOX_DEPLOYMENT, LOOKED_WITHIN, LOOKING
 from flows.ledger.session import Session, fetch_one
-
-#: The application name of the sessions of processes that look at the inbox.
-LOOKING = "tdp arrival"
-#: Seconds without a look after which no process looks at the inbox. A look at a large folder takes minutes.
-_LOOKED_WITHIN = 300.0
-UNWATCHED = (
-    "No process looks at the inbox, so its files are received every five minutes by the schedule of"
-    f" {INBOX_DEPLOYMENT}: start `tdp up` or the unit tdp-recovery"
-)
 
 
 async def adjust_schedule(client: PrefectClient, ledger: Session) -> bool | None:
@@ -32,7 +24,7 @@ async def adjust_schedule(client: PrefectClient, ledger: Session) -> bool | None
         deployment = await client.read_deployment_by_name(INBOX_DEPLOYMENT)
     except ObjectNotFound:
         return None
-    row = await fetch_one(ledger, "is_inbox_watched", application=LOOKING, seconds=_LOOKED_WITHIN)
+    row = await fetch_one(ledger, "is_inbox_watched", application=LOOKING, seconds=LOOKED_WITHIN)
     is_active = None
     for schedule in deployment.schedules:
         if schedule.slug:

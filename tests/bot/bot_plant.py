@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+import pytest
 from bot_api import TOKEN, BotApi
 from psycopg.rows import dict_row
 
 from flows.bot import service
+from flows.bot.config import Config
 from flows.settings import Settings
 
 #: Numeric ids of users: two uploaders, an admin, and one who is on no list.
@@ -58,6 +60,12 @@ class Plant:
         self.api = api
         self.log = settings.root / "bot.log"
         self.pid = 0
+
+    def configure(self, monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
+        """Let the bot find this configuration instead of that in the environment."""
+        given = {"token": self.api.token, "api_url": self.api.url, "uploaders": self.settings.bot_uploaders}
+        config = Config(**given | changed)
+        monkeypatch.setattr(service, "load_config", lambda _: config)
 
     def rows(self, statement: str, *values: object) -> list[dict[str, Any]]:
         with psycopg.connect(self.settings.database, row_factory=dict_row, autocommit=True) as ledger:

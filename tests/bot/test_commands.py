@@ -13,8 +13,11 @@ from bot_api import TOKEN, BotApi
 from bot_plant import ADMIN, ANNA, Plant, export
 
 from flows.bot import conditions
-from flows.bot.config import Config
+from flows.bot.config import Config, load_config
+from flows.errors import DatabaseUnavailable
 from flows.monitor import monitor
+from flows.monitor.health import Monitor
+from flows.settings import Settings
 
 BATCH = """
 WITH batch AS (
@@ -25,9 +28,18 @@ INSERT INTO batch_files (batch_id, source_id, position) SELECT batch_id, source_
 """
 
 
-async def ask(plant: Plant, user: int, text: str) -> str:
+BATCHES = """
+WITH batches AS (
+    INSERT INTO batch_processing (status, file_count) SELECT 'FAILED', 1 FROM source_files RETURNING batch_id
+)
+INSERT INTO batch_files (batch_id, source_id, position)
+SELECT batch_id, right(batch_id, 6)::integer, 1 FROM batches
+"""
+
+
+async def ask(plant: Plant, user: int, text: str, chat: int = 0) -> str:
     """Send a message; return the answer to it."""
-    message = plant.api.message(user, text=text)
+    message = plant.api.message(user, text=text, chat=chat)
 
     def answer() -> str | None:
         sent = [given for method, given in plant.api.requests if method == "sendMessage"]
@@ -54,12 +66,82 @@ async def test_commands_of_an_uploader(plant: Plant, api: BotApi) -> None:
             assert (await ask(plant, ANNA, command)).startswith("Send me exports of Telegram Desktop")
 
 
+async def test_what_is_answered_in_a_group(plant: Plant, api: BotApi) -> None:
+    """Others read it: only what was sent there counts, and commands of other bots are not answered."""
+    team = -100500
+    async with plant.bot():
+        for number in range(3):
+            api.document(ANNA, f"private {number}.zip", export(number))
+        await plant.received(3)
+        api.document(ANNA, "team.zip", export(9), chat=team)
+        await plant.received(4)
+        other = api.message(ANNA, chat=team, text="/roll 20")
+        assert await ask(plant, ANNA, "/status", chat=team) == "Received 1 of 1 file.\nNow: 1 waiting."
+        assert "4 of 4" in await ask(plant, ANNA, "/status")
+        plant.rows(BATCHES)
+        assert await ask(plant, ANNA, "/batches", chat=team) == "batch_000004: failed, 1 file of yours"
+        assert len((await ask(plant, ANNA, "/batches")).splitlines()) == 4
+        assert "Done in the last 30 days: 1 file," in await ask(plant, ANNA, "/status", chat=team)
+        assert (await ask(plant, ANNA, "/roll@exports_bot", chat=team)).startswith("Send me exports")
+        assert (await ask(plant, ANNA, "/help", chat=team)).startswith("Send me exports")
+    sent = [given for method, given in api.requests if method == "sendMessage"]
+    assert other not in [json.loads(given["reply_parameters"])["message_id"] for given in sent]
+
+
+async def test_a_sender_of_many_files(plant: Plant, api: BotApi) -> None:
+    async with plant.bot():
+        api.document(ANNA, "a.zip", export())
+        await plant.received(1)
+        plant.rows(
+            "INSERT INTO uploads (bot_id, chat_id, message_id, user_id, user_name, file_id, file_name, state,"
+            " source_id, announcement_id, reacted_at) SELECT bot_id, chat_id, 1000 + n, user_id, '', '', 'x',"
+            " 'RECEIVED', source_id, announcement_id, now() FROM uploads, generate_series(1, 499) n"
+        )
+        assert await ask(plant, ANNA, "/status") == "Received 500 of 500 files.\nNow: 500 waiting."
+        plant.rows(BATCH)
+        assert await ask(plant, ANNA, "/batches") == "batch_000001: failed, 500 files of yours"
+
+
+async def test_fifty_photos_get_one_answer(plant: Plant, api: BotApi) -> None:
+    photo = [{"file_id": "p", "file_unique_id": "p", "width": 1, "height": 1}]
+    for _ in range(50):
+        api.message(ANNA, photo=photo, media_group_id="7")
+    async with plant.bot():
+        await plant.until(lambda: not api.pending)
+        assert await ask(plant, ANNA, "/status") == "None of your files is being processed."
+    assert len(api.texts_to(ANNA)) == 2
+
+
+async def test_a_command_that_fails_is_answered(
+    plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with plant.bot():
+        await plant.until(lambda: plant.rows("SELECT 1 FROM bots WHERE polled_at IS NOT NULL"))
+        monkeypatch.setattr("flows.bot.commands.connection", unavailable)
+        answer = "This is not possible at the moment: PostgreSQL is being restarted"
+        assert await ask(plant, ADMIN, "/batches") == answer
+    # What is longer than a message is cut, not lost.
+    lines = {f"c{number}": {"ok": False, "detail": "x" * 300} for number in range(40)}
+
+    async def long(_: object) -> dict[str, object]:
+        return {"status": "failing", "components": lines, "conditions": {}}
+
+    monkeypatch.setattr("flows.bot.commands.read_health", long)
+    async with plant.bot():
+        assert "more lines." in await ask(plant, ADMIN, "/health")
+
+
+def unavailable(*_: object, **__: object) -> None:
+    raise DatabaseUnavailable("PostgreSQL is being restarted")
+
+
 async def test_commands_of_an_admin(plant: Plant, api: BotApi) -> None:
     api.document(ADMIN, "a.zip", export())
     async with plant.bot():
         await plant.received(1)
         plant.rows(BATCH)
         assert "For admins" in await ask(plant, ADMIN, "/help")
+        assert await ask(plant, ADMIN, "/batches", chat=-100500) == "None of your files is in a batch."
         assert await ask(plant, ADMIN, "/batches") == (
             "batch_000001: failed, 1 file, 0 messages, the disk is broken"
         )
@@ -145,4 +227,26 @@ async def test_a_token_that_telegram_rejects_is_reported(plant: Plant, api: BotA
     with plant.process() as process:
         await plant.until(lambda: "begins again" in plant.log.read_text())
         assert process.poll() is None
+        # Also of a bot that has never polled: its name is not known yet.
+        (bot,) = plant.rows("SELECT name, error, polled_at FROM bots WHERE stopped_at IS NULL")
+        assert (bot["name"], bot["polled_at"]) == (TOKEN.partition(":")[0], None)
+        assert "rejected" in bot["error"]
+    plant.rows("UPDATE bots SET started_at = now() - interval '4 minutes'")
+    assert "has not polled for 4 min" in Monitor(plant.settings).health().conditions["bot_silent"].detail
     assert TOKEN not in plant.log.read_text()
+
+
+async def test_a_prefect_server_that_is_away_is_waited_for(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token is in the block, which cannot be read yet."""
+    tries: list[Settings] = []
+
+    def load(settings: Settings) -> Config | None:
+        tries.append(settings)
+        return load_config(settings)
+
+    monkeypatch.setattr("flows.bot.service._PAUSE", 0.1)
+    monkeypatch.setattr("flows.bot.service.load_config", load)
+    async with plant.bot(bot_token=None):
+        await plant.until(lambda: len(tries) > 1, 20)

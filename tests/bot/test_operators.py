@@ -50,6 +50,16 @@ async def test_the_configuration_is_that_of_the_block(installation: Settings, bl
     assert (config.api_url, config.local_mode, config.announces) == ("http://127.0.0.1:8081", True, False)
     assert (config.max_bytes, config.path_map) == (LOCAL_BYTES, {"/theirs": "/ours"})
     assert config.keep_free_bytes == 5_000_000_000
+    block.size_limit_mb = 50
+    await block.asave(TELEGRAM, overwrite=True)
+    limited = load_config(installation)
+    assert limited
+    assert limited.max_bytes == 50 << 20
+    block.local_mode = False  # Telegram's own servers hand out no more than they do
+    await block.asave(TELEGRAM, overwrite=True)
+    limited = load_config(installation)
+    assert limited
+    assert limited.max_bytes == CLOUD_BYTES
     assert config.only_exports
     other = load_config(env)
     assert other
@@ -114,10 +124,16 @@ def test_conditions(plant: Plant) -> None:
         " now() - interval '31 minutes', announcement_id FROM announcements"
     )
     plant.rows("INSERT INTO bot_updates (bot_id, content, error) VALUES (7, '{}', 'KeyError')")
+    plant.rows(
+        "INSERT INTO uploads (bot_id, chat_id, message_id, user_id, user_name, file_id, file_name,"
+        " seen_at, announcement_id) SELECT 7, 1, 2, 1, 'Anna', 'x', 'a.zip', now(), announcement_id"
+        " FROM announcements"
+    )
+    plant.rows("UPDATE uploads SET upload_id = DEFAULT WHERE message_id = 1")  # a younger one comes first
     found = "1 upload not received: TimedOut; 1 update of the last day could not be read"
     assert firing(plant) == {"uploads_stuck": found}
     text = Metrics(Monitor(plant.settings)).text().decode()
-    assert 'tdp_uploads{state="seen"} 1.0' in text
+    assert 'tdp_uploads{state="seen"} 2.0' in text
     assert "tdp_announcements_waiting 1.0" in text
 
 

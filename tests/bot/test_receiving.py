@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bot_api import ANONYMOUS_ADMIN, BotApi
 from bot_api_server import bot_api, serving
 from bot_plant import ADMIN, ANNA, BORIS, STRANGER, Plant, export
 
-from flows.bot import receiving, service
+from flows.bot import texts
 from flows.bot.config import Config
 from flows.bot.updates import safe_name
-from flows.settings import Settings
 
 GROUP = -100200300
-
-
-def configure(monkeypatch: pytest.MonkeyPatch, plant: Plant, **changed: Any) -> None:
-    """Let the bot find this configuration instead of that in the environment."""
-    settings = plant.settings
-    given = {"token": plant.api.token, "api_url": plant.api.url, "uploaders": settings.bot_uploaders}
-    config = Config(**given | changed)
-    monkeypatch.setattr(service, "load_config", lambda _: config)
 
 
 async def test_a_document_becomes_a_source_file_with_its_origin(plant: Plant, api: BotApi) -> None:
@@ -71,7 +57,7 @@ async def test_the_same_content_is_stored_once(plant: Plant, api: BotApi) -> Non
         ("a\0b\n.zip", "a_b_.zip"),
         (".hidden.zip", "hidden.zip"),
         ("ы" * 300 + ".zip", "ы" * 88 + ".zip"),
-        ("\udcff.zip", "?.zip"),
+        ("\udcff.zip", "_.zip"),
         ("gpj.\u202epiz.exe", "gpj._piz.exe"),
     ],
 )
@@ -107,6 +93,13 @@ async def test_a_replay_and_other_update_ids_change_nothing(plant: Plant, api: B
         api.document(ANNA, "b.zip", export(2))
         await plant.received(2)
     assert plant.sources() == [export(), export(2)]
+    # The bot did not run for more than a day: what was sent meanwhile is gone, what is sent now is not.
+    api.document(ANNA, "lost.zip", export(3))
+    api.expire_updates()
+    api.document(ANNA, "c.zip", export(4))
+    async with plant.bot():
+        await plant.received(3)
+    assert plant.uploads("file_name") == [("a.zip",), ("b.zip",), ("c.zip",)]
 
 
 async def test_strangers_channels_and_the_anonymous_admin(plant: Plant, api: BotApi) -> None:
@@ -126,6 +119,23 @@ async def test_strangers_channels_and_the_anonymous_admin(plant: Plant, api: Bot
     assert plant.uploads() == [("f.zip", "RECEIVED")]
     answers = [said for said in api.said if said.chat != GROUP]
     assert [(said.chat, str(STRANGER) in said.text) for said in answers] == [(STRANGER, True)]
+
+
+async def test_a_file_that_replaces_another_one_in_its_message_is_not_lost_in_silence(
+    plant: Plant, api: BotApi
+) -> None:
+    first = api.document(ANNA, "a.zip", export())
+    async with plant.bot():
+        await plant.received(1)
+        api.document(ANNA, "a.zip", export(), edits=first, caption="now with a caption")
+        api.document(STRANGER, "b.zip", export(2), edits=99)
+        api.message(ANNA, text="/health", edits=98)
+        await plant.until(lambda: not api.pending)
+        api.document(ANNA, "a.zip", export(2, messages=9), edits=first)
+        await plant.until(lambda: texts.REPLACED in api.texts_to(ANNA))
+    assert plant.uploads() == [("a.zip", "RECEIVED")]
+    assert [text for text in api.texts_to(ANNA) if not text.startswith("Received")] == [texts.REPLACED]
+    assert api.texts_to(STRANGER) == []
 
 
 async def test_a_large_file_is_refused_at_once_with_the_ways_out(plant: Plant, api: BotApi) -> None:
@@ -200,47 +210,6 @@ async def test_a_server_that_is_away_is_waited_for(plant: Plant, api: BotApi) ->
             await plant.until(lambda: not other.pending and other.delivered)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 300 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system is not permitted here")
-    yield folder
-    subprocess.run(["umount", folder], capture_output=True, check=False)  # noqa: S607
-
-
-async def test_a_full_disk_is_waited_for_and_shown(
-    plant: Plant, api: BotApi, small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(receiving, "_SPACE_PAUSE", 0.2)
-    monkeypatch.setattr(Settings, "spool", property(lambda _: small_disk / "spool"))
-    (small_disk / "full").write_bytes(bytes(200_000))
-    content = export() + os.urandom(150_000)
-    api.document(ANNA, "a.zip", content)
-    configure(monkeypatch, plant, keep_free_bytes=0)
-    async with plant.bot():
-        await plant.until(lambda: plant.states() == {"WAITING_SPACE": 1})
-        await plant.until(lambda: any("1 file waits for disk space" in text for text in api.texts_to(ANNA)))
-        assert not any(method == "getFile" for method, _ in api.requests)
-        # The size that Telegram names may be wrong: the download itself meets the full disk.
-        plant.rows("UPDATE uploads SET size_bytes = NULL")
-        await plant.until(lambda: any(method == "getFile" for method, _ in api.requests))
-        await plant.until(lambda: plant.uploads("reason") == [("the disk is full",)])
-        (small_disk / "full").unlink()
-        await plant.received(1)
-    assert plant.sources() == [content]
-
-
-async def test_space_is_kept_free(plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    configure(monkeypatch, plant, keep_free_bytes=shutil.disk_usage("/").total + (1 << 50))
-    api.document(ANNA, "a.zip", export())
-    async with plant.bot():
-        await plant.until(lambda: plant.states() == {"WAITING_SPACE": 1})
-
-
 @pytest.mark.parametrize("is_mapped", [False, True])
 async def test_local_mode_takes_files_of_any_size_from_the_server(
     plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_mapped: bool
@@ -254,7 +223,7 @@ async def test_local_mode_takes_files_of_any_size_from_the_server(
             ours.symlink_to(theirs)
         large = export() + bytes(21 << 20)
         api.document(ANNA, "a.zip", large)
-        configure(monkeypatch, plant, local_mode=True, max_bytes=2000 << 20, path_map=paths)
+        plant.configure(monkeypatch, local_mode=True, max_bytes=2000 << 20, path_map=paths)
         async with plant.bot():
             await plant.received(1)
     assert plant.sources() == [large]

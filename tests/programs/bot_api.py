@@ -25,6 +25,8 @@ LIMIT = 20 << 20
 ANONYMOUS_ADMIN = 1087968824
 Json = dict[str, Any]
 _CONFLICT = "Conflict: terminated by other getUpdates request; make sure that only one bot is running"
+#: The isolates around file names, which Telegram keeps and shows as nothing.
+_INVISIBLE = dict.fromkeys((0x2068, 0x2069))
 _SELF: Json = {"id": BOT_ID, "is_bot": True, "first_name": "Exports", "username": "exports_bot"}
 
 
@@ -90,20 +92,22 @@ class BotApi:
         }
         return self.message(user, document=document, **more)
 
-    def message(self, user: int, *, chat: int | None = None, first_name: str = "Anna", **content: Any) -> int:
-        """Send a message with this content; commands get the entity that Telegram gives them."""
+    def message(
+        self, user: int, *, chat: int = 0, first_name: str = "Anna", edits: int = 0, **content: Any
+    ) -> int:
+        """Send a message; with ``edits``, replace the one of that id. Commands get Telegram's entity."""
         text = content.get("text", "")
         if text.startswith("/"):
             length = len(text.split()[0])
             content["entities"] = [{"type": "bot_command", "offset": 0, "length": length}]
         message = {
-            "message_id": next(self._message_ids),
+            "message_id": edits or next(self._message_ids),
             "date": int(time.time()),
             "chat": _chat(chat or user, first_name),
             "from": {"id": user, "is_bot": False, "first_name": first_name},
             **content,
         }
-        self.update({"message": message})
+        self.update({"edited_message" if edits else "message": message})
         return int(message["message_id"])
 
     def channel_post(self, chat: int, name: str, content: bytes) -> None:
@@ -159,6 +163,10 @@ class BotApi:
             del self._held[what.lower()]
             go.set()
 
+    def expire_updates(self) -> None:
+        """Forget all updates, as Telegram does with those that no bot has fetched for a day."""
+        self._updates = []
+
     def expire_links(self) -> None:
         """Let all links die."""
         self._links.clear()
@@ -170,8 +178,8 @@ class BotApi:
             return list(self._updates)
 
     def texts_to(self, chat: int) -> list[str]:
-        """Return the messages of a chat as they are now, in their order."""
-        return [text for (to, _), text in sorted(self.texts.items()) if to == chat]
+        """Return the messages of a chat as they are now, in their order, without invisible characters."""
+        return [text.translate(_INVISIBLE) for (to, _), text in sorted(self.texts.items()) if to == chat]
 
     # The methods of the Bot API.
 
@@ -179,10 +187,7 @@ class BotApi:
         """Return the result of a request. Raises Failure."""
         self.requests.append((method, given))
         name = method.lower()
-        if (go := self._held.get(name)) is not None:
-            getattr(go, "reached").set()  # noqa: B009
-            go.wait()
-            raise ConnectionAbortedError
+        self.wait_if_held(name)
         fault = self._faults[name].popleft() if self._faults[name] else None
         if isinstance(fault, Failure):
             raise fault
@@ -226,8 +231,7 @@ class BotApi:
             place.write_bytes(content)
             path = str(place)
         self._links[path] = given["file_id"]
-        unique = given["file_id"].replace("BQAC", "AgAD")
-        found = {"file_id": given["file_id"], "file_unique_id": unique}
+        found = {"file_id": given["file_id"], "file_unique_id": given["file_id"].replace("BQAC", "AgAD")}
         return found | {"file_size": len(content), "file_path": path}
 
     def _sendmessage(self, given: Json) -> Json:
@@ -266,9 +270,6 @@ class BotApi:
         self.said.append(Said(time.monotonic(), "setMessageReaction", chat, message, reaction["emoji"]))
         return True
 
-    def _setmycommands(self, _: Json) -> bool:
-        return True
-
     def _say(self, method: str, given: Json, message: int, text: str) -> Json:
         if len(text.encode("utf-16-le")) > 2 * 4096:
             raise Failure(400, "Bad Request: message is too long")
@@ -285,9 +286,9 @@ class BotApi:
         content = self._files[self._links[path]][1]
         return content, self._cuts.popleft() if self._cuts else len(content)
 
-    def wait_in_download(self) -> None:
-        """Wait in the middle of a download if it is held."""
-        if (go := self._held.get("download")) is not None:
+    def wait_if_held(self, what: str) -> None:
+        """Wait while requests of a method, or downloads, are held. Raises ConnectionAbortedError then."""
+        if (go := self._held.get(what)) is not None:
             getattr(go, "reached").set()  # noqa: B009
             go.wait()
             raise ConnectionAbortedError

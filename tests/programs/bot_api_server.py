@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[:half])
         self.wfile.flush()
-        api.wait_in_download()
+        api.wait_if_held("download")
         self.wfile.write(content[half:size])
         self.close_connection = size < len(content)
 

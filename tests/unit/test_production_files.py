@@ -78,6 +78,16 @@ def check_command(argv: list[str]) -> None:
 
 
 @each_unit
+def test_only_the_bot_gets_its_token(unit: Path) -> None:
+    """The separate units read one tdp.env, and Prefect writes the environment of flow runs into files.
+
+    `tdp up`, which is one unit, gives it to the bot only.
+    """
+    is_unset = read_unit(unit)["Service"].get("UnsetEnvironment") == "TDP_BOT_TOKEN"
+    assert is_unset == (unit.stem not in ("tdp", "tdp-bot"))
+
+
+@each_unit
 def test_commands_of_units_are_installed(unit: Path) -> None:
     service = read_unit(unit)["Service"]
     for name in ("ExecStartPre", "ExecStart"):

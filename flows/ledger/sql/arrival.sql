@@ -24,14 +24,6 @@ UNION ALL
 SELECT 'arrival ' || sha256, stored_path, true FROM arrivals
 WHERE NOT EXISTS (SELECT FROM advisory_locks WHERE granted AND space = :space);
 
--- name: is_inbox_watched$
--- Whether a session of that name sent a query in the last ``seconds``: each look at the inbox sends some.
-SELECT EXISTS (
-    SELECT FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name = :application
-      AND query_start > clock_timestamp() - :seconds * interval '1 second'
-) AS is_watched;
-
 -- name: planned_runs
 -- Those of the runs that have planned: what arrives now is not in their lists.
 SELECT DISTINCT flow_run_id FROM run_batches WHERE flow_run_id = ANY (:flow_run_ids::uuid[]);

@@ -2,6 +2,11 @@
 -- One process polls a bot: Telegram answers two pollers with 409 Conflict.
 SELECT pg_try_advisory_lock(:space, hashtext(:bot_id::text)) AS locked;
 
+-- name: bot_starting!
+-- Its name is known only when the server has answered; until then it is silent since its first start.
+INSERT INTO bots (bot_id, name, host, pid) VALUES (:bot_id, :bot_id::bigint::text, :host, :pid)
+ON CONFLICT (bot_id) DO UPDATE SET host = excluded.host, pid = excluded.pid, stopped_at = NULL;
+
 -- name: bot_started!
 INSERT INTO bots (bot_id, name, host, pid) VALUES (:bot_id, :name, :host, :pid)
 ON CONFLICT (bot_id) DO UPDATE SET name = excluded.name, host = excluded.host, pid = excluded.pid,
@@ -31,13 +36,15 @@ INSERT INTO bot_updates (bot_id, update_id, content, error) VALUES (:bot_id, :up
 INSERT INTO bot_strangers (bot_id, user_id) VALUES (:bot_id, :user_id) ON CONFLICT DO NOTHING RETURNING user_id;
 
 -- name: see_upload
--- A replayed update changes nothing. The upload joins the open group of its sender in this chat, or a new one.
+-- A replayed update changes nothing. The upload joins the open group of its sender in this chat, or a new one. A
+-- group is joined for an hour: who sends files all day learns of the first ones before the last one is stored.
 WITH known AS (
     SELECT FROM uploads WHERE (bot_id, chat_id, message_id) = (:bot_id, :chat_id, :message_id)
 ), open_group AS (
     SELECT max(announcement_id) AS announcement_id FROM announcements
     WHERE (bot_id, chat_id, user_id) = (:bot_id, :chat_id, :user_id)
       AND closed_at IS NULL AND given_up IS NULL
+      AND created_at > clock_timestamp() - interval '1 hour'
 ), new_group AS (
     INSERT INTO announcements (bot_id, chat_id, user_id) SELECT :bot_id, :chat_id, :user_id FROM open_group
     WHERE announcement_id IS NULL AND NOT EXISTS (SELECT FROM known)
@@ -50,6 +57,12 @@ SELECT :bot_id, :chat_id, :message_id, :user_id, :user_name, :file_id, :file_nam
 FROM open_group o LEFT JOIN new_group n ON true
 WHERE NOT EXISTS (SELECT FROM known)
 RETURNING upload_id;
+
+-- name: upload_as_sent
+-- A row if the upload of a message has this name and size.
+SELECT upload_id FROM uploads
+WHERE (bot_id, chat_id, message_id) = (:bot_id, :chat_id, :message_id)
+  AND (file_name, size_bytes) IS NOT DISTINCT FROM (:file_name::text, :size_bytes::bigint);
 
 -- name: next_uploads
 -- Uploaders take turns: the first file of each comes before the second of any.
@@ -95,7 +108,7 @@ FROM announcements a CROSS JOIN LATERAL (
            jsonb_agg(jsonb_build_object(
                'name', u.file_name, 'state', u.state, 'reason', u.reason, 'duplicate', u.duplicate,
                'size_bytes', u.size_bytes, 'batch_id', f.batch_id, 'batch_status', b.status,
-               'batch_error', b.error_message, 'held', b.held_at IS NOT NULL, 'outcome', f.status,
+               'held', b.held_at IS NOT NULL, 'outcome', f.status,
                'error', f.error, 'messages', f.messages, 'source_id', u.source_id, 'new', f.rows_new,
                'changed', f.rows_changed, 'known', f.rows_same) ORDER BY u.upload_id) AS files
     FROM uploads u LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
@@ -141,14 +154,30 @@ WHERE turn <= :each ORDER BY turn, upload_id;
 -- name: reacted!
 UPDATE uploads SET reacted_at = clock_timestamp() WHERE upload_id = :upload_id;
 
--- name: uploads_of_user
--- The newest uploads of one user, with the outcomes.
+-- name: open_uploads_of_user
+-- Those that something will still happen to; of one chat if chat_id is not NULL.
 SELECT u.file_name AS name, u.state, u.reason, u.duplicate, u.size_bytes, f.batch_id, b.status AS batch_status,
-       b.error_message AS batch_error, b.held_at IS NOT NULL AS held, f.status AS outcome, f.error,
-       f.messages
+       b.held_at IS NOT NULL AS held, f.status AS outcome, f.error, f.messages
 FROM uploads u LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
-WHERE u.bot_id = :bot_id AND u.user_id = :user_id AND u.seen_at > clock_timestamp() - interval '30 days'
-ORDER BY u.upload_id DESC LIMIT :limit;
+WHERE u.bot_id = :bot_id AND u.user_id = :user_id AND (:chat_id::bigint IS NULL OR u.chat_id = :chat_id)
+  AND u.state NOT IN ('REFUSED', 'FAILED') AND (b.status IS NULL OR b.status NOT IN ('COMPLETED', 'FAILED'))
+  AND u.seen_at > clock_timestamp() - interval '30 days'
+ORDER BY u.upload_id;
+
+-- name: count_ended_of_user
+SELECT count(*) AS ended
+FROM uploads u LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
+WHERE u.bot_id = :bot_id AND u.user_id = :user_id AND (:chat_id::bigint IS NULL OR u.chat_id = :chat_id)
+  AND (u.state IN ('REFUSED', 'FAILED') OR b.status IN ('COMPLETED', 'FAILED'))
+  AND u.seen_at > clock_timestamp() - interval '30 days';
+
+-- name: batches_of_user
+-- The newest batches with files of a user, and the numbers of his files in each.
+SELECT b.batch_id, lower(b.status) AS status, b.held_at IS NOT NULL AS held, count(*) AS files
+FROM uploads u JOIN batch_files f USING (source_id) JOIN batch_processing b USING (batch_id)
+WHERE u.bot_id = :bot_id AND u.user_id = :user_id AND (:chat_id::bigint IS NULL OR u.chat_id = :chat_id)
+  AND u.seen_at > clock_timestamp() - interval '30 days'
+GROUP BY b.batch_id ORDER BY b.batch_id DESC LIMIT :limit;
 
 -- name: forget_uploads
 -- Of source files that retention has removed, and of documents that were never received. In a private chat the id

@@ -99,8 +99,8 @@ FROM bots WHERE stopped_at IS NULL ORDER BY bot_id;
 -- not be read.
 SELECT (SELECT count(*) FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')
         AND seen_at < clock_timestamp() - interval '30 minutes') AS stuck,
-       (SELECT reason FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')
-        ORDER BY upload_id LIMIT 1) AS reason,
+       (SELECT coalesce(reason, 'its download has not ended') FROM uploads WHERE state IN ('SEEN', 'WAITING_SPACE')
+        AND seen_at < clock_timestamp() - interval '30 minutes' ORDER BY upload_id LIMIT 1) AS reason,
        (SELECT count(*) FROM announcement_messages m JOIN announcements a USING (announcement_id)
         WHERE m.sent_at IS NULL AND a.given_up IS NULL
           AND m.sending_at < clock_timestamp() - interval '30 minutes') AS unsent,
@@ -111,3 +111,11 @@ SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
 
 -- name: announcements_waiting()$
 SELECT count(*) FROM announcements WHERE closed_at IS NULL AND given_up IS NULL;
+
+-- name: is_inbox_watched(application, seconds)$
+-- Whether a session of that name sent a query in the last ``seconds``: each look at the inbox sends some.
+SELECT EXISTS (
+    SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = :application
+      AND query_start > clock_timestamp() - :seconds * interval '1 second'
+) AS is_watched;
