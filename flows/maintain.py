@@ -75,7 +75,7 @@ async def maintain() -> dict[str, int]:
             uploads=await forget_senders(session, config.keep_sources_days),
             flow_runs=await delete_runs(client, timedelta(days=config.keep_runs_days)),
         )
-        if await adjust_schedule(client, session) and runtime.settings.look_seconds:
+        if runtime.settings.look_seconds and await adjust_schedule(client, session):
             get_run_logger().warning(UNWATCHED)
     get_run_logger().info("Indexed for search: %s", (await runtime.query(index))._asdict())
     checks = await asyncio.to_thread(_audit, runtime)

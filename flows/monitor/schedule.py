@@ -50,8 +50,8 @@ class ScheduleWatch:
         self._unwatched = 0
 
     def check(self) -> None:
-        """Check once in an interval; what fails is tried again in the next one."""
-        if time.monotonic() < self._next:
+        """Check once in an interval, if processes are to look; what fails is tried again in the next one."""
+        if not self._settings.look_seconds or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _INTERVAL
         try:

@@ -42,7 +42,7 @@ async def test_the_monitor_activates_the_schedule_when_no_process_looks_any_more
     installation: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.monitor.schedule._INTERVAL", 0)
-    watch = ScheduleWatch(installation)
+    watch = ScheduleWatch(installation.model_copy(update={"look_seconds": 2}))
 
     async def is_active_after_a_check() -> bool:
         await asyncio.to_thread(watch.check)
