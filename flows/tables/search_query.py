@@ -65,10 +65,8 @@ def groups(given: str) -> list[list[Phrase]]:
 
 
 def needles(given: str) -> list[str]:
-    """Return the words that a match may contain, as they were given."""
-    return [
-        word for group in groups(given) for each in group if not each.without for word in each.text.split()
-    ]
+    """Return the words and phrases that a match may contain, as they were given."""
+    return [each.text for group in groups(given) for each in group if not each.without]
 
 
 def query(connection: Connection, given: str) -> Query:

@@ -14,7 +14,6 @@ from searches import TEXTS, found, ids, index_all
 
 from flows.errors import ChatUnknown, QueryTimedOut, QueryUnclear
 from flows.tables.orders import Choice
-from flows.tables.search import snippet_of
 
 
 @pytest.fixture(params=["indexed", "pending"])
@@ -145,13 +144,3 @@ def test_a_search_that_takes_too_long_is_ended(database_url: str) -> None:
         opened.execute("ALTER TABLE search_documents RENAME TO kept")
         opened.execute("CREATE VIEW search_documents AS SELECT kept.* FROM kept, pg_sleep(30)")
     assert isinstance(run(database_url, "search", "fox", "--timeout", "0.2").exception, QueryTimedOut)
-
-
-def test_a_snippet_is_one_line_around_the_first_match() -> None:
-    text = "word " * 50 + "\n\nthe NEEDLE is here " + "word " * 50
-    snippet, marks = snippet_of(text, ["needle"])
-    assert snippet.startswith("…")
-    assert snippet.endswith("…")
-    assert [snippet[first:end] for first, end in marks] == ["NEEDLE"]
-    assert snippet_of("short", ["other"]) == ("short", [])
-    assert snippet_of("", ["x"]) == ("", [])
