@@ -18,6 +18,8 @@ from flows.ledger.named_sql import load
 _IN_ORDER = 128
 #: A phrase in quotes, which may lack the last quote, or a word.
 _PART = re.compile(r'(?P<minus>-?)["“”](?P<phrase>[^"“”]*)["“”]?|(?P<word>[^\s"“”]+)')
+#: Characters of a query that an error shows.
+_SHOWN = 60
 #: Words and pairs in a query: with some more PostgreSQL has no stack left. Messages of Telegram have fewer.
 _MOST_WORDS = 10_000
 #: A word in the text form of a tsquery, which doubles quotes and backslashes.
@@ -82,9 +84,7 @@ def query(connection: Connection, given: str) -> Query:
     found = _sql.parsed(connection, words=words)
     whole, positive = found["whole"], found["positive"]
     if not whole:
-        raise QueryUnclear(
-            f"{given} has no letter and no digit, and words are searched: --substring finds other characters"
-        )
+        raise QueryUnclear(_without_words(given))
     if positive == "T":
         raise QueryUnclear("name at least one word that must occur: all messages without a word are too many")
     lexemes = [re.sub(r"(['\\])\1", r"\1", word) for word in _LEXEME.findall(positive)]
@@ -95,6 +95,13 @@ def query(connection: Connection, given: str) -> Query:
         [pattern(lexeme) for lexeme in lexemes],
         "|" not in _LEXEME.sub("", positive),
     )
+
+
+def _without_words(given: str) -> str:
+    shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+    if any(map(str.isalnum, given)):
+        return f"{shown} is longer than a word that is searched: 2,046 bytes at most. --substring finds it"
+    return f"{shown} has no letter and no digit, and words are searched: --substring finds other characters"
 
 
 def pattern(part: str) -> str:
