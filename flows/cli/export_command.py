@@ -60,6 +60,8 @@ def export_(
     """
     if chat and what not in OF_CHATS:
         raise typer.BadParameter(f"{what} are not of one chat: leave --chat out")
+    if (since or until) and what is What.chats:
+        raise typer.BadParameter("chats have no time: leave --since and --until out")
     format_ = _format(out, chosen)
     if (bom or escape_formulas) and format_ is not Format.csv:
         raise typer.BadParameter("--bom and --escape-formulas are for CSV")

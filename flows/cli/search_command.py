@@ -92,6 +92,8 @@ def search_(
     given = " ".join(words or []).strip()
     if not given and not (index_now or from_scratch):
         raise typer.BadParameter("name the words to search for")
+    if sender is not None and not sender.strip():
+        raise typer.BadParameter("--from is empty, and would fit every sender with a name")
     settings = current(Settings())
     with stop_on_signals():
         if index_now or from_scratch:

@@ -15,14 +15,14 @@ Rows are read through the engine of the block ``SqlAlchemyConnector``: by defaul
 ``TDP_HOME`` (or ``TDP_DATABASE_URL``), whether its Prefect server runs or not; ``database`` may be another
 one, such as ``SqlAlchemyConnector.load("tdp-postgres")``. Raises ChatUnknown for a chat that is not found or
 not unique, DatabaseUnavailable if PostgreSQL does not respond, ServiceFailed if no services run,
-ValueError for an unknown column.
+ValueError for an unknown column, a chunk of no rows, and a period that ends before it begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, cast, overload
 
 import pandas as pd
@@ -46,8 +46,8 @@ from flows.tables.sessions import prepare
 if TYPE_CHECKING:
     from prefect_sqlalchemy import SqlAlchemyConnector
 
-When = str | datetime | None
-Names = str | Sequence[str] | None
+When = str | date | None
+Names = str | int | Sequence[str | int] | None
 #: Columns whose values repeat so often that a code for each is smaller and faster to group by.
 _CATEGORIES = {
     "chat_key", "chat_name", "type", "action", "sender_id", "sender_name", "form", "account",
@@ -87,10 +87,13 @@ def messages(
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
     """Return the messages (one row each, 23 columns) of these chats, sent from ``since`` to before ``until``.
 
-    ``chat`` is a key, an id, a name or a part of one, or several of them. A time without a zone is in UTC.
+    ``chat`` is a key, an id, a name or a part of one, or several of them; an empty list has no messages. A
+    time without a zone is in UTC, and a date is its first moment.
     """
+    if chunksize is not None and chunksize < 1:
+        raise ValueError(f"chunksize is {chunksize}: name the rows of a chunk, at least 1")
     found = _chunks(What.messages, chat, since, until, columns, database, chunksize)
-    return found if chunksize else next(found)
+    return next(found) if chunksize is None else found
 
 
 def chats(
@@ -138,12 +141,14 @@ def _chunks(
     size: int | None,
 ) -> Iterator[pd.DataFrame]:
     """Yield frames of at least ``size`` rows but for the last one; None: one frame with all rows."""
-    named = [chat] if isinstance(chat, str) else list(chat or [])
-    wanted = schema(what, columns)
+    wanted = schema(what, [columns] if isinstance(columns, str) else columns)
+    begin, end = _time(since), _time(until)
+    if begin and end and begin > end:
+        raise ValueError(f"since {begin} is later than until {end}")
     coded = pa.schema([(field.name, _CODES if field.name in _CATEGORIES else field.type) for field in wanted])
     with _connection(database) as connection:
         prepare(connection, None)
-        choice = Choice(chat_keys(connection, named), _time(since), _time(until))
+        choice = Choice(_keys(connection, chat), begin, end)
         collected: list[pa.RecordBatch] = []
         for batch in batches(connection, query(what, coded.names), choice, coded):
             collected.append(batch)
@@ -177,8 +182,18 @@ def _frame(found: list[pa.RecordBatch], columns: pa.Schema) -> pd.DataFrame:
     return table.to_pandas(types_mapper=lambda each: pd.Int64Dtype() if kind.is_int64(each) else None)
 
 
+def _keys(connection: Connection, chat: Names) -> Sequence[str] | None:
+    """Return the keys of these chats; None for all chats, which an empty list is not."""
+    if chat is None:
+        return None
+    named = [chat] if isinstance(chat, str | int) else chat
+    return chat_keys(connection, [str(each) for each in named]) or []
+
+
 def _time(given: When) -> datetime | None:
     if given is None:
         return None
     time = datetime.fromisoformat(given) if isinstance(given, str) else given
+    if not isinstance(time, datetime):
+        time = datetime(time.year, time.month, time.day, tzinfo=UTC)
     return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -22,6 +22,8 @@ def chat_key(connection: Connection, given: str) -> str:
 
     Raises ChatUnknown if there is none, or more than one: the message lists them.
     """
+    if not given.strip():
+        raise ChatUnknown("the name of the chat is empty, and would fit every chat")
     found = list(_sql.matching_chats(connection, given=given))
     if len(found) == 1:
         return str(found[0][0])

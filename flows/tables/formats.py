@@ -18,7 +18,7 @@ from flows.tables.packages import package
 
 #: Writes rows, and returns how many texts had to be cut.
 Write = Callable[[pa.RecordBatch], int]
-#: Rows below the headers of a sheet, and characters of a cell of Excel, at most.
+#: Rows below the headers of a sheet, and characters (units of UTF-16) of a cell of Excel, at most.
 SHEET_ROWS, CELL_CHARACTERS = 1_048_575, 32_767
 TOO_MANY = f"a sheet of Excel has {SHEET_ROWS:,} rows at most: choose fewer, or another format"
 
@@ -98,12 +98,20 @@ class _Sheet:
         for row in _rows(batch):
             for column, value in enumerate(row):
                 if isinstance(value, str):
-                    self._sheet.write_string(self._next, column, value[:CELL_CHARACTERS])
-                    cut += len(value) > CELL_CHARACTERS
+                    kept = _fitting(value)
+                    self._sheet.write_string(self._next, column, kept)
+                    cut += len(kept) < len(value)
                 elif value is not None:
                     self._sheet.write_number(self._next, column, value)
             self._next += 1
         return cut
+
+
+def _fitting(text: str) -> str:
+    """Return what a cell holds of a text. Excel counts units of UTF-16: an emoji is two."""
+    if len(text) <= CELL_CHARACTERS // 2:
+        return text
+    return text.encode("utf-16-le")[: 2 * CELL_CHARACTERS].decode("utf-16-le", "ignore")
 
 
 def _uncut(write: Callable[[pa.RecordBatch], object]) -> Write:

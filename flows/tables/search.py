@@ -6,7 +6,6 @@ compared one by one, so that a search finds them all the same, only later.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -19,11 +18,10 @@ from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load, records
 from flows.tables.orders import Choice
 from flows.tables.search_query import Query, needles, pattern, query
+from flows.tables.snippets import snippet_of
 
 #: Messages that are ranked: the latest of those that match.
 _RANKED = 500
-#: Characters of a snippet before and after the first match.
-_BEFORE, _AFTER = 60, 140
 _sql = load("search.sql")
 
 
@@ -114,7 +112,7 @@ def _search(
         limit=limit,
     )
     marks = [given.strip()] if substring else needles(given)
-    found = records((_hit(row, marks) for row in hits), Hit)
+    found = records((_hit(row, marks, whole=not substring) for row in hits), Hit)
     latest = most if asked and max(len(indexed), len(pending)) > most else None
     return Found(found, len(sources), missing_extensions(connection), latest)
 
@@ -163,9 +161,9 @@ def _pending(
     return list(_sql.found_pending(connection, **how, **filters))
 
 
-def _hit(row: dict[str, object], needles: Sequence[str]) -> dict[str, object]:
+def _hit(row: dict[str, object], needles: Sequence[str], *, whole: bool) -> dict[str, object]:
     text = str(row.pop("text"))
-    snippet, marks = snippet_of(text, needles)
+    snippet, marks = snippet_of(text, needles, whole=whole)
     return {**row, "link": _link(row), "snippet": snippet, "marks": marks}
 
 
@@ -176,33 +174,3 @@ def _link(row: dict[str, object]) -> str | None:
     if str(row["chat_key"]).startswith("channel") and row["chat_id"]:
         return f"https://t.me/c/{row['chat_id']}/{row['message_id']}"
     return None
-
-
-def snippet_of(text: str, needles: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Return one line around the first match, and the places in it that match (case and accents aside)."""
-    line = " ".join(text.split())
-    places = _places(line, needles)
-    begin = max(0, (places[0][0] if places else 0) - _BEFORE)
-    end = min(len(line), begin + _BEFORE + _AFTER)
-    before, after = "…" if begin else "", "…" if end < len(line) else ""
-    shift = len(before) - begin
-    marks = [(first + shift, min(last, end) + shift) for first, last in places if begin <= first < end]
-    return before + line[begin:end] + after, marks
-
-
-def _places(line: str, needles: Sequence[str]) -> list[tuple[int, int]]:
-    """Return where the needles are in the line: whole words where they begin and end with letters."""
-    folded = "".join(map(_folded, line))  # one character for each
-    found: set[tuple[int, int]] = set()
-    for needle in filter(None, ("".join(map(_folded, each)) for each in needles)):
-        at = folded.find(needle)
-        while at >= 0:
-            found.add((at, at + len(needle)))
-            at = folded.find(needle, at + len(needle))
-    return sorted(found)
-
-
-def _folded(character: str) -> str:
-    """Return one character in small letters without its accent."""
-    plain = unicodedata.normalize("NFD", character)[0].casefold()
-    return plain if len(plain) == 1 else character

@@ -1,7 +1,7 @@
 """What a user asks a search for, as a query of PostgreSQL.
 
 Groups of phrases: a message must fit one group at least, with all its phrases, without those with a minus.
-A word is a phrase too: ``foo/bar`` and ``iPhone手机`` are several words for the parser, in this order.
+A word is a phrase too: ``foo_bar`` and ``iPhone手机`` are several words for the parser, in this order.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from flows.ledger.named_sql import load
 _IN_ORDER = 128
 #: A phrase in quotes, which may lack the last quote, or a word.
 _PART = re.compile(r'(?P<minus>-?)["“”](?P<phrase>[^"“”]*)["“”]?|(?P<word>[^\s"“”]+)')
+#: Characters of a query that an error shows.
+_SHOWN = 60
 #: Words and pairs in a query: with some more PostgreSQL has no stack left. Messages of Telegram have fewer.
 _MOST_WORDS = 10_000
 #: A word in the text form of a tsquery, which doubles quotes and backslashes.
@@ -65,10 +67,8 @@ def groups(given: str) -> list[list[Phrase]]:
 
 
 def needles(given: str) -> list[str]:
-    """Return the words that a match may contain, as they were given."""
-    return [
-        word for group in groups(given) for each in group if not each.without for word in each.text.split()
-    ]
+    """Return the words and phrases that a match may contain, as they were given."""
+    return [each.text for group in groups(given) for each in group if not each.without]
 
 
 def query(connection: Connection, given: str) -> Query:
@@ -84,9 +84,7 @@ def query(connection: Connection, given: str) -> Query:
     found = _sql.parsed(connection, words=words)
     whole, positive = found["whole"], found["positive"]
     if not whole:
-        raise QueryUnclear(
-            f"{given} has no letter and no digit, and words are searched: --substring finds other characters"
-        )
+        raise QueryUnclear(_without_words(given))
     if positive == "T":
         raise QueryUnclear("name at least one word that must occur: all messages without a word are too many")
     lexemes = [re.sub(r"(['\\])\1", r"\1", word) for word in _LEXEME.findall(positive)]
@@ -97,6 +95,13 @@ def query(connection: Connection, given: str) -> Query:
         [pattern(lexeme) for lexeme in lexemes],
         "|" not in _LEXEME.sub("", positive),
     )
+
+
+def _without_words(given: str) -> str:
+    shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+    if any(map(str.isalnum, given)):
+        return f"{shown} is longer than a word that is searched: 2,046 bytes at most. --substring finds it"
+    return f"{shown} has no letter and no digit, and words are searched: --substring finds other characters"
 
 
 def pattern(part: str) -> str:

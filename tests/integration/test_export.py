@@ -72,11 +72,14 @@ def test_csv_is_read_back_by_pandas_and_by_the_standard_library(filled: str, tmp
 
 
 def test_csv_for_excel_has_its_mark_and_no_formulas(filled: str, tmp_path: Path) -> None:
+    with psycopg.connect(filled) as opened:
+        for number, text in ((2, "＝1+1"), (3, "\n=1+1")):
+            opened.execute("UPDATE messages SET text = %s WHERE message_id = %s", [text, number])
     out = export(filled, tmp_path / "all.csv", "--bom", "--escape-formulas")
     assert out.read_bytes().startswith(b"\xef\xbb\xbfchat_key,")
     with out.open(encoding="utf-8-sig", newline="") as file:
         found = {row["message_id"]: row for row in csv.DictReader(file) if row["chat_key"] == "channel1"}
-    assert found["4"]["text"] == "'=1+1"
+    assert [found[number]["text"] for number in "234"] == ["'＝1+1", "'\n=1+1", "'=1+1"]
     assert (found["1"]["text"], found["1"]["sent_at"]) == ("plain", "2024-05-02 12:00:00.5+00")
 
 

@@ -103,6 +103,8 @@ def test_wrong_formats_and_places_are_reported(filled: str, tmp_path: Path) -> N
     assert "No such file" in error(run(filled, "export", tmp_path / "none" / "all.csv"), ExportFailed)
     assert run(filled, "export", tmp_path / "all.parquet", "--bom").exit_code == 2
     assert run(filled, "export", tmp_path / "all.csv", "--what", "timings", "--chat", "1").exit_code == 2
+    assert run(filled, "export", tmp_path / "all.csv", "--what", "chats", "--since", "7d").exit_code == 2
+    assert "is empty" in error(run(filled, "export", tmp_path / "all.csv", "--chat", ""), ChatUnknown)
 
 
 @pytest.mark.parametrize(("suffix", "package"), [("duckdb", "duckdb"), ("xlsx", "xlsxwriter")])

@@ -54,6 +54,11 @@ def test_chats_times_and_columns_are_chosen(filled: str) -> None:
     assert list(some.columns) == ["text", "message_id"]
     assert sorted(some["message_id"]) == list(range(10))
     assert len(frames.messages(["News", "channel2"], since="2024-05-01 12:05", until="2024-05-01T12:06")) == 2
+    assert len(frames.messages(since=dt.date(2024, 5, 2), until=dt.date(2024, 5, 3), columns="text")) == 179
+    with psycopg.connect(filled, autocommit=True) as opened:
+        opened.execute("UPDATE chats SET chat_id = 17 WHERE chat_key = 'channel2'")
+    assert len(frames.messages(17)) == len(frames.messages([17])) == 1
+    assert frames.messages([]).empty, "no chats are not all chats"
     empty = frames.messages(since="2030-01-01")
     assert (len(empty), empty.dtypes["sent_at"]) == (0, pd.DatetimeTZDtype("us", "UTC"))
 
@@ -98,6 +103,10 @@ def test_errors_name_what_is_wrong(filled: str) -> None:
         frames.messages("ews")
     with pytest.raises(ValueError, match="messages has no column 'sender'; it has chat_key, "):
         frames.messages(columns=["sender"])
+    with pytest.raises(ValueError, match="at least 1"):
+        frames.messages(chunksize=0)
+    with pytest.raises(ValueError, match="later than"):
+        frames.messages(since="2024-05-02", until="2024-05-01")
 
 
 def test_what_is_slow_to_import_is_imported_only_where_it_is_needed() -> None:

@@ -14,7 +14,6 @@ from searches import TEXTS, found, ids, index_all
 
 from flows.errors import ChatUnknown, QueryTimedOut, QueryUnclear
 from flows.tables.orders import Choice
-from flows.tables.search import snippet_of
 
 
 @pytest.fixture(params=["indexed", "pending"])
@@ -75,6 +74,8 @@ def test_a_query_without_a_word_that_must_occur_is_refused(filled: str) -> None:
         with pytest.raises(QueryUnclear, match=reason):
             found(filled, given)
         assert ids(filled, given, substring=True) == []
+    with pytest.raises(QueryUnclear, match=r"^a{60}… is longer than a word"):
+        found(filled, "a" * 3000)
     with pytest.raises(QueryUnclear, match="too long"):
         found(filled, "".join(map(chr, range(0x4E00, 0x4E00 + 6000))))
     assert ids(filled, "".join(map(chr, range(0x4E00, 0x4E00 + 4096)))) == []
@@ -131,7 +132,7 @@ def test_the_command_shows_hits_and_says_what_is_not_indexed(filled: str) -> Non
     assert "No messages match." in run(filled, "search", "nothing").stdout
     (hit, *_) = json.loads(run(filled, "search", "--json", "cafe").stdout)["hits"]
     assert hit["snippet"][slice(*hit["marks"][0])] == "Café"
-    assert run(filled, "search").exit_code == 2
+    assert run(filled, "search").exit_code == run(filled, "search", "fox", "--from", "").exit_code == 2
     assert "`tdp search fox -- -dog`" in run(filled, "search", "fox", "-dog").stderr
     assert "No such option: --dog" in run(filled, "search", "fox", "--dog").stderr
     assert "Москва" in run(filled, "search", "слезам", "--", "-dog").stdout
@@ -145,13 +146,3 @@ def test_a_search_that_takes_too_long_is_ended(database_url: str) -> None:
         opened.execute("ALTER TABLE search_documents RENAME TO kept")
         opened.execute("CREATE VIEW search_documents AS SELECT kept.* FROM kept, pg_sleep(30)")
     assert isinstance(run(database_url, "search", "fox", "--timeout", "0.2").exception, QueryTimedOut)
-
-
-def test_a_snippet_is_one_line_around_the_first_match() -> None:
-    text = "word " * 50 + "\n\nthe NEEDLE is here " + "word " * 50
-    snippet, marks = snippet_of(text, ["needle"])
-    assert snippet.startswith("…")
-    assert snippet.endswith("…")
-    assert [snippet[first:end] for first, end in marks] == ["NEEDLE"]
-    assert snippet_of("short", ["other"]) == ("short", [])
-    assert snippet_of("", ["x"]) == ("", [])

@@ -100,4 +100,4 @@ def test_phrases_and_groups_of_a_query() -> None:
     assert groups("or a or") == [[Phrase("or"), Phrase("a"), Phrase("or")]]
     assert groups("a - “b c") == [[Phrase("a"), Phrase("-"), Phrase("b c")]]
     assert groups('"or"') == [[Phrase("or")]]
-    assert needles('a "b c" -d or -"e f" g') == ["a", "b", "c", "g"]
+    assert needles('a "b c" -d or -"e f" g') == ["a", "b c", "g"]

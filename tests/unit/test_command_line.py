@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +36,18 @@ def test_versions_and_help() -> None:
     assert tdp("-h").stdout == tdp("--help").stdout
     assert "Exit status" in tdp("-h").stdout
     assert "--by" in tdp("timings", "-h").stdout
+
+
+def test_ctrl_c_while_the_commands_are_imported_prints_no_traceback() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "flows.cli", "--version"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as started:
+        assert started.stderr is not None
+        fcntl.fcntl(started.stderr, fcntl.F_SETPIPE_SZ, 4096)  # it cannot run ahead of what is read
+        assert any(line.endswith(" typer\n") for line in started.stderr)
+        started.send_signal(signal.SIGINT)
+        rest = started.stderr.read()
+    assert "Traceback" not in rest
+    assert started.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize(
