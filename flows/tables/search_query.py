@@ -1,7 +1,7 @@
 """What a user asks a search for, as a query of PostgreSQL.
 
 Groups of phrases: a message must fit one group at least, with all its phrases, without those with a minus.
-A word is a phrase too: ``foo_bar`` and ``iPhone手机`` are several words for the parser, in this order.
+A word is a phrase too: ``foo/bar`` and ``iPhone手机`` are several words for the parser, in this order.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ TEXTS = {
     9: "fox at the end: fox",
     10: "北大",
     11: "حال السَّلَفِ مع القرآن",
+    12: "https://github.com/foo/bar?x=1 hello.World either/or 10-20 anna@example.org 上海.v2",
 }
 
 

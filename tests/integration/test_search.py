@@ -62,6 +62,18 @@ def filled(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) ->
         ("fox - dog", [1]),
         ("sure", [8]),
         ("o'fox \\", []),
+        ("github", [12]),
+        ("github.com", [12]),
+        ("com.github", []),
+        ("foo/bar", [12]),
+        ("hello", [12]),
+        ("world either", [12]),
+        ("20", [12]),
+        ("anna@example.org", [12]),
+        ("example", [12]),
+        ("v2", [12]),
+        ("上海.v2", [12]),
+        ("anna -foo", []),
     ],
 )
 def test_words_are_found(filled: str, given: str, expected: list[int]) -> None:
