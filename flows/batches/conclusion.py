@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect.states import Completed
 
 from flows.batches.decoration import report_failure
 from flows.batches.fan_out import Outcomes
+from flows.batches.receiving import Arrival, Received, decodable
 from flows.domain import Log
 from flows.errors import BatchesFailed
 from flows.ledger.owner import Owner
 from flows.reports import text
+from flows.reports.visible import visible
 
 #: Files not stored in full that the log names; the ledger has all of them.
 _MAX_LOGGED = 1000
@@ -26,17 +29,14 @@ async def conclude(
     outcomes: Outcomes,
     log: Log,
     skipped: Sequence[str] = (),
-    duplicates: int = 0,
+    received: Received | None = None,
 ) -> Any:
     """Log each file that was not stored in full; return the run's state, for the flow to return.
 
     ``batches`` is the run's list; ``skipped`` names batches that were asked for but are not in it,
-    ``duplicates`` is the number of files whose content had been received before. Raises BatchesFailed
-    if some of the batches failed.
+    ``received`` is what a run of the inbox has received. Raises BatchesFailed if some of the batches failed.
     """
-    files = await _files(owner, outcomes.completed, log)
-    if duplicates:
-        files += f"; {text.count(duplicates, 'duplicate', 'duplicates')}"
+    files = "; ".join([await _files(owner, outcomes.completed, log), *_intake(received or Received())])
     left = [
         f"left to another run: {_named(outcomes.busy)}" if outcomes.busy else "",
         f"held: {_named(outcomes.held)} (`tdp resume`, Retry or `tdp backfill` continues)"
@@ -52,6 +52,22 @@ async def conclude(
         raise BatchesFailed(f"{len(outcomes.failed)} of {len(batches)} batches failed: {named}; {rest}")
     counts = {"batches": len(batches), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
     return Completed(message=rest, data=counts)
+
+
+def _intake(received: Received) -> list[str]:
+    """Return what else a state says of the files of a folder, beside those that are in batches."""
+    duplicates, known = received.counts[Arrival.DUPLICATE], received.counts[Arrival.KNOWN]
+    parts = {
+        text.count(duplicates, "duplicate", "duplicates"): duplicates,
+        f"{known:,} received before": known,
+        f"not received: {_names(received.failed)}": len(received.failed),
+        f"still being written: {_names(received.later)}": len(set(received.later) - received.failed.keys()),
+    }
+    return [part for part, number in parts.items() if number]
+
+
+def _names(paths: Iterable[Path]) -> str:
+    return _named([visible(decodable(path.name)) for path in sorted(paths)])
 
 
 async def _files(owner: Owner, completed: list[str], log: Log) -> str:

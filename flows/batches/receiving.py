@@ -33,6 +33,7 @@ from flows.ledger.session import Session, fetch, fetch_one
 TELEGRAM = "telegram:"
 #: The reason with which a file is quarantined whose stored file is missing starts so.
 GONE = "the stored file is gone from disk"
+_NOT_COMPLETE = "not received: it is still being written, or has just changed: when it is complete, run again"
 
 T = TypeVar("T")
 Source = SourceFile | SourceFolder
@@ -54,12 +55,13 @@ class Received:
     """The numbers of files by arrival.
 
     ``left`` has the entries that stay in the folder, with the reasons; ``failed`` those that could not be
-    read or stored.
+    read or stored; ``later`` those that are still being written, or changed meanwhile.
     """
 
     counts: Counter[Arrival] = field(default_factory=Counter)
     left: dict[Path, str] = field(default_factory=dict)
     failed: dict[Path, str] = field(default_factory=dict)
+    later: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Intake:
     """Receives files into ``sources``; ``move``: they leave their folder.
 
     ``only_exports``: files that are plainly neither an export nor an archive are left. ``keeps``: an original
-    that may still be open for writing stays hidden in the folder for an hour.
+    that may still be open for writing stays hidden in the folder for an hour. ``only_once``: no later run
+    looks at the folder by itself, so a file that is not complete now counts as one that could not be read.
     """
 
     session: Session
@@ -76,6 +79,7 @@ class Intake:
     move: bool = True
     only_exports: bool = True
     keeps: bool = False
+    only_once: bool = False
     #: Where the files come from, if not from the path at which they are: ``telegram:<chat>/<message>``.
     origin: str | None = None
     #: Sources whose stored file was missing and is there again.
@@ -84,7 +88,7 @@ class Intake:
     async def receive_all(self, folder: Path, look: Look) -> Received:
         """Receive every file of a look at ``folder``; report what stays there, each entry once."""
         await self.finish_announced()
-        done = Received(left=dict(look.left))
+        done = Received(left=dict(look.left), later=list(look.busy))
         sightings = {candidate.path: candidate.sighting for candidate in look.files}
         for candidate in look.files:
             try:
@@ -93,8 +97,12 @@ class Intake:
                 done.failed[candidate.path] = f"not received: {error.strerror or error}"
                 continue
             done.counts[arrival] += 1
+            if arrival is Arrival.LATER:
+                done.later.append(candidate.path)
             if reason:
                 done.left[candidate.path] = reason
+        if self.only_once:
+            done.failed |= dict.fromkeys(done.later, _NOT_COMPLETE)
         await self._note_left(folder, done, sightings)
         return done
 

@@ -70,7 +70,14 @@ async def test_another_folder_is_copied_and_an_unpacked_export_even_with_move(
     names = {path.name for path in folder.iterdir()}
     assert (await process_inbox(str(folder)))["completed"] == 1
     assert {path.name for path in folder.iterdir()} == names
-    assert (await process_inbox(str(folder)))["batches"] == 0
+    (folder / "whole.zip.part").touch()
+    with (folder / "open.zip").open("w"):  # no later run looks at this folder
+        state: State[Any] = await process_inbox(str(folder), return_state=True)
+    assert state.message == "no files to process; 2 received before; not received: open.zip"
+    left = query(installation, "SELECT name, is_error, reason FROM left_files ORDER BY name")
+    assert [(row["name"], row["is_error"]) for row in left] == [("open.zip", True), ("whole.zip.part", False)]
+    assert all("still being written" in row["reason"] for row in left)
+    (folder / "open.zip").unlink()
     assert query(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
     assert query(installation, "SELECT count(*) AS n FROM receipts") == [{"n": 2}]
     (folder / "messages.html").write_text("<html>")
