@@ -140,6 +140,8 @@ def _moves(inbox: Path, runtime: Runtime, log: Log, move: bool | None) -> bool:
     if move and is_unpacked_export(inbox):
         log.warning("%s is an unpacked export: it is copied, not moved", inbox)
         return False
+    if move:
+        release_kept(inbox)  # of a run that died while it removed one
     return bool(move)
 
 
