@@ -11,6 +11,7 @@ from prefect.states import Completed
 from flows.batches.decoration import report_failure
 from flows.batches.fan_out import Outcomes
 from flows.batches.receiving import Arrival, Received, decodable
+from flows.batches.stopping import has_retry
 from flows.domain import Log
 from flows.errors import BatchesFailed
 from flows.ledger.owner import Owner
@@ -37,11 +38,10 @@ async def conclude(
     ``received`` is what a run of the inbox has received. Raises BatchesFailed if some of the batches failed.
     """
     files = "; ".join([await _files(owner, outcomes.completed, log), *_intake(received or Received())])
+    ways = "`tdp resume`, Retry or `tdp backfill`" if has_retry() else "`tdp resume` or `tdp backfill`"
     left = [
         f"left to another run: {_named(outcomes.busy)}" if outcomes.busy else "",
-        f"held: {_named(outcomes.held)} (`tdp resume`, Retry or `tdp backfill` continues)"
-        if outcomes.held
-        else "",
+        f"held: {_named(outcomes.held)} ({ways} continues)" if outcomes.held else "",
         f"skipped, for they do not match the other filters: {_named(skipped)}" if skipped else "",
     ]
     for part in filter(None, left):
