@@ -37,7 +37,9 @@ async def conclude(
     ``batches`` is the run's list; ``skipped`` names batches that were asked for but are not in it,
     ``received`` is what a run of the inbox has received. Raises BatchesFailed if some of the batches failed.
     """
-    files = "; ".join([await _files(owner, outcomes.completed, log), *_intake(received or Received())])
+    done = await _files(owner, outcomes.completed, log) if outcomes.completed else ""
+    nothing = "" if batches else "no files to process"
+    files = "; ".join(filter(None, (done, nothing, *_intake(received or Received()))))
     ways = "`tdp resume`, Retry or `tdp backfill`" if has_retry() else "`tdp resume` or `tdp backfill`"
     left = [
         f"left to another run: {_named(outcomes.busy)}" if outcomes.busy else "",
@@ -46,10 +48,12 @@ async def conclude(
     ]
     for part in filter(None, left):
         log.warning("%s", part.capitalize())
-    rest = "; ".join(part for part in (files, *left) if part)
+    rest = "; ".join(filter(None, (files, *left)))
     if outcomes.failed:
         named = _named([f"{batch_id} ({error})" for batch_id, error in outcomes.failed.items()], "; ")
-        raise BatchesFailed(f"{len(outcomes.failed)} of {len(batches)} batches failed: {named}; {rest}")
+        raise BatchesFailed(
+            f"{len(outcomes.failed)} of {len(batches)} batches failed: {named}{rest and '; '}{rest}"
+        )
     counts = {"batches": len(batches), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
     return Completed(message=rest, data=counts)
 
@@ -83,8 +87,6 @@ async def _files(owner: Owner, completed: list[str], log: Log) -> str:
         report_failure("file_quarantined", _named(reasons, "; "))
     if (more := totals["partial"] + totals["quarantined"] - len(rows)) > 0:
         log.warning("and %d more files; `tdp show BATCH` lists the files of a batch", more)
-    if not totals["files"]:
-        return "no files to process"
     counts = {"stored": "stored", "partial": "in part", "quarantined": "quarantined"}
     named = [f"{totals[name]} {word}" for name, word in counts.items() if totals[name] or name == "stored"]
     return ", ".join(named)

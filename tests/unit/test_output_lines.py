@@ -59,3 +59,9 @@ async def test_the_lines_of_a_failing_program_are_logged(tmp_path: Path) -> None
         with pytest.raises(StageFailed, match="exit status 3"):
             await supervisor.run([sys.executable, "-c", code], timeout=30)
     assert sorted(lines) == ["stderr: err", "stdout: out"]
+
+
+async def test_the_error_of_a_program_that_prints_only_to_stdout_is_reported(tmp_path: Path) -> None:
+    async with standby(env={"PATH": os.environ["PATH"]}, lock=tmp_path / "lock") as supervisor:
+        with pytest.raises(StageFailed, match=r"exit status 3.*licence expired"):
+            await supervisor.run(["sh", "-c", "echo licence expired; exit 3"], timeout=30)
