@@ -31,8 +31,8 @@ from flows.tables.sessions import answer
 #: JSON has none of these characters unescaped, so COPY writes it without quotes.
 _LINES = r"FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02'"
 _BOM = b"\xef\xbb\xbf"
-#: What a spreadsheet takes for the beginning of a formula.
-_FORMULA = "^[-=+@\t\r]"
+#: What a spreadsheet takes for the beginning of a formula; some take the full-width signs, too.
+_FORMULA = "^[-=+@＝＋－＠\t\r\n]"
 Report = Callable[[int], object]
 
 
