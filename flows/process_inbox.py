@@ -11,6 +11,7 @@ from uuid import UUID
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
+from pydantic import PositiveInt
 
 from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
@@ -18,7 +19,7 @@ from flows.batches.fan_out import run_all, runner
 from flows.batches.inbox import Look, is_one_export, is_unpacked_export, look, look_at_export, passed_over
 from flows.batches.kept import release_kept
 from flows.batches.receiving import Arrival, Intake, Received, requeue_restored
-from flows.batches.run_name import name_run
+from flows.batches.run_name import first_name, name_run
 from flows.batches.runtime import Runtime, current_runtime
 from flows.batches.stopping import Stopped, stops
 from flows.domain import PROCESS_INBOX, FanOut, Log
@@ -28,12 +29,12 @@ from flows.ledger.session import Session, fetch
 from flows.reports import summary, summary_markdown, text
 
 
-@flow(name=PROCESS_INBOX, persist_result=False)
+@flow(name=PROCESS_INBOX, flow_run_name=first_name, persist_result=False)
 async def process_inbox(
     inbox: str | None = None,
     move: bool | None = None,
-    batch_size: int | None = None,
-    window: int | None = None,
+    batch_size: PositiveInt | None = None,
+    window: PositiveInt | None = None,
     fan_out: FanOut | None = None,
 ) -> dict[str, int]:
     """Claim the source files in the inbox, process them in batches, and report.
