@@ -39,7 +39,10 @@ async def conclude(
     """
     done = await _files(owner, outcomes.completed, log) if outcomes.completed else ""
     nothing = "" if batches else "no files to process"
-    files = "; ".join(filter(None, (done, nothing, *_intake(received or Received()))))
+    received = received or Received()
+    for path in [path for path, (batch_id, _) in received.unstored.items() if batch_id in outcomes.completed]:
+        del received.unstored[path]  # this run has done it
+    files = "; ".join(filter(None, (done, nothing, *_intake(received))))
     ways = "`tdp resume`, Retry or `tdp backfill`" if has_retry() else "`tdp resume` or `tdp backfill`"
     left = [
         f"left to another run: {_named(outcomes.busy)}" if outcomes.busy else "",
@@ -55,15 +58,19 @@ async def conclude(
             f"{len(outcomes.failed)} of {len(batches)} batches failed: {named}{rest and '; '}{rest}"
         )
     counts = {"batches": len(batches), "completed": len(outcomes.completed), "busy": len(outcomes.busy)}
+    if received.unstored:
+        counts["unstored"] = len(received.unstored)
     return Completed(message=rest, data=counts)
 
 
 def _intake(received: Received) -> list[str]:
     """Return what else a state says of the files of a folder, beside those that are in batches."""
     duplicates, known = received.counts[Arrival.DUPLICATE], received.counts[Arrival.KNOWN]
+    unstored = [f"{_names([path])} ({': '.join(why)})" for path, why in received.unstored.items()]
     parts = {
         text.count(duplicates, "duplicate", "duplicates"): duplicates,
         f"{known:,} received before": known,
+        f"not stored in full by an earlier run: {_named(unstored)}": len(unstored),
         f"not received: {_names(received.failed)}": len(received.failed),
         f"still being written: {_names(received.later)}": len(set(received.later) - received.failed.keys()),
     }

@@ -55,13 +55,15 @@ class Received:
     """The numbers of files by arrival.
 
     ``left`` has the entries that stay in the folder, with the reasons; ``failed`` those that could not be
-    read or stored; ``later`` those that are still being written, or changed meanwhile.
+    read or stored; ``later`` those that are still being written, or changed meanwhile; ``unstored`` those
+    whose content an earlier run has not stored in full, with its batch and the reason.
     """
 
     counts: Counter[Arrival] = field(default_factory=Counter)
     left: dict[Path, str] = field(default_factory=dict)
     failed: dict[Path, str] = field(default_factory=dict)
     later: list[Path] = field(default_factory=list)
+    unstored: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ class Intake:
     origin: str | None = None
     #: Sources whose stored file was missing and is there again.
     restored: list[int] = field(default_factory=list)
+    #: See Received.
+    unstored: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
     async def receive_all(self, folder: Path, look: Look) -> Received:
         """Receive every file of a look at ``folder``; report what stays there, each entry once."""
         await self.finish_announced()
-        done = Received(left=dict(look.left), later=list(look.busy))
+        done = Received(left=dict(look.left), later=list(look.busy), unstored=self.unstored)
         sightings = {candidate.path: candidate.sighting for candidate in look.files}
         for candidate in look.files:
             try:
@@ -122,6 +126,7 @@ class Intake:
                 return Arrival.LATER, None
             for row in await fetch(self.session, "received_before", sighting=file.sighting):
                 if row["purged_at"] or is_stored(row["stored_path"], row["size_bytes"]):
+                    self._note_outcome(file.path, row)
                     return await self._leave(file, Arrival.KNOWN)
             if file.writers is Writers.UNKNOWN and not candidate.is_quiet:
                 return Arrival.LATER, None
@@ -149,6 +154,8 @@ class Intake:
                 )
                 return await self._leave(file, Arrival.DUPLICATE)
             arrival = Arrival.DUPLICATE if source["purged_at"] else Arrival.AGAIN
+            if source["purged_at"]:
+                self._note_outcome(file.path, source)
             done = await self._store(file, sha256, origin, arrival)
             if done[0] is Arrival.AGAIN:
                 self.restored.append(source["source_id"])
@@ -246,7 +253,12 @@ class Intake:
                 await running
             raise
 
+    def _note_outcome(self, path: Path, source: dict[str, Any]) -> None:
+        if source["status"] not in {None, "STORED"}:
+            self.unstored[path] = source["batch_id"], source["error"] or "its batch is not completed"
+
     def _report_duplicate(self, path: Path, source: dict[str, Any]) -> None:
+        self._note_outcome(path, source)
         batch = source["batch_id"] or "in no batch yet"
         if source["status"] == "QUARANTINED":
             quarantined = "%s has the content of %s, which was quarantined in %s: %s"

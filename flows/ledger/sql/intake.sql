@@ -18,7 +18,8 @@ SELECT sighting, bool_or(is_quiet) AS is_quiet FROM (
 ) s WHERE sighting = ANY (:sightings::text[]) GROUP BY sighting;
 
 -- name: received_before
-SELECT s.stored_path, s.size_bytes, s.purged_at FROM receipts r JOIN source_files s USING (source_id)
+SELECT s.stored_path, s.size_bytes, s.purged_at, f.batch_id, f.status, f.error
+FROM receipts r JOIN source_files s USING (source_id) LEFT JOIN batch_files f USING (source_id)
 WHERE r.sighting = :sighting;
 
 -- name: source_of_content
