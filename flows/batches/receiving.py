@@ -144,6 +144,8 @@ class Intake:
         origin = self.origin or decodable(str(file.path))
         for source in await fetch(self.session, "source_of_content", sha256=sha256):
             if source["purged_at"] is None and is_stored(source["stored_path"], source["size_bytes"]):
+                if file.path.samefile(source["stored_path"]):
+                    return Arrival.LEFT, "a stored file of this installation"
                 self._report_duplicate(file.path, source)
                 await fetch(
                     self.session,
