@@ -11,12 +11,13 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 from psycopg.rows import DictRow
+from pydantic import PositiveInt
 
 from flows.batches.backfill_plan import ensure_readable, plan_backfill, plan_markdown
 from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import Outcomes, Run, run_all, runner
-from flows.batches.run_name import name_run
+from flows.batches.run_name import first_name, name_run
 from flows.batches.runtime import Runtime, yielding_runtime
 from flows.batches.stopping import Stopped, ensure_not_held, stops
 from flows.batches.workdir import discard_outputs, kept_stages
@@ -37,7 +38,7 @@ from flows.reports import summary, summary_markdown
 from flows.reports.prefect_api import slots
 
 
-@flow(name=BACKFILL, persist_result=False)
+@flow(name=BACKFILL, flow_run_name=first_name, persist_result=False)
 async def backfill(
     batch_ids: list[str] | None = None,
     status: BatchStatus | None = None,
@@ -48,7 +49,7 @@ async def backfill(
     source: str | None = None,
     error: str | None = None,
     from_stage: Stage = "extract",
-    window: int | None = None,
+    window: PositiveInt | None = None,
     dry_run: bool = False,
     resume: UUID | None = None,
     fan_out: FanOut | None = None,

@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 from flows.batches.decoration import report_failure
-from flows.batches.receiving import GONE
+from flows.batches.receiving import GONE, decodable
 from flows.batches.runtime import Runtime, current_runtime
 from flows.batches.workdir import discard_outputs
 from flows.domain import FLOW_NAMES, MAINTAIN, UNWATCHED
@@ -75,6 +75,8 @@ async def maintain() -> dict[str, int]:
             uploads=await forget_senders(session, config.keep_sources_days),
             flow_runs=await delete_runs(client, timedelta(days=config.keep_runs_days)),
         )
+        folder = decodable(str(runtime.settings.inbox))
+        await fetch(session, "forget_left", inbox=folder, days=config.keep_runs_days)
         if runtime.settings.look_seconds and await adjust_schedule(client, session):
             get_run_logger().warning(UNWATCHED)
     get_run_logger().info("Indexed for search: %s", (await runtime.query(index))._asdict())
@@ -159,11 +161,18 @@ async def forget_senders(session: Session, days: float) -> int:
 
 
 async def _unlink(rows: Sequence[Mapping[str, str]]) -> None:
-    def unlink() -> None:
+    def unlink() -> dict[str, OSError]:
+        failed = {}
         for row in rows:
-            Path(row["stored_path"]).unlink(missing_ok=True)
+            try:
+                Path(row["stored_path"]).unlink(missing_ok=True)
+            except OSError as error:
+                failed[row["stored_path"]] = error
+        return failed
 
-    await asyncio.to_thread(unlink)
+    for path, error in (await asyncio.to_thread(unlink)).items():
+        # The others are removed nevertheless; this one is tried again for a week.
+        get_run_logger().warning("%s is past its retention time, but cannot be removed: %s", path, error)
 
 
 async def delete_runs(client: PrefectClient, age: timedelta) -> int:

@@ -83,10 +83,12 @@ def _with_retries(run: Task[[OwnedBatch, Runtime], Any], retries: int) -> Task[[
 async def process_batch(batch_id: str, yielding: bool = False) -> dict[str, Any]:
     """Extract, convert and store one batch, resuming where an earlier run of it ended.
 
-    A ``yielding`` run lets the stage runs of others go first.
-
     Returns its report: batch_id, status, file_count, stored, partial, quarantined, messages. A batch that
     another living run works on is left to it. A run that is cancelled ends as Cancelled and holds its batch.
+
+    Args:
+        batch_id: Id of the batch, such as batch_000042.
+        yielding: Whether the stage runs of others go first, as in a backfill; off by default.
     """
     log = get_run_logger()
     async with (

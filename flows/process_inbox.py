@@ -11,14 +11,15 @@ from uuid import UUID
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
+from pydantic import PositiveInt
 
 from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
-from flows.batches.inbox import Look, is_one_export, is_unpacked_export, look, look_at_export
+from flows.batches.inbox import Look, is_one_export, is_unpacked_export, look, look_at_export, passed_over
 from flows.batches.kept import release_kept
-from flows.batches.receiving import Arrival, Intake, requeue_restored
-from flows.batches.run_name import name_run
+from flows.batches.receiving import Arrival, Intake, Received, requeue_restored
+from flows.batches.run_name import first_name, name_run
 from flows.batches.runtime import Runtime, current_runtime
 from flows.batches.stopping import Stopped, stops
 from flows.domain import PROCESS_INBOX, FanOut, Log
@@ -28,12 +29,12 @@ from flows.ledger.session import Session, fetch
 from flows.reports import summary, summary_markdown, text
 
 
-@flow(name=PROCESS_INBOX, persist_result=False)
+@flow(name=PROCESS_INBOX, flow_run_name=first_name, persist_result=False)
 async def process_inbox(
     inbox: str | None = None,
     move: bool | None = None,
-    batch_size: int | None = None,
-    window: int | None = None,
+    batch_size: PositiveInt | None = None,
+    window: PositiveInt | None = None,
     fan_out: FanOut | None = None,
 ) -> dict[str, int]:
     """Claim the source files in the inbox, process them in batches, and report.
@@ -58,13 +59,13 @@ async def process_inbox(
             async with stopping.stoppable(run_id):
                 folder = Path(inbox).absolute() if inbox else runtime.settings.inbox
                 size = batch_size or runtime.config.batch_size
-                batches, duplicates = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
+                batches, received = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
                 await decorate(name_run(run_id, folder.name, batches, runtime), "the name of this run", log)
                 async with runner(fan_out, runtime, stopping, log) as run:
                     outcomes = await run_all(batches, window or runtime.config.window, log, run)
                 if batches:
                     await decorate(report(run_id, runtime), "this run", log)
-                end: dict[str, int] = await conclude(owner, batches, outcomes, log, duplicates=duplicates)
+                end: dict[str, int] = await conclude(owner, batches, outcomes, log, received=received)
         except Stopped as stop:
             end = stop.state(log)
     return end
@@ -79,8 +80,8 @@ async def plan(
     log: Log,
     *,
     move: bool | None = None,
-) -> tuple[list[str], int]:
-    """Return the run's batches in order, and the number of duplicates that it has received.
+) -> tuple[list[str], Received]:
+    """Return the run's batches in order, and what it has received.
 
     If the run is retried, that is the frozen list, and it receives nothing.
     """
@@ -88,10 +89,10 @@ async def plan(
         await fetch(session, "resume_listed", flow_run_id=run_id)
         await fetch(session, "requeue_failed", flow_run_id=run_id)
         log.info("Retrying the same %d batches in the same order", len(batches))
-        return batches, 0
+        return batches, Received()
     move = await asyncio.to_thread(_moves, inbox, runtime, log, move)
-    found = await _look(session, inbox, runtime)
-    if found.busy:
+    found, own = await _look(session, inbox, runtime), inbox.samefile(runtime.settings.inbox)
+    if found.busy and own:
         log.info("%d files are still being written; a later run receives them", len(found.busy))
     async with planning(session):
         intake = Intake(
@@ -100,14 +101,15 @@ async def plan(
             log,
             move=move,
             only_exports=runtime.is_built_in("extract"),
-            keeps=inbox.samefile(runtime.settings.inbox),
+            keeps=own,
+            only_once=not own,
         )
         received = await intake.receive_all(inbox, found)
         await requeue_restored(intake, runtime.settings.work, runtime.database_url)
         batches = await freeze_batches(session, run_id, batch_size)
     _log_received(received.counts, log)
     log.info("%d batches to process", len(batches))
-    return batches, received.counts[Arrival.DUPLICATE]
+    return batches, received
 
 
 def _log_received(counts: Mapping[Arrival, int], log: Log) -> None:
@@ -123,7 +125,10 @@ async def _look(session: Session, inbox: Path, runtime: Runtime) -> Look:
     own = inbox.samefile(runtime.settings.inbox)
     if not own and is_unpacked_export(inbox) and is_one_export(inbox):
         return await look_at_export(inbox, settle)
-    return await look(inbox, settle, quiet, partial(known_sightings, session, quiet))
+    found = await look(inbox, settle, quiet, partial(known_sightings, session, quiet))
+    if not own:  # `tdp status` names those of the inbox
+        found.left.update(await asyncio.to_thread(passed_over, inbox))
+    return found
 
 
 def _moves(inbox: Path, runtime: Runtime, log: Log, move: bool | None) -> bool:
@@ -136,6 +141,8 @@ def _moves(inbox: Path, runtime: Runtime, log: Log, move: bool | None) -> bool:
     if move and is_unpacked_export(inbox):
         log.warning("%s is an unpacked export: it is copied, not moved", inbox)
         return False
+    if move:
+        release_kept(inbox)  # of a run that died while it removed one
     return bool(move)
 
 

@@ -83,6 +83,9 @@ async def ensure_readable(session: Session, batch_id: str) -> None:
 
 def missing_sources(sources: Iterable[Mapping[str, object]]) -> str | None:
     """Return why a batch with these source files (rows) cannot be extracted again; None if it can."""
+    sources = list(sources)
+    if not sources:
+        return f"all its files were dropped; {_REMEDY}"
     purged = [str(row["name"]) for row in sources if row["purged_at"]]
     if purged:
         return f"{_subject(purged)} past retention; {_REMEDY}"

@@ -2,7 +2,8 @@
 
 The kernel does not say whether a file of another user is open for writing. Such a file is copied when it has
 been quiet for long enough, and the original is renamed, not removed: what a writer that only paused still
-writes is in it, and it is received again as the file that it has become.
+writes is in it, and it is received again as the file that it has become. Other originals get the same name
+before they are removed, so that none is lost if the process dies between the two steps.
 """
 
 from __future__ import annotations
@@ -18,18 +19,25 @@ from pathlib import Path
 #: Seconds for which an original is kept. Sources are stored for days, so this costs little space.
 KEEP_SECONDS = 3600.0
 _KEPT = re.compile(r"\.tdp-kept-(\d+)-(\d+)-(.+)", re.DOTALL)
+#: A folder that is being removed, which changes it; another process may have begun to.
+_GONE = ".tdp-gone-"
 #: Bytes of the original's name that its hidden name has room for.
 _NAME_BYTES = 200
 
 
-def keep(path: Path, is_same: Callable[[Path], bool]) -> bool:
-    """Hide the original at ``path``, under a name that says what it was like.
+def leave(path: Path, is_same: Callable[[Path], bool], *, keeps: bool) -> bool:
+    """Hide the original at ``path``, under a name that says what it was like; remove it unless ``keeps``.
 
     Returns False, with the path as it was, if what was renamed is not the same any more.
     """
     size, mtime_ns = _measure(path)
     name = os.fsdecode(os.fsencode(path.name)[-_NAME_BYTES:])
-    return withdraw(path, path.with_name(f".tdp-kept-{size}-{mtime_ns}-{name}"), is_same)
+    hidden = path.with_name(f".tdp-kept-{size}-{mtime_ns}-{name}")
+    if not withdraw(path, hidden, is_same):
+        return False
+    if not keeps:
+        _remove(hidden)
+    return True
 
 
 def release_kept(folder: Path) -> list[Path]:
@@ -44,7 +52,9 @@ def release_kept(folder: Path) -> list[Path]:
             if _measure(path) != (int(found[1]), int(found[2])):
                 back.append(put_back(path, folder / found[3]))
             elif time.time() - path.lstat().st_ctime > KEEP_SECONDS:  # since it was renamed
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
+    for path in folder.glob(f"{_GONE}*"):
+        shutil.rmtree(path, ignore_errors=True)
     return back
 
 
@@ -52,6 +62,15 @@ def kept_in(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     """Return the originals kept in ``folder``, each with the match of its name."""
     with os.scandir(folder) as entries:
         return [(Path(entry.path), found) for entry in entries if (found := _KEPT.fullmatch(entry.name))]
+
+
+def _remove(hidden: Path) -> None:
+    if not hidden.is_dir():
+        hidden.unlink()
+        return
+    gone = hidden.with_name(_GONE + hidden.name.removeprefix(".tdp-kept-"))
+    hidden.rename(gone)  # a folder that is removed in part must not count as one that has changed
+    shutil.rmtree(gone)
 
 
 def withdraw(path: Path, to: Path, is_same: Callable[[Path], bool]) -> bool:

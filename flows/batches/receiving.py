@@ -33,6 +33,7 @@ from flows.ledger.session import Session, fetch, fetch_one
 TELEGRAM = "telegram:"
 #: The reason with which a file is quarantined whose stored file is missing starts so.
 GONE = "the stored file is gone from disk"
+_NOT_COMPLETE = "not received: it is still being written, or has just changed: when it is complete, run again"
 
 T = TypeVar("T")
 Source = SourceFile | SourceFolder
@@ -54,12 +55,15 @@ class Received:
     """The numbers of files by arrival.
 
     ``left`` has the entries that stay in the folder, with the reasons; ``failed`` those that could not be
-    read or stored.
+    read or stored; ``later`` those that are still being written, or changed meanwhile; ``unstored`` those
+    whose content an earlier run has not stored in full, with its batch and the reason.
     """
 
     counts: Counter[Arrival] = field(default_factory=Counter)
     left: dict[Path, str] = field(default_factory=dict)
     failed: dict[Path, str] = field(default_factory=dict)
+    later: list[Path] = field(default_factory=list)
+    unstored: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Intake:
     """Receives files into ``sources``; ``move``: they leave their folder.
 
     ``only_exports``: files that are plainly neither an export nor an archive are left. ``keeps``: an original
-    that may still be open for writing stays hidden in the folder for an hour.
+    that may still be open for writing stays hidden in the folder for an hour. ``only_once``: no later run
+    looks at the folder by itself, so a file that is not complete now counts as one that could not be read.
     """
 
     session: Session
@@ -76,15 +81,18 @@ class Intake:
     move: bool = True
     only_exports: bool = True
     keeps: bool = False
+    only_once: bool = False
     #: Where the files come from, if not from the path at which they are: ``telegram:<chat>/<message>``.
     origin: str | None = None
     #: Sources whose stored file was missing and is there again.
     restored: list[int] = field(default_factory=list)
+    #: See Received.
+    unstored: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
     async def receive_all(self, folder: Path, look: Look) -> Received:
         """Receive every file of a look at ``folder``; report what stays there, each entry once."""
         await self.finish_announced()
-        done = Received(left=dict(look.left))
+        done = Received(left=dict(look.left), later=list(look.busy), unstored=self.unstored)
         sightings = {candidate.path: candidate.sighting for candidate in look.files}
         for candidate in look.files:
             try:
@@ -93,8 +101,12 @@ class Intake:
                 done.failed[candidate.path] = f"not received: {error.strerror or error}"
                 continue
             done.counts[arrival] += 1
+            if arrival is Arrival.LATER:
+                done.later.append(candidate.path)
             if reason:
                 done.left[candidate.path] = reason
+        if self.only_once:
+            done.failed |= dict.fromkeys(done.later, _NOT_COMPLETE)
         await self._note_left(folder, done, sightings)
         return done
 
@@ -114,6 +126,7 @@ class Intake:
                 return Arrival.LATER, None
             for row in await fetch(self.session, "received_before", sighting=file.sighting):
                 if row["purged_at"] or is_stored(row["stored_path"], row["size_bytes"]):
+                    self._note_outcome(file.path, row)
                     return await self._leave(file, Arrival.KNOWN)
             if file.writers is Writers.UNKNOWN and not candidate.is_quiet:
                 return Arrival.LATER, None
@@ -131,6 +144,8 @@ class Intake:
         origin = self.origin or decodable(str(file.path))
         for source in await fetch(self.session, "source_of_content", sha256=sha256):
             if source["purged_at"] is None and is_stored(source["stored_path"], source["size_bytes"]):
+                if file.path.samefile(source["stored_path"]):
+                    return Arrival.LEFT, "a stored file of this installation"
                 self._report_duplicate(file.path, source)
                 await fetch(
                     self.session,
@@ -141,6 +156,8 @@ class Intake:
                 )
                 return await self._leave(file, Arrival.DUPLICATE)
             arrival = Arrival.DUPLICATE if source["purged_at"] else Arrival.AGAIN
+            if source["purged_at"]:
+                self._note_outcome(file.path, source)
             done = await self._store(file, sha256, origin, arrival)
             if done[0] is Arrival.AGAIN:
                 self.restored.append(source["source_id"])
@@ -238,7 +255,12 @@ class Intake:
                 await running
             raise
 
+    def _note_outcome(self, path: Path, source: dict[str, Any]) -> None:
+        if source["status"] not in {None, "STORED"}:
+            self.unstored[path] = source["batch_id"], source["error"] or "its batch is not completed"
+
     def _report_duplicate(self, path: Path, source: dict[str, Any]) -> None:
+        self._note_outcome(path, source)
         batch = source["batch_id"] or "in no batch yet"
         if source["status"] == "QUARANTINED":
             quarantined = "%s has the content of %s, which was quarantined in %s: %s"

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from flows.batches import stored_file
-from flows.batches.kept import keep, withdraw
+from flows.batches.kept import leave, withdraw
 
 _CHUNK = 1 << 20
 #: ioctl_ficlone(2): let a new file share the blocks of another one, copy on write.
@@ -161,16 +161,10 @@ class SourceFile:
         With ``keeps`` it is only hidden there if it may be open for writing (:mod:`flows.batches.kept`).
         Raises OSError if the file may not be removed.
         """
-        hidden = self.path.with_name(f".tdp-{self.sighting[:32]}")
         try:
-            if keeps and self.writers is Writers.UNKNOWN:
-                return keep(self.path, self._is_at)
-            if not withdraw(self.path, hidden, self._is_at):
-                return False
+            return leave(self.path, self._is_at, keeps=keeps and self.writers is Writers.UNKNOWN)
         except FileNotFoundError:
             return True  # by its owner
-        hidden.unlink()
-        return True
 
     def _is_at(self, path: Path) -> bool:
         """Return whether ``path`` is this file, and not being changed."""

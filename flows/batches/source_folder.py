@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from flows.batches.kept import keep, withdraw
+from flows.batches.kept import leave
 from flows.batches.source_file import Interrupted, NotARegularFile, Writers, kind_of, writers_of
 from flows.batches.stored_file import NewFile, write_all
 
@@ -153,13 +152,7 @@ class SourceFolder:
         folders = {self.path, *((self.path / name).parent for name in self._tree.files)}
         if not all(os.access(folder, os.W_OK, effective_ids=True) for folder in folders):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
-        if keeps:
-            return keep(self.path, self._is_at)
-        hidden = self.path.with_name(f".tdp-{self.sighting[:32]}")
-        if not withdraw(self.path, hidden, self._is_at):
-            return False
-        shutil.rmtree(hidden)
-        return True
+        return leave(self.path, self._is_at, keeps=keeps)
 
     def _is_at(self, path: Path) -> bool:
         """Return whether ``path`` has the same files, unchanged."""

@@ -20,6 +20,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, TerminationSignal
 from prefect.states import Cancelled
 from psycopg import Error as PostgresError
@@ -59,7 +60,7 @@ class Stopped(Exception):
 
         Raises Abort, which lets Prefect end the run without a state, if the run was deleted.
         """
-        message = f"Stopped: {self.reason}. {how_to_continue(self.held)}"
+        message = f"Stopped: {self.reason}. {how_to_continue(self.held, has_retry())}"
         log.warning("%s", message)
         if self.reason == DELETED:
             raise Abort(message)
@@ -162,7 +163,7 @@ class Stops:
             reason = asking.result().get(run_id) if done and not asking.exception() else None
         if reason:
             held = await self._hold(run_id, run, reason)
-            self.log.warning("Stopped: %s. %s", reason, how_to_continue(held))
+            self.log.warning("Stopped: %s. %s", reason, how_to_continue(held, has_retry()))
 
 
 @asynccontextmanager
@@ -210,23 +211,30 @@ def interrupt(task: asyncio.Task[Any]) -> None:
         task.cancel(StopReason(INTERRUPTED))
 
 
-def how_to_continue(held: Iterable[str]) -> str:
-    """Return which batches are held, and what continues them."""
+def has_retry() -> bool:
+    """Return whether the Prefect UI offers *Retry* for the flow run at work: only to runs of deployments."""
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
+
+
+def how_to_continue(held: Iterable[str], retry: bool) -> str:
+    """Return which batches are held, and what continues them; ``retry``: the run can be retried."""
     ids = list(held)
     if not ids:
         return "It leaves no unfinished batches."
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     named, few = ", ".join(ids[:_NAMED]), "BATCH…" if more else " ".join(ids)
+    at_once = "Retry of this run continues them at once, " if retry else ""
     return (
-        f"Held: {named}{more}. The next run continues them after `tdp resume {few}`; Retry of this run or"
-        " `tdp backfill` continues them at once."
+        f"Held: {named}{more}. The next run continues them after `tdp resume {few}`; {at_once}"
+        f"`tdp backfill {few}` processes them anew."
     )
 
 
 def ensure_not_held(batch_id: str, reason: str | None) -> None:
     """Raise BatchHeld if there is a ``reason`` why the batch is held."""
     if reason:
-        raise BatchHeld(f"{batch_id} is held: {reason}. {how_to_continue([batch_id])}")
+        raise BatchHeld(f"{batch_id} is held: {reason}. {how_to_continue([batch_id], has_retry())}")
 
 
 def stopped_by(error: BaseException) -> BaseException | None:

@@ -26,7 +26,7 @@ from flows.ledger.connection import connection
 from flows.reports import text
 from flows.reports.prefect_api import slots
 from flows.reports.summary import TIMING_HEADERS, timing_cells
-from flows.services.processes import open_log, python, stop
+from flows.services.processes import Child, open_log, python, stop
 from flows.settings import Settings
 
 _REFRESH_SECONDS = 0.25
@@ -155,6 +155,7 @@ def _run_process(
         arguments["fan_out"] = "process"  # there may be no worker, and Ctrl-C here must end the batches
         arguments_json = msgspec.json.encode(arguments).decode()
         with open_log(log) as out:
+            began = out.seek(0, os.SEEK_END)
             process = psutil.Popen(
                 python("flows.cli.inbox_process", flow, arguments_json, str(outcome)),
                 env={**os.environ, **services.environment(settings)},
@@ -173,10 +174,20 @@ def _run_process(
         finally:
             stop(process, signal.SIGINT, grace=15)
         if not outcome.exists():
-            tail = log.read_text(errors="replace").splitlines()[-20:]
-            raise ServiceFailed(f"The run ended with status {process.returncode} and no outcome:", *tail)
+            raise _died(process, log, began)
         ended: dict[str, Any] = msgspec.json.decode(outcome.read_bytes())
         return ended
+
+
+def _died(process: psutil.Popen, log: Path, began: int) -> ServiceFailed:
+    """Return the error for a process without an outcome; ``began``: the length of the log at its start."""
+    code = process.returncode
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return ServiceFailed(
+        f"The process of the run {how}. Recovery re-queues its batches, and the next run continues them."
+        " Files that it has not received are still in their folder.",
+        *Child("tdp run", process, log, began).log_tail(20),
+    )
 
 
 def _follow(

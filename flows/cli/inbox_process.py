@@ -23,7 +23,8 @@ from flows.cli.progress import run_id_file
 class Outcome(msgspec.Struct):
     """How a flow run ended: its id, and the name (Completed, Failed, …) and message of its final state.
 
-    ``skipped`` batches of a completed run are held, or another run processes them.
+    ``skipped``: batches of a completed run that are held or that another run processes, and files whose
+    content an earlier run has not stored in full.
     """
 
     flow_run_id: str
@@ -45,7 +46,7 @@ async def _run(flow: str, parameters: dict[str, object]) -> Outcome:
     except Abort as deleted:
         return Outcome("", "Deleted", str(deleted))
     counts = await state.aresult() if state.is_completed() else {}
-    skipped = counts.get("batches", 0) - counts.get("completed", 0)
+    skipped = counts.get("batches", 0) - counts.get("completed", 0) + counts.get("unstored", 0)
     return Outcome(
         str(state.state_details.flow_run_id), state.name or state.type.value, state.message, skipped
     )

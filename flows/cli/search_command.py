@@ -90,10 +90,7 @@ def search_(
     Times are in UTC.
     """
     given = " ".join(words or []).strip()
-    if not given and not (index_now or from_scratch):
-        raise typer.BadParameter("name the words to search for")
-    if sender is not None and not sender.strip():
-        raise typer.BadParameter("--from is empty, and would fit every sender with a name")
+    _check(bool(given or index_now or from_scratch), sender)
     settings = current(Settings())
     with stop_on_signals():
         if index_now or from_scratch:
@@ -112,6 +109,14 @@ def search_(
         _print_json(found)
     else:
         _print(found)
+
+
+def _check(is_something_to_do: bool, sender: str | None) -> None:
+    """Raise BadParameter for a search for nothing, or from any sender."""
+    if not is_something_to_do:
+        raise typer.BadParameter("name the words to search for")
+    if sender is not None and not sender.strip():
+        raise typer.BadParameter("--from is empty, and would fit every sender with a name")
 
 
 def _index(settings: Settings, *, from_scratch: bool) -> None:

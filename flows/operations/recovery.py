@@ -217,7 +217,8 @@ async def _explain_cancelled(client: PrefectClient, ledger: Session) -> list[UUI
         rows = await fetch(ledger, "held_of_run", flow_run_id=run.id)
         if rows:
             held = [row["batch_id"] for row in rows]
-            state: State[None] = Cancelled(message=f"Stopped: {CANCELLED}. {how_to_continue(held)}")
+            message = f"Stopped: {CANCELLED}. {how_to_continue(held, run.deployment_id is not None)}"
+            state: State[None] = Cancelled(message=message)
             await client.set_flow_run_state(run.id, state, force=True)
             explained.append(run.id)
     return explained

@@ -31,6 +31,8 @@ _POLL_SECONDS = 0.5
 _MAX_RESTARTS, _RESTART_WINDOW = 5, 60.0
 #: Seconds between two restarts of an optional service.
 _OPTIONAL_PAUSE = 2.0
+#: A service that listens on one of these uses its port on every address.
+_ALL_ADDRESSES = {"0.0.0.0", "::"}  # noqa: S104 - compared only
 
 #: Runs a service until the block ends and yields once it is ready; yields None if there is no process to run.
 Service = Callable[[Settings], AbstractContextManager[Child | None]]
@@ -162,6 +164,13 @@ def _start_server(started: Installation, stack: ExitStack, step: Step) -> None:
 
 
 def _ensure_free_ports(settings: Settings, with_monitor: bool) -> None:
+    hosts = {settings.server_host, settings.monitor_host}
+    is_same = settings.server_port == settings.monitor_port != 0
+    if with_monitor and is_same and (len(hosts) == 1 or hosts & _ALL_ADDRESSES):
+        raise ServiceFailed(
+            f"TDP_SERVER_PORT and TDP_MONITOR_PORT are both {settings.server_port}."
+            " Set one of them to another port."
+        )
     ensure_free(settings.server_host, settings.server_port, "TDP_SERVER_PORT")
     if with_monitor:
         ensure_free(settings.monitor_host, settings.monitor_port, "TDP_MONITOR_PORT")

@@ -95,6 +95,7 @@ def test_ctrl_c_on_tdp_run_holds_its_batches_until_they_are_resumed(up: Installe
     up.flag(first, "hold").unlink()
     said = " ".join(screen.read_text().split())
     assert f"Held: {first}, {second}. The next run continues them after `tdp resume {first} {second}`" in said
+    assert "Retry" not in said, "the UI does not offer it to a run without a deployment"
     shown = " ".join(up.type("tdp", "batches", "--held").split())
     assert shown.count("interrupted in the terminal") == 2
 

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ledger_rows import column, query
 from steered_stages import drop, runs_of
 
 from flows.backfill import backfill
 from flows.domain import STAGES
+from flows.errors import BatchesFailed
+from flows.operations.quarantine import drop_files
 from flows.process_inbox import process_inbox
 from flows.samples import write_samples
 from flows.settings import Settings
@@ -58,6 +61,22 @@ async def test_missing_outputs_are_made_again_from_the_sources(
     shutil.rmtree(installation.work / loaded[0])
     await backfill(batch_ids=loaded[:1], from_stage="store")
     assert runs_of(installation, loaded[0]) == 2 * ["extract", "convert", "store"]
+
+
+async def test_a_batch_of_which_a_quarantined_file_was_dropped_is_extracted_again(
+    installation: Settings,
+) -> None:
+    write_samples(installation.inbox, files=3, messages=20, seed=3, broken=3)
+    await process_inbox(batch_size=6)
+    table = "SELECT source_id, status, error FROM batch_files ORDER BY 1"
+    before = query(installation, table)
+    assert len(await drop_files(installation, None)) == 2
+    assert (await backfill(status="COMPLETED"))["completed"] == 1
+    assert query(installation, table) == before
+    query(installation, "UPDATE batch_files SET status = 'QUARANTINED'")
+    await drop_files(installation, None)
+    with pytest.raises(BatchesFailed, match=r"all its files were dropped.*backfill\)$"):
+        await backfill(status="COMPLETED")
 
 
 async def test_output_of_extract_is_reused_when_the_sources_are_purged(

@@ -56,7 +56,10 @@ async def test_every_file_ends_stored_or_quarantined_and_only_once(
     assert query(installation, "SELECT * FROM stage_overlaps") == []
 
     shutil.copytree(copies, inbox, dirs_exist_ok=True)
-    assert (await process_inbox(str(inbox), move=True))["batches"] == 0
+    state = await process_inbox(str(inbox), move=True, return_state=True)
+    unstored = outcomes["partial"] + outcomes["quarantined"]
+    assert await state.aresult() == {"batches": 0, "completed": 0, "busy": 0, "unstored": unstored}
+    assert str(state.message).count("(batch_") == unstored
     assert query(installation, "SELECT count(*) AS n FROM receipts WHERE duplicate") == [{"n": 9}]
     assert list(inbox.iterdir()) == []
 
@@ -70,7 +73,14 @@ async def test_another_folder_is_copied_and_an_unpacked_export_even_with_move(
     names = {path.name for path in folder.iterdir()}
     assert (await process_inbox(str(folder)))["completed"] == 1
     assert {path.name for path in folder.iterdir()} == names
-    assert (await process_inbox(str(folder)))["batches"] == 0
+    (folder / "whole.zip.part").touch()
+    with (folder / "open.zip").open("w"):  # no later run looks at this folder
+        state: State[Any] = await process_inbox(str(folder), return_state=True)
+    assert state.message == "no files to process; 2 received before; not received: open.zip"
+    left = query(installation, "SELECT name, is_error, reason FROM left_files ORDER BY name")
+    assert [(row["name"], row["is_error"]) for row in left] == [("open.zip", True), ("whole.zip.part", False)]
+    assert all("still being written" in row["reason"] for row in left)
+    (folder / "open.zip").unlink()
     assert query(installation, "SELECT count(*) AS n FROM messages") == [{"n": expected.messages}]
     assert query(installation, "SELECT count(*) AS n FROM receipts") == [{"n": 2}]
     (folder / "messages.html").write_text("<html>")
@@ -88,11 +98,15 @@ async def test_failed_batches_are_named_and_do_not_stop_others(
     await configure(task_retries=0)
     await command("convert", FAIL_WHILE.format(mark=str(mark), name="1.zip"))
     drop(installation, 3)
+    copies = shutil.copytree(installation.inbox, tmp_path / "copies")
     with pytest.raises(BatchesFailed, match=r"1 of 3 batches failed: batch_\d+ \(StageFailed: .*not today"):
         await process_inbox(batch_size=1)
     done = query(installation, "SELECT status, error_message FROM batch_processing ORDER BY batch_id")
     assert sorted(row["status"] for row in done) == ["COMPLETED", "COMPLETED", "FAILED"]
     assert [row["error_message"] for row in done if row["status"] == "FAILED"] != [None]
+
+    again = await process_inbox(str(copies))
+    assert again == {"batches": 0, "completed": 0, "busy": 0, "unstored": 1}
 
     mark.unlink()
     (failed,) = query(installation, "SELECT batch_id FROM batch_processing WHERE status = 'FAILED'")

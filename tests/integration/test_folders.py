@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,25 @@ async def test_a_folder_that_changes_after_it_was_received_comes_back_and_is_rec
     assert release_kept(inbox) == [path]
     assert (await take(session, inbox)).counts == {Arrival.NEW: 1}
     monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
+    assert release_kept(inbox) == []
+    assert list(inbox.iterdir()) == []
+
+
+async def test_a_folder_that_was_removed_in_part_does_not_come_back(
+    session: Session, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(inbox)
+    await take(session, inbox)
+
+    def stop_half_way(folder: Path, **_: object) -> None:
+        (folder / "messages.html").unlink()
+        raise OSError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
+        patched.setattr("flows.batches.kept.shutil.rmtree", stop_half_way)
+        with suppress(OSError):
+            release_kept(inbox)
     assert release_kept(inbox) == []
     assert list(inbox.iterdir()) == []
 

@@ -16,7 +16,7 @@ import pytest
 from inboxes import LOG, drop, intake, receive, rows, sources, take
 
 from flows.batches.inbox import look
-from flows.batches.kept import put_back
+from flows.batches.kept import put_back, release_kept
 from flows.batches.receiving import Arrival, Intake
 from flows.ledger.intake import freeze_batches, frozen_batches, planning
 from flows.ledger.owner import own_run
@@ -42,13 +42,14 @@ def mounted(*command: str | Path) -> int:
 CRASH = """
 import asyncio, logging, os, sys
 from pathlib import Path
-from flows.batches import source_file, stored_file
+from flows.batches import kept, source_file, stored_file
 from flows.batches.inbox import look
 from flows.batches.receiving import Intake
 from flows.ledger.session import connect
 
 url, inbox, where = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-owner = stored_file if hasattr(stored_file, where) else source_file.SourceFile
+owners = stored_file, kept, source_file.SourceFile
+owner = next(owner for owner in owners if hasattr(owner, where))
 def die(*_, **__): os.kill(os.getpid(), 9)
 setattr(owner, where, die)
 
@@ -75,24 +76,34 @@ async def crash(database_url: str, inbox: Path, where: str) -> None:
         ("write_all", True),  # in the middle of the copy, as between two file systems
         ("protect", True),  # copied, not recorded
         ("remove", True),  # recorded, not removed
+        ("_remove", True),  # recorded and hidden, not removed
     ],
 )
 async def test_a_crash_loses_nothing_and_counts_nothing_twice(
-    session: Session, database_url: str, inbox: Path, where: str, copied: bool
+    session: Session,
+    database_url: str,
+    inbox: Path,
+    where: str,
+    copied: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = drop(inbox, "a.zip", "content " * 300_000)
     if copied:  # a file with another name is not renamed
         (inbox / ".other").hardlink_to(path)
     await crash(database_url, inbox, where)
     run_id = uuid4()
-    assert len(await freeze_batches(session, run_id, 10)) == (where == "remove"), "only stored sources"
+    recorded = where in {"remove", "_remove"}
+    assert len(await freeze_batches(session, run_id, 10)) == recorded, "only stored sources"
     await take(session, inbox)
     assert not path.exists()
     assert await sources(session) == ["content " * 300_000]
     assert await rows(session, "SELECT duplicate FROM receipts") == [(False,)]
     assert await rows(session, "SELECT * FROM arrivals") == []
-    if where != "remove":
+    if not recorded:
         assert await freeze_batches(session, run_id, 10) == ["batch_000001"]
+    monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
+    assert release_kept(inbox) == []
+    assert [entry.name for entry in inbox.iterdir()] == [".other"] * copied
 
 
 async def test_a_moved_file_that_was_changed_before_the_run_died_is_put_back(

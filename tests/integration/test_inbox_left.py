@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inboxes import drop, needs_root, rows, sources, take
+from inboxes import drop, intake, needs_root, rows, sources, take
 
 from flows.batches.inbox import look
 from flows.batches.receiving import Arrival
@@ -57,6 +57,16 @@ async def test_a_copied_folder_stays_as_it_was(session: Session, inbox: Path) ->
     assert await sources(session) == ["content"]
     assert (await take(session, inbox, move=False)).counts == {Arrival.NEW: 1}
     assert await rows(session, "SELECT duplicate FROM receipts") == [(False,), (False,)]
+
+
+async def test_stored_files_are_not_received_from_their_own_folder(session: Session, inbox: Path) -> None:
+    drop(inbox, "a.zip", "\x01content")
+    await take(session, inbox)
+    (stored,) = (path for path in (inbox.parent / "sources").rglob("*") if path.is_file())
+    received = await intake(session, inbox).receive_all(stored.parent, await look(stored.parent, 0, 0))
+    assert received.left == {stored: "a stored file of this installation"}
+    assert await sources(session) == ["\x01content"]
+    assert len(await rows(session, "SELECT * FROM receipts")) == 1
 
 
 @needs_root

@@ -135,10 +135,29 @@ async def test_sources_of_a_batch_with_a_missing_file_are_kept(installation: Set
 
 
 async def test_files_that_a_killed_run_has_not_removed_are_removed(installation: Settings) -> None:
+    unremovable = batch(installation, "COMPLETED", "1 day")[2]
     _, _, source = batch(installation, "COMPLETED", "1 day")
+    unremovable.unlink()
+    unremovable.mkdir()
     rows(installation, "UPDATE source_files SET purged_at = now()")
     await maintain()
     assert not source.exists()
+
+
+async def test_what_was_left_in_another_folder_is_forgotten_with_its_run(installation: Settings) -> None:
+    for folder, age in ((installation.inbox, 31), ("/elsewhere", 31), ("/elsewhere", 29)):
+        rows(
+            installation,
+            "INSERT INTO left_files VALUES (%s, 'a.pdf', '', 'a PDF', false, now() - %s * interval '1 day')",
+            str(folder),
+            age,
+        )
+    await maintain()
+    days = "SELECT folder, round(extract(epoch FROM now() - noticed_at) / 86400)::int AS age FROM left_files"
+    assert {(row["folder"], row["age"]) for row in rows(installation, days)} == {
+        (str(installation.inbox), 31),
+        ("/elsewhere", 29),
+    }
 
 
 async def test_batches_listed_by_a_live_backfill_are_kept(installation: Settings) -> None:

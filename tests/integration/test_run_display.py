@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from typing import Any
 
+import pytest
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterTaskRunId, TaskRunFilter, TaskRunFilterName
+from prefect.exceptions import ParameterTypeError
 
 from blocks import PIPELINE, PipelineConfig, StageCommand
+from flows.backfill import backfill
 from flows.maintain import maintain
 from flows.process_inbox import process_inbox
 from flows.settings import Settings
@@ -56,3 +61,19 @@ async def test_a_maintenance_run_is_named_after_its_time(installation: Settings)
     async with get_client() as client:
         run = await client.read_flow_run(state.state_details.flow_run_id)
     assert re.fullmatch(r"maintenance \d{4}-\d\d-\d\d \d\d:\d\d", run.name)
+
+
+async def test_a_run_that_fails_before_it_knows_its_files_is_named(installation: Settings) -> None:
+    names = []
+    for flow, parameters in ((process_inbox, {"inbox": "/nonexistent/exports"}), (backfill, {})):
+        state = await flow(**parameters, return_state=True)
+        assert state.is_failed() and state.state_details.flow_run_id
+        async with get_client() as client:
+            names.append((await client.read_flow_run(state.state_details.flow_run_id)).name)
+    assert [name.split(" 20")[0] for name in names] == ["exports", "backfill"]
+
+
+@pytest.mark.parametrize("flow", [process_inbox, backfill])
+def test_impossible_numbers_are_refused(flow: Flow[..., Any]) -> None:
+    with pytest.raises(ParameterTypeError, match="greater than 0"):
+        flow.validate_parameters({"window": 0})

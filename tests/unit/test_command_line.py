@@ -12,13 +12,18 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli.foreground import duplicate_lines
+from flows import services
+from flows.cli.foreground import _run_process, duplicate_lines
 from flows.cli.main import app
+from flows.cli.screen import Screen
 from flows.domain import full_batch_id
+from flows.errors import ServiceFailed
 from flows.reports import Duplicate, text
+from flows.settings import Settings
 
 
 def tdp(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -182,3 +187,30 @@ def test_a_module_is_run_as_python_does_but_its_objects_are_examined_seldom(tmp_
     command = [sys.executable, "-m", "flows.cli.startup", "probe", "one", "--two"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "__main__ ['one', '--two'] 50000\n")
+
+
+def test_equal_ports_are_reported_before_anything_starts(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", server_port=5999, monitor_port=5999)
+    with (
+        pytest.raises(ServiceFailed, match="TDP_SERVER_PORT and TDP_MONITOR_PORT are both 5999"),
+        services.installation(settings, with_monitor=True),
+    ):
+        pass
+    assert not settings.home.exists()
+
+
+def test_a_run_that_died_shows_the_end_of_its_own_log(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    settings.logs.mkdir()
+    (settings.logs / "run.log").write_text("a line of another run\n")
+
+    def kill(process: psutil.Popen, _: Path) -> None:
+        process.kill()
+        process.wait()
+
+    with pytest.raises(ServiceFailed, match="was ended by SIGKILL"):
+        _run_process("flow", settings, {}, Screen(), kill)
+    with pytest.raises(ServiceFailed, match="ended with status 1") as failed:
+        _run_process("no_such_module:flow", settings, {}, Screen(), lambda process, _: process.wait())
+    assert "a line of another run" not in " ".join(failed.value.args)
+    assert "no_such_module" in failed.value.args[-1]

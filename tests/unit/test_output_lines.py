@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.errors import StageFailed
-from flows.stages.runner.output_lines import MAX_CHARS, MAX_LINES, OutputLines
+from flows.stages.runner.output_lines import LAST_LINES, MAX_CHARS, MAX_LINES, OutputLines
 from flows.stages.runner.process import standby
 
 
@@ -38,11 +38,17 @@ def test_a_flood_is_bounded_and_the_result_line_is_not_logged() -> None:
     output.feed("stderr", b"\n")
     assert lines == [f"stderr: {'x' * MAX_CHARS}\u2026"]
     output.feed("stdout", b"line\n" * 10_000)
-    assert lines[-2:] == [
-        "stdout: line",
-        f"The program wrote more than {MAX_LINES} lines; the rest is not logged",
-    ]
+    output.feed("stdout", b"")
     assert len(lines) == MAX_LINES + 1
+    output.feed("stderr", b"why it failed")
+    output.feed("stderr", b"")
+    assert lines[MAX_LINES - 1 : MAX_LINES + 2] == [
+        "stdout: line",
+        f"The program has written {MAX_LINES} lines; of the rest, the last {LAST_LINES} are logged",
+        f"{10_002 - MAX_LINES - LAST_LINES:,} lines are left out here",
+    ]
+    assert lines[-1] == "stderr: why it failed"
+    assert len(lines) == MAX_LINES + 2 + LAST_LINES
 
 
 async def test_the_lines_of_a_failing_program_are_logged(tmp_path: Path) -> None:
@@ -53,3 +59,9 @@ async def test_the_lines_of_a_failing_program_are_logged(tmp_path: Path) -> None
         with pytest.raises(StageFailed, match="exit status 3"):
             await supervisor.run([sys.executable, "-c", code], timeout=30)
     assert sorted(lines) == ["stderr: err", "stdout: out"]
+
+
+async def test_the_error_of_a_program_that_prints_only_to_stdout_is_reported(tmp_path: Path) -> None:
+    async with standby(env={"PATH": os.environ["PATH"]}, lock=tmp_path / "lock") as supervisor:
+        with pytest.raises(StageFailed, match=r"exit status 3.*licence expired"):
+            await supervisor.run(["sh", "-c", "echo licence expired; exit 3"], timeout=30)

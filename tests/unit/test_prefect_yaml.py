@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import DeploymentConfig, RawScheduleConfig
+from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from deployments.definitions import TAG, wanted_schedules
@@ -58,6 +59,12 @@ def test_parameters_exist_in_the_flow(deployment: dict[str, Any]) -> None:
     for given in (deployment, *schedules):
         assert set(given.get("parameters", {})) <= set(inspect.signature(flow.fn).parameters)
     assert deployment["enforce_parameter_schema"] is True
+
+
+@each_deployment
+def test_the_run_form_describes_every_parameter(deployment: dict[str, Any]) -> None:
+    properties = parameter_schema(flow_of(deployment)).properties
+    assert [name for name, field in properties.items() if not field.get("description")] == []
 
 
 @each_deployment

@@ -38,14 +38,17 @@ SELECT flow_run_id FROM run_batches WHERE from_stage IS NOT NULL AND listed_at >
 GROUP BY flow_run_id ORDER BY min(listed_at) DESC;
 
 -- name: sources_of_batches
+-- Those that extract reads: a quarantined file that was dropped keeps its outcome.
 SELECT batch_id, name, stored_path, purged_at FROM batch_files JOIN source_files USING (source_id)
-WHERE batch_id = ANY (:batch_ids::text[]) ORDER BY batch_id, position;
+WHERE batch_id = ANY (:batch_ids::text[]) AND NOT (status = 'QUARANTINED' AND purged_at IS NOT NULL)
+ORDER BY batch_id, position;
 
 -- name: reset_later_files!
--- Files quarantined by a kept stage stay so; all other outcomes are recorded again when the batch runs.
+-- Files quarantined by a kept stage stay so, and those that were dropped; all other outcomes are recorded again when the batch runs.
 UPDATE batch_files SET status = 'WAITING', stage = NULL, error = NULL, chats = NULL, messages = NULL,
     rows_new = NULL, rows_changed = NULL, rows_same = NULL
-WHERE batch_id = :batch_id AND NOT (status = 'QUARANTINED' AND stage = ANY (:kept::text[]));
+WHERE batch_id = :batch_id AND NOT (status = 'QUARANTINED' AND (stage = ANY (:kept::text[]) OR EXISTS (
+    SELECT FROM source_files s WHERE s.source_id = batch_files.source_id AND purged_at IS NOT NULL)));
 
 -- name: mark_prepared!
 UPDATE run_batches SET prepared_at = clock_timestamp() WHERE flow_run_id = :flow_run_id AND batch_id = :batch_id;

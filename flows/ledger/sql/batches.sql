@@ -27,8 +27,9 @@ SELECT status, error_message, held_because, EXISTS (
 FROM batch_processing WHERE batch_id = :batch_id;
 
 -- name: batch_sources
+-- Without quarantined files that were dropped.
 SELECT source_id, name, sha256, size_bytes, stored_path FROM batch_files JOIN source_files USING (source_id)
-WHERE batch_id = :batch_id ORDER BY position;
+WHERE batch_id = :batch_id AND NOT (status = 'QUARANTINED' AND purged_at IS NOT NULL) ORDER BY position;
 
 -- name: record_files!
 -- A later stage never improves the outcome of an earlier one: QUARANTINED and PARTIAL stay, and so does its reason.
@@ -49,9 +50,11 @@ SELECT EXISTS (SELECT FROM stage_runs WHERE batch_id = :batch_id AND stage = :st
        AS completed;
 
 -- name: reset_files!
+-- Quarantined files that were dropped keep their outcome, because extract does not read them again.
 UPDATE batch_files SET status = 'WAITING', stage = NULL, error = NULL, chats = NULL, messages = NULL,
     rows_new = NULL, rows_changed = NULL, rows_same = NULL
-WHERE batch_id = :batch_id;
+WHERE batch_id = :batch_id AND NOT (status = 'QUARANTINED' AND EXISTS (
+    SELECT FROM source_files s WHERE s.source_id = batch_files.source_id AND purged_at IS NOT NULL));
 
 -- name: complete_batch!
 WITH files AS (

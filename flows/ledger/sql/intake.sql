@@ -18,7 +18,8 @@ SELECT sighting, bool_or(is_quiet) AS is_quiet FROM (
 ) s WHERE sighting = ANY (:sightings::text[]) GROUP BY sighting;
 
 -- name: received_before
-SELECT s.stored_path, s.size_bytes, s.purged_at FROM receipts r JOIN source_files s USING (source_id)
+SELECT s.stored_path, s.size_bytes, s.purged_at, f.batch_id, f.status, f.error
+FROM receipts r JOIN source_files s USING (source_id) LEFT JOIN batch_files f USING (source_id)
 WHERE r.sighting = :sighting;
 
 -- name: source_of_content
@@ -78,6 +79,7 @@ RETURNING name, reason, is_error;
 
 -- name: batches_to_restore
 -- Batches with files that were quarantined because their stored file was missing, and these sources' batches.
+-- A quarantined file that was dropped is not needed to run its batch again.
 SELECT f.batch_id, array_agg(f.stored_path) AS stored_paths FROM (
     SELECT batch_id, stored_path FROM batch_files JOIN source_files USING (source_id)
     WHERE status = 'QUARANTINED' AND starts_with(error, :reason) AND purged_at IS NULL
@@ -87,7 +89,7 @@ SELECT f.batch_id, array_agg(f.stored_path) AS stored_paths FROM (
 ) f JOIN batch_processing b USING (batch_id)
 WHERE b.status IN ('COMPLETED', 'FAILED')
   AND NOT EXISTS (SELECT FROM batch_files o JOIN source_files p USING (source_id)
-                  WHERE o.batch_id = f.batch_id AND p.purged_at IS NOT NULL)
+                  WHERE o.batch_id = f.batch_id AND p.purged_at IS NOT NULL AND o.status <> 'QUARANTINED')
 GROUP BY f.batch_id ORDER BY f.batch_id;
 
 -- name: own_run^

@@ -46,3 +46,7 @@ UPDATE source_files SET returned_at = clock_timestamp() WHERE source_id = :sourc
 
 -- name: drop_sources!
 UPDATE source_files SET purged_at = clock_timestamp() WHERE source_id = ANY (:ids::bigint[]);
+
+-- name: forget_left!
+-- No later run may look at a folder of `tdp run`, so its entries are listed as long as the run is kept in Prefect.
+DELETE FROM left_files WHERE folder <> :inbox AND noticed_at < clock_timestamp() - :days::float8 * interval '1 day';

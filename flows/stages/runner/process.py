@@ -169,7 +169,8 @@ class Supervisor:
         if code == 0:
             return Finished(stdout, stderr)
         how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit status {code}"
-        reason = stderr.strip()[-_ERROR_CHARS:] or "nothing on stderr"
+        said = stderr.strip() or stdout.strip()  # many programs print their errors to stdout
+        reason = said[-_ERROR_CHARS:] or "it printed nothing"
         kind = StageCrashed if code and -code in CRASHES else StageFailed
         raise (StageMisconfigured if code in PERMANENT else kind)(
             f"{Path(argv[0]).name} failed ({how}): {reason}"
