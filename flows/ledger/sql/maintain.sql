@@ -11,17 +11,18 @@ ORDER BY batch_id;
 
 -- name: purge_sources
 -- If a content arrived again, its retention time starts at the last arrival. A quarantined file stays until an
--- operator has it returned (then its retention time starts) or drops it. The sources of a batch with a file whose
--- stored file is missing stay, because the batch runs again when that content arrives again.
+-- operator has it returned (then its retention time starts) or drops it, or, if its stored file is missing, until
+-- its content arrives again. The other files of its batch stay as long, because the batch can only run again whole.
 UPDATE source_files SET purged_at = clock_timestamp() WHERE source_id IN (
     SELECT s.source_id FROM source_files s JOIN batch_files USING (source_id) JOIN batch_processing b USING (batch_id)
     WHERE s.purged_at IS NULL AND b.status = 'COMPLETED'
       AND b.completed_at < clock_timestamp() - :days::float8 * interval '1 day'
       AND NOT EXISTS (SELECT FROM receipts r WHERE r.source_id = s.source_id
                       AND r.received_at >= clock_timestamp() - :days::float8 * interval '1 day')
-      AND (batch_files.status <> 'QUARANTINED' OR s.returned_at < clock_timestamp() - :days::float8 * interval '1 day')
-      AND NOT EXISTS (SELECT FROM batch_files g WHERE g.batch_id = b.batch_id AND g.status = 'QUARANTINED'
-                      AND starts_with(g.error, :gone))
+      AND NOT EXISTS (SELECT FROM batch_files o JOIN source_files q USING (source_id)
+                      WHERE o.batch_id = b.batch_id AND o.status = 'QUARANTINED' AND q.purged_at IS NULL
+                        AND (starts_with(o.error, :gone)
+                             OR coalesce(q.returned_at >= clock_timestamp() - :days::float8 * interval '1 day', true)))
       AND NOT EXISTS (SELECT FROM living_backfills l WHERE l.batch_id = b.batch_id)
     LIMIT :page)
 RETURNING stored_path;
