@@ -67,18 +67,15 @@ def document_behind(file: BinaryIO, offset: int) -> int:
     return next((offset + found.start() for offset, found in _first(file, offset, DOCUMENT)), -1)
 
 
-def broken_message(file: BinaryIO, offset: int) -> tuple[int, int] | None:
-    """Return where the broken message at ``offset`` of ``file`` ends, and the next one of the list begins.
-
-    None if it is the last one of its list.
-    """
+def broken_message(file: BinaryIO, offset: int) -> int:
+    """Return where the broken message at ``offset`` of ``file`` ends; 0 if it is the last one of its list."""
     for at, found in _first(file, offset + 1, _NEXT):
         if found["message"]:
             begin = at + found.start()
             file.seek(max(offset, begin - _CHUNK))
             before = file.read(begin - file.tell())
-            return begin - len(before) + len(before.rstrip(_GAP)), begin
-    return None
+            return begin - len(before) + len(before.rstrip(_GAP))
+    return 0
 
 
 def _first(file: BinaryIO, offset: int, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, re.Match[bytes]]]:

@@ -20,7 +20,7 @@ from flows.exports.encoding import as_utf8, is_utf8
 from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, add_member, parse, repaired
 from flows.exports.rows import BATCH, Rows
-from flows.exports.scan import LONGEST, MOST_BROKEN, Scanner
+from flows.exports.scan import LONGEST, Scanner
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top level of a whole account has.
@@ -64,7 +64,6 @@ class _JsonReader:
         self._account: str | None = None
         #: Whether a chat of this document had the ids of 2018-12 to 2021-05.
         self._shifted = False
-        self._broken = 0
         #: What is sound of the document, up to this offset; None within a list of messages.
         self._sound: int | None = None
 
@@ -108,10 +107,9 @@ class _JsonReader:
             at = error.offset
         else:
             behind = error.offset if isinstance(error, Swallowed) else self._sound or self._scanner.offset
-            at = self._scanner.document_behind(behind) if self._broken < MOST_BROKEN else -1
+            at = self._scanner.document_behind(behind) if self._scanner.may_resume() else -1
         if at < 0:
             raise error
-        self._broken += 1
         where = (
             Joined(at) if isinstance(error, CutOff) else f"{error}; read on at byte {at}, where a chat begins"
         )

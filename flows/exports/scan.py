@@ -29,8 +29,8 @@ from flows.exports.tokens import BETWEEN, BLANK, SCALAR, STRING, TOKEN, loose_en
 CHUNK = 1 << 20
 #: Bytes that a value (a message, a skipped section) may have; keeps memory bounded.
 LONGEST = 64 << 20
-#: Broken messages, and broken documents, behind which reading goes on: each may cost reading LONGEST bytes.
-MOST_BROKEN = 50
+#: Broken messages and documents behind which reading goes on, and bytes that may be read in vain for them.
+MOST_BROKEN, _MOST_WASTED = 50, 16 << 20
 
 
 class Scanner:
@@ -50,7 +50,7 @@ class Scanner:
         self._gap_at = -1  # offset of the token that _gap precedes
         #: Number of members and elements without the comma that should precede them.
         self.missing_commas = 0
-        self._broken = 0
+        self._broken, self._wasted, self._gives_up = 0, 0, False
         self.next_document()  # skips a byte order mark, written by text editors
 
     @property
@@ -86,6 +86,12 @@ class Scanner:
         """Return to a byte of the file at which a value starts."""
         self._file.seek(offset)
         self._data, self._at, self._base = b"", 0, offset
+
+    def may_resume(self) -> bool:
+        """Return whether reading goes on behind what is broken here, and count what was read of it."""
+        self._broken, self._wasted = self._broken + 1, self._wasted + len(self._data) - self._at
+        self._gives_up = self._broken > MOST_BROKEN or self._wasted > _MOST_WASTED
+        return not self._gives_up
 
     def document_behind(self, offset: int) -> int:
         """Return where the next chat or account begins from ``offset`` on; -1 if none does."""
@@ -193,6 +199,8 @@ class Scanner:
         try:
             found = self.value()
         except (CutOff, Malformed):
+            if self._gives_up:
+                raise
             return self._odd_element()
         if not found.startswith(b'{"id"') and DOCUMENT.match(found):
             raise Swallowed(start)
@@ -207,12 +215,10 @@ class Scanner:
             if end >= 0 and is_decodable(found := self._data[self._at : end]):
                 self._at = end
                 return found
-        broken = broken_message(self._file, begin) if self._broken < MOST_BROKEN else None
+        end = broken_message(self._file, begin) if self.may_resume() else 0
         self.return_to_offset(begin)
-        if not broken:
+        if not end:
             return self.value()  # raises what is wrong with it
-        self._broken += 1
-        end, _ = broken
         found = self._file.read(end - begin) if end - begin < LONGEST else b"?"
         self.return_to_offset(end)
         return found

@@ -39,6 +39,7 @@ async def test_before_the_commit(plant: Plant, api: BotApi) -> None:
 async def test_after_the_commit_before_the_acknowledgement(plant: Plant, api: BotApi) -> None:
     with plant.process():
         await plant.until(lambda: plant.rows("SELECT 1 FROM bots WHERE polled_at IS NOT NULL"))
+        await plant.until(lambda: api.polls > 1)  # the request that waits for the document
         with api.hold("getFile"), api.hold("getupdates"):
             api.document(ANNA, "a.zip", export())
             await plant.until(lambda: plant.states() == {"SEEN": 1})

@@ -75,7 +75,7 @@ class BotApi:
         self._faults: defaultdict[str, deque[Failure | float]] = defaultdict(deque)
         self._cuts: deque[int] = deque()
         self._held: dict[str, threading.Event] = {}
-        self._poller = 0
+        self.polls = 0  # requests for updates that have begun, without those that are held
 
     # What users do.
 
@@ -206,14 +206,14 @@ class BotApi:
     def _getupdates(self, given: Json) -> list[Json]:
         deadline = time.monotonic() + int(given.get("timeout", 0))
         with self._changed:
-            self._poller += 1
-            mine = self._poller
+            self.polls += 1
+            mine = self.polls
             self._changed.notify_all()
             if offset := int(given.get("offset", 0)):
                 self._updates = [update for update in self._updates if update["update_id"] >= offset]
-            while not self._updates and (left := deadline - time.monotonic()) > 0 and self._poller == mine:
+            while not self._updates and (left := deadline - time.monotonic()) > 0 and self.polls == mine:
                 self._changed.wait(left)
-            if self._poller != mine:
+            if self.polls != mine:
                 raise Failure(409, _CONFLICT)
             self.delivered += len(self._updates)
             return self._updates[: int(given.get("limit", 100))]
