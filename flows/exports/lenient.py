@@ -13,10 +13,11 @@ import msgspec
 _BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
 #: Paths without quotes, as version 4.1.1 wrote them (tdesktop issue 24961).
 _BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
-#: Decimal commas, as releases of 2018 wrote them in some languages; strings; and commas without a member or
-#: element behind them (members deleted by hand).
-_ODD_COMMAS = re.compile(
-    r'("l(?:at|ong)itude"\s*+:\s*+-?\d++),(?=\d{6}\b)|"[^"\\]*+(?:\\.[^"\\]*+)*+"|,(?=[\s,]*+[}\]])',
+#: Decimal commas, as releases of 2018 wrote them in some languages; strings, even without an end; and commas,
+#: of which those without a member or element behind them are odd (members deleted by hand). No part of a text
+#: is looked at twice, however long it is.
+_COMMAS = re.compile(
+    r'("l(?:at|ong)itude"\s*+:\s*+-?\d++),(?=\d{6}\b)|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|,[\s,]*+',
     re.DOTALL,
 )
 #: The member with further values of keys that occur several times in one object.
@@ -33,7 +34,7 @@ def lenient(raw: bytes) -> Any:
     try:
         return _clean(_loads(text))
     except json.JSONDecodeError:
-        return _clean(_loads(_ODD_COMMAS.sub(_without_odd_comma, text)))
+        return _clean(_loads(_COMMAS.sub(_without_odd_commas, text)))
 
 
 def is_decodable(raw: bytes) -> bool:
@@ -53,10 +54,11 @@ def key_of(raw: bytes) -> str:
         return raw[1:-1].decode("utf-8", "replace")
 
 
-def _without_odd_comma(match: re.Match[str]) -> str:
+def _without_odd_commas(match: re.Match[str]) -> str:
     if match[1]:
         return f"{match[1]}."
-    return "" if match[0] == "," else match[0]
+    behind = match.string[match.end() : match.end() + 1]
+    return "" if match[0][0] == "," and behind in ("}", "]") else match[0]
 
 
 def _loads(text: str) -> Any:
