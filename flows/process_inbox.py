@@ -91,7 +91,8 @@ async def plan(
         log.info("Retrying the same %d batches in the same order", len(batches))
         return batches, Received()
     move = await asyncio.to_thread(_moves, inbox, runtime, log, move)
-    found, own = await _look(session, inbox, runtime), inbox.samefile(runtime.settings.inbox)
+    own = inbox.samefile(runtime.settings.inbox)
+    found = await _look(session, inbox, runtime, own=own)
     if found.busy and own:
         log.info("%d files are still being written; a later run receives them", len(found.busy))
     async with planning(session):
@@ -120,9 +121,8 @@ def _log_received(counts: Mapping[Arrival, int], log: Log) -> None:
             log.info("%d files were %s", counts[arrival], arrival)
 
 
-async def _look(session: Session, inbox: Path, runtime: Runtime) -> Look:
+async def _look(session: Session, inbox: Path, runtime: Runtime, *, own: bool) -> Look:
     settle, quiet = runtime.config.settle_seconds, runtime.config.quiet_seconds
-    own = inbox.samefile(runtime.settings.inbox)
     if not own and is_unpacked_export(inbox) and is_one_export(inbox):
         return await look_at_export(inbox, settle)
     found = await look(inbox, settle, quiet, partial(known_sightings, session, quiet))

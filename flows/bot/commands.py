@@ -185,6 +185,6 @@ def _newest_batches(ledger: Connection) -> list[str]:
         f"{batch.batch_id}: {'held, ' if batch.held_at else ''}{batch.status.lower()}, "
         f"{text.count(batch.file_count, 'file', 'files')}"
         f", {text.count(batch.messages, 'message', 'messages')}"
-        + (f", {texts.visible(text.short(batch.error_message, 100))}" if batch.error_message else "")
+        + (f", {texts.without_hidden(text.short(batch.error_message, 100))}" if batch.error_message else "")
         for batch in reports.batches(ledger, limit=_LINES)
     ]

@@ -214,15 +214,15 @@ def outcome_line(file: File) -> str:
         reason = f"an operator can retry {file.batch_id}"
     line = f"{_MARKS.get(file.kind, '🚫')} {_name(file)}: {', '.join(filter(None, parts))}"
     if reason and file.kind != "stored":
-        line += f": {visible(text.short(reason, 400 if file.state == 'REFUSED' else _REASON))}"
+        line += f": {without_hidden(text.short(reason, 400 if file.state == 'REFUSED' else _REASON))}"
     return line + (" (received before)" if file.duplicate else "")
 
 
 def _name(file: File) -> str:
-    return f"{ISOLATE}{visible(text.short(file.name, _NAME))}{END}"
+    return f"{ISOLATE}{without_hidden(text.short(file.name, _NAME))}{END}"
 
 
-def visible(given: str) -> str:
+def without_hidden(given: str) -> str:
     """Return text from outside with ``_`` for each character that would be invisible or reorder others."""
     return "".join(
         "_" if unicodedata.category(char) in _HIDDEN and char not in _JOINERS else char for char in given

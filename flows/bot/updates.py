@@ -10,7 +10,7 @@ from telegram import Bot, Message, Update
 from telegram.constants import ChatID, ChatType
 
 from flows.bot.config import Config
-from flows.bot.texts import visible
+from flows.bot.texts import without_hidden
 
 #: Senders that stand for many people.
 _ANYBODY = {ChatID.ANONYMOUS_ADMIN, ChatID.SERVICE_CHAT, ChatID.FAKE_CHANNEL}
@@ -111,7 +111,7 @@ def _sender(message: Message, config: Config) -> Sender:
         chat_id=message.chat.id,
         message_id=message.message_id,
         user_id=user.id,
-        name=visible(user.full_name)[:200],
+        name=without_hidden(user.full_name)[:200],
         is_private=message.chat.type == ChatType.PRIVATE,
         may_upload=user.id in config.uploaders | config.admins,
         is_admin=user.id in config.admins,
@@ -120,7 +120,7 @@ def _sender(message: Message, config: Config) -> Sender:
 
 def safe_name(name: str) -> str:
     """Return the last part of a file name that somebody sent, as a name that any file system accepts."""
-    base = visible(re.split(r"[/\\]", name)[-1]).strip().lstrip(".")
+    base = without_hidden(re.split(r"[/\\]", name)[-1]).strip().lstrip(".")
     stem, dot, suffix = base.rpartition(".")
     if not stem or len(suffix.encode()) > 20:
         stem, dot, suffix = base, "", ""

@@ -9,7 +9,17 @@ import pytest
 
 from flows.bot.config import CLOUD_BYTES, LOCAL_BYTES, Config
 from flows.bot.context import names_in
-from flows.bot.texts import END, ISOLATE, File, cut, outcome_pages, status_text, too_big, units, visible
+from flows.bot.texts import (
+    END,
+    ISOLATE,
+    File,
+    cut,
+    outcome_pages,
+    status_text,
+    too_big,
+    units,
+    without_hidden,
+)
 
 LIMIT = 4096
 
@@ -55,8 +65,8 @@ def test_a_name_in_another_direction_does_not_reorder_its_line() -> None:
     (page,) = outcome_pages([file("שלום.zip")])
     assert f"✅ {ISOLATE}שלום.zip{END}: stored, 2 messages" in page
     for hidden in "\u200e\u200f\u061c\u202e\u2028\u2029\u2067\u0085\ufeff\u00ad\ud800":
-        assert visible(f"a{hidden}b") == "a_b"
-    assert visible("می\u200cشود 👩\u200d💻.zip") == "می\u200cشود 👩\u200d💻.zip"
+        assert without_hidden(f"a{hidden}b") == "a_b"
+    assert without_hidden("می\u200cشود 👩\u200d💻.zip") == "می\u200cشود 👩\u200d💻.zip"
 
 
 def test_a_reason_forges_no_line() -> None:

@@ -44,7 +44,8 @@ WHERE batch_id = ANY (:batch_ids::text[]) AND NOT (status = 'QUARANTINED' AND pu
 ORDER BY batch_id, position;
 
 -- name: reset_later_files!
--- Files quarantined by a kept stage stay so, and those that were dropped; all other outcomes are recorded again when the batch runs.
+-- Files quarantined by a kept stage stay so, and those that were dropped; all other outcomes are recorded again when
+-- the batch runs.
 UPDATE batch_files SET status = 'WAITING', stage = NULL, error = NULL, chats = NULL, messages = NULL,
     rows_new = NULL, rows_changed = NULL, rows_same = NULL
 WHERE batch_id = :batch_id AND NOT (status = 'QUARANTINED' AND (stage = ANY (:kept::text[]) OR EXISTS (

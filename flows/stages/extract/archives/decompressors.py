@@ -25,7 +25,7 @@ class Decompressor(Protocol):
     def unused_data(self) -> bytes:
         """Bytes of the input behind the end of the stream."""
 
-    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
         """Return up to ``max_length`` unpacked bytes."""
 
 
@@ -47,7 +47,7 @@ class Inflater:
         """Bytes of the input behind the end of the stream."""
         return self._inflate.unused_data
 
-    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
         """Return up to ``max_length`` unpacked bytes."""
         rest = self._inflate.unconsumed_tail
         found = self._inflate.decompress(rest + data if rest else data, max_length)
@@ -58,7 +58,7 @@ class Inflater:
 class Inflater64:
     """A decompressor of deflate64, which Windows' Explorer uses for files of over 2 GB."""
 
-    #: Bytes passed to the library at once: it has no limit of its output, of 16 MB for these.
+    #: Bytes passed to the library at once: its output has no limit, and of these it is 16 MB at most.
     _STEP = 64
     unused_data = b""
 
@@ -79,7 +79,7 @@ class Inflater64:
         """Whether more input is needed for more output."""
         return not self._input and not self._output
 
-    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
         """Return up to ``max_length`` unpacked bytes."""
         self._input += data
         parts, size, at = [self._output], len(self._output), 0
