@@ -191,7 +191,7 @@ def cancel(page: Page, up: Installed, parent: str, batches: list[str]) -> None:
     up.until(lambda: [up.stage_runs(batch) for batch in batches] == cancelled, 10)
     # The rows are closed before the lane releases its lease and its fence.
     up.until(lambda: up.query("SELECT * FROM advisory_locks WHERE space IN (%s, %s)", FENCE, QUEUE) == [], 10)
-    assert up.get("v2/concurrency_limits/extract")["active_slots"] == 0
+    up.until(lambda: up.get("v2/concurrency_limits/extract")["active_slots"] == 0, 10)
     assert up.ended(parent)["state_name"] == "Cancelled"
     expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
     leave(page)

@@ -26,6 +26,8 @@ def plant(database_url: str, tmp_path: Path, api: BotApi, monkeypatch: pytest.Mo
     """An installation without a Prefect server: the bot needs none."""
     monkeypatch.setattr("flows.bot.api.POLL_SECONDS", 1)  # what a test does without an update is soon over
     monkeypatch.setattr("flows.bot.conditions._LOOK_EVERY", 3600)  # no monitor runs here
+    monkeypatch.setattr("flows.bot.chats._APART", 0.02)  # test_waits.py tests the pace
+    monkeypatch.setattr("flows.bot.chats._APART_IN_GROUP", 0.02)
     settings = Settings(
         home=tmp_path / "home",
         database_url=SecretStr(database_url),

@@ -13,7 +13,7 @@ import pytest
 from bot_api import BotApi
 from bot_plant import ANNA, BORIS, Plant, export
 
-from flows.bot import receiving, service
+from flows.bot import chats, receiving, service
 from flows.settings import Settings
 
 
@@ -116,3 +116,19 @@ async def test_space_is_kept_free(plant: Plant, api: BotApi, monkeypatch: pytest
     api.document(ANNA, "a.zip", export())
     async with plant.bot():
         await plant.until(lambda: plant.states() == {"WAITING_SPACE": 1})
+
+
+@pytest.mark.parametrize(("chat", "apart"), [(ANNA, 0.2), (-100500, 0.4)])
+async def test_new_messages_to_a_chat_are_as_far_apart_as_telegram_asks_for(
+    chat: int, apart: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chats, "_APART", 0.2)
+    monkeypatch.setattr(chats, "_APART_IN_GROUP", 0.4)
+    clock = asyncio.get_running_loop().time
+
+    async def request() -> float:
+        return clock()
+
+    sender = chats.Chats()
+    first, second = await asyncio.gather(*(sender.send(chat, request) for _ in range(2)))
+    assert second - first >= apart

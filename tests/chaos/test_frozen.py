@@ -24,6 +24,7 @@ from freezer import CGROUPS, frozen
 
 from flows.settings import Settings
 
+matrix = pytest.mark.matrix
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and cgroups")
 
 
@@ -77,7 +78,10 @@ def test_the_same_host_name_in_another_pid_name_space(contest: Contest) -> None:
     contest.assert_no_overlap()
 
 
-@pytest.mark.parametrize("options", [["--child"], ["--hide"], ["--hide", "--child"]])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param([each], marks=matrix) for each in ("--child", "--hide")] + [["--hide", "--child"]],
+)
 def test_a_killed_supervisor_with_work_that_has_left_its_group_or_closed_everything(
     contest: Contest, options: list[str]
 ) -> None:
