@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString
 
+import certifi
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -84,6 +83,12 @@ def _has_space(folder: Path) -> bool:
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the folders in it are private
 if _has_space(_MEMORY):
     tempfile.tempdir = str(_MEMORY)
+
+# Each client reads these certificates, all of them for 18 ms, and uses none: no server here has TLS.
+_CERTIFICATE = tempfile.NamedTemporaryFile("w", suffix=".pem")  # noqa: SIM115 - until the end of the process
+_CERTIFICATE.write("".join(certifi.contents().partition("-----END CERTIFICATE-----")[:2]))
+_CERTIFICATE.flush()
+os.environ["SSL_CERT_FILE"] = _CERTIFICATE.name
 
 # A shell's background job ignores SIGINT, and its child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -216,6 +221,8 @@ def _as_new(settings: Settings) -> None:
 
     By SQL: the requests with which `tdp apply` looks at all of them would take half a second for each test.
     """
+    from block_documents import write_database
+
     url = make_conninfo(settings.database, dbname=settings.prefect_database)
     with psycopg.connect(url, autocommit=True) as server:
         # Audits read the logs, the monitor reads runs and workers: those of other tests are not theirs.
@@ -225,8 +232,7 @@ def _as_new(settings: Settings) -> None:
             asyncio.run(_apply(settings))
             _NEW[:] = [(_CHANGE_DOCUMENT, row) for row in server.execute(_DOCUMENTS)]
             _NEW.extend((_CHANGE_LIMIT, row) for row in server.execute(_LIMITS))
-        (document,) = server.execute("SELECT id FROM block_document WHERE name = 'tdp-postgres'").fetchone()
-    _name_database(settings, document)
+    write_database(settings.database)
 
 
 def _forget_leases(settings: Settings) -> None:
@@ -248,18 +254,6 @@ async def _apply(settings: Settings) -> None:
         await PipelineConfig.seed(settings).asave(PIPELINE, overwrite=True, client=client)
         for stage in ("extract", "convert", "store"):
             await StageCommand().asave(stage, overwrite=True, client=client)
-
-
-def _name_database(settings: Settings, document: object) -> None:
-    """Let the document of the database name that of this test; the server encrypts it."""
-    from blocks import connector
-
-    data = connector(settings.database).model_dump(mode="json", include={"connection_info"})
-    body = json.dumps({"data": data, "merge_existing_data": True}).encode()
-    url = f"{services.server_url(settings)}/api/block_documents/{document}"
-    json_type = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, body, json_type, method="PATCH")  # noqa: S310 - loopback
-    urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
 
 
 def _flush_queues() -> None:

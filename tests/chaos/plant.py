@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import psycopg
+from block_documents import write_database, write_pipeline, write_stage
 from plant_services import EXCLUSIVE, STAGES, PlantServices, kill
 from psycopg.rows import dict_row
 
@@ -88,25 +89,17 @@ class Plant(PlantServices):
     def configure_stages(self, argv: Mapping[str, Sequence[str]], **config: Any) -> None:
         """Let stages run these programs; reset limits and pipeline settings, except for ``config``."""
         os.environ.update(services.environment(self.settings))
-        from prefect.client.orchestration import get_client
-        from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+        if {limit["name"] for limit in self.api("POST", "v2/concurrency_limits/filter")} != {*STAGES}:
+            from deployments.apply import apply_basics  # late, as is all that imports Prefect
 
-        from blocks import PIPELINE, PipelineConfig, StageCommand
-        from deployments.apply import STORE_LIMIT, apply_basics
-
-        async def save() -> None:
-            await apply_basics(self.settings)
-            await PipelineConfig(**{"settle_seconds": 0, **config}).asave(PIPELINE, overwrite=True)
-            for stage in STAGES:
-                await StageCommand(command=list(argv.get(stage, []))).asave(stage, overwrite=True)
-            async with get_client() as client:
-                for stage in STAGES:
-                    limit = 1 if stage in EXCLUSIVE else STORE_LIMIT
-                    initial = GlobalConcurrencyLimitUpdate(active_slots=0, limit=limit)
-                    await client.update_global_concurrency_limit(stage, initial)
-
-        with self.client_settings():
-            asyncio.run(save())
+            with self.client_settings():
+                asyncio.run(apply_basics(self.settings))
+        write_database(self.settings.database)
+        write_pipeline(**config)
+        for stage in STAGES:
+            write_stage(stage, *argv.get(stage, []))
+            limit = {"active": True, "active_slots": 0, "limit": 1 if stage in EXCLUSIVE else 5}
+            self.api("PATCH", f"v2/concurrency_limits/{stage}", **limit)
 
     @contextmanager
     def held(self, event: str, when: str = "true") -> Iterator[None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from blocks import PIPELINE, PipelineConfig, StageCommand
+from block_documents import write_pipeline, write_stage
+
 from flows.settings import Settings
 
 
@@ -16,13 +17,13 @@ def drop(settings: Settings, count: int) -> None:
 
 
 async def configure(settle_seconds: float = 0, **values: Any) -> None:
-    await PipelineConfig(settle_seconds=settle_seconds, **values).save(PIPELINE, overwrite=True)
+    write_pipeline(settle_seconds=settle_seconds, **values)
 
 
 async def command(stage: str, code: str) -> None:
     """Let ``stage`` run Python code with input and output directories in sys.argv."""
     argv = [sys.executable, "-c", code.replace("{", "{{").replace("}", "}}"), "{input}", "{output}"]
-    await StageCommand(command=argv).save(stage, overwrite=True)
+    write_stage(stage, *argv)
 
 
 COPY = "import os, shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"

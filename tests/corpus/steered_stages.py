@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from block_documents import write_stage
 from ledger_rows import column
 
-from blocks import StageCommand
 from flows.batches.workdir import STAGES
 from flows.process_inbox import process_inbox
 from flows.settings import Settings
@@ -24,7 +24,7 @@ async def steer(settings: Settings) -> Path:
         if stage == "convert":
             script = f"test ! -e {here}/broken || exit 64; {script}"
         script = f"sleep $(cat {here}/seconds); {script}"
-        await StageCommand(command=["sh", "-c", script]).asave(stage, overwrite=True)
+        write_stage(stage, "sh", "-c", script)
     return here
 
 

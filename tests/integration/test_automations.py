@@ -11,6 +11,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from block_documents import write_pipeline, write_stage
 from listener import Listener
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import PrefectClient, get_client
@@ -18,7 +19,6 @@ from prefect.events.actions import DoNothing, SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
 from prefect.exceptions import ObjectNotFound
 
-from blocks import PIPELINE, PipelineConfig, StageCommand
 from deployments.automations import CONDITIONS, FAILED_RUNS, NOTIFY, PREFIX, REPORTED, apply_automations
 from flows.errors import BatchesFailed, RulesBroken
 from flows.maintain import maintain
@@ -138,11 +138,11 @@ async def test_failures_are_sent_through_the_notification_block(
     installation: Settings, client: PrefectClient, listener: Listener
 ) -> None:
     await apply(client)
-    await PipelineConfig(settle_seconds=0, task_retries=0, batch_size=2).asave(PIPELINE, overwrite=True)
+    write_pipeline(task_retries=0, batch_size=2)
     flag = installation.root / "broken"
     built_in = f"{sys.executable} -I -m flows.stages.extract {{input}} {{output}}"
     script = f"test ! -e {flag} || exit 64; exec {built_in}"
-    await StageCommand(command=["sh", "-c", script]).asave("extract", overwrite=True)
+    write_stage("extract", "sh", "-c", script)
     write_samples(installation.inbox, files=0, messages=5, seed=5, broken=1)
     await process_inbox()
     flag.touch()

@@ -10,9 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from block_documents import write_stage
 from typer.testing import CliRunner
 
-from blocks import StageCommand
 from flows.cli.reports import app
 from flows.domain import StopReason
 from flows.process_inbox import process_inbox
@@ -27,7 +27,7 @@ def errors(settings: Settings) -> list[Any]:
 
 async def test_a_cancelled_stage_run_says_why(installation: Settings, tmp_path: Path) -> None:
     works = tmp_path / "works"
-    await StageCommand(command=["sh", "-c", f"touch {works}; sleep 600"]).asave("extract", overwrite=True)
+    write_stage("extract", "sh", "-c", f"touch {works}; sleep 600")
     installation.inbox.mkdir(parents=True, exist_ok=True)
     file = installation.inbox / "a.zip"
     file.write_text("a")

@@ -12,13 +12,13 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from block_documents import write_pipeline, write_stage
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import AwaitingRetry, Cancelling
 from psycopg.rows import dict_row
 
-from blocks import PIPELINE, PipelineConfig, StageCommand
 from deployments.apply import apply
 from flows import services
 from flows.batches.stopping import CANCELLED, DELETED
@@ -55,12 +55,9 @@ async def pool(installation: Settings, client: PrefectClient, flags: Path) -> As
         for schedule in deployment.schedules:
             await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
     for stage in ("extract", "convert", "store"):
-        command = ["sh", str(OBSTRUCTED), f"{flags}/{{batch_id}}.{stage}", "cp", "-r", "{input}", "{output}"]
-        await StageCommand(command=command).asave(stage, overwrite=True)
-    config = PipelineConfig(
-        batch_size=1, window=2, settle_seconds=0, task_retries=1, fan_out="work-pool", keep_work_hours=9
-    )
-    await config.asave(PIPELINE, overwrite=True)
+        flag = f"{flags}/{{batch_id}}.{stage}"
+        write_stage(stage, "sh", str(OBSTRUCTED), flag, "cp", "-r", "{input}", "{output}")
+    write_pipeline(batch_size=1, window=2, task_retries=1, fan_out="work-pool", keep_work_hours=9)
     installation.inbox.mkdir(parents=True)
     for number in range(3):
         (installation.inbox / f"{number}.zip").write_text(f"{installation.root} {number}")

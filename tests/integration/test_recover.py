@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from block_documents import write_stage
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
@@ -23,7 +24,6 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed, Pending
 from psycopg.rows import dict_row
 
-from blocks import StageCommand
 from flows import services
 from flows.errors import BatchBusy
 from flows.ledger.batches import own_batch
@@ -73,11 +73,9 @@ async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[Path]:
     """Three files in the inbox; the first extract hangs, and creates the returned folder when it does."""
     hung = tmp_path / "hung"
     script = f"mkdir {hung} 2>/dev/null && exec sleep 600; mkdir {{output}} && touch {{output}}/rows"
-    await StageCommand(command=["sh", "-c", script]).asave("extract", overwrite=True)
+    write_stage("extract", "sh", "-c", script)
     for stage in ("convert", "store"):
-        await StageCommand(command=["sh", "-c", "mkdir {output} && touch {output}/rows"]).asave(
-            stage, overwrite=True
-        )
+        write_stage(stage, "sh", "-c", "mkdir {output} && touch {output}/rows")
     installation.inbox.mkdir(parents=True)
     for number in range(3):
         file = installation.inbox / f"{number}.zip"
@@ -85,7 +83,7 @@ async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[Path]:
         os.utime(file, (1, 1))
     yield hung
     for stage in ("extract", "convert", "store"):
-        await StageCommand().asave(stage, overwrite=True)
+        write_stage(stage)
 
 
 @pytest.fixture
@@ -241,7 +239,7 @@ async def test_a_run_reacquires_its_lock_when_its_session_was_lost(installation:
 
 @pytest.mark.usefixtures("stages")
 async def test_a_complete_output_of_a_dead_run_is_recorded_and_not_made_again(installation: Settings) -> None:
-    await StageCommand(command=["sh", "-c", "exit 64"]).asave("extract", overwrite=True)
+    write_stage("extract", "sh", "-c", "exit 64")
     (row,) = rows(installation, "INSERT INTO batch_processing (file_count) VALUES (0) RETURNING batch_id")
     died = (
         "INSERT INTO stage_runs (batch_id, stage, attempt, host, pid, fenced_at, finished_at, outcome)"

@@ -8,12 +8,12 @@ import sys
 from typing import Any
 
 import pytest
+from block_documents import write_pipeline, write_stage
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterTaskRunId, TaskRunFilter, TaskRunFilterName
 from prefect.exceptions import ParameterTypeError
 
-from blocks import PIPELINE, PipelineConfig, StageCommand
 from flows.backfill import backfill
 from flows.maintain import maintain
 from flows.process_inbox import process_inbox
@@ -28,10 +28,9 @@ shutil.copytree(sys.argv[1], sys.argv[2])
 
 
 async def test_a_run_is_named_after_its_files_and_its_program_is_heard(installation: Settings) -> None:
-    await PipelineConfig(settle_seconds=0).asave(PIPELINE, overwrite=True)
+    write_pipeline()
     for stage in ("extract", "convert", "store"):
-        command = [sys.executable, "-c", PROGRAM, "{input}", "{output}"]
-        await StageCommand(command=command).asave(stage, overwrite=True)
+        write_stage(stage, sys.executable, "-c", PROGRAM, "{input}", "{output}")
     installation.inbox.mkdir(parents=True)
     for number in range(2):
         (installation.inbox / f"{number}.zip").write_text(f"{installation.home} {number}")
