@@ -10,7 +10,7 @@
 # make pictures  take the pictures of the README from a real run (Chromium)
 # make lint    run ruff, mypy and the spelling check only
 # make lock    resolve requirements.lock again
-.PHONY: demo test check chaos soak hosts fuzz bot-contract bench pictures lint format lock install clean
+.PHONY: demo test suite check chaos soak hosts fuzz bot-contract bench pictures lint format lock install clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,12 +25,16 @@ demo: $(INSTALLED)
 	.venv/bin/tdp demo $(ARGS)
 
 # Half of the suite's time is waiting: more processes than cores. tests/conftest.py shares the work among them.
-WORKERS = 3
+WORKERS = 4
 PARALLEL = --numprocesses $(WORKERS) --durations 10
 
 # A test that fails is run once more by itself, and both results are printed: of 1,600 tests with processes that are
 # killed at random moments, a busy machine may fail one. Whatever fails again, or ends otherwise, fails the command.
-test: lint
+# While processes start and wait, there is time for the lint.
+test: $(INSTALLED)
+	$(MAKE) --no-print-directory --jobs 2 lint suite
+
+suite: $(INSTALLED)
 	.venv/bin/pytest $(PARALLEL) $(ARGS) || { test $$? = 1 && .venv/bin/pytest --last-failed --last-failed-no-failures none $(ARGS); }
 
 check: lint

@@ -158,7 +158,7 @@ ZIPS = [
     quarantined("bomb", lambda chat: zipped(zeros(chat)), BIG),
     quarantined(
         "bomb of many",
-        lambda chat: zipped(*((f"{n}/result.json", zeros(chat)[1][:MB]) for n in range(60))),
+        lambda chat: zipped(*((f"{n}/result.json", chat.json.ljust(MB, b"\0")) for n in range(60))),
         BIG,
     ),
     quarantined("bomb of bzip2", lambda chat: zipped(zeros(chat), method=zipfile.ZIP_BZIP2), BIG),

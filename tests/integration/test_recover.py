@@ -28,6 +28,7 @@ from flows import services
 from flows.errors import BatchBusy
 from flows.ledger.batches import own_batch
 from flows.ledger.owner import own_run
+from flows.operations import recovery
 from flows.operations.recovery import _GRACE, Recovered, recover
 from flows.process_batch import process_batch
 from flows.process_inbox import process_inbox
@@ -60,6 +61,12 @@ RUNS = """
 SELECT flow_run_id FROM run_batches
 UNION SELECT flow_run_id FROM stage_runs WHERE flow_run_id IS NOT NULL
 """
+
+
+@pytest.fixture(autouse=True)
+def checked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of this process do not wait for 3 s between their two checks."""
+    monkeypatch.setattr(recovery, "_CHECK_INTERVAL", 0.3)
 
 
 @pytest.fixture
