@@ -50,11 +50,14 @@ class Finished(msgspec.Struct):
 
     @property
     def status(self) -> int:
-        """Exit status: 0 if every file was stored, 3 if some were not, 1 if the run did not complete."""
+        """Exit status: 0 if every file was stored, 3 if some were not, 1 if the run did not complete.
+
+        Files that an operator has dropped do not count.
+        """
         if self.state != "Completed":
             return 1
         totals = self.summary.totals
-        return 0 if totals.stored == totals.files and not self.skipped else 3
+        return 0 if totals.stored + totals.dropped == totals.files and not self.skipped else 3
 
 
 def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Screen) -> Finished:
@@ -133,8 +136,7 @@ def summary_page(summary: reports.Summary) -> RenderableType:
     rate = totals.messages / summary.elapsed_sec if summary.elapsed_sec else None
     lines = [
         f"{text.count(totals.files, 'file', 'files')} in {text.count(totals.batches, 'batch', 'batches')}:"
-        f" {totals.stored:,} stored, "
-        f"{totals.partial:,} in part, {totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
+        f" {totals.outcomes}",
         f"{totals.messages:,} messages in {text.seconds(summary.elapsed_sec)}, "
         f"{text.number(rate, 0)} per second: {summary.rows}",
     ]

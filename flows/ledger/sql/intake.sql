@@ -46,7 +46,8 @@ WITH arrival AS (
 ), source AS (
     INSERT INTO source_files (sha256, name, size_bytes, stored_path)
     SELECT sha256, name, size_bytes, stored_path FROM arrival
-    ON CONFLICT (sha256) DO UPDATE SET stored_path = excluded.stored_path, purged_at = NULL, returned_at = NULL
+    ON CONFLICT (sha256) DO UPDATE SET stored_path = excluded.stored_path, purged_at = NULL, returned_at = NULL,
+        dropped_at = NULL
     RETURNING source_id, xmax = 0 AS is_new
 ), receipt AS (
     INSERT INTO receipts (source_id, origin, sighting, duplicate)
@@ -76,6 +77,16 @@ SELECT :folder, name, sighting, reason, is_error FROM here h WHERE NOT EXISTS (
     SELECT FROM left_files l WHERE folder = :folder
       AND (h.name, h.sighting, h.reason) = (l.name, l.sighting, l.reason))
 RETURNING name, reason, is_error;
+
+-- name: folders_with_kept
+SELECT folder FROM left_files WHERE name = :name;
+
+-- name: note_put_back!
+INSERT INTO left_files (folder, name, sighting, reason, is_error)
+SELECT :folder, name, '', :reason, true FROM unnest(:names::text[]) AS back (name);
+
+-- name: forget_kept!
+DELETE FROM left_files WHERE folder = :folder AND name = :name;
 
 -- name: batches_to_restore
 -- Batches with files that were quarantined because their stored file was missing, and these sources' batches.
