@@ -18,6 +18,7 @@ from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
 from flows.batches.inbox import Look, is_one_export, is_unpacked_export, look, look_at_export, passed_over
 from flows.batches.kept import release_kept
+from flows.batches.kept_elsewhere import release_elsewhere
 from flows.batches.receiving import Arrival, Intake, Received, requeue_restored
 from flows.batches.run_name import first_name, name_run
 from flows.batches.runtime import Runtime, current_runtime
@@ -90,6 +91,7 @@ async def plan(
         await fetch(session, "requeue_failed", flow_run_id=run_id)
         log.info("Retrying the same %d batches in the same order", len(batches))
         return batches, Received()
+    await release_elsewhere(session)
     move = await asyncio.to_thread(_moves, inbox, runtime, log, move)
     own = inbox.samefile(runtime.settings.inbox)
     found = await _look(session, inbox, runtime, own=own)
@@ -102,7 +104,7 @@ async def plan(
             log,
             move=move,
             only_exports=runtime.is_built_in("extract"),
-            keeps=own,
+            keeps=True,
             only_once=not own,
         )
         received = await intake.receive_all(inbox, found)
