@@ -16,7 +16,15 @@ from pydantic import PositiveInt
 from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
-from flows.batches.inbox import Look, is_one_export, is_unpacked_export, look, look_at_export, passed_over
+from flows.batches.inbox import (
+    Look,
+    ensure_foreign,
+    is_one_export,
+    is_unpacked_export,
+    look,
+    look_at_export,
+    passed_over,
+)
 from flows.batches.kept import release_kept
 from flows.batches.kept_elsewhere import release_elsewhere
 from flows.batches.receiving import Arrival, Intake, Received, requeue_restored
@@ -91,6 +99,7 @@ async def plan(
         await fetch(session, "requeue_failed", flow_run_id=run_id)
         log.info("Retrying the same %d batches in the same order", len(batches))
         return batches, Received()
+    ensure_foreign(inbox, runtime.settings)
     await release_elsewhere(session)
     move = await asyncio.to_thread(_moves, inbox, runtime, log, move)
     own = inbox.samefile(runtime.settings.inbox)

@@ -108,8 +108,11 @@ async def _return(settings: Settings, ids: list[int] | None, directory: Path, as
             done.append(file)
             if not as_json:
                 echo(f"{file.id}  {file.name} -> {file.path}")
-    finally:
-        _print_count(done, as_json=as_json, verb="returned")
+    except BaseException:
+        if done:
+            _print_count(done, as_json=as_json, verb="returned")
+        raise
+    _print_count(done, as_json=as_json, verb="returned")
 
 
 @app.command()

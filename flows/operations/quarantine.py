@@ -16,7 +16,7 @@ from typing import BinaryIO
 import msgspec
 from psycopg.rows import DictRow
 
-from flows.errors import FileUnavailable
+from flows.errors import FileUnavailable, FolderRefused
 from flows.ledger.intake import planning
 from flows.ledger.session import Session, connect, fetch
 from flows.reports import text
@@ -40,12 +40,17 @@ async def return_files(
     """Copy source files into ``directory`` under their own names; None: all quarantined, not yet returned.
 
     A name that is in use there gets a number; no file is overwritten. The stored file stays until its
-    retention time, which starts now. Yields each file when it is returned. Raises FileUnavailable, before
-    anything is copied if the ledger does not have one of the files or it was removed; at a later error, the
-    files yielded before are returned and the others are not.
+    retention time, which starts now. Yields each file when it is returned.
+
+    Raises FolderRefused if the directory is one of this installation, whose inbox would receive them again.
+    Raises FileUnavailable, before anything is copied if the ledger does not have one of the files or it was
+    removed; at a later error, the files yielded before are returned and the others are not.
     """
     _ensure_outside(settings, directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise FileUnavailable(f"{directory} is not a folder") from None
     async with await connect(settings.database, "tdp files return", patience=0) as session:
         chosen = await _chosen(session, ids)
         for row in chosen:
@@ -92,13 +97,8 @@ async def drop_files(settings: Settings, ids: Sequence[int]) -> list[Decided]:
 
 
 def _ensure_outside(settings: Settings, directory: Path) -> None:
-    where = directory.resolve()
-    for own in (settings.inbox, settings.sources):
-        if where.is_relative_to(own.resolve()):
-            raise FileUnavailable(
-                f"{directory} belongs to this installation, which would receive the files again as"
-                " duplicates: choose another folder"
-            )
+    if settings.owns(directory) or directory.resolve().is_relative_to(settings.inbox.resolve()):
+        raise FolderRefused(f"{directory} belongs to this installation: name another folder")
 
 
 async def _chosen(session: Session, ids: Sequence[int] | None) -> Sequence[DictRow]:

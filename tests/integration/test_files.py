@@ -140,7 +140,8 @@ def test_files_are_returned_under_their_own_names(settings: Settings, tmp_path: 
     assert all(file["returned_at"] and not file["purged_at"] for file in listed)
     assert tdp("--limit", "2").stdout.endswith("These are the newest 2; --limit shows more.\n")
     for own in (settings.inbox, settings.sources / "new"):
-        assert "belongs to this installation" in str(tdp("return", "1", str(own)).exception)
+        refused = tdp("return", "1", str(own)).exception
+        assert str(refused) == f"{own} belongs to this installation: name another folder"
 
 
 def test_a_return_that_fails_says_what_was_returned_before(settings: Settings, tmp_path: Path) -> None:

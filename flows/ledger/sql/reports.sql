@@ -163,13 +163,14 @@ CROSS JOIN LATERAL (
 ORDER BY "group", position;
 
 -- name: stored_rows(batch_ids)^
--- What the last completed store of each of these batches did: messages that were new, changed and known.
+-- What the last store of each of these batches did, of those that are completed: messages that were new, changed and
+-- known.
 SELECT coalesce(sum(whole_number(counts ->> 'rows_new')), 0)::bigint AS new,
        coalesce(sum(whole_number(counts ->> 'rows_changed')), 0)::bigint AS changed,
        coalesce(sum(whole_number(counts ->> 'rows_same')), 0)::bigint AS known
 FROM (
-    SELECT DISTINCT ON (batch_id) counts FROM stage_runs
-    WHERE batch_id = ANY (:batch_ids::text[]) AND stage = 'store' AND outcome = 'COMPLETED'
+    SELECT DISTINCT ON (batch_id) counts FROM stage_runs JOIN batch_processing USING (batch_id)
+    WHERE batch_id = ANY (:batch_ids::text[]) AND status = 'COMPLETED' AND stage = 'store' AND outcome = 'COMPLETED'
     ORDER BY batch_id, queued_at DESC
 ) AS stored;
 
@@ -255,6 +256,7 @@ SELECT count(*) AS batches,
        count(*) FILTER (WHERE b.status = 'COMPLETED' AND b.completed_at >= l.listed_at) AS completed,
        count(*) FILTER (WHERE b.status = 'FAILED' AND b.completed_at >= l.listed_at) AS failed,
        count(*) FILTER (WHERE b.status IN ('EXTRACTING', 'CONVERTING', 'STORING')) AS working,
+       count(*) FILTER (WHERE b.status = 'QUEUED' AND b.held_at IS NOT NULL) AS held,
        coalesce(extract(epoch FROM clock_timestamp() - min(l.listed_at)), 0)::float8 AS elapsed_sec
 FROM run_batches l JOIN batch_processing b USING (batch_id) WHERE l.flow_run_id = :flow_run_id::uuid;
 
