@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -11,6 +12,7 @@ from uuid import UUID
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
+from psycopg import Error as PostgresError
 from pydantic import PositiveInt
 
 from flows.batches.conclusion import conclude
@@ -30,12 +32,14 @@ from flows.batches.kept_elsewhere import release_elsewhere
 from flows.batches.receiving import Arrival, Intake, Received, requeue_restored
 from flows.batches.run_name import first_name, name_run
 from flows.batches.runtime import Runtime, current_runtime
-from flows.batches.stopping import Stopped, stops
+from flows.batches.stopping import Stopped, stopped_by, stops
 from flows.domain import PROCESS_INBOX, FanOut, Log
+from flows.errors import DatabaseUnavailable
 from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
 from flows.reports import summary, summary_markdown, text
+from flows.stages.runner.completion import to_the_end
 
 
 @flow(name=PROCESS_INBOX, flow_run_name=first_name, persist_result=False)
@@ -106,22 +110,39 @@ async def plan(
     found = await _look(session, inbox, runtime, own=own)
     if found.busy and own:
         log.info("%d files are still being written; a later run receives them", len(found.busy))
-    async with planning(session):
-        intake = Intake(
-            session,
-            runtime.settings.sources,
-            log,
-            move=move,
-            only_exports=runtime.is_built_in("extract"),
-            keeps=True,
-            only_once=not own,
-        )
-        received = await intake.receive_all(inbox, found)
-        await requeue_restored(intake, runtime.settings.work, runtime.database_url)
-        batches = await freeze_batches(session, run_id, batch_size)
+    intake = Intake(
+        session,
+        runtime.settings.sources,
+        log,
+        move=move,
+        only_exports=runtime.is_built_in("extract"),
+        keeps=True,
+        only_once=not own,
+    )
+    batches, received = await _claim(intake, run_id, inbox, found, batch_size, runtime)
     _log_received(received.counts, log)
     log.info("%d batches to process", len(batches))
     return batches, received
+
+
+async def _claim(
+    intake: Intake, run_id: UUID, inbox: Path, found: Look, batch_size: int, runtime: Runtime
+) -> tuple[list[str], Received]:
+    """Receive what was found; return the run's list of batches, and what it has received.
+
+    If the run is stopped meanwhile, its list has what it has received until then: held, as all that a stopped
+    run leaves, and not taken by the next run.
+    """
+    async with planning(intake.session) as began:
+        try:
+            received = await intake.receive_all(inbox, found)
+            await requeue_restored(intake, runtime.settings.work, runtime.database_url)
+            return await freeze_batches(intake.session, run_id, batch_size), received
+        except BaseException as error:
+            if stopped_by(error):
+                with suppress(DatabaseUnavailable, PostgresError):
+                    await to_the_end(freeze_batches(intake.session, run_id, batch_size, since=began))
+            raise
 
 
 def _log_received(counts: Mapping[Arrival, int], log: Log) -> None:

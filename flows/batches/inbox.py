@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import gethostname
 from typing import NamedTuple
 
 from flows.batches.recognition import is_junk, is_unfinished
@@ -100,12 +101,15 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
 
 
 def ensure_foreign(folder: Path, settings: Settings) -> None:
-    """Raise FolderRefused if the files in ``folder`` are those of this installation itself."""
+    """Raise FolderRefused if ``folder`` is none, or if its files are those of this installation itself."""
     if settings.owns(folder):
         raise FolderRefused(
             f"{folder} has the files of this installation itself: name another folder, or copy files into the"
             f" inbox, {settings.inbox}"
         )
+    if folder != settings.inbox and not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise FolderRefused(f"{folder} {what} on this host, {gethostname()}")
 
 
 async def look_at_export(folder: Path, settle_seconds: float) -> Look:

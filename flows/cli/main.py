@@ -198,7 +198,7 @@ def run(
         typer.Argument(
             exists=True,
             callback=source_folder,
-            metavar="[FOLDER]",
+            metavar="FOLDER",
             help="Folder of source files, which are copied (default: the inbox).",
         ),
     ] = None,

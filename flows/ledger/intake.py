@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -13,12 +14,14 @@ from flows.ledger.session import Session, fetch, fetch_one
 
 
 @asynccontextmanager
-async def planning(session: Session) -> AsyncIterator[None]:
-    """Hold the intake lock: on all hosts, one run at a time reads an inbox, cuts batches or lists them."""
+async def planning(session: Session) -> AsyncIterator[datetime]:
+    """Hold the intake lock: on all hosts, one run at a time reads an inbox, cuts batches or lists them.
+
+    Yields the time since when it is held, by the database's clock.
+    """
     await fetch(session, "lock_intake", space=INTAKE)
     try:
-        await fetch(session, "intake_moves")
-        yield
+        yield (await fetch_one(session, "intake_moves"))["moved_at"]
     finally:
         await fetch(session, "unlock_intake", space=INTAKE)
 
@@ -38,17 +41,21 @@ async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:
     return [row["batch_id"] for row in rows]
 
 
-async def freeze_batches(session: Session, flow_run_id: UUID, batch_size: int) -> list[str]:
+async def freeze_batches(
+    session: Session, flow_run_id: UUID, batch_size: int, since: datetime | None = None
+) -> list[str]:
     """Cut the source files without a batch into batches of ``batch_size``, and freeze the run's list.
 
+    With ``since``, only those that were received since then, and without batches of dead runs.
     Uploaders take turns: see :func:`cut`.
     A source file whose stored file is missing is left out until its content arrives again. Unfinished batches
     of dead runs come first in the list. A retry of the run must process the same list in the same order,
     because Prefect matches the subflows of a retried run by their position only.
     """
     async with session.transaction():
-        batches = [row["batch_id"] for row in await fetch(session, "orphaned_batches")]
-        unbatched = await fetch(session, "unbatched_sources")
+        orphaned = [] if since else await fetch(session, "orphaned_batches")
+        batches = [row["batch_id"] for row in orphaned]
+        unbatched = await fetch(session, "unbatched_sources", since=since)
         sources = [
             (row["source_id"], row["uploader"]) for row in unbatched if Path(row["stored_path"]).is_file()
         ]

@@ -78,6 +78,12 @@ def test_the_folders_of_the_installation_itself_are_refused(tmp_path: Path) -> N
     for own in (settings.root, settings.sources / "ab", settings.work / "batch_000001", tmp_path / "link"):
         with pytest.raises(FolderRefused, match=r"the files of this installation itself: .*inbox, .*/inbox$"):
             ensure_foreign(own, settings)
+    (tmp_path / "file").touch()
+    for path, what in ((tmp_path / "file", "is not a folder"), (tmp_path / "x", "does not exist")):
+        with pytest.raises(FolderRefused, match=f"{path} {what} on this host, "):
+            ensure_foreign(path, settings)
+    for other in (settings.inbox / "ChatExport", settings.root / "mine"):
+        other.mkdir(parents=True)
     for other in (settings.inbox, settings.inbox / "ChatExport", settings.root / "mine", tmp_path):
         ensure_foreign(other, settings)
 

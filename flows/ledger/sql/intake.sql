@@ -5,9 +5,9 @@ SELECT pg_advisory_lock(:space, 0);
 -- name: unlock_intake
 SELECT pg_advisory_unlock(:space, 0);
 
--- name: intake_moves!
+-- name: intake_moves^
 -- The monitor reports an intake lock that is held while this time stands still.
-UPDATE intake SET moved_at = clock_timestamp();
+UPDATE intake SET moved_at = clock_timestamp() RETURNING moved_at;
 
 -- name: known_sightings
 -- is_quiet: the file needs no second look, because it was received before, left, or seen so for long enough.
@@ -131,11 +131,12 @@ WHERE b.status NOT IN ('COMPLETED', 'FAILED') AND b.held_at IS NULL
 ORDER BY b.created_at, b.batch_id;
 
 -- name: unbatched_sources
--- uploader: null for files of folders, which count as those of one uploader.
+-- Received since a time (null: ever). uploader: null for files of folders, which count as those of one uploader.
 SELECT source_id, stored_path, (
     SELECT min(user_id) FROM uploads u WHERE u.source_id = s.source_id
 ) AS uploader FROM source_files s
-WHERE purged_at IS NULL AND NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
+WHERE purged_at IS NULL AND (:since::timestamptz IS NULL OR received_at >= :since)
+  AND NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
 ORDER BY source_id;
 
 -- name: create_batch^
