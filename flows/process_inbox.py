@@ -96,11 +96,12 @@ async def plan(
 ) -> tuple[list[str], Received]:
     """Return the run's batches in order, and what it has received.
 
-    If the run is retried, that is the frozen list, and it receives nothing.
+    If the run is retried, that is the frozen list, and it receives nothing unless it was stopped before it
+    had received all files.
     """
+    await fetch(session, "resume_listed", flow_run_id=run_id)
+    await fetch(session, "requeue_failed", flow_run_id=run_id)
     if batches := await frozen_batches(session, run_id):
-        await fetch(session, "resume_listed", flow_run_id=run_id)
-        await fetch(session, "requeue_failed", flow_run_id=run_id)
         log.info("Retrying the same %d batches in the same order", len(batches))
         return batches, Received()
     ensure_foreign(inbox, runtime.settings)
@@ -131,7 +132,7 @@ async def _claim(
     """Receive what was found; return the run's list of batches, and what it has received.
 
     If the run is stopped meanwhile, its list has what it has received until then: held, as all that a stopped
-    run leaves, and not taken by the next run.
+    run leaves, and not taken by the next run. A retry of the run receives the rest.
     """
     async with planning(intake.session) as began:
         try:

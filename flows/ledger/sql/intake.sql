@@ -108,7 +108,8 @@ GROUP BY f.batch_id ORDER BY f.batch_id;
 SELECT pg_try_advisory_lock(run_lock_key(:flow_run_id)) AS owned;
 
 -- name: frozen_batches
-SELECT batch_id FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
+-- Negative positions: the run was stopped while it received files, and has still to receive the others.
+SELECT batch_id, position FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
 
 -- name: orphaned_batches
 -- Unfinished batches that are not held and that no live run owns or has listed. flow_run_id is the last run that
@@ -147,6 +148,10 @@ WITH batch AS (
     SELECT batch_id, source_id, position FROM batch, unnest(:source_ids::bigint[]) WITH ORDINALITY AS u(source_id, position)
 )
 SELECT batch_id FROM batch;
+
+-- name: end_list!
+-- The run has received all files: its list begins with the batches of those received before it was stopped.
+UPDATE run_batches SET position = position + :listed WHERE flow_run_id = :flow_run_id AND position < 0;
 
 -- name: freeze_batch!
 INSERT INTO run_batches (flow_run_id, position, batch_id) VALUES (:flow_run_id, :position, :batch_id);
