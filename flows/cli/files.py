@@ -96,6 +96,8 @@ def return_(
     The stored file is kept for its retention time, which then starts. No file is overwritten.
     """
     *given, directory = arguments
+    if not directory or directory.isdecimal():  # an empty variable, or a forgotten folder
+        raise typer.BadParameter(f"{directory!r} is no folder: name it last, for example ./back")
     ids = _ids(given, every=every)
     asyncio.run(_return(ensure_ledger(Settings()), ids, Path(directory), as_json))
 
@@ -117,7 +119,7 @@ async def _return(settings: Settings, ids: list[int] | None, directory: Path, as
 
 @app.command()
 def drop(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of files.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of files.")] = None,
     every: AllToDrop = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,

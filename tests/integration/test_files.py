@@ -198,7 +198,15 @@ def tdp_status() -> str:
 
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize(
-    "arguments", [["drop"], ["drop", "--all", "7"], ["return", "/x"], ["return", "seven", "/x"]]
+    "arguments",
+    [
+        ["drop"],
+        ["drop", "--all", "7"],
+        ["return", "/x"],
+        ["return", "seven", "/x"],
+        ["return", "7", "8"],
+        ["return", "7", ""],
+    ],
 )
 def test_wrong_arguments_are_usage_errors(arguments: list[str]) -> None:
     assert tdp(*arguments).exit_code == 2
