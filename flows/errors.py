@@ -90,6 +90,10 @@ class FileUnavailable(TdpError):
     """A source file cannot be returned or dropped. `tdp files` lists source files and their status."""
 
 
+class FolderRefused(TdpError):
+    """A folder of this installation itself cannot be the source or the target of files. Name another one."""
+
+
 class BadInput(TdpError):
     """A source file, or an export in it, cannot be read. The file is quarantined with this reason."""
 

@@ -104,7 +104,7 @@ async def process_batch(batch_id: str, yielding: bool = False) -> dict[str, Any]
                 report = dict(await batch.report())
         except BatchHeld as held:  # since its parent listed it
             log.warning("%s", held)
-            return cast("dict[str, Any]", Cancelled(message=str(held)))
+            return cast("dict[str, Any]", Cancelled(message=f"Stopped: {held}"))  # as Stopped does
         except Stopped as stop:
             return cast("dict[str, Any]", stop.state(log))
     log.info("%s", "  ".join(f"{key}={value}" for key, value in report.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -11,22 +12,34 @@ from uuid import UUID
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
+from psycopg import Error as PostgresError
 from pydantic import PositiveInt
 
 from flows.batches.conclusion import conclude
 from flows.batches.decoration import decorate
 from flows.batches.fan_out import run_all, runner
-from flows.batches.inbox import Look, is_one_export, is_unpacked_export, look, look_at_export, passed_over
+from flows.batches.inbox import (
+    Look,
+    ensure_foreign,
+    is_one_export,
+    is_unpacked_export,
+    look,
+    look_at_export,
+    passed_over,
+)
 from flows.batches.kept import release_kept
+from flows.batches.kept_elsewhere import release_elsewhere
 from flows.batches.receiving import Arrival, Intake, Received, requeue_restored
 from flows.batches.run_name import first_name, name_run
 from flows.batches.runtime import Runtime, current_runtime
-from flows.batches.stopping import Stopped, stops
+from flows.batches.stopping import Stopped, stopped_by, stops
 from flows.domain import PROCESS_INBOX, FanOut, Log
+from flows.errors import DatabaseUnavailable
 from flows.ledger.intake import freeze_batches, frozen_batches, known_sightings, planning
 from flows.ledger.owner import own_run
 from flows.ledger.session import Session, fetch
 from flows.reports import summary, summary_markdown, text
+from flows.stages.runner.completion import to_the_end
 
 
 @flow(name=PROCESS_INBOX, flow_run_name=first_name, persist_result=False)
@@ -83,34 +96,54 @@ async def plan(
 ) -> tuple[list[str], Received]:
     """Return the run's batches in order, and what it has received.
 
-    If the run is retried, that is the frozen list, and it receives nothing.
+    If the run is retried, that is the frozen list, and it receives nothing unless it was stopped before it
+    had received all files.
     """
+    await fetch(session, "resume_listed", flow_run_id=run_id)
+    await fetch(session, "requeue_failed", flow_run_id=run_id)
     if batches := await frozen_batches(session, run_id):
-        await fetch(session, "resume_listed", flow_run_id=run_id)
-        await fetch(session, "requeue_failed", flow_run_id=run_id)
         log.info("Retrying the same %d batches in the same order", len(batches))
         return batches, Received()
+    ensure_foreign(inbox, runtime.settings)
+    await release_elsewhere(session)
     move = await asyncio.to_thread(_moves, inbox, runtime, log, move)
     own = inbox.samefile(runtime.settings.inbox)
     found = await _look(session, inbox, runtime, own=own)
     if found.busy and own:
         log.info("%d files are still being written; a later run receives them", len(found.busy))
-    async with planning(session):
-        intake = Intake(
-            session,
-            runtime.settings.sources,
-            log,
-            move=move,
-            only_exports=runtime.is_built_in("extract"),
-            keeps=own,
-            only_once=not own,
-        )
-        received = await intake.receive_all(inbox, found)
-        await requeue_restored(intake, runtime.settings.work, runtime.database_url)
-        batches = await freeze_batches(session, run_id, batch_size)
+    intake = Intake(
+        session,
+        runtime.settings.sources,
+        log,
+        move=move,
+        only_exports=runtime.is_built_in("extract"),
+        keeps=True,
+        only_once=not own,
+    )
+    batches, received = await _claim(intake, run_id, inbox, found, batch_size, runtime)
     _log_received(received.counts, log)
     log.info("%d batches to process", len(batches))
     return batches, received
+
+
+async def _claim(
+    intake: Intake, run_id: UUID, inbox: Path, found: Look, batch_size: int, runtime: Runtime
+) -> tuple[list[str], Received]:
+    """Receive what was found; return the run's list of batches, and what it has received.
+
+    If the run is stopped meanwhile, its list has what it has received until then: held, as all that a stopped
+    run leaves, and not taken by the next run. A retry of the run receives the rest.
+    """
+    async with planning(intake.session) as began:
+        try:
+            received = await intake.receive_all(inbox, found)
+            await requeue_restored(intake, runtime.settings.work, runtime.database_url)
+            return await freeze_batches(intake.session, run_id, batch_size), received
+        except BaseException as error:
+            if stopped_by(error):
+                with suppress(DatabaseUnavailable, PostgresError):
+                    await to_the_end(freeze_batches(intake.session, run_id, batch_size, since=began))
+            raise
 
 
 def _log_received(counts: Mapping[Arrival, int], log: Log) -> None:

@@ -203,6 +203,13 @@ class Settings(BaseSettings):
         """Where a file is locked for each stage run, for as long as a process of its work is alive."""
         return self.root / "locks"
 
+    def owns(self, folder: Path) -> bool:
+        """Return whether ``folder`` is the home, or belongs to the installation and is not the inbox."""
+        where, home = folder.resolve(), self.root.resolve()
+        own = {path.name for path in (self.logs, self.sources, self.spool, self.work, self.work_locks)}
+        own |= {self.prefect_home.name, self.postgres_data.name, "tmp"}
+        return where == home or (where.is_relative_to(home) and where.relative_to(home).parts[0] in own)
+
     @property
     def prefect_home(self) -> Path:
         """PREFECT_HOME of this installation, separate from the user's own."""

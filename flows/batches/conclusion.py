@@ -94,7 +94,7 @@ async def _files(owner: Owner, completed: list[str], log: Log) -> str:
         report_failure("file_quarantined", _named(reasons, "; "))
     if (more := totals["partial"] + totals["quarantined"] - len(rows)) > 0:
         log.warning("and %d more files; `tdp show BATCH` lists the files of a batch", more)
-    counts = {"stored": "stored", "partial": "in part", "quarantined": "quarantined"}
+    counts = {"stored": "stored", "partial": "in part", "quarantined": "quarantined", "dropped": "dropped"}
     named = [f"{totals[name]} {word}" for name, word in counts.items() if totals[name] or name == "stored"]
     return ", ".join(named)
 

@@ -11,12 +11,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import gethostname
 from typing import NamedTuple
 
 from flows.batches.recognition import is_junk, is_unfinished
 from flows.batches.source_file import Writers, kind_of, sighting, writers_of
 from flows.batches.source_folder import sighting_of, tree_of, writers_in
 from flows.domain import MEDIA_FOLDERS
+from flows.errors import FolderRefused
+from flows.settings import Settings
 
 #: Folders that Telegram Desktop writes beside its pages, and that no export is lost with.
 _BESIDE_PAGES = {"css", "js", "images"}
@@ -95,6 +98,18 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
     busy |= {path for path, seen in unsure.items() if not seen_before.get(seen, True)}
     ready = sorted(files.keys() - busy, key=lambda path: (files[path].mtime_ns, path.name))
     return Look([Candidate(p, files[p].sighting, p in unsure) for p in ready], left, sorted(busy))
+
+
+def ensure_foreign(folder: Path, settings: Settings) -> None:
+    """Raise FolderRefused if ``folder`` is none, or if its files are those of this installation itself."""
+    if settings.owns(folder):
+        raise FolderRefused(
+            f"{folder} has the files of this installation itself: name another folder, or copy files into the"
+            f" inbox, {settings.inbox}"
+        )
+    if folder != settings.inbox and not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise FolderRefused(f"{folder} {what} on this host, {gethostname()}")
 
 
 async def look_at_export(folder: Path, settle_seconds: float) -> Look:

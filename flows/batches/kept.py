@@ -2,8 +2,9 @@
 
 The kernel does not say whether a file of another user is open for writing. Such a file is copied when it has
 been quiet for long enough, and the original is renamed, not removed: what a writer that only paused still
-writes is in it, and it is received again as the file that it has become. Other originals get the same name
-before they are removed, so that none is lost if the process dies between the two steps.
+writes is in it, and it is received again as the file that it has become: from a folder that is not the inbox,
+by the operator's next run on it. Other originals get the same name before they are removed, so that none is
+lost if the process dies between the two steps.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 #: Seconds for which an original is kept. Sources are stored for days, so this costs little space.
 KEEP_SECONDS = 3600.0
 _KEPT = re.compile(r"\.tdp-kept-(\d+)-(\d+)-(.+)", re.DOTALL)
+#: Under this name the originals that are kept in a folder are listed.
+KEPT_NAME = ".tdp-kept-…"
 #: A folder that is being removed, which changes it; another process may have begun to.
 _GONE = ".tdp-gone-"
 #: Bytes of the original's name that its hidden name has room for.
@@ -62,6 +65,14 @@ def kept_in(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     """Return the originals kept in ``folder``, each with the match of its name."""
     with os.scandir(folder) as entries:
         return [(Path(entry.path), found) for entry in entries if (found := _KEPT.fullmatch(entry.name))]
+
+
+def kept_note(folder: Path) -> dict[Path, str]:
+    """Return one entry for all originals kept in ``folder``, with what becomes of them; none if none are."""
+    if not (kept := len(kept_in(folder))):
+        return {}
+    originals = "1 received original" if kept == 1 else f"{kept:,} received originals"
+    return {folder / KEPT_NAME: f"{originals}, removed an hour after that, or put back if changed by then"}
 
 
 def _remove(hidden: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from psycopg.types.json import Jsonb
 
 from flows.batches.inbox import Candidate, Look
-from flows.batches.kept import put_back
+from flows.batches.kept import kept_note, put_back
 from flows.batches.recognition import HEAD, plainly_other
 from flows.batches.source_file import Interrupted, NotARegularFile, SourceFile, Writers
 from flows.batches.source_folder import SourceFolder
@@ -103,10 +103,10 @@ class Intake:
             done.counts[arrival] += 1
             if arrival is Arrival.LATER:
                 done.later.append(candidate.path)
-            if reason:
-                done.left[candidate.path] = reason
+            done.left |= {candidate.path: reason} if reason else {}
         if self.only_once:
             done.failed |= dict.fromkeys(done.later, _NOT_COMPLETE)
+        done.left |= await asyncio.to_thread(kept_note, folder) if self.only_once else {}
         await self._note_left(folder, done, sightings)
         return done
 

@@ -222,12 +222,13 @@ def how_to_continue(held: Iterable[str], retry: bool) -> str:
     ids = list(held)
     if not ids:
         return "It leaves no unfinished batches."
+    them = "it" if len(ids) == 1 else "them"
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     named, few = ", ".join(ids[:_NAMED]), "BATCH…" if more else " ".join(ids)
-    at_once = "Retry of this run continues them at once, " if retry else ""
+    at_once = f"Retry of this run continues {them} at once, " if retry else ""
     return (
-        f"Held: {named}{more}. The next run continues them after `tdp resume {few}`; {at_once}"
-        f"`tdp backfill {few}` processes them anew."
+        f"Held: {named}{more}. The next run continues {them} after `tdp resume {few}`; {at_once}"
+        f"`tdp backfill {few}` processes {them} anew."
     )
 
 

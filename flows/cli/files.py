@@ -16,7 +16,7 @@ from flows import reports
 from flows.cli import pages
 from flows.cli.reports import Json, _ledger, _print_json
 from flows.cli.screen import Screen, echo, echo_json
-from flows.operations.quarantine import Returned, drop_files, return_files
+from flows.operations.quarantine import Decided, drop_files, droppable, return_files
 from flows.reports import text
 from flows.services import ensure_ledger
 from flows.settings import Settings
@@ -26,16 +26,19 @@ app = typer.Typer()
 #: Ids are of PostgreSQL's type bigint.
 _GREATEST = 2**63 - 1
 
-All = Annotated[bool, typer.Option("--all", help="All quarantined files.")]
+All = Annotated[bool, typer.Option("--all", help="All quarantined files that were not returned or dropped.")]
+AllToDrop = Annotated[bool, typer.Option("--all", help="All quarantined files, returned ones included.")]
 
 
 class FileStatus(StrEnum):
-    """What became of a source file."""
+    """What became of a source file; of a quarantined one, what an operator has decided about it."""
 
     waiting = "WAITING"
     stored = "STORED"
     partial = "PARTIAL"
     quarantined = "QUARANTINED"
+    returned = "RETURNED"
+    dropped = "DROPPED"
 
 
 @app.callback(invoke_without_command=True)
@@ -56,7 +59,7 @@ def files(
 ) -> None:
     """List source files across batches, newest first, with the reason and the path they came from.
 
-    A quarantined file stays in sources/ until it was returned or dropped.
+    A quarantined file stays in sources/ until it was returned or dropped, and is then listed as that.
     """
     if context.invoked_subcommand:
         return
@@ -67,14 +70,17 @@ def files(
         if left:
             found = reports.left_files(connection)
         elif duplicates:
-            found = reports.duplicates(connection)[: -limit - 1 : -1]
+            found = reports.duplicates(connection)[: -limit - 2 : -1]
         else:
-            found = reports.source_files(connection, status=status and status.value, limit=limit)
+            found = reports.source_files(connection, status=status and status.value, limit=limit + 1)
+    shown = found if left else found[:limit]
     if as_json:
-        _print_json(found)
+        _print_json(shown)
         return
     console = Screen(soft_wrap=True, highlight=False)
-    console.print(Group(*map(_page, found)) if found else "No files.")
+    console.print(Group(*map(_page, shown)) if shown else "No files.")
+    if len(found) > len(shown):
+        console.print(f"These are the newest {limit:,}; --limit shows more.")
 
 
 @app.command("return")
@@ -90,24 +96,45 @@ def return_(
     The stored file is kept for its retention time, which then starts. No file is overwritten.
     """
     *given, directory = arguments
+    if not directory or directory.isdecimal():  # an empty variable, or a forgotten folder
+        raise typer.BadParameter(f"{directory!r} is no folder: name it last, for example ./back")
     ids = _ids(given, every=every)
-    done = asyncio.run(return_files(ensure_ledger(Settings()), ids, Path(directory)))
-    _print(done, as_json=as_json, verb="returned")
+    asyncio.run(_return(ensure_ledger(Settings()), ids, Path(directory), as_json))
+
+
+async def _return(settings: Settings, ids: list[int] | None, directory: Path, as_json: bool) -> None:
+    """Return files, and print each when that is done: a later one may fail."""
+    done: list[Decided] = []
+    try:
+        async for file in return_files(settings, ids, directory):
+            done.append(file)
+            if not as_json:
+                echo(f"{file.id}  {file.name} -> {file.path}")
+    except BaseException:
+        if done:
+            _print_count(done, as_json=as_json, verb="returned")
+        raise
+    _print_count(done, as_json=as_json, verb="returned")
 
 
 @app.command()
 def drop(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of files.")] = None,
-    every: All = False,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of files.")] = None,
+    every: AllToDrop = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remove quarantined files from sources/, now and for good. The ledger keeps their names and reasons."""
-    chosen = _ids(ids or [], every=every)
-    if not yes:
-        what = "all quarantined files" if chosen is None else _count(len(chosen))
-        typer.confirm(f"Remove {what} from sources/?", abort=True)
-    _print(asyncio.run(drop_files(ensure_ledger(Settings()), chosen)), as_json=as_json, verb="dropped")
+    settings = ensure_ledger(Settings())
+    found = asyncio.run(droppable(settings, _ids(ids or [], every=every)))
+    chosen = [file.id for file in found if not file.unchanged]
+    if not as_json:
+        for file in found:
+            echo(f"{file.id}  {file.name}" + (f": unchanged, {file.unchanged}" if file.unchanged else ""))
+    if chosen and not yes:
+        typer.confirm(f"Remove {_count(len(chosen))} from sources/, for good?", abort=True, err=as_json)
+    done = asyncio.run(drop_files(settings, chosen)) if chosen else []
+    _print_count([*done, *(file for file in found if file.unchanged)], as_json=as_json, verb="dropped")
 
 
 def _ids(given: list[str], *, every: bool) -> list[int] | None:
@@ -118,13 +145,11 @@ def _ids(given: list[str], *, every: bool) -> list[int] | None:
     return None if every else [int(value) for value in given]
 
 
-def _print(done: list[Returned], *, as_json: bool, verb: str) -> None:
+def _print_count(files: list[Decided], *, as_json: bool, verb: str) -> None:
     if as_json:
-        echo_json(done)
-        return
-    for file in done:
-        echo(f"{file.id}  {file.name}" + (f" -> {file.path}" if file.path else ""))
-    echo(f"{_count(len(done))} {verb}.")
+        echo_json(files)
+    else:
+        echo(f"{_count(sum(not file.unchanged for file in files))} {verb}.")
 
 
 def _count(files: int) -> str:
@@ -148,6 +173,8 @@ def _page(file: reports.SourceLine | reports.LeftFile | reports.Duplicate) -> Re
         lines.append(f"reason  {file.reason}")
     if file.returned_at:
         lines.append(f"returned {pages.when(file.returned_at)}")
-    if file.purged_at:
+    if file.dropped_at:
+        lines.append(f"dropped {pages.when(file.dropped_at)}")
+    elif file.purged_at:
         lines.append(f"removed from sources/ {pages.when(file.purged_at)}")
     return Group(head, *(Text(f"    {line}") for line in lines))

@@ -34,6 +34,11 @@ _REFRESH_SECONDS = 0.25
 _LINE_SECONDS = 5.0
 #: Duplicates that are named line by line; of more, so many are named as examples.
 _DUPLICATES, _EXAMPLES = 10, 3
+#: What an operator does about quarantined files.
+_DECIDE = (
+    "Quarantined files are kept until you decide: `tdp files --status quarantined` has their ids,"
+    " `tdp files return ID FOLDER` copies one back, `tdp files drop ID` removes it."
+)
 
 
 class Finished(msgspec.Struct):
@@ -50,11 +55,14 @@ class Finished(msgspec.Struct):
 
     @property
     def status(self) -> int:
-        """Exit status: 0 if every file was stored, 3 if some were not, 1 if the run did not complete."""
+        """Exit status: 0 if every file was stored, 3 if some were not, 1 if the run did not complete.
+
+        Files that an operator has dropped do not count.
+        """
         if self.state != "Completed":
             return 1
         totals = self.summary.totals
-        return 0 if totals.stored == totals.files and not self.skipped else 3
+        return 0 if totals.stored + totals.dropped == totals.files and not self.skipped else 3
 
 
 def run_inbox(settings: Settings, parameters: Mapping[str, Any], console: Screen) -> Finished:
@@ -82,7 +90,8 @@ def _run(flow: str, settings: Settings, parameters: Mapping[str, Any], console: 
     with connection(settings.database, readonly=True, autocommit=True) as ledger:
 
         def follow(process: psutil.Popen, outcome: Path) -> None:
-            _follow(process, outcome, ledger, limits, console)
+            before = "receiving files" if "inbox" in flow else "listing batches"
+            _follow(process, outcome, ledger, limits, console, before)
 
         ended = _run_process(flow, settings, parameters, console, follow)
         if ended["state"] == "Deleted":
@@ -104,11 +113,13 @@ def print_finished(finished: Finished, console: Screen) -> None:
     totals = finished.summary.totals
     if (more := totals.partial + totals.quarantined - len(incomplete)) > 0:
         console.print(f"and {more:,} more: `tdp show BATCH` lists the files of a batch")
+    if totals.quarantined:
+        console.print(_DECIDE, soft_wrap=True)
     for line in duplicate_lines(finished.duplicates):
         console.print(line, soft_wrap=True)
     colour = {0: "green", 3: "yellow"}.get(finished.status, "red")
     console.print()
-    console.print(Text(finished.state, colour), Text(finished.message or ""))
+    console.print(Text(finished.state, colour), Text(finished.message or ""), soft_wrap=True)
     for left in finished.left:
         console.print(Text(f"Left in {left.folder}: {left.name}: {left.reason}"), soft_wrap=True)
     console.print(f"Run  {finished.url}", soft_wrap=True)
@@ -133,8 +144,7 @@ def summary_page(summary: reports.Summary) -> RenderableType:
     rate = totals.messages / summary.elapsed_sec if summary.elapsed_sec else None
     lines = [
         f"{text.count(totals.files, 'file', 'files')} in {text.count(totals.batches, 'batch', 'batches')}:"
-        f" {totals.stored:,} stored, "
-        f"{totals.partial:,} in part, {totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
+        f" {totals.outcomes}",
         f"{totals.messages:,} messages in {text.seconds(summary.elapsed_sec)}, "
         f"{text.number(rate, 0)} per second: {summary.rows}",
     ]
@@ -191,23 +201,29 @@ def _died(process: psutil.Popen, log: Path, began: int) -> ServiceFailed:
 
 
 def _follow(
-    process: psutil.Popen, outcome: Path, ledger: Any, limits: Mapping[str, int], console: Screen
+    process: psutil.Popen,
+    outcome: Path,
+    ledger: Any,
+    limits: Mapping[str, int],
+    console: Screen,
+    before: str,
 ) -> None:
+    """Show the progress until the process has ended; ``before``: what it does until it has batches."""
     if not console.is_terminal:
-        _follow_in_lines(process, outcome, ledger, console)
+        _follow_in_lines(process, outcome, ledger, console, before)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while process.poll() is None:
-            line = Text(f"This run: {progress(ledger, read_run_id(outcome)) or 'receiving files'}", "bold")
+            line = Text(f"This run: {progress(ledger, read_run_id(outcome)) or before}", "bold")
             live.update(Group(line, pages.status_page(reports.status(ledger, limits))), refresh=True)
             time.sleep(_REFRESH_SECONDS)
 
 
-def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console: Screen) -> None:
+def _follow_in_lines(process: psutil.Popen, outcome: Path, ledger: Any, console: Screen, before: str) -> None:
     """Print a line when the progress has changed, and the final one when the process has ended."""
     printed, printed_at = "", 0.0
     while process.poll() is None:
-        line = str(progress(ledger, read_run_id(outcome)) or "receiving files")
+        line = str(progress(ledger, read_run_id(outcome)) or before)
         if line != printed and time.monotonic() - printed_at > _LINE_SECONDS:
             console.print(line)
             printed, printed_at = line, time.monotonic()

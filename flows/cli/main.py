@@ -37,6 +37,7 @@ from flows.cli.foreground import print_finished, run_inbox
 from flows.cli.installed import APPLYING, installed
 from flows.cli.installed import apply as apply_all
 from flows.cli.screen import Screen, echo, echo_json
+from flows.cli.settling import source_folder
 from flows.cli.signals import discard_output, stop_on_signals
 from flows.cli.streams import open_closed_streams
 from flows.cli.umask import make_private
@@ -196,7 +197,8 @@ def run(
         Path | None,
         typer.Argument(
             exists=True,
-            file_okay=False,
+            callback=source_folder,
+            metavar="FOLDER",
             help="Folder of source files, which are copied (default: the inbox).",
         ),
     ] = None,

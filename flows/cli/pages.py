@@ -13,7 +13,7 @@ from flows.cli.inbox_page import inbox_lines
 from flows.cli.screen import Cells
 from flows.operations.audit import Check
 from flows.reports import Duplicate, text
-from flows.reports.overview import BatchDetail, BatchLine, Lane, OpenRun, Status
+from flows.reports.overview import BatchDetail, BatchFile, BatchLine, Files, Lane, OpenRun, Status
 from flows.reports.summary import TIMING_HEADERS, timing_cells
 from flows.reports.timings import Timing
 
@@ -26,6 +26,8 @@ _COLOURS = {
     "FAILED": "red",
     "QUARANTINED": "red",
     "PARTIAL": "yellow",
+    "RETURNED": "yellow",
+    "DROPPED": "yellow",
 }
 
 
@@ -74,7 +76,7 @@ def status_page(now: Status) -> RenderableType:
         Text.assemble(
             ("Files: ", "bold"),
             f"{files.received:,} received: {files.stored:,} stored, {files.partial:,} in part, "
-            f"{files.quarantined:,} quarantined, {files.waiting:,} waiting; "
+            f"{files.quarantined:,} quarantined{_decided(files)}, {files.waiting:,} waiting; "
             f"{text.count(files.duplicates, 'duplicate', 'duplicates')}",
             ", see `tdp files --duplicates`" if files.duplicates else "",
             left,
@@ -82,6 +84,12 @@ def status_page(now: Status) -> RenderableType:
         *inbox_lines(now),
         Text(f"at {when(now.at)}", style="dim"),
     )
+
+
+def _decided(files: Files) -> str:
+    """Return the numbers of quarantined files about which an operator has decided, if there are any."""
+    counts = {"returned": files.returned, "dropped": files.dropped}
+    return "".join(f", {count:,} {decision}" for decision, count in counts.items() if count)
 
 
 def stages_table(timings: Sequence[Timing]) -> Table:
@@ -209,7 +217,7 @@ def batch_page(found: BatchDetail) -> RenderableType:
         f"completed {when(found.completed_at)}, flow run {found.flow_run_id or text.NOTHING}",
         f"messages: {found.rows}",
     ]
-    files = [(f"{file.name} ({file.stage})", file.error) for file in found.files]
+    files = [(f"{file.name} ({file.stage})", _outcome(file)) for file in found.files]
     runs = [(f"{run.stage}, attempt {run.attempt}", run.error) for run in found.stage_runs]
     return Group(
         head,
@@ -223,6 +231,15 @@ def batch_page(found: BatchDetail) -> RenderableType:
         _runs_table(found),
         *_reasons(runs, 1000),
     )
+
+
+def _outcome(file: BatchFile) -> str | None:
+    """Return why a file is not stored in full, and what an operator decided about it, with the time."""
+    decided = ("dropped", file.dropped_at) if file.dropped_at else ("returned", file.returned_at)
+    what, moment = decided
+    if file.error is None or moment is None:
+        return file.error
+    return f"{what} {when(moment)}; {file.error}"
 
 
 def _files_table(found: BatchDetail) -> Table:

@@ -21,19 +21,22 @@ class Progress(msgspec.Struct, frozen=True):
     completed: int
     failed: int
     working: int
+    held: int
     elapsed_sec: float
 
     @property
     def seconds_left(self) -> float | None:
         """The estimate: the remaining batches take as long on average as those that ended; None before."""
         ended = self.completed + self.failed
-        return (self.batches - ended) * self.elapsed_sec / ended if ended else None
+        left = self.batches - ended - self.held
+        return left * self.elapsed_sec / ended if ended else None
 
     def __str__(self) -> str:
         """The progress in one line."""
         parts = [f"{self.completed:,} of {text.count(self.batches, 'batch', 'batches')} completed"]
         parts += [f"{self.failed:,} failed"] if self.failed else []
         parts += [f"{self.working:,} in progress"] if self.working else []
+        parts += [f"{self.held:,} held"] if self.held else []
         left = self.seconds_left
         return ", ".join(parts) + (f"; about {text.seconds(left)} left" if left else "")
 

@@ -82,11 +82,14 @@ def batches(
 ) -> None:
     """List batches, newest first."""
     with _ledger() as ledger:
-        found = reports.batches(ledger, status=status, held=held, since=since, limit=limit)
+        found = reports.batches(ledger, status=status, held=held, since=since, limit=limit + 1)
+    shown = found[:limit]
     if as_json:
-        _print_json(found)
+        _print_json(shown)
         return
-    console().print(pages.batches_page(found) if found else "No batches.")
+    console().print(pages.batches_page(shown) if shown else "No batches.")
+    if len(found) > limit:
+        console().print(f"These are the newest {limit:,}; --limit shows more.")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What is in the inbox of this host and was not received: `tdp status` names it."""
+"""Folders of source files: that of `tdp run`; and what was not received from the inbox, for `tdp status`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import typer
 
-from flows.batches.inbox import passed_over, scan, writers_at
+from flows.batches.inbox import ensure_foreign, passed_over, scan, writers_at
 from flows.batches.kept import kept_in
 from flows.batches.receiving import decodable
 from flows.batches.source_file import Writers
@@ -23,6 +24,15 @@ _sql = load("reports.sql")
 #: Most entries that are named. If there are more than ``_MOST``, to look at each would take long.
 _NAMED, _MOST = 8, 1000
 _BLOCK = "/api/block_types/slug/tdp-pipeline/block_documents/name/tdp"
+
+
+def source_folder(path: Path | None) -> Path | None:
+    """Return the folder that is to be processed. Raises BadParameter if it is a file, or FolderRefused."""
+    if path and not path.is_dir():
+        raise typer.BadParameter(f"{path} is a file: name its folder, or copy it into the inbox")
+    if path:
+        ensure_foreign(path, Settings())
+    return path
 
 
 def with_inbox(now: Status, ledger: Connection, settings: Settings) -> Status:

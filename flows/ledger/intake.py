@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -13,12 +14,14 @@ from flows.ledger.session import Session, fetch, fetch_one
 
 
 @asynccontextmanager
-async def planning(session: Session) -> AsyncIterator[None]:
-    """Hold the intake lock: on all hosts, one run at a time reads an inbox, cuts batches or lists them."""
+async def planning(session: Session) -> AsyncIterator[datetime]:
+    """Hold the intake lock: on all hosts, one run at a time reads an inbox, cuts batches or lists them.
+
+    Yields the time since when it is held, by the database's clock.
+    """
     await fetch(session, "lock_intake", space=INTAKE)
     try:
-        await fetch(session, "intake_moves")
-        yield
+        yield (await fetch_one(session, "intake_moves"))["moved_at"]
     finally:
         await fetch(session, "unlock_intake", space=INTAKE)
 
@@ -33,33 +36,42 @@ async def known_sightings(session: Session, quiet_seconds: float, sightings: lis
 
 
 async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:
-    """Return the batches that this run froze when it was first planned; empty if it has none."""
+    """Return the batches that this run froze when it was planned; empty if it has none, or not yet all."""
     rows = await fetch(session, "frozen_batches", flow_run_id=flow_run_id)
-    return [row["batch_id"] for row in rows]
+    return [row["batch_id"] for row in rows] if any(row["position"] >= 0 for row in rows) else []
 
 
-async def freeze_batches(session: Session, flow_run_id: UUID, batch_size: int) -> list[str]:
+async def freeze_batches(
+    session: Session, flow_run_id: UUID, batch_size: int, since: datetime | None = None
+) -> list[str]:
     """Cut the source files without a batch into batches of ``batch_size``, and freeze the run's list.
 
+    With ``since``, only those that were received since then, and without batches of dead runs: the run was
+    stopped while it received files, and its retry receives the others and completes the list.
     Uploaders take turns: see :func:`cut`.
     A source file whose stored file is missing is left out until its content arrives again. Unfinished batches
     of dead runs come first in the list. A retry of the run must process the same list in the same order,
     because Prefect matches the subflows of a retried run by their position only.
     """
     async with session.transaction():
-        batches = [row["batch_id"] for row in await fetch(session, "orphaned_batches")]
-        unbatched = await fetch(session, "unbatched_sources")
+        orphaned = [] if since else await fetch(session, "orphaned_batches")
+        batches = [row["batch_id"] for row in orphaned]
+        unbatched = await fetch(session, "unbatched_sources", since=since)
         sources = [
             (row["source_id"], row["uploader"]) for row in unbatched if Path(row["stored_path"]).is_file()
         ]
         for source_ids in cut(sources, batch_size):
             batch = await fetch_one(session, "create_batch", source_ids=source_ids)
             batches.append(batch["batch_id"])
-        for position, batch_id in enumerate(batches):
+        listed = await fetch(session, "frozen_batches", flow_run_id=flow_run_id)
+        first = min([0, *(row["position"] for row in listed)]) - len(batches) if since else len(listed)
+        if not since:
+            await fetch(session, "end_list", flow_run_id=flow_run_id, listed=len(listed))
+        for position, batch_id in enumerate(batches, first):
             await fetch(
                 session, "freeze_batch", flow_run_id=flow_run_id, position=position, batch_id=batch_id
             )
-    return batches
+    return [*(row["batch_id"] for row in listed), *batches]
 
 
 def cut(sources: Iterable[tuple[int, int | None]], batch_size: int) -> list[list[int]]:

@@ -115,6 +115,8 @@ def _states(now: reports.Status) -> Iterator[Metric]:
         "stored": files.stored,
         "partial": files.partial,
         "quarantined": files.quarantined,
+        "returned": files.returned,
+        "dropped": files.dropped,
         "waiting": files.waiting,
     }
     yield _gauges("tdp_files", "Source files by status.", "status", states)

@@ -21,6 +21,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from blocks import PIPELINE, PipelineConfig
 from flows.batches.inbox import scan, writers_at
 from flows.batches.kept import release_kept
+from flows.batches.kept_elsewhere import release_elsewhere
 from flows.batches.receiving import decodable
 from flows.batches.source_file import Writers
 from flows.domain import LOOKING
@@ -104,6 +105,7 @@ class Arrivals:
             return []
         if time.monotonic() >= self._next_release:
             await asyncio.to_thread(release_kept, inbox)
+            await release_elsewhere(ledger)
             self._next_release = time.monotonic() + _KEPT_INTERVAL
         files, left = await asyncio.to_thread(scan, inbox)
         noted = await fetch(ledger, "left_here", folder=decodable(str(inbox)))

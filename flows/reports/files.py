@@ -13,7 +13,11 @@ _sql = load("reports.sql")
 
 
 class SourceLine(msgspec.Struct, frozen=True):
-    """One source file: ``origin`` is the path it was received from, ``reason`` why it is not stored whole."""
+    """One source file: ``origin`` is the path it was received from, ``reason`` why it is not stored whole.
+
+    ``status`` is WAITING, STORED, PARTIAL, QUARANTINED, or, of a quarantined file about which an operator has
+    decided, RETURNED or DROPPED.
+    """
 
     id: int
     batch_id: str | None
@@ -25,6 +29,7 @@ class SourceLine(msgspec.Struct, frozen=True):
     origin: str | None
     received_at: datetime
     returned_at: datetime | None
+    dropped_at: datetime | None
     purged_at: datetime | None
 
 

@@ -53,12 +53,17 @@ class ForeignHolder(msgspec.Struct, frozen=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """Numbers of source files by outcome; ``duplicates`` are arrivals of content received before."""
+    """Numbers of source files by outcome; ``duplicates`` are arrivals of content received before.
+
+    ``returned`` and ``dropped`` are quarantined files about which an operator has decided.
+    """
 
     received: int
     stored: int
     partial: int
     quarantined: int
+    returned: int
+    dropped: int
     waiting: int
     duplicates: int
 
@@ -129,12 +134,13 @@ class BatchLine(msgspec.Struct, frozen=True):
 
 
 class BatchFile(msgspec.Struct, frozen=True):
-    """One source file of a batch; ``error`` is why it was quarantined or stored only in part.
+    """One source file of a batch, with the status of SourceLine; ``error``: why it is not stored in full.
 
     ``new``, ``changed`` and ``known`` are those of its messages (null: not stored, or by release 0.1.0).
     """
 
     position: int
+    id: int
     name: str
     size_bytes: int
     status: str
@@ -145,6 +151,8 @@ class BatchFile(msgspec.Struct, frozen=True):
     new: int | None
     changed: int | None
     known: int | None
+    returned_at: datetime | None
+    dropped_at: datetime | None
 
 
 class StageRun(msgspec.Struct, frozen=True):

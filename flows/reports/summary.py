@@ -65,17 +65,31 @@ class FailedBatch(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Numbers of batches, of their source files by outcome, and of what was read from them."""
+    """Numbers of batches, of their source files by outcome, and of what was read from them.
+
+    ``dropped`` are quarantined files that an operator dropped: no run reads them. ``quarantined`` are the
+    others.
+    """
 
     batches: int
     files: int
     stored: int
     partial: int
     quarantined: int
+    dropped: int
     waiting: int
     bytes_in: int
     chats: int
     messages: int
+
+    @property
+    def outcomes(self) -> str:
+        """The numbers of files in words."""
+        dropped = f", {self.dropped:,} dropped" if self.dropped else ""
+        return (
+            f"{self.stored:,} stored, {self.partial:,} in part, {self.quarantined:,} quarantined{dropped},"
+            f" {self.waiting:,} waiting"
+        )
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -164,8 +178,7 @@ def _totals(summary: Summary) -> str:
         (
             "Files",
             f"{totals.files:,}",
-            f"{totals.stored:,} stored, {totals.partial:,} in part, "
-            f"{totals.quarantined:,} quarantined, {totals.waiting:,} waiting",
+            totals.outcomes,
         ),
         ("Chats", f"{totals.chats:,}", ""),
         ("Messages", f"{totals.messages:,}", f"{totals.messages / elapsed:,.0f} per second; {summary.rows}"),

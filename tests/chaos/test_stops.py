@@ -226,8 +226,12 @@ def test_a_hold_ends_waits_and_lets_the_stage_at_work_finish(plant: Plant) -> No
     waiting = "SELECT 1 FROM stage_runs WHERE finished_at IS NULL HAVING count(*) = 1"
     plant.until(lambda: plant.query(waiting), 10)
     assert work.is_running()
+    parent = parent_of(plant)
     hold.unlink()
     flow.wait(60)
+    for child in children(plant, parent).values():  # recovery writes its own message over any other
+        assert child["message"].startswith("Stopped: ")
+        assert "an operator held it" in child["message"]
     ended = plant.query("SELECT batch_id, stage FROM stage_runs WHERE outcome = 'COMPLETED'")
     assert ended == [{"batch_id": at_work, "stage": "extract"}]
     assert len(held(plant)) == 3

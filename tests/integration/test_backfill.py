@@ -15,7 +15,7 @@ from steered_stages import drop, runs_of
 from flows.backfill import backfill
 from flows.domain import STAGES
 from flows.errors import BatchesFailed
-from flows.operations.quarantine import drop_files
+from flows.operations.quarantine import drop_files, droppable
 from flows.process_inbox import process_inbox
 from flows.samples import write_samples
 from flows.settings import Settings
@@ -70,11 +70,16 @@ async def test_a_batch_of_which_a_quarantined_file_was_dropped_is_extracted_agai
     await process_inbox(batch_size=6)
     table = "SELECT source_id, status, error FROM batch_files ORDER BY 1"
     before = query(installation, table)
-    assert len(await drop_files(installation, None)) == 2
-    assert (await backfill(status="COMPLETED"))["completed"] == 1
+
+    async def drop_all() -> int:
+        return len(await drop_files(installation, [file.id for file in await droppable(installation, None)]))
+
+    assert await drop_all() == 2
+    state = await backfill(status="COMPLETED", return_state=True)
+    assert (state.name, state.message) == ("Completed", "3 stored, 1 in part, 2 dropped")
     assert query(installation, table) == before
     query(installation, "UPDATE batch_files SET status = 'QUARANTINED'")
-    await drop_files(installation, None)
+    assert await drop_all() == 4
     with pytest.raises(BatchesFailed, match=r"all its files were dropped.*backfill\)$"):
         await backfill(status="COMPLETED")
 

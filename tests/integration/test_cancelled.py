@@ -1,8 +1,9 @@
-"""Stage runs that were cancelled: the ledger says why, and the timings count them."""
+"""Runs that were stopped: their stage runs say why, and what they have received is held with them."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from block_documents import write_stage
 from typer.testing import CliRunner
 
+from flows.batches import stopping
 from flows.cli.reports import app
 from flows.domain import StopReason
 from flows.process_inbox import process_inbox
@@ -52,3 +54,38 @@ async def test_a_cancelled_stage_run_says_why(installation: Settings, tmp_path: 
         assert any(line.split()[: len(row)] == row for line in page.splitlines()), page
     page = CliRunner().invoke(app, ["show", "1"]).stdout
     assert "extract, attempt 1: cancelled: its run was interrupted in the terminal" in " ".join(page.split())
+
+
+async def test_what_a_stopped_run_has_received_is_held_and_not_processed_by_the_next_one(
+    installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "_interrupted", [])
+    installation.inbox.mkdir(parents=True, exist_ok=True)
+    for age, name in ((2, "a.zip"), (1, "b.zip")):
+        (installation.inbox / name).write_text(name)
+        os.utime(installation.inbox / name, (10 - age, 10 - age))
+    blocking = "INSERT INTO arrivals (sha256, name, size_bytes, stored_path, origin, sighting)"
+    with (
+        psycopg.connect(installation.database) as other,
+        psycopg.connect(installation.database, autocommit=True) as ledger,
+    ):
+        sha256 = hashlib.sha256(b"b.zip").hexdigest()
+        other.execute(f"{blocking} VALUES (%s, '', 0, '', '', '')".encode(), [sha256])  # b.zip has to wait
+        run = asyncio.create_task(process_inbox(return_state=True))
+        async with asyncio.timeout(60):
+            while ledger.execute("SELECT name FROM source_files").fetchall() != [("a.zip",)]:
+                assert not run.done()
+                await asyncio.sleep(0.05)
+        stopping.interrupt(run)
+        state = await run
+        other.rollback()
+        assert (state.name, "Held: batch_000001. The next run continues it" in str(state.message)) == (
+            "Cancelled",
+            True,
+        )
+        await process_inbox()
+        statuses = ledger.execute("SELECT status, held_at IS NULL FROM batch_processing ORDER BY batch_id")
+        assert statuses.fetchall()[0] == ("QUEUED", False)
+        assert ledger.execute(
+            "SELECT batch_id, name FROM batch_files JOIN source_files USING (source_id) ORDER BY 1"
+        ).fetchall() == [("batch_000001", "a.zip"), ("batch_000002", "b.zip")]

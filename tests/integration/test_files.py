@@ -13,10 +13,12 @@ import pytest
 from psycopg.rows import dict_row
 from typer.testing import CliRunner, Result
 
+from flows import reports
 from flows.cli.files import app
 from flows.cli.reports import app as reports_app
 from flows.errors import FileUnavailable
 from flows.ledger.connection import connection
+from flows.monitor.failures import of_ledger
 from flows.reports import duplicates
 from flows.settings import Settings
 
@@ -124,6 +126,8 @@ def test_files_are_returned_under_their_own_names(settings: Settings, tmp_path: 
     result = tdp("return", "--all", str(back))
     assert result.exit_code == 0
     assert "2 files returned." in result.stdout
+    assert tdp("--status", "quarantined").stdout == "No files.\n"
+    assert tdp("--status", "returned").stdout.count("  RETURNED  ") == 2
     assert {path.name: path.read_bytes() for path in back.iterdir()} == {
         "same.zip": b"one",
         "same (2).zip": b"two",
@@ -134,6 +138,20 @@ def test_files_are_returned_under_their_own_names(settings: Settings, tmp_path: 
     assert (back / "good.zip").read_bytes() == good.read_bytes()
     listed = json.loads(tdp("--json").stdout)
     assert all(file["returned_at"] and not file["purged_at"] for file in listed)
+    assert tdp("--limit", "2").stdout.endswith("These are the newest 2; --limit shows more.\n")
+    for own in (settings.inbox, settings.sources / "new"):
+        refused = tdp("return", "1", str(own)).exception
+        assert str(refused) == f"{own} belongs to this installation: name another folder"
+
+
+def test_a_return_that_fails_says_what_was_returned_before(settings: Settings, tmp_path: Path) -> None:
+    add(settings, "a.zip", b"one", "QUARANTINED", "it is encrypted")
+    add(settings, "b.zip", b"two", "QUARANTINED", "it is encrypted").unlink()
+    result = tdp("return", "--all", str(tmp_path / "back"))
+    assert result.stdout == f"1  a.zip -> {tmp_path}/back/a.zip\n1 file returned.\n"
+    assert "2 (b.zip) is not returned: " in str(result.exception)
+    assert str(result.exception).endswith(": No such file or directory")
+    assert [file["id"] for file in json.loads(tdp("--status", "quarantined", "--json").stdout)] == [2]
 
 
 def test_a_damaged_stored_file_is_not_returned(settings: Settings, tmp_path: Path) -> None:
@@ -143,22 +161,52 @@ def test_a_damaged_stored_file_is_not_returned(settings: Settings, tmp_path: Pat
     assert list((tmp_path / "back").iterdir()) == []
 
 
-def test_only_quarantined_files_are_dropped(settings: Settings) -> None:
+def test_only_quarantined_files_are_dropped_and_do_not_wait_for_a_decision_any_more(
+    settings: Settings, tmp_path: Path
+) -> None:
     good = add(settings, "good.zip", b"good", "STORED")
     bad = add(settings, "bad.zip", b"bad", "QUARANTINED", "it is encrypted")
     assert isinstance(tdp("drop", "--yes", "1", "2").exception, FileUnavailable)
     assert tdp("drop", "--all", stdin="n\n").exit_code == 1
     assert bad.exists()
-    assert "1 file dropped." in tdp("drop", "--all", "--yes").stdout
+    tdp("return", "2", str(tmp_path))
+    with connection(settings.database) as ledger:
+        assert reports.status(ledger).files.returned == 1
+        assert "2  bad.zip\n1 file dropped." in tdp("drop", "--all", "--yes").stdout
+        files = reports.status(ledger).files
+        assert (files.stored, files.quarantined, files.returned, files.dropped) == (1, 0, 0, 1)
+        assert reports.batches(ledger)[0].quarantined == 0
+        assert of_ledger(ledger)["file_quarantined"] is None
     assert good.exists()
     assert not bad.exists()
-    assert "was removed on" in str(tdp("return", "2", "/").exception)
+    assert "was dropped on" in str(tdp("return", "2", str(tmp_path)).exception)
+    assert "was dropped on" in str(tdp("drop", "--yes", "2").exception)
     assert "0 files dropped." in tdp("drop", "--all", "--yes").stdout
+    assert tdp("--status", "quarantined").stdout == "No files.\n"
+    (dropped,) = json.loads(tdp("--status", "dropped", "--json").stdout)
+    assert (dropped["status"], bool(dropped["dropped_at"])) == ("DROPPED", True)
+    assert "    dropped " in tdp("--status", "dropped").stdout
+    shown = CliRunner(env={"COLUMNS": "300"}).invoke(reports_app, ["show", "2"]).stdout
+    assert "DROPPED" in shown
+    assert "bad.zip (extract): dropped " in shown
+    assert "1 stored, 0 in part, 0 quarantined, 1 dropped" in tdp_status()
+
+
+def tdp_status() -> str:
+    return CliRunner(env={"COLUMNS": "300"}).invoke(reports_app, ["status"]).stdout
 
 
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize(
-    "arguments", [["drop"], ["drop", "--all", "7"], ["return", "/x"], ["return", "seven", "/x"]]
+    "arguments",
+    [
+        ["drop"],
+        ["drop", "--all", "7"],
+        ["return", "/x"],
+        ["return", "seven", "/x"],
+        ["return", "7", "8"],
+        ["return", "7", ""],
+    ],
 )
 def test_wrong_arguments_are_usage_errors(arguments: list[str]) -> None:
     assert tdp(*arguments).exit_code == 2
@@ -167,6 +215,9 @@ def test_wrong_arguments_are_usage_errors(arguments: list[str]) -> None:
 def test_files_of_a_batch_that_is_processed_are_not_dropped(settings: Settings) -> None:
     bad = add(settings, "bad.zip", b"bad", "QUARANTINED")
     execute(settings, "UPDATE batch_processing SET status = 'EXTRACTING'")
-    assert "its batch is being processed" in str(tdp("drop", "--yes", "1").exception)
+    assert "batch_000001 is not finished: it is EXTRACTING" in str(tdp("drop", "--yes", "1").exception)
+    execute(settings, "UPDATE batch_processing SET held_at = now()")
+    left = tdp("drop", "--all", "--yes").stdout
+    assert left == "1  bad.zip: unchanged, batch_000001 is not finished: it is held\n0 files dropped.\n"
     assert "no source file with the id 9" in str(tdp("drop", "--yes", "9").exception)
     assert bad.exists()

@@ -225,3 +225,8 @@ async def test_parts_in_a_folder_become_one_chat_from_the_inbox_and_in_place(
         assert (await process_inbox(str(folder), move=True))["batches"] == 0
     assert rows(installation, "SELECT count(*) AS n FROM receipts WHERE duplicate") == [{"n": 1}]
     assert {path: path.stat().st_ctime_ns for path in (tmp_path / "elsewhere").rglob("*")} == before
+
+    assert (await process_inbox(str(tmp_path / "elsewhere"), move=True))["batches"] == 0
+    (kept,) = (tmp_path / "elsewhere").iterdir()
+    assert kept.name.startswith(".tdp-kept-"), "its next file may be on its way, as in the inbox"
+    assert [row["name"] for row in rows(installation, "SELECT name FROM left_files")] == [".tdp-kept-…"]

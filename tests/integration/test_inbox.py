@@ -14,6 +14,7 @@ from inboxes import LOG, NOBODY, drop, intake, needs_root, receive, rows, source
 
 from flows.batches.inbox import look
 from flows.batches.kept import release_kept
+from flows.batches.kept_elsewhere import release_elsewhere
 from flows.batches.receiving import Arrival, Intake
 from flows.batches.source_file import NotARegularFile, SourceFile
 from flows.ledger.session import Session
@@ -190,3 +191,32 @@ async def test_a_name_that_is_not_utf8_is_stored_readable(session: Session, inbo
     path.write_text("x")
     assert await receive(session, path) == Arrival.NEW
     assert await rows(session, "SELECT name FROM source_files") == [("\ufffd\ufffd.zip",)]
+
+
+@needs_root
+async def test_a_move_from_another_folder_keeps_what_another_user_may_still_write(
+    session: Session, shared: Path, unprivileged: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shared / "inbox"
+    drop(folder, "a.zip", "first half")
+    unprivileged()
+    moving = Intake(session, shared / "sources", LOG, keeps=True, only_once=True)
+    received = await moving.receive_all(folder, await look(folder, 0, 0))
+    assert [reason.split(",")[0] for reason in received.left.values()] == ["1 received original"]
+    await release_elsewhere(session)
+    (hidden,) = folder.iterdir()
+    os.seteuid(0)  # the writer
+    hidden.write_text("first half, second half")
+    await release_elsewhere(session)
+    assert (folder / "a.zip").read_text() == "first half, second half"
+    ((name, reason),) = await rows(session, "SELECT name, reason FROM left_files")
+    assert name == "a.zip"
+    assert "run `tdp run` on the folder again" in str(reason)
+
+    unprivileged()
+    await moving.receive_all(folder, await look(folder, 0, 0))
+    monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
+    await release_elsewhere(session)
+    assert list(folder.iterdir()) == []
+    assert await rows(session, "SELECT * FROM left_files") == []
+    assert await sources(session) == ["first half", "first half, second half"]

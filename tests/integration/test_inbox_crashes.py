@@ -197,3 +197,23 @@ async def test_batches_of_a_live_parent_are_not_claimed_but_those_of_a_dead_one_
         session = session_owner.session
         assert await freeze_batches(session, third, 10) == claimed
         assert await frozen_batches(session, first) == claimed
+
+
+async def test_a_run_that_is_stopped_while_it_receives_completes_its_list_when_it_is_retried(
+    session: Session, inbox: Path, database_url: str
+) -> None:
+    run_id = uuid4()
+    async with own_run(run_id, database_url):
+        for name in ("a.zip", "b.zip"):
+            async with planning(session) as began:
+                drop(inbox, name)
+                await take(session, inbox)
+                await freeze_batches(session, run_id, 10, since=began)
+            assert await frozen_batches(session, run_id) == [], "it has still to receive the others"
+        drop(inbox, "c.zip")
+        await take(session, inbox)
+        listed = await freeze_batches(session, run_id, 10)
+        assert sorted(listed) == ["batch_000001", "batch_000002", "batch_000003"]
+        assert listed[-1] == "batch_000003"
+        assert await frozen_batches(session, run_id) == listed
+        assert await rows(session, "SELECT position FROM run_batches ORDER BY 1") == [(0,), (1,), (2,)]

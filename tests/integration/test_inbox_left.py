@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from inboxes import drop, intake, needs_root, rows, sources, take
 
-from flows.batches.inbox import look
+from flows.batches.inbox import ensure_foreign, look
 from flows.batches.receiving import Arrival
+from flows.errors import FolderRefused
 from flows.ledger.session import Session
+from flows.settings import Settings
 
 
 def facts(path: Path) -> tuple[object, ...]:
@@ -67,6 +69,23 @@ async def test_stored_files_are_not_received_from_their_own_folder(session: Sess
     assert received.left == {stored: "a stored file of this installation"}
     assert await sources(session) == ["\x01content"]
     assert len(await rows(session, "SELECT * FROM receipts")) == 1
+
+
+def test_the_folders_of_the_installation_itself_are_refused(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    settings.work.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(settings.root)
+    for own in (settings.root, settings.sources / "ab", settings.work / "batch_000001", tmp_path / "link"):
+        with pytest.raises(FolderRefused, match=r"the files of this installation itself: .*inbox, .*/inbox$"):
+            ensure_foreign(own, settings)
+    (tmp_path / "file").touch()
+    for path, what in ((tmp_path / "file", "is not a folder"), (tmp_path / "x", "does not exist")):
+        with pytest.raises(FolderRefused, match=f"{path} {what} on this host, "):
+            ensure_foreign(path, settings)
+    for other in (settings.inbox / "ChatExport", settings.root / "mine"):
+        other.mkdir(parents=True)
+    for other in (settings.inbox, settings.inbox / "ChatExport", settings.root / "mine", tmp_path):
+        ensure_foreign(other, settings)
 
 
 @needs_root

@@ -202,6 +202,11 @@ def test_new_changed_and_known_messages_are_shown(two_batches: Any, tdp: Callabl
     assert re.search(r"batch_000001-0.zip .* STORED +2 +30 +20 +3 +7", page)
     (first, *_) = json.loads(tdp("show", "batch_000001", "--json").stdout)["files"]
     assert (first["new"], first["changed"], first["known"]) == (20, 3, 7)
+    running_again = json.loads(tdp("show", "batch_000002", "--json").stdout)["rows"]
+    assert running_again == {"new": 0, "changed": 0, "known": 0}, (
+        "what an earlier run of it stored is not its own"
+    )
+    execute(two_batches, "UPDATE batch_processing SET status = 'COMPLETED' WHERE batch_id = 'batch_000002'")
     assert json.loads(tdp("show", "batch_000002", "--json").stdout)["rows"] == {
         "new": 7,
         "changed": 1,

@@ -75,9 +75,9 @@ UPDATE batch_processing SET status = 'QUEUED', completed_at = NULL, error_messag
 SELECT b.batch_id, b.status, b.file_count,
        count(*) FILTER (WHERE f.status = 'STORED') AS stored,
        count(*) FILTER (WHERE f.status = 'PARTIAL') AS partial,
-       count(*) FILTER (WHERE f.status = 'QUARANTINED') AS quarantined,
+       count(*) FILTER (WHERE f.status = 'QUARANTINED' AND s.dropped_at IS NULL) AS quarantined,
        coalesce(sum(f.messages), 0)::bigint AS messages
-FROM batch_processing b LEFT JOIN batch_files f USING (batch_id)
+FROM batch_processing b LEFT JOIN batch_files f USING (batch_id) LEFT JOIN source_files s USING (source_id)
 WHERE b.batch_id = :batch_id GROUP BY b.batch_id;
 
 -- name: hold_batches

@@ -5,9 +5,9 @@ SELECT pg_advisory_lock(:space, 0);
 -- name: unlock_intake
 SELECT pg_advisory_unlock(:space, 0);
 
--- name: intake_moves!
+-- name: intake_moves^
 -- The monitor reports an intake lock that is held while this time stands still.
-UPDATE intake SET moved_at = clock_timestamp();
+UPDATE intake SET moved_at = clock_timestamp() RETURNING moved_at;
 
 -- name: known_sightings
 -- is_quiet: the file needs no second look, because it was received before, left, or seen so for long enough.
@@ -46,7 +46,8 @@ WITH arrival AS (
 ), source AS (
     INSERT INTO source_files (sha256, name, size_bytes, stored_path)
     SELECT sha256, name, size_bytes, stored_path FROM arrival
-    ON CONFLICT (sha256) DO UPDATE SET stored_path = excluded.stored_path, purged_at = NULL, returned_at = NULL
+    ON CONFLICT (sha256) DO UPDATE SET stored_path = excluded.stored_path, purged_at = NULL, returned_at = NULL,
+        dropped_at = NULL
     RETURNING source_id, xmax = 0 AS is_new
 ), receipt AS (
     INSERT INTO receipts (source_id, origin, sighting, duplicate)
@@ -77,6 +78,16 @@ SELECT :folder, name, sighting, reason, is_error FROM here h WHERE NOT EXISTS (
       AND (h.name, h.sighting, h.reason) = (l.name, l.sighting, l.reason))
 RETURNING name, reason, is_error;
 
+-- name: folders_with_kept
+SELECT folder FROM left_files WHERE name = :name;
+
+-- name: note_put_back!
+INSERT INTO left_files (folder, name, sighting, reason, is_error)
+SELECT :folder, name, '', :reason, true FROM unnest(:names::text[]) AS back (name);
+
+-- name: forget_kept!
+DELETE FROM left_files WHERE folder = :folder AND name = :name;
+
 -- name: batches_to_restore
 -- Batches with files that were quarantined because their stored file was missing, and these sources' batches.
 -- A quarantined file that was dropped is not needed to run its batch again.
@@ -97,7 +108,8 @@ GROUP BY f.batch_id ORDER BY f.batch_id;
 SELECT pg_try_advisory_lock(run_lock_key(:flow_run_id)) AS owned;
 
 -- name: frozen_batches
-SELECT batch_id FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
+-- Negative positions: the run was stopped while it received files, and has still to receive the others.
+SELECT batch_id, position FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
 
 -- name: orphaned_batches
 -- Unfinished batches that are not held and that no live run owns or has listed. flow_run_id is the last run that
@@ -120,11 +132,12 @@ WHERE b.status NOT IN ('COMPLETED', 'FAILED') AND b.held_at IS NULL
 ORDER BY b.created_at, b.batch_id;
 
 -- name: unbatched_sources
--- uploader: null for files of folders, which count as those of one uploader.
+-- Received since a time (null: ever). uploader: null for files of folders, which count as those of one uploader.
 SELECT source_id, stored_path, (
     SELECT min(user_id) FROM uploads u WHERE u.source_id = s.source_id
 ) AS uploader FROM source_files s
-WHERE purged_at IS NULL AND NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
+WHERE purged_at IS NULL AND (:since::timestamptz IS NULL OR received_at >= :since)
+  AND NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)
 ORDER BY source_id;
 
 -- name: create_batch^
@@ -135,6 +148,10 @@ WITH batch AS (
     SELECT batch_id, source_id, position FROM batch, unnest(:source_ids::bigint[]) WITH ORDINALITY AS u(source_id, position)
 )
 SELECT batch_id FROM batch;
+
+-- name: end_list!
+-- The run has received all files: its list begins with the batches of those received before it was stopped.
+UPDATE run_batches SET position = position + :listed WHERE flow_run_id = :flow_run_id AND position < 0;
 
 -- name: freeze_batch!
 INSERT INTO run_batches (flow_run_id, position, batch_id) VALUES (:flow_run_id, :position, :batch_id);

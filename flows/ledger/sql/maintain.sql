@@ -33,10 +33,13 @@ SELECT stored_path FROM source_files WHERE purged_at > clock_timestamp() - inter
   AND NOT EXISTS (SELECT FROM arrivals a WHERE a.sha256 = source_files.sha256);
 
 -- name: chosen_sources
--- These source files, or all quarantined ones that are not purged. is_busy: a run may need the file.
-SELECT s.source_id, s.name, s.sha256, s.stored_path, s.purged_at, s.returned_at, f.status,
-       coalesce(b.status NOT IN ('COMPLETED', 'FAILED')
-                OR EXISTS (SELECT FROM living_backfills l WHERE l.batch_id = b.batch_id), false) AS is_busy
+-- These source files, or all quarantined ones that are not dropped or purged. needed_by: a run may need the file.
+SELECT s.source_id, s.name, s.sha256, s.stored_path, s.purged_at, s.dropped_at, f.status,
+       file_outcome(f.status, s.returned_at, s.dropped_at) AS outcome,
+       CASE WHEN b.status NOT IN ('COMPLETED', 'FAILED')
+            THEN b.batch_id || ' is not finished: it is ' || CASE WHEN b.held_at IS NULL THEN b.status ELSE 'held' END
+            WHEN EXISTS (SELECT FROM living_backfills l WHERE l.batch_id = b.batch_id)
+            THEN 'a backfill is about to process ' || b.batch_id END AS needed_by
 FROM source_files s LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
 WHERE s.source_id = ANY (:ids::bigint[])
    OR (:ids::bigint[] IS NULL AND f.status = 'QUARANTINED' AND s.purged_at IS NULL)
@@ -46,7 +49,8 @@ ORDER BY s.source_id;
 UPDATE source_files SET returned_at = clock_timestamp() WHERE source_id = :source_id;
 
 -- name: drop_sources!
-UPDATE source_files SET purged_at = clock_timestamp() WHERE source_id = ANY (:ids::bigint[]);
+UPDATE source_files SET dropped_at = clock_timestamp(), purged_at = coalesce(purged_at, clock_timestamp())
+WHERE source_id = ANY (:ids::bigint[]);
 
 -- name: forget_left!
 -- No later run may look at a folder of `tdp run`, so its entries are listed as long as the run is kept in Prefect.

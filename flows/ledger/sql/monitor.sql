@@ -31,7 +31,7 @@ WHERE EXISTS (SELECT FROM advisory_locks WHERE granted AND space = :space);
 -- Failed batches, and quarantined files that no operator has returned or dropped.
 SELECT (SELECT count(*) FROM batch_processing WHERE status = 'FAILED') AS failed,
        (SELECT count(*) FROM batch_files JOIN source_files USING (source_id)
-        WHERE status = 'QUARANTINED' AND returned_at IS NULL AND purged_at IS NULL) AS quarantined;
+        WHERE status = 'QUARANTINED' AND returned_at IS NULL AND dropped_at IS NULL) AS quarantined;
 
 -- name: runs_without_open_batches(flow_run_ids)$
 -- Of these parent runs those that have listed batches, and whose batches are all completed now.

@@ -34,14 +34,17 @@ SELECT count(*) FROM left_files;
 SELECT count(*) FROM batch_processing WHERE held_at IS NOT NULL;
 
 -- name: file_counts()^
--- A source file without a batch counts as waiting.
+-- A source file without a batch counts as waiting; quarantined are those without a decision of an operator.
 SELECT (SELECT count(*) FROM receipts WHERE NOT duplicate) AS received,
-       count(*) FILTER (WHERE f.status = 'STORED') AS stored,
-       count(*) FILTER (WHERE f.status = 'PARTIAL') AS partial,
-       count(*) FILTER (WHERE f.status = 'QUARANTINED') AS quarantined,
-       count(*) FILTER (WHERE coalesce(f.status, 'WAITING') = 'WAITING') AS waiting,
+       count(*) FILTER (WHERE outcome = 'STORED') AS stored,
+       count(*) FILTER (WHERE outcome = 'PARTIAL') AS partial,
+       count(*) FILTER (WHERE outcome = 'QUARANTINED') AS quarantined,
+       count(*) FILTER (WHERE outcome = 'RETURNED') AS returned,
+       count(*) FILTER (WHERE outcome = 'DROPPED') AS dropped,
+       count(*) FILTER (WHERE outcome = 'WAITING') AS waiting,
        (SELECT count(*) FROM receipts WHERE duplicate) AS duplicates
-FROM source_files LEFT JOIN batch_files f USING (source_id);
+FROM (SELECT file_outcome(f.status, s.returned_at, s.dropped_at) AS outcome
+      FROM source_files s LEFT JOIN batch_files f USING (source_id)) files;
 
 -- name: batches(status, held, since, limit)
 SELECT b.batch_id, b.status, b.file_count, f.messages, f.quarantined, b.created_at, b.started_at,
@@ -49,8 +52,8 @@ SELECT b.batch_id, b.status, b.file_count, f.messages, f.quarantined, b.created_
        b.held_at, b.held_because
 FROM batch_processing b CROSS JOIN LATERAL (
     SELECT coalesce(sum(messages), 0)::bigint AS messages,
-           count(*) FILTER (WHERE status = 'QUARANTINED') AS quarantined
-    FROM batch_files WHERE batch_id = b.batch_id
+           count(*) FILTER (WHERE file_outcome(status, returned_at, dropped_at) = 'QUARANTINED') AS quarantined
+    FROM batch_files JOIN source_files USING (source_id) WHERE batch_id = b.batch_id
 ) f
 WHERE (:status::text IS NULL OR b.status = :status) AND (NOT :held OR b.held_at IS NOT NULL)
   AND (:since::timestamptz IS NULL OR b.created_at >= :since)
@@ -71,8 +74,9 @@ SELECT batch_id, status, file_count, created_at, started_at, completed_at, error
 FROM batch_processing b WHERE batch_id = :batch_id;
 
 -- name: batch_files(batch_id)
-SELECT f.position, s.name, s.size_bytes, f.status, f.stage, f.error, f.chats, f.messages, f.rows_new AS new,
-       f.rows_changed AS changed, f.rows_same AS known
+SELECT f.position, s.source_id AS id, s.name, s.size_bytes, file_outcome(f.status, s.returned_at, s.dropped_at) AS status,
+       f.stage, f.error, f.chats, f.messages, f.rows_new AS new, f.rows_changed AS changed, f.rows_same AS known,
+       s.returned_at, s.dropped_at
 FROM batch_files f JOIN source_files s USING (source_id)
 WHERE f.batch_id = :batch_id ORDER BY f.position;
 
@@ -159,13 +163,14 @@ CROSS JOIN LATERAL (
 ORDER BY "group", position;
 
 -- name: stored_rows(batch_ids)^
--- What the last completed store of each of these batches did: messages that were new, changed and known.
+-- What the last store of each of these batches did, of those that are completed: messages that were new, changed and
+-- known.
 SELECT coalesce(sum(whole_number(counts ->> 'rows_new')), 0)::bigint AS new,
        coalesce(sum(whole_number(counts ->> 'rows_changed')), 0)::bigint AS changed,
        coalesce(sum(whole_number(counts ->> 'rows_same')), 0)::bigint AS known
 FROM (
-    SELECT DISTINCT ON (batch_id) counts FROM stage_runs
-    WHERE batch_id = ANY (:batch_ids::text[]) AND stage = 'store' AND outcome = 'COMPLETED'
+    SELECT DISTINCT ON (batch_id) counts FROM stage_runs JOIN batch_processing USING (batch_id)
+    WHERE batch_id = ANY (:batch_ids::text[]) AND status = 'COMPLETED' AND stage = 'store' AND outcome = 'COMPLETED'
     ORDER BY batch_id, queued_at DESC
 ) AS stored;
 
@@ -174,7 +179,8 @@ SELECT count(DISTINCT b.batch_id) AS batches,
        count(f.source_id) AS files,
        count(f.source_id) FILTER (WHERE f.status = 'STORED') AS stored,
        count(f.source_id) FILTER (WHERE f.status = 'PARTIAL') AS partial,
-       count(f.source_id) FILTER (WHERE f.status = 'QUARANTINED') AS quarantined,
+       count(f.source_id) FILTER (WHERE f.status = 'QUARANTINED' AND s.dropped_at IS NULL) AS quarantined,
+       count(f.source_id) FILTER (WHERE f.status = 'QUARANTINED' AND s.dropped_at IS NOT NULL) AS dropped,
        count(f.source_id) FILTER (WHERE f.status = 'WAITING') AS waiting,
        coalesce(sum(s.size_bytes), 0)::bigint AS bytes_in,
        coalesce(sum(f.chats), 0)::bigint AS chats,
@@ -191,9 +197,11 @@ WHERE f.batch_id = ANY (:batch_ids::text[]) AND f.rows_new IS NOT NULL
 ORDER BY f.rows_new + f.rows_changed = 0, f.batch_id, f.position LIMIT :limit;
 
 -- name: incomplete_files(batch_ids, limit)
+-- Without quarantined files that were dropped: no run reads them.
 SELECT f.batch_id, s.name, f.status, f.stage, f.error
 FROM batch_files f JOIN source_files s USING (source_id)
 WHERE f.batch_id = ANY (:batch_ids::text[]) AND f.status IN ('PARTIAL', 'QUARANTINED')
+  AND NOT (f.status = 'QUARANTINED' AND s.dropped_at IS NOT NULL)
 ORDER BY f.status DESC, f.batch_id, f.position LIMIT :limit;
 
 -- name: failed_batches(batch_ids)
@@ -205,18 +213,20 @@ SELECT coalesce(extract(epoch FROM max(coalesce(finished_at, clock_timestamp()))
 FROM stage_runs WHERE stage_run_id = ANY (:ids::bigint[]);
 
 -- name: source_lines(status, limit)
-SELECT s.source_id AS id, f.batch_id, coalesce(f.status, 'WAITING') AS status, s.name, s.size_bytes, f.stage,
-       f.error AS reason, r.origin, s.received_at, s.returned_at, s.purged_at
+SELECT s.source_id AS id, f.batch_id, o.status, s.name, s.size_bytes, f.stage, f.error AS reason, r.origin,
+       s.received_at, s.returned_at, s.dropped_at, s.purged_at
 FROM source_files s LEFT JOIN batch_files f USING (source_id)
+CROSS JOIN LATERAL (SELECT file_outcome(f.status, s.returned_at, s.dropped_at) AS status) o
 LEFT JOIN LATERAL (SELECT origin FROM receipts WHERE source_id = s.source_id ORDER BY receipt_id LIMIT 1) r ON true
-WHERE :status::text IS NULL OR coalesce(f.status, 'WAITING') = :status
+WHERE :status::text IS NULL OR o.status = :status
 ORDER BY s.source_id DESC LIMIT :limit;
 
 -- name: duplicates(since, folder, batch_id)
 -- Arrivals of content that the ledger had already, in the order received, and the file whose content it is: since a
 -- time, from a folder (or the folder itself), of the content of a batch (null: no condition).
 SELECT coalesce(u.file_name, regexp_replace(r.origin, '^.*/', '')) AS name, r.origin, r.received_at,
-       s.source_id AS same_as_id, s.name AS same_as, f.batch_id, coalesce(f.status, 'WAITING') AS status
+       s.source_id AS same_as_id, s.name AS same_as, f.batch_id,
+       file_outcome(f.status, s.returned_at, s.dropped_at) AS status
 FROM receipts r JOIN source_files s USING (source_id) LEFT JOIN batch_files f USING (source_id)
 LEFT JOIN LATERAL (
     SELECT file_name FROM uploads WHERE source_id = r.source_id
@@ -246,6 +256,7 @@ SELECT count(*) AS batches,
        count(*) FILTER (WHERE b.status = 'COMPLETED' AND b.completed_at >= l.listed_at) AS completed,
        count(*) FILTER (WHERE b.status = 'FAILED' AND b.completed_at >= l.listed_at) AS failed,
        count(*) FILTER (WHERE b.status IN ('EXTRACTING', 'CONVERTING', 'STORING')) AS working,
+       count(*) FILTER (WHERE b.status = 'QUEUED' AND b.held_at IS NOT NULL) AS held,
        coalesce(extract(epoch FROM clock_timestamp() - min(l.listed_at)), 0)::float8 AS elapsed_sec
 FROM run_batches l JOIN batch_processing b USING (batch_id) WHERE l.flow_run_id = :flow_run_id::uuid;
 
