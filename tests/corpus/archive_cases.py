@@ -17,6 +17,7 @@ from packing import (
     patched_7z,
     plain_sevenzip,
     rar,
+    rar3,
     sevenzipped,
     tar_special,
     tarred,
@@ -159,7 +160,15 @@ RARS = [
         1,
     ),
     quarantined(
-        "RAR compressed", lambda chat: rar(*seven(chat), method=3), "neither unrar nor unar is installed"
+        "RAR compressed", lambda chat: rar(*seven(chat), method=3), "none of unrar, unar, 7z and bsdtar is"
+    ),
+    stored("RAR 3", lambda chat: rar3(*seven(chat))),
+    stored("RAR 3 with a compressed comment", lambda chat: rar3(*seven(chat), comment=b"packed")),
+    stored("RAR of an export with another name", lambda chat: rar(("Чат/older.txt", chat.json))),
+    stored(
+        "RAR with a symlink within it",
+        lambda chat: rar(("a/blob", chat.json), link=("b/result.json", "../a/blob")),
+        read=4,
     ),
     quarantined("RAR encrypted", lambda _: encrypted_rar(), "without a password"),
     quarantined("RAR cut off", lambda chat: rar(*seven(chat))[:60], "damaged"),

@@ -176,8 +176,11 @@ def _block(kind: int, flags: int, rest: bytes) -> bytes:
     return struct.pack("<L", zlib.crc32(header)) + header
 
 
-def rar(*members: Files, method: int = 0) -> bytes:
-    """Return a RAR archive of stored members; with another ``method`` they only pretend to be compressed."""
+def rar(*members: Files, method: int = 0, link: tuple[str, str] | None = None) -> bytes:
+    """Return a RAR archive of stored members; with another ``method`` they only pretend to be compressed.
+
+    ``link`` is the name and the target of a symbolic link.
+    """
     blocks = [b"Rar!\x1a\x07\x01\0", _block(1, 0, b"\0")]
     for name, content in members:
         raw = str(name).encode()
@@ -188,7 +191,32 @@ def rar(*members: Files, method: int = 0) -> bytes:
             _block(2, 2, b"".join(map(_number, fields)) + checksum + b"".join(map(_number, more)) + raw),
             content,
         ]
+    if link:
+        raw, target = (part.encode() for part in link)
+        record = b"".join(map(_number, [5, 1, 0, len(target)])) + target
+        extra = _number(len(record)) + record
+        fields = [len(extra), 0, len(target), 0o120777, 0, 1, len(raw)]
+        blocks.append(_block(2, 1, b"".join(map(_number, fields)) + raw + extra))
     return b"".join([*blocks, _block(5, 0, b"\0")])
+
+
+def rar3(*members: Files, comment: bytes = b"") -> bytes:
+    """Return a RAR archive of before RAR 5; a ``comment`` pretends to be compressed."""
+    blocks = [b"Rar!\x1a\x07\0", _block3(0x73, 0, bytes(6))]
+    blocks += [_file3(0x7A, b"CMT", comment, 0x33)] if comment else []
+    blocks += [_file3(0x74, str(name).encode(), content, 0x30) for name, content in members]
+    return b"".join([*blocks, _block3(0x7B, 0x4000, b"")])
+
+
+def _file3(kind: int, name: bytes, content: bytes, method: int) -> bytes:
+    size, checksum = len(content), zlib.crc32(content)
+    fields = struct.pack("<LLBLLBBHL", size, size, 3, checksum, 0, 29, method, len(name), 0o100644)
+    return _block3(kind, 0x8000, fields + name) + content
+
+
+def _block3(kind: int, flags: int, rest: bytes) -> bytes:
+    header = struct.pack("<BHH", kind, flags, 7 + len(rest)) + rest
+    return struct.pack("<H", zlib.crc32(header) & 0xFFFF) + header
 
 
 def encrypted_rar() -> bytes:
