@@ -134,6 +134,8 @@ ZIPS = [
     partly("backslash traversal", with_export(("..\\..\\result.json", b"{}")), "leads out"),
     stored("absolute", lambda chat: one_of(chat, "/home/a/result.json")),
     stored("drive", lambda chat: one_of(chat, "C:\\a\\result.json")),
+    stored("members without a name", with_export((zipfile.ZipInfo(""), b"junk"), ("/", b""), (".", b"junk"))),
+    stored("only an export without a name", lambda chat: zipped((zipfile.ZipInfo(""), chat.json))),
     quarantined("only traversal", lambda chat: one_of(chat, "../result.json"), "leads out"),
     partly("symlink", with_export((special("result.json", stat.S_IFLNK), b"/etc/passwd")), "not followed"),
     stored(
