@@ -234,6 +234,7 @@ class _JsonReader:
     def _chat(self, members: dict[str, bytes], *, of_account: bool) -> Chat:
         kind, name = (_decoded(members.get(key, b"null"), str | None, None) for key in ("type", "name"))
         chat_id = _decoded(members.get("id", b"null"), ids.Int64 | None, None, strict=False)
+        kind = kind or ids.kind_of(chat_id)
         chat = Chat("", chat_id, kind, name, self._account, "json", of_account=of_account)
         self._identify(chat, [])
         self._reading.chats.append(chat)
@@ -244,10 +245,13 @@ class _JsonReader:
         kind = chat.type or ""
         senders = _senders(messages)
         if chat.chat_id is not None:
-            self._shifted |= any(map(ids.is_bare_number, senders))
+            if any(map(ids.is_bare_number, senders)):
+                old = _senders([message for message in messages if ids.LATER.isdisjoint(message)])
+                self._shifted |= any(map(ids.is_bare_number, old))
             chat.chat_id = ids.bare_chat_id(chat.chat_id, kind, self._shifted)
         if not self._account:
-            chat.account = ids.account_of(kind, chat.chat_id, map(ids.peer_id, senders))
+            peers = (ids.peer_id(sender, shifted=self._shifted) for sender in senders)
+            chat.account = ids.account_of(kind, chat.chat_id, peers)
         chat.chat_key = ids.chat_key(kind, chat.chat_id, chat.name, chat.account)
         if ids.is_floating(chat.chat_key):
             chat.chat_key += ids.start_mark(messages)

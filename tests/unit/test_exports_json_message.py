@@ -75,6 +75,9 @@ INVITATION = {
         ({"from_id": 2**33 + 5}, {"sender_id": "channel5"}),
         ({"from_id": f"user{2**33 + 5}"}, {"sender_id": f"user{2**33 + 5}"}),  # recent ids are that large
         ({"from_id": "channel5"}, {"sender_id": "channel5"}),
+        ({"from_id": -1000000000005}, {"sender_id": "channel5", "extra": None}),  # as in the Bot API
+        ({"from_id": "-5"}, {"sender_id": "chat5", "extra": None}),
+        ({"from_id": -(2**63)}, {"sender_id": None, "extra": {"from_id": -(2**63)}}),
         ({"from_id": "5"}, {"sender_id": "user5"}),  # ids in quotes, as JavaScript programs write them
         ({"id": "2", "reply_to_message_id": "1"}, {"message_id": 2, "reply_to_message_id": 1, "extra": None}),
         ({"id": 2.0, "reply_to_message_id": "-1.0"}, {"message_id": 2, "reply_to_message_id": -1}),  # pandas
