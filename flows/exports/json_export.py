@@ -15,12 +15,13 @@ import pyarrow as pa
 from flows.errors import BadInput
 from flows.exports import ids
 from flows.exports.block import Block
-from flows.exports.damage import CutOff, Joined, Malformed, Swallowed
+from flows.exports.damage import LIST, CutOff, Joined, Malformed, Swallowed
 from flows.exports.encoding import as_utf8, is_utf8
 from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, add_member, parse, repaired
 from flows.exports.rows import BATCH, Rows
 from flows.exports.scan import LONGEST, Scanner
+from flows.exports.signs import are_messages
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top level of a whole account has.
@@ -155,7 +156,7 @@ class _JsonReader:
         if chat:
             chat.extra = _extra(chat, members)
             self._reading.not_utf8 += not is_utf8(b"".join(members.values()))
-        elif account and (others := [key for key, value in members.items() if b'"messages"' in value]):
+        if (chat or account) and (others := [key for key, value in members.items() if LIST.search(value)]):
             self._reading.problems.append(f"not read: its {', '.join(others)}, which have messages")
         return bool(chat) or account
 
@@ -187,6 +188,9 @@ class _JsonReader:
         for block in blocks:  # until the chat is identified, by its first messages
             found = parse(block)
             if found.members:
+                if not chat.type and not are_messages(found.members):
+                    self._pass_over(chat, blocks)
+                    return
                 self._identify(chat, found.members)
             without_id = self._rows.add(chat, found)
             self._count(found.lost, block.missing_commas + found.missing_commas, without_id, found.not_utf8)
@@ -208,6 +212,12 @@ class _JsonReader:
             if result.error:
                 self._scanner.take_missing_commas()  # of blocks behind it, which do not count
                 raise result.error
+
+    def _pass_over(self, chat: Chat, blocks: Iterator[Block]) -> None:
+        for _ in blocks:
+            pass
+        self._reading.chats.remove(chat)
+        self._reading.problems.append(f"its messages have neither dates nor types of messages: {_NO_EXPORT}")
 
     def _count(self, lost: int, missing_commas: int, without_id: int, not_utf8: int) -> None:
         self._reading.lost += lost

@@ -187,6 +187,9 @@ def test_a_section_of_an_account_that_no_known_release_has_is_named(read: Read) 
     sections = {"archived": {"list": [chat(message(), id=2)]}, "music": [1]}
     rows, reading = read({"chats": {"list": [chat(message(), id=1)]}, **sections})
     assert (len(rows), reading.reason) == (1, "not read: its archived, which have messages")
+    rows, reading = read(chat(message(), topics=[{"title": "T", "messages": [message(id=2)]}]))
+    assert (len(rows), reading.reason) == (1, "not read: its topics, which have messages")
+    assert document(reading.chats[0].extra)["topics"][0]["title"] == "T", "they are kept with the chat"
 
 
 def test_the_section_of_the_chats_alone_is_an_export(read: Read) -> None:

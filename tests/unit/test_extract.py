@@ -61,6 +61,7 @@ def test_only_what_convert_reads_is_written_and_media_is_listed(tmp_path: Path) 
             "Export/messages2.html": b"<html>2",
             "Export/photos/photo_1.jpg": b"\xff" * 7,
             "Export/css/style.css": b"body",
+            "Export/lists/other_data.json": b'{"about": "drafts"}',
             "Export/js/script.js": b"x",
             "__MACOSX/Export/._result.json": b"\0\5\26\7",
             "Other/lists/chats.html": b"<html>",

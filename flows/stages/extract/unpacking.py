@@ -36,8 +36,11 @@ _EXPORT = re.compile(
 )
 #: An export in JSON, or a copy or a part of one.
 _RESULT = re.compile(r"(.*/)?result( ?\(\d+\)|[ _-]?\d+)?\.json", re.IGNORECASE)
-#: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
-_IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|\._[^/]*|\.DS_Store)")
+#: Styles, scripts and icons of Telegram Desktop's pages, what it writes beside their lists of chats, and
+#: metadata of macOS: neither export nor media.
+_IGNORED = re.compile(
+    r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|lists/other_data\.json|\._[^/]*|\.DS_Store)"
+)
 _OUTSIDE = "its path leads out of the archive or is too deep"
 _LINK = "devices, and links to what is not in the archive, are not followed"
 _TOO_MANY = "too many files of this RAR archive may be exports by their names: pack it again as a ZIP"
