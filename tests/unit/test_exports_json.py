@@ -88,6 +88,15 @@ def test_chat_keys(
     assert (reading.chats[0].chat_key, reading.chats[0].account) == (key, account)
 
 
+def test_an_export_of_one_topic_is_recognised(read: Read) -> None:
+    """Telegram Desktop names it after the topic; the chat has another name."""
+    root = message(id=7, type="service", action="topic_created", title="Chat")
+    found = [
+        read(chat(*some))[1].chats[0].extra for some in ([root], [message(), root], [root | {"title": "T"}])
+    ]
+    assert found == ['{"topic":7}', None, None]
+
+
 @pytest.mark.parametrize("later", ["date_unixtime", "text_entities"])
 def test_numbers_beside_members_since_2022_are_ids_without_an_offset(read: Read, later: str) -> None:
     """Other programs write them; today's ids of users are as great as the old ones with their offset."""
