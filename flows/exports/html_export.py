@@ -22,7 +22,7 @@ from flows.exports.discover import Export
 from flows.exports.encoding import is_utf8
 from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
-from flows.exports.html_repair import escaped
+from flows.exports.html_repair import escaped, without_layout
 from flows.exports.html_text import inner_text
 from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page, shown_name
 from flows.exports.reading import Chat, Map, Reading
@@ -258,7 +258,8 @@ def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece |
 
 def _tree(piece: bytes) -> LexborHTMLParser:
     # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
-    html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
+    html = without_layout(escaped(piece.decode("utf-8", "replace")))
+    html = html.replace("<br>", "\n").replace("<pre>", "<pre>\n")
     return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html or "<BR" in html else html)
 
 

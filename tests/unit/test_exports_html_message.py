@@ -237,6 +237,25 @@ def test_the_photo_of_a_service_message_is_kept(read: Read) -> None:
     assert [row["extra"] for row in rows] == [None, None]
 
 
+@pytest.mark.parametrize("layout", ["\n    ", "\r\n\t", " "])
+def test_the_layout_of_other_programs_is_no_part_of_a_text(read: Read, layout: str) -> None:
+    """Each tag and each text in a line of its own, or with a space where such a line was."""
+    link = '<a href="#go_to_message4" onclick="return GoToMessage(4)">this message</a>'
+    whole = page(
+        message(1, text("<strong>b<br><br>c</strong>, d<br>e <em>f</em> g"), sender="Ann Lee"),
+        message(2, text("plain"), sender=None),
+        service(3, f"A pinned {link}"),
+    )
+    other = re.sub(r"\s*(<[^<>]*>)\s*", rf"{layout}\1{layout}", whole).replace("<br>", "<br/>")
+    other = other.replace("  ", " ") if layout == " " else other
+    expected, found = (read(one)[0] for one in (whole, other))
+    assert [row["text"] for row in found] == ["b\n\nc , d\ne f g", "plain", "A pinned this message"]
+    for row, kept in zip(found, expected, strict=True):
+        differ = {key for key in row if row[key] != kept[key]}
+        assert differ <= {"text", "entities", "revision"}
+    assert found[2]["service"] == {"message_id": 4}
+
+
 def test_messages_without_a_body_keep_their_text(read: Read) -> None:
     """A public data set has them: names were replaced by a program that set the text of the whole block."""
     bare = '<div class="message service" id="message1">A invited B</div>'
