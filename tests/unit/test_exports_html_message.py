@@ -74,6 +74,12 @@ def test_text(read: Read, html: str, words: str, entities: list[dict[str, str]] 
         (WHEN, None, LOCAL),  # UTC+02:00 is the winter's offset, and summer time in most zones that have it
         ("28.07.2025 20:49:27 UTC+05:30", datetime(2025, 7, 28, 15, 19, 27, tzinfo=UTC), LOCAL),
         ("28.07.2025 20:49:27", None, LOCAL),
+        # Telegram Desktop for Linux in some languages.
+        ("28.07.2025 20:49:27 +07", datetime(2025, 7, 28, 13, 49, 27, tzinfo=UTC), LOCAL),
+        ("28.07.2025 20:49:27 +0530", datetime(2025, 7, 28, 15, 19, 27, tzinfo=UTC), LOCAL),
+        ("28.07.2025 20:49:27 MSK", datetime(2025, 7, 28, 17, 49, 27, tzinfo=UTC), LOCAL),
+        ("28.07.2025 20:49:27 CET", None, LOCAL),
+        ("28.07.2025 20:49:27 PKT", None, LOCAL),
         ("31.02.2025 20:49:27 UTC+02:00", None, None),
         ("yesterday", None, None),
     ],
