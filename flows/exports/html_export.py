@@ -21,7 +21,7 @@ from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
 from flows.exports.encoding import is_utf8
 from flows.exports.html_batch import End, HtmlBatch
-from flows.exports.html_message import Above, message
+from flows.exports.html_message import Above, is_numbered, message
 from flows.exports.html_repair import escaped, without_layout
 from flows.exports.html_text import inner_text
 from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page, shown_name
@@ -237,7 +237,7 @@ class _HtmlReader:
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")
-        if head is None and tree.css_first("div.history, div.message") is None:
+        if head is None and not any(map(is_numbered, tree.css("div.message"))):
             raise BadInput(not_telegram(piece))
         name = inner_text(head).strip() if head else ""
         known = None if name in ("", "Deleted Account") else name

@@ -47,6 +47,11 @@ class Above:
     forward: dict[str, Any] = field(default_factory=dict)
 
 
+def is_numbered(node: LexborNode) -> bool:
+    """Return whether a message has an id, as all of Telegram Desktop have."""
+    return _ID.fullmatch(attribute(node, "id")) is not None
+
+
 def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | None:
     """Return the members of a message, which may lack an id; None for a day bar."""
     number = _ID.fullmatch(attribute(node, "id"))

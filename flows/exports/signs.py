@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 HEAD = 64 * 1024
 #: The same for HTML: browsers' extensions save a page with its styles and pictures within its head.
 PAGE_HEAD = 1 << 20
-#: One of these keys begins every export in JSON; other JSON files do not have them.
-_JSON = re.compile(rb'"(?:messages|chats|left_chats|personal_information|about)"\s*:')
+#: One of these members begins every export in JSON; settings, translations and the like rarely have one.
+_JSON = re.compile(
+    rb'"messages"\s*+:\s*+\[|"(?:left_)?chats"\s*+:\s*+[\[{]|"personal_information"\s*+:\s*+\{'
+    rb'|\A[^\w{]*+\{\s*+"about"\s*+:\s*+"'
+)
 #: Keys of messages that no other program writes.
 _MESSAGES = re.compile(rb'"(?:date_unixtime|text_entities)"\s*:')
 _TYPE = re.compile(rb'"(?:message|service|unsupported)"')

@@ -194,6 +194,10 @@ def test_the_page_of_another_program_is_named(read: Read) -> None:
         b'<html><body><section id="matrixchat"><li class="mx_EventTile">x</li></section></html>'
     )
     assert reading.reason == "not a Telegram export: its page was written by Element (Matrix)"
+    for words in ('<div class="history">of our town</div>', '<div class="message default">hello</div>'):
+        rows, reading = read(f"<!DOCTYPE html><html><body>{words}</body></html>")
+        assert (rows, reading.chats) == ([], [])
+        assert str(reading.reason).startswith("no chat in its HTML: not a Telegram export")
 
 
 def test_messages_without_an_id_are_counted(read: Read) -> None:

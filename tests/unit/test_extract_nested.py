@@ -205,10 +205,11 @@ def test_json_with_messages_of_no_chat_is_named(tmp_path: Path) -> None:
     messages = b'[{"id": 1, "type": "message", "date_unixtime": "1", "text": "x"}]'
     members = {"E/result.json": EXPORT, "Olga.json": messages, "log.jsonl": messages[1:-1]}
     members |= {"E/files/sent.json": messages, "E/files/result.json": b"{}", "other.json": b'{"a": "b"}'}
+    members |= {"F/sticker.tgs": gzip.compress(b'{"tgs": 1}'), "F/result.json.gz": gzip.compress(b"{}")}
     number, reason = left_out(tmp_path / "in", tmp_path / "out", **members, **{"result2.json": b"{}"})
-    assert number == 3
+    assert number == 4
     assert "'Olga.json' and 1 more left out: it has messages but does not say of which chat" in reason
-    assert "'result2.json' left out: not a Telegram export" in reason
+    assert "'result2.json' and 1 more left out: not a Telegram export" in reason
 
 
 def test_a_page_in_the_format_of_a_browser_is_named_only_if_it_is_of_an_export(tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ class Unpacking:
                     others.append(member)
                     if member.path.lower().endswith(".json"):
                         self._other_json.append((member.path, text.lack))
-                    if text.has_messages or _RESULT.fullmatch(member.path):
+                    name = _packed_name(member.path) if isinstance(archive, Compressed) else member.path
+                    if text.has_messages or _RESULT.fullmatch(name):
                         self._seeming[member.path] = text.lack
                     before_cut.check()
                     continue
@@ -247,6 +248,11 @@ class Unpacking:
         names = [member.path for member in self.media]
         found = f"among its {len(names)} files, for example {names[0]!r}" if names else "in it, it is empty"
         return f"not a Telegram export: no result.json or messages.html {found}"
+
+
+def _packed_name(path: str) -> str:
+    """Return the name before compression: ``a.tgs/result.json`` is called so, but is no ``result.json``."""
+    return path.rpartition("/")[0].rpartition(".")[0]
 
 
 def _shown(names: list[str]) -> str:
