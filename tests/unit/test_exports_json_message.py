@@ -121,6 +121,7 @@ def test_a_message(read: Read, members: Json, columns: Json) -> None:
     [
         (r'"data": "1=412\x012=97\x0A\\x01"', {"data": "1=412\x012=97\n\\x01"}),  # tdesktop #27571
         ('"data": "raw\x01control"', {"data": "raw\x01control"}),
+        (r'"data": "C:\Users\q \u12 \\q"', {"data": r"C:\Users\q \u12 \q"}),  # written by hand
         (r'"data": "nul \x00 \u0000"', {"data": "nul \ufffd \ufffd"}),
         ('"a": NaN, "b": -Infinity, "c": 1', {"a": None, "b": None, "c": 1}),
         ('"a": 1e999999, "b": 1e10', {"a": "1e999999", "b": 1e10}),
