@@ -14,6 +14,7 @@ from cases import Case, Chat, partly, quarantined, stored
 from packing import (
     encrypted,
     encrypted_rar,
+    framed_sevenzip,
     patched_7z,
     plain_sevenzip,
     rar,
@@ -98,6 +99,7 @@ SEVENS = [
     stored("7z of bzip2", lambda chat: sevenzipped(*seven(chat), filters=BZIP2)),
     stored("7z of Deflate", lambda c: sevenzipped(*seven(c), filters=[{"id": py7zr.FILTER_DEFLATE}])),
     stored("7z of zstd", lambda c: sevenzipped(*seven(c), filters=[{"id": py7zr.FILTER_ZSTD}])),
+    stored("7z of zstd in several frames", lambda chat: framed_sevenzip("a/result.json", chat.json)),
     stored("7z stored", lambda chat: sevenzipped(*seven(chat), filters=COPY)),
     quarantined(
         "7z of PPMd",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import py7zr
+from backports import zstd
 
 Name = str | zipfile.ZipInfo
 Files = tuple[Name, bytes]
@@ -138,6 +139,26 @@ def sevenzipped(*members: Files, filters: Sequence[dict[str, Any]] | None = None
         for name, content in members:
             archive.writestr(content, str(name))
     return buffer.getvalue()
+
+
+def zstd_frames(data: bytes) -> bytes:
+    """Return zstd as 7-Zip's derivatives write it: an empty frame, then each frame behind one to skip."""
+    frames = [b"", data[:99], data[99:]]
+    return b"".join(zstd.compress(frame) + b"\x50\x2a\x4d\x18\2\0\0\0ab" for frame in frames)
+
+
+def framed_sevenzip(name: str, content: bytes) -> bytes:
+    """Return a 7z archive of one member in several frames of zstd."""
+    packed = zstd_frames(content)
+    buffer = io.BytesIO()
+    with py7zr.SevenZipFile(buffer, "w", filters=[{"id": py7zr.FILTER_COPY}]) as archive:
+        archive.encoded_header_mode = False
+        archive.writestr(packed, name)
+    before, after = ((0x8000 | len(one)).to_bytes(2, "big") for one in (packed, content))
+    method = b"\x24\4\xf7\x11\1\5\1\5\3\0\0"
+    data = patched_7z(buffer.getvalue(), b"\1\1\0\x0c" + before, b"\1" + method + b"\x0c" + after)
+    checksums = [struct.pack("<L", zlib.crc32(one)) for one in (packed, content)]
+    return patched_7z(data, *checksums)
 
 
 def patched_7z(data: bytes, old: bytes, new: bytes) -> bytes:

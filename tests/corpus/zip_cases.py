@@ -24,6 +24,7 @@ from packing import (
     with_method,
     zip64,
     zipped,
+    zstd_frames,
 )
 from raw_zip import DESCRIPTOR, RawEntry, raw_zip
 
@@ -208,6 +209,7 @@ ZIPS = [
         "zstd that is none", lambda chat: with_method(folder(chat), "Чат/r".encode(), 93), "it is damaged"
     ),
     stored("zstd in ZIP", lambda chat: packed_by(93, zstd.compress, chat.json)),
+    stored("zstd of several frames in ZIP", lambda chat: packed_by(93, zstd_frames, chat.json)),
     quarantined("zstd bomb in ZIP", lambda chat: packed_by(93, zstd.compress, zeros(chat)[1]), BIG),
     quarantined(
         "xz in ZIP", lambda chat: with_method(folder(chat), "Чат/r".encode(), 95), "as an ordinary ZIP"
