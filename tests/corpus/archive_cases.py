@@ -80,6 +80,7 @@ SINGLE = [
     quarantined("only letters", lambda _: b"PK", "neither an archive nor an export"),
     quarantined("an image of a CD", lambda _: bytes(0x8001) + b"CD001", "format that is not read"),
     quarantined("cpio", lambda chat: b"070701" + chat.json, "format that is not read"),
+    quarantined("xar", lambda chat: b"xar!" + chat.json, "format that is not read"),
     quarantined("a program", lambda _: b"MZ" + bytes(3000), "a program, not an export"),
 ]
 
