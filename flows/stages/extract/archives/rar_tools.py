@@ -80,5 +80,5 @@ def _unpacks(archive: rarfile.RarFile, member: Any) -> bool:
         with archive.open(member) as stream:
             beginning: bytes = stream.read(size)
             return len(beginning) == size
-    except (rarfile.Error, OSError):
+    except Exception:  # of any kind: what is wrong with the member is reported when it is read
         return False

@@ -135,9 +135,10 @@ class Rar:
 
         if info.is_symlink() or (info.compress_type == rarfile.RAR_M0 and not info.file_redir):
             return False
-        self._has_tool = self._has_tool or rar_tools.choose(self._archive, info)
         if not self._has_tool:
-            raise BadInput(_NO_TOOL)
+            if not rar_tools.choose(self._archive, info):
+                raise BadInput(_NO_TOOL)
+            self._has_tool = info.file_size > 0  # an empty member shows nothing
         return True
 
     def _whole(self, stream: Readable, info: Any) -> Iterator[bytes]:
