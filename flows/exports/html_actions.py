@@ -88,6 +88,9 @@ _SENTENCES = {
     r"(?P<actor>.+) removed (?P<members>.+)": "remove_members",
     r"(?P<actor>.+) sent you a gift\.": "",  # of Premium, Stars or TON
 }  # fmt: skip
+#: Characters of a sentence, at most: that of 200 members who were invited is shorter. The time that a pattern
+#: with two names takes grows with the square of the text.
+_LONGEST = 10_000
 _DIGITS = re.compile(r"\d+")
 _SEVERAL = re.compile(r", | and ")
 _ACTIONS = [(re.compile(pattern, re.DOTALL), action) for pattern, action in _SENTENCES.items()]
@@ -101,7 +104,7 @@ _NAMELESS = {"Deleted", "Deleted Account"}
 def action_of(text: str, target: int | None) -> dict[str, object]:
     """Return JSON's members of the service message ``text``, which links to the message ``target``."""
     found: dict[str, object] = {}
-    for pattern, action in _ACTIONS:
+    for pattern, action in _ACTIONS if len(text) <= _LONGEST else ():
         if match := pattern.fullmatch(text):
             shown = {key: value for key, value in match.groupdict().items() if value}
             found = {"action": action or None, **{key: _typed(key, shown[key]) for key in shown}}

@@ -24,7 +24,7 @@ _ANSWERS = re.compile(
     r"""( (?:added|removed) &quot;)([^\n<]{0,999}<[^\n]{0,999}?)(&quot; (?:to|from) the poll\.\s*</div>)"""
 )
 #: The white space before the time of a message, or the text of a service message.
-_FIRST_TEXT = re.compile(r"""\b(?:date|body) details["'][^<>]*+>(\s*+)[^\s<]""")
+_FIRST_TEXT = re.compile(r"""\b(?:date|body) details["'][^<>]{0,300}+>(\s*+)[^\s<]""")
 _LINE_BREAKS = re.compile(r"[\r\n]\s*+")
 #: Spaces at the edges of an element and of a line, and what remains of each.
 _SPACES = (

@@ -206,6 +206,7 @@ def test_replies(read: Read) -> None:
          {"action": "suggested_post_refund", "sender_name": None}),
         ("You allowed this bot to message you in his web-app.",
          {"action": "web_app_bot_allowed", "sender_name": None}),
+        ("A made " * 200_000, {"action": None, "sender_name": None}),  # in time that grows with its length
         ("A did what no release before did", {"action": None, "sender_name": None, "service": None,
                                               "text": "A did what no release before did"}),
         ("This message is not supported by this version of Telegram Desktop. Please update the application.",
