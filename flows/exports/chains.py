@@ -8,6 +8,8 @@ from pathlib import Path
 from flows.exports.pages import Page, read_page
 
 Chain = list[Page]
+#: Ids between the last message of a part and the first one of the next, of messages that were deleted.
+_GAP = 1000
 
 
 def chains(pages: Iterable[Page]) -> list[Chain]:
@@ -61,11 +63,24 @@ def _continues(last: Page, first: Page) -> bool:
 
 def _may_follow(last: Page, page: Page) -> bool:
     """Return whether ``page`` can be a later part of the chat that ``last`` belongs to."""
-    if page.title != last.title or page.number <= last.number:
+    if page.number <= last.number or (page.title != last.title and not _is_next_beside(last, page)):
         return False
     if page.number == last.number + 1 and page.back and last.complete and not last.following:
         return False
     return page.first is None or last.last is None or last.last < page.first
+
+
+def _is_next_beside(last: Page, page: Page) -> bool:
+    """Return whether two pages of one folder link to each other, and day bars and ids go on.
+
+    Then they are one chat, although somebody has changed a title.
+    """
+    names = page.path.name, last.path.name, last.path.parent
+    if (last.following, page.back, page.path.parent) != names:
+        return False
+    if not (last.bars and page.bars and last.last and page.first):
+        return False
+    return page.bars[0] in (last.bars[-1] - 1, last.bars[-1]) and 0 < page.first - last.last < _GAP
 
 
 def _order(page: Page) -> tuple[int, str, int, str]:

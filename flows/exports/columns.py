@@ -48,7 +48,8 @@ _chats: list[pa.Field[Any]] = [
     pa.field("form", pa.string(), nullable=False),  # json or html
     pa.field("source", pa.string(), nullable=False),  # entry name of the source file
     pa.field("messages", pa.int64(), nullable=False),  # rows of this chat in this export
-    pa.field("extra", pa.string()),  # json: unknown keys of the chat
+    # json: unknown keys of the chat; "topic": the id of the one topic in the export, which has given the name
+    pa.field("extra", pa.string()),
     # What this export holds of the chat; an operator's own program may leave these columns out.
     pa.field("ids", pa.binary()),  # of its messages: flows.exports.held.chunks_of
     pa.field("whole", pa.bool_()),  # whether no message is missing between the first and the last one

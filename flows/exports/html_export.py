@@ -21,8 +21,8 @@ from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
 from flows.exports.encoding import is_utf8
 from flows.exports.html_batch import End, HtmlBatch
-from flows.exports.html_message import Above, message
-from flows.exports.html_repair import escaped
+from flows.exports.html_message import Above, is_numbered, message
+from flows.exports.html_repair import escaped, without_layout
 from flows.exports.html_text import inner_text
 from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page, shown_name
 from flows.exports.reading import Chat, Map, Reading
@@ -237,7 +237,7 @@ class _HtmlReader:
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")
-        if head is None and tree.css_first("div.history, div.message") is None:
+        if head is None and not any(map(is_numbered, tree.css("div.message"))):
             raise BadInput(not_telegram(piece))
         name = inner_text(head).strip() if head else ""
         known = None if name in ("", "Deleted Account") else name
@@ -258,7 +258,8 @@ def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece |
 
 def _tree(piece: bytes) -> LexborHTMLParser:
     # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
-    html = escaped(piece.decode("utf-8", "replace")).replace("<br>", "\n").replace("<pre>", "<pre>\n")
+    html = without_layout(escaped(piece.decode("utf-8", "replace")))
+    html = html.replace("<br>", "\n").replace("<pre>", "<pre>\n")
     return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html or "<BR" in html else html)
 
 

@@ -40,6 +40,10 @@ _COPIED = re.compile(
     r"Type: (?P<type>\w+)'\);?\s*$",
     re.DOTALL,
 )
+#: The price of media that have to be paid for.
+_STARS = re.compile(r"\u2b50\D*(\d+)")
+#: States that only calls of several people have.
+_OF_CONFERENCES = ("Invitation", "Ongoing")
 _SECONDS = re.compile(r"\((\d+) seconds\)")
 #: Whether a poll is closed; other notes are kept.
 _POLL_NOTES = ("Anonymous poll", "Final results")
@@ -58,7 +62,8 @@ def media(wrap: LexborNode) -> dict[str, Any]:
         if "media_poll" in names:
             return _poll(node)
         if "media_giveaway" in names:
-            return {"giveaway_information": {"text": lines(node)}}
+            text = lines(node)
+            return {f"giveaway_{'results' if text.startswith('Winner') else 'information'}": {"text": text}}
         if "media" in names:
             return _generic(node, names)
         for name in names:
@@ -132,6 +137,8 @@ def _without_file(shown: _Shown) -> dict[str, Any] | None:
         case "game":
             return _filled(game_title=title, game_description=description, game_link=link)
         case "invoice":
+            if (stars := _STARS.fullmatch(status)) and not title:
+                return {"paid_stars_amount": int(stars[1])}
             return {"invoice_information": _filled(title=title, description=description, status=status)}
     return None
 
@@ -139,7 +146,8 @@ def _without_file(shown: _Shown) -> dict[str, Any] | None:
 def _call(node: LexborNode) -> dict[str, Any]:
     first = first_within(node)
     peer, status = (_text(first.get(f"div.{name}")) for name in ("title", "status"))
-    found: dict[str, Any] = {"action": "phone_call", "status": status, **_filled(peer_name=peer)}
+    action = "conference_call" if status.startswith(_OF_CONFERENCES) else "phone_call"
+    found: dict[str, Any] = {"action": action, "status": status, **_filled(peer_name=peer)}
     if seconds := _SECONDS.search(status):
         found["duration_seconds"] = int(seconds[1])
     return found

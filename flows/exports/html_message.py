@@ -23,7 +23,12 @@ from flows.exports.html_text import (
 from flows.exports.pages import DAY_BARS
 from flows.exports.zones import Clock
 
-_TIME = re.compile(r"(\d\d)\.(\d\d)\.(\d{4}) (\d\d):(\d\d):(\d\d)(?: UTC([+-]\d\d):?(\d\d))?")
+_TIME = re.compile(
+    r"(\d\d)\.(\d\d)\.(\d{4}) (\d\d):(\d\d):(\d\d)"
+    r"(?: (?:(?:UTC)?([+-]\d\d)(?::?(\d\d))?|(UTC|GMT|CET|EET|MSK))(?!\S))?"
+)
+#: Abbreviations as labels, of releases for Linux in some languages.
+_LABELS = {"UTC": "+00:00", "GMT": "+00:00", "CET": "+01:00", "EET": "+02:00", "MSK": "+03:00"}
 _ID = re.compile(r"(?:message)?(-?\d{1,18})")
 _VIA = re.compile(r"\s+via (@\w+)\s*$")
 _REPLY = re.compile(r"go_to_message(-?\d+)")
@@ -40,6 +45,11 @@ class Above:
 
     sender: dict[str, Any] = field(default_factory=dict)
     forward: dict[str, Any] = field(default_factory=dict)
+
+
+def is_numbered(node: LexborNode) -> bool:
+    """Return whether a message has an id, as all of Telegram Desktop have."""
+    return _ID.fullmatch(attribute(node, "id")) is not None
 
 
 def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | None:
@@ -169,7 +179,7 @@ def _date(title: str, clock: Clock) -> dict[str, str]:
     match = _TIME.search(title)
     if not match:
         return {"date": title.strip()} if title.strip() else {}
-    day, month, year, hour, minute, second, hours, minutes = match.groups()
+    day, month, year, hour, minute, second, hours, minutes, zone = match.groups()
     local = f"{year}-{month}-{day}T{hour}:{minute}:{second}"
-    sent = clock.instant(local, f"{hours}:{minutes}" if hours else None)
+    sent = clock.instant(local, f"{hours}:{minutes or '00'}" if hours else _LABELS.get(zone))
     return {"date": local} if sent is None else {"date": local, "date_unixtime": str(sent)}

@@ -1,4 +1,4 @@
-"""Repair what Telegram Desktop wrote into HTML without escaping it.
+"""Repair what Telegram Desktop wrote into HTML without escaping it, and the layout that others gave it.
 
 Initials in userpics were not escaped before 2.5.9; labels of buttons and answers that were added to a poll or
 removed from it are not to this day. A ``<`` in them begins a tag that swallows the closing tags after it, and
@@ -23,12 +23,37 @@ _LABELS = re.compile(
 _ANSWERS = re.compile(
     r"""( (?:added|removed) &quot;)([^\n<]{0,999}<[^\n]{0,999}?)(&quot; (?:to|from) the poll\.\s*</div>)"""
 )
+#: The white space before the time of a message, or the text of a service message.
+_FIRST_TEXT = re.compile(r"""\b(?:date|body) details["'][^<>]{0,300}+>(\s*+)[^\s<]""")
+_LINE_BREAKS = re.compile(r"[\r\n]\s*+")
+#: Spaces at the edges of an element and of a line, and what remains of each.
+_SPACES = (
+    (re.compile(r" ?(<br\b[^<>]*+>) ?"), r"\1"),
+    (re.compile(r"(<[a-zA-Z][^<>]*+>) "), r"\1"),
+    (re.compile(r" (</)"), r"\1"),
+)
 #: Fast signs of each; each begins with literal text.
 _HINTS = [
     re.compile(r"""initials["'][^>\n]{0,300}+>\s*+[^\n<]{0,99}<(?!/div>)"""),
     re.compile(r"""<div>\s*+[^\n<]*+<(?!/div>)"""),
     re.compile(r"""&quot; (?:to|from) the poll\."""),
 ]
+
+
+def without_layout(html: str) -> str:
+    """Return ``html`` without the spaces of a layout that other programs gave it.
+
+    Programs that format HTML put each tag and each text into a line of its own, and those that make it
+    smaller leave one space of such a line. As in browsers, this is one space in the middle of a text.
+    Telegram Desktop begins a text at the start of a line.
+    """
+    first = _FIRST_TEXT.search(html)
+    if not first or first[1] in ("", "\n", "\r\n"):
+        return html
+    html = _LINE_BREAKS.sub(" ", html)
+    for pattern, kept in _SPACES:
+        html = pattern.sub(kept, html)
+    return html
 
 
 def escaped(html: str) -> str:

@@ -15,8 +15,12 @@ from flows.exports.repair import Message
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 _PEER = re.compile(r"(?:user|channel|chat)\d{1,19}", re.ASCII)
-_NUMBER = re.compile(r"\d{1,19}", re.ASCII)
+_NUMBER = re.compile(r"-?\d{1,19}", re.ASCII)
 _USERS, _CHATS, _END = 1 << 32, 2 << 32, 3 << 32
+#: Members of messages since 2022: beside them, integers are ids that another program wrote, without offsets.
+LATER = frozenset({"date_unixtime", "text_entities"})
+#: The Bot API and libraries write -id for groups, and this number less for channels and supergroups.
+_MARK = -(10**12)
 
 #: Ends of the names of chat types whose ids are unique in all of Telegram.
 _GLOBAL = ("channel", "supergroup")
@@ -24,32 +28,42 @@ _GLOBAL = ("channel", "supergroup")
 _WITHOUT_PEER = ("replies", "verification_codes")
 
 
-def peer_id(value: int | str | None) -> str | None:
+def peer_id(value: int | str | None, *, shifted: bool = True) -> str | None:
     """Return ``user1``, ``channel2`` or ``chat3`` for an id as an export writes it; None if it is invalid.
 
     Releases before 2021-05 wrote integers (other programs may put them in quotes); from 2020-10 on with 2**32
     added for users and 2**33 for groups and channels (kUserPeerIdShift, kChatPeerIdShift in tdesktop's
     export_data_types.cpp). The number does not distinguish groups from channels; only channels and
-    supergroups write messages, so it is a channel.
+    supergroups write messages, so it is a channel. If not ``shifted``, the integer is the id itself: other
+    programs write it so, and today's ids of users are as great. Their negative numbers are groups and
+    channels.
     """
     if isinstance(value, str):
         if not _NUMBER.fullmatch(value):
             return value if _PEER.fullmatch(value) else None
         value = int(value)
-    if value is None or not 0 < value < 1 << 63:
+    if not value or not -(1 << 63) < value < 1 << 63:
         return None
-    if _CHATS < value < _END:
+    if value < 0:
+        return f"channel{_MARK - value}" if value < _MARK else f"chat{-value}"
+    if shifted and _CHATS < value < _END:
         return f"channel{value - _CHATS}"
-    return f"user{value - _USERS if _USERS < value < _CHATS else value}"
+    return f"user{value - _USERS if shifted and _USERS < value < _CHATS else value}"
 
 
 class PeerIds(dict[int | str | None, str | None]):
-    """A cache of :func:`peer_id`: a chat has few senders and many messages."""
+    """A cache of :func:`peer_id`: a chat has few senders and many messages.
+
+    ``has_great``: some of them are numbers that may have an offset (:func:`is_great`).
+    """
+
+    has_great = False
 
     def __missing__(self, value: int | str | None) -> str | None:
         """Compute and cache the id for ``value``."""
         if len(self) > 100_000:
             self.clear()
+        self.has_great |= is_great(value)
         self[value] = found = peer_id(value)
         return found
 
@@ -59,12 +73,24 @@ def is_bare_number(value: int | str | None) -> bool:
     return isinstance(value, int) or (isinstance(value, str) and _NUMBER.fullmatch(value) is not None)
 
 
+def is_great(value: int | str | None) -> bool:
+    """Return whether an id is a number that has an offset, or that of a user since the end of 2021."""
+    return value is not None and is_bare_number(value) and _USERS < int(value) < _END
+
+
+def kind_of(chat_id: int | None) -> str | None:
+    """Return what the sign of a chat's id says about its type."""
+    return None if chat_id is None or chat_id >= 0 else "channel" if chat_id < _MARK else "group"
+
+
 def bare_chat_id(chat_id: int, kind: str, shifted: bool) -> int:
     """Return a chat's id without the offset that releases of 2018-12 (1.5.8) to 2021-05 wrote.
 
     ``shifted``: the ids of its senders are numbers, so the chat's id has the offset (the senders have it only
     from 2020-10 on). Today's ids of users are as large, so the offset cannot be recognised by the id.
     """
+    if chat_id < 0:
+        return _MARK - chat_id if chat_id < _MARK else -chat_id
     users = not kind.endswith(("channel", "group"))
     if users:
         return chat_id - _USERS if shifted and _USERS < chat_id < _CHATS else chat_id

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -15,12 +15,14 @@ import pyarrow as pa
 from flows.errors import BadInput
 from flows.exports import ids
 from flows.exports.block import Block
-from flows.exports.damage import CutOff, Joined, Malformed, Swallowed
+from flows.exports.chat_head import decoded, extra_of, senders_of, topic_of
+from flows.exports.damage import LIST, CutOff, Joined, Malformed, Swallowed
 from flows.exports.encoding import as_utf8, is_utf8
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, add_member, parse, repaired
+from flows.exports.repair import Message, add_member, parse
 from flows.exports.rows import BATCH, Rows
 from flows.exports.scan import LONGEST, Scanner
+from flows.exports.signs import are_messages
 
 _CHAT_LISTS = ("chats", "left_chats")
 #: Members that only the top level of a whole account has.
@@ -153,9 +155,9 @@ class _JsonReader:
                 if size > LONGEST:
                     raise Malformed(f"more than {LONGEST >> 20} MiB besides its messages")
         if chat:
-            chat.extra = _extra(chat, members)
+            chat.extra = extra_of(chat, members)
             self._reading.not_utf8 += not is_utf8(b"".join(members.values()))
-        elif account and (others := [key for key, value in members.items() if b'"messages"' in value]):
+        if (chat or account) and (others := [key for key, value in members.items() if LIST.search(value)]):
             self._reading.problems.append(f"not read: its {', '.join(others)}, which have messages")
         return bool(chat) or account
 
@@ -187,6 +189,9 @@ class _JsonReader:
         for block in blocks:  # until the chat is identified, by its first messages
             found = parse(block)
             if found.members:
+                if not chat.type and not are_messages(found.members):
+                    self._pass_over(chat, blocks)
+                    return
                 self._identify(chat, found.members)
             without_id = self._rows.add(chat, found)
             self._count(found.lost, block.missing_commas + found.missing_commas, without_id, found.not_utf8)
@@ -209,6 +214,12 @@ class _JsonReader:
                 self._scanner.take_missing_commas()  # of blocks behind it, which do not count
                 raise result.error
 
+    def _pass_over(self, chat: Chat, blocks: Iterator[Block]) -> None:
+        for _ in blocks:
+            pass
+        self._reading.chats.remove(chat)
+        self._reading.problems.append(f"its messages have neither dates nor types of messages: {_NO_EXPORT}")
+
     def _count(self, lost: int, missing_commas: int, without_id: int, not_utf8: int) -> None:
         self._reading.lost += lost
         self._missing_commas += missing_commas
@@ -229,11 +240,12 @@ class _JsonReader:
 
     def _note_account(self, key: str, raw: bytes) -> None:
         if key == "personal_information":
-            self._account = ids.peer_id(f"user{_decoded(raw, _Person, _Person()).user_id}")
+            self._account = ids.peer_id(f"user{decoded(raw, _Person, _Person()).user_id}")
 
     def _chat(self, members: dict[str, bytes], *, of_account: bool) -> Chat:
-        kind, name = (_decoded(members.get(key, b"null"), str | None, None) for key in ("type", "name"))
-        chat_id = _decoded(members.get("id", b"null"), ids.Int64 | None, None, strict=False)
+        kind, name = (decoded(members.get(key, b"null"), str | None, None) for key in ("type", "name"))
+        chat_id = decoded(members.get("id", b"null"), ids.Int64 | None, None, strict=False)
+        kind = kind or ids.kind_of(chat_id)
         chat = Chat("", chat_id, kind, name, self._account, "json", of_account=of_account)
         self._identify(chat, [])
         self._reading.chats.append(chat)
@@ -242,12 +254,16 @@ class _JsonReader:
     def _identify(self, chat: Chat, messages: list[Message]) -> None:
         """Set the chat's key; its first messages show the form of the ids and may reveal the account."""
         kind = chat.type or ""
-        senders = _senders(messages)
+        senders = senders_of(messages)
         if chat.chat_id is not None:
-            self._shifted |= any(map(ids.is_bare_number, senders))
+            if any(map(ids.is_bare_number, senders)):
+                old = senders_of([message for message in messages if ids.LATER.isdisjoint(message)])
+                self._shifted |= any(map(ids.is_bare_number, old))
             chat.chat_id = ids.bare_chat_id(chat.chat_id, kind, self._shifted)
         if not self._account:
-            chat.account = ids.account_of(kind, chat.chat_id, map(ids.peer_id, senders))
+            peers = (ids.peer_id(sender, shifted=self._shifted) for sender in senders)
+            chat.account = ids.account_of(kind, chat.chat_id, peers)
+        chat.topic = chat.topic or topic_of(chat, messages)
         chat.chat_key = ids.chat_key(kind, chat.chat_id, chat.name, chat.account)
         if ids.is_floating(chat.chat_key):
             chat.chat_key += ids.start_mark(messages)
@@ -261,26 +277,3 @@ def _read_block(chat: Chat, source: str, block: Block) -> _BlockResult:
     batch = rows.batch() if len(rows) else None
     commas = block.missing_commas + found.missing_commas
     return _BlockResult(batch, without_id, found.lost, commas, found.not_utf8, found.error)
-
-
-def _senders(messages: list[Message]) -> set[int | str | None]:
-    raws = {bytes(message[key]) for message in messages for key in ("from_id", "actor_id") if key in message}
-    return {_decoded(raw, int | str | None, None) for raw in raws}
-
-
-def _decoded(raw: bytes, kind: Any, default: Any, *, strict: bool = True) -> Any:
-    """Decode one value; if not ``strict``, a number can be in quotes."""
-    try:
-        return msgspec.json.decode(repaired(raw) or b"null", type=kind, strict=strict)
-    except msgspec.DecodeError:
-        return default
-
-
-def _extra(chat: Chat, members: dict[str, bytes]) -> str | None:
-    """Return the members of a chat that its columns do not hold, as a JSON object; None if there are none."""
-    columns = {"id": chat.chat_id, "type": chat.type, "name": chat.name}
-    found = {key: repaired(raw) for key, raw in members.items() if columns.get(key) is None}
-    kept = {
-        key: msgspec.Raw(raw) for key, raw in found.items() if raw and (key not in columns or raw != b"null")
-    }
-    return msgspec.json.encode(kept).decode() if kept else None

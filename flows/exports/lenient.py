@@ -11,6 +11,8 @@ import msgspec
 
 #: Control characters as Telegram Desktop wrote them (tdesktop issue 27571).
 _BAD_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\x([0-9A-Fa-f]{2})")
+#: Backslashes that begin no escape, as in paths of Windows that were written by hand.
+_NO_ESCAPE = re.compile(rb'(?<!\\)((?:\\\\)*)\\(?!["\\/bfnrt]|u[0-9A-Fa-f]{4})')
 #: Paths without quotes, as version 4.1.1 wrote them (tdesktop issue 24961).
 _BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
 #: Decimal commas, as releases of 2018 wrote them in some languages; strings, even without an end; and commas,
@@ -29,6 +31,7 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 def lenient(raw: bytes) -> Any:
     """Decode JSON with invalid strings and numbers. Raises ValueError or RecursionError."""
     raw = _BAD_ESCAPE.sub(rb"\1\\u00\2", raw)
+    raw = _NO_ESCAPE.sub(rb"\1\\\\", raw)
     raw = _BARE_PATH.sub(lambda match: match[1] + encode(match[2].decode("utf-8", "replace").strip()), raw)
     text = raw.decode("utf-8", "replace")
     try:

@@ -38,6 +38,8 @@ _ID = re.compile(r"""<div\b[^<>]*\bclass=["']?message [^<>]*\bid=["']?message(-?
 #: Where a page begins that Telegram Desktop wrote, also in the middle of a file.
 BEGIN = re.compile(rb"<!DOCTYPE html>\r?\n<html>")
 _END = b"</html>"
+#: Bytes of the name of a file, at most.
+_LONGEST = 255
 #: What browsers and editors add behind the end of a page.
 _COMMENTS = re.compile(rb"(?:\s|\0|\x1a|<!--.*?-->)*+", re.DOTALL)
 _MARKS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
@@ -146,8 +148,13 @@ def _links(begin: str, end: str) -> tuple[str, str]:
     first, last = _ID.search(begin), max((found.end() for found in _ID.finditer(end)), default=0)
     back = _BACK.search(begin) or (first and _LINK_OF_ANY_WORDS.search(begin, 0, first.start()))
     following = _NEXT.search(end, last) or (last and _LINK_OF_ANY_WORDS.search(end, last))
-    before, after = (link[1].rpartition("/")[2] if link else "" for link in (back, following))
+    names = (link[1].rpartition("/")[2] if link else "" for link in (back, following))
+    before, after = (name if _may_be_file(name) else "" for name in names)
     return before, after
+
+
+def _may_be_file(name: str) -> bool:
+    return name not in (".", "..") and "\0" not in name and len(name.encode("utf-8", "replace")) <= _LONGEST
 
 
 def _title(text: str) -> str:

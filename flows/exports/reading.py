@@ -42,6 +42,8 @@ class Chat:
     extra: str | None = None
     #: Whether it is one of the chats of a whole account.
     of_account: bool = False
+    #: The id of the topic if the export is of one topic, whose title is the ``name``.
+    topic: int | None = None
     #: What the export holds of it; None: another object counts that.
     held: Held | None = field(default_factory=Held, compare=False)
 

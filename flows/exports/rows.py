@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from msgspec import UNSET
 
 from flows.exports.columns import MESSAGES
-from flows.exports.ids import PeerIds
+from flows.exports.ids import LATER, PeerIds, is_great, peer_id
 from flows.exports.keys import MESSAGE_KEYS, SERVICE_KEYS
 from flows.exports.known import COLUMNS, NULL, Known, decode_known
 from flows.exports.reading import Chat, note_all
@@ -128,12 +128,19 @@ class Rows:
     def _peer_ids(self, key: str, values: list[Any]) -> Any:
         peers = self._peers
         found = [peers[value] for value in values]
+        if peers.has_great:
+            found = [self._unshifted(at, value, found[at]) for at, value in enumerate(values)]
         if found.count(None) > values.count(None):
             actor = _REPLACED_BY.get(key, key)
             for at, (value, peer) in enumerate(zip(values, found, strict=True)):
                 if peer is None and value is not None:
                     self._mistyped[at].add(actor if actor in self._members[at] else key)
         return pa.array(found, pa.string())
+
+    def _unshifted(self, at: int, value: int | str | None, found: str | None) -> str | None:
+        """Return the id of a peer; a number has no offset beside members of releases after those with one."""
+        is_later = is_great(value) and not LATER.isdisjoint(self._members[at])
+        return peer_id(value, shifted=False) if is_later else found
 
     def _lists(self, key: str, raws: list[msgspec.Raw]) -> list[bytes | None]:
         """Return JSON lists unchanged; None for an empty list."""

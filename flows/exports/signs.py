@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 #: Bytes at the start of a file in which the signs of an export are.
 HEAD = 64 * 1024
 #: The same for HTML: browsers' extensions save a page with its styles and pictures within its head.
 PAGE_HEAD = 1 << 20
-#: One of these keys begins every export in JSON; other JSON files do not have them.
-_JSON = re.compile(rb'"(?:messages|chats|left_chats|personal_information|about)"\s*:')
+#: One of these members begins every export in JSON; settings, translations and the like rarely have one.
+_JSON = re.compile(
+    rb'"messages"\s*+:\s*+\[|"(?:left_)?chats"\s*+:\s*+[\[{]|"personal_information"\s*+:\s*+\{'
+    rb'|\A[^\w{]*+\{\s*+"about"\s*+:\s*+"'
+)
 #: Keys of messages that no other program writes.
 _MESSAGES = re.compile(rb'"(?:date_unixtime|text_entities)"\s*:')
+_TYPE = re.compile(rb'"(?:message|service|unsupported)"')
 _HTML = re.compile(rb"""class=["']?(?:page_body chat_page|history["' >]|message (?:default|service))""")
 _PART = re.compile(r"(?:.*/)?messages\d*\.html?", re.IGNORECASE)
 _LIST = re.compile(r"(?:.*/)?(?:export_results\.html|lists/(?:left_)?chats\.html)", re.IGNORECASE)
@@ -30,6 +35,14 @@ def is_json_export(head: bytes) -> bool:
 def has_json_messages(head: bytes) -> bool:
     """Return whether JSON that begins with ``head`` has messages as in an export."""
     return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") and bool(_MESSAGES.search(head, 0, HEAD))
+
+
+def are_messages(found: Iterable[Mapping[str, bytes]]) -> bool:
+    """Return whether one of these objects, by its raw members, is a message of Telegram.
+
+    Programs that export other messengers write lists of ``messages``, too.
+    """
+    return any("date" in one or "date_unixtime" in one or _TYPE.match(one.get("type", b"")) for one in found)
 
 
 def is_page(path: str, head: bytes) -> bool:

@@ -14,9 +14,11 @@ from cases import Case, Chat, partly, quarantined, stored
 from packing import (
     encrypted,
     encrypted_rar,
+    framed_sevenzip,
     patched_7z,
     plain_sevenzip,
     rar,
+    rar3,
     sevenzipped,
     tar_special,
     tarred,
@@ -78,6 +80,7 @@ SINGLE = [
     quarantined("only letters", lambda _: b"PK", "neither an archive nor an export"),
     quarantined("an image of a CD", lambda _: bytes(0x8001) + b"CD001", "format that is not read"),
     quarantined("cpio", lambda chat: b"070701" + chat.json, "format that is not read"),
+    quarantined("xar", lambda chat: b"xar!" + chat.json, "format that is not read"),
     quarantined("a program", lambda _: b"MZ" + bytes(3000), "a program, not an export"),
 ]
 
@@ -97,6 +100,7 @@ SEVENS = [
     stored("7z of bzip2", lambda chat: sevenzipped(*seven(chat), filters=BZIP2)),
     stored("7z of Deflate", lambda c: sevenzipped(*seven(c), filters=[{"id": py7zr.FILTER_DEFLATE}])),
     stored("7z of zstd", lambda c: sevenzipped(*seven(c), filters=[{"id": py7zr.FILTER_ZSTD}])),
+    stored("7z of zstd in several frames", lambda chat: framed_sevenzip("a/result.json", chat.json)),
     stored("7z stored", lambda chat: sevenzipped(*seven(chat), filters=COPY)),
     quarantined(
         "7z of PPMd",
@@ -159,7 +163,15 @@ RARS = [
         1,
     ),
     quarantined(
-        "RAR compressed", lambda chat: rar(*seven(chat), method=3), "neither unrar nor unar is installed"
+        "RAR compressed", lambda chat: rar(*seven(chat), method=3), "none of unrar, unar, 7z and bsdtar is"
+    ),
+    stored("RAR 3", lambda chat: rar3(*seven(chat))),
+    stored("RAR 3 with a compressed comment", lambda chat: rar3(*seven(chat), comment=b"packed")),
+    stored("RAR of an export with another name", lambda chat: rar(("Чат/older.txt", chat.json))),
+    stored(
+        "RAR with a symlink within it",
+        lambda chat: rar(("a/blob", chat.json), link=("b/result.json", "../a/blob")),
+        read=4,
     ),
     quarantined("RAR encrypted", lambda _: encrypted_rar(), "without a password"),
     quarantined("RAR cut off", lambda chat: rar(*seven(chat))[:60], "damaged"),

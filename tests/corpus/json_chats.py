@@ -37,7 +37,7 @@ def reader(folder: Path) -> Read:
     return read
 
 
-def chat(*messages: Json, kind: str = "private_supergroup", **members: Any) -> Json:
+def chat(*messages: Json, kind: str | None = "private_supergroup", **members: Any) -> Json:
     return {"name": "Chat", "type": kind, "id": 77, **members, "messages": list(messages)}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import py7zr
+from backports import zstd
 
 Name = str | zipfile.ZipInfo
 Files = tuple[Name, bytes]
@@ -140,6 +141,26 @@ def sevenzipped(*members: Files, filters: Sequence[dict[str, Any]] | None = None
     return buffer.getvalue()
 
 
+def zstd_frames(data: bytes) -> bytes:
+    """Return zstd as 7-Zip's derivatives write it: an empty frame, then each frame behind one to skip."""
+    frames = [b"", data[:99], data[99:]]
+    return b"".join(zstd.compress(frame) + b"\x50\x2a\x4d\x18\2\0\0\0ab" for frame in frames)
+
+
+def framed_sevenzip(name: str, content: bytes) -> bytes:
+    """Return a 7z archive of one member in several frames of zstd."""
+    packed = zstd_frames(content)
+    buffer = io.BytesIO()
+    with py7zr.SevenZipFile(buffer, "w", filters=[{"id": py7zr.FILTER_COPY}]) as archive:
+        archive.encoded_header_mode = False
+        archive.writestr(packed, name)
+    before, after = ((0x8000 | len(one)).to_bytes(2, "big") for one in (packed, content))
+    method = b"\x24\4\xf7\x11\1\5\1\5\3\0\0"
+    data = patched_7z(buffer.getvalue(), b"\1\1\0\x0c" + before, b"\1" + method + b"\x0c" + after)
+    checksums = [struct.pack("<L", zlib.crc32(one)) for one in (packed, content)]
+    return patched_7z(data, *checksums)
+
+
 def patched_7z(data: bytes, old: bytes, new: bytes) -> bytes:
     """Replace bytes in the uncompressed list of contents of a 7z archive and correct its checksums."""
     begin = 32 + struct.unpack("<Q", data[12:20])[0]
@@ -176,8 +197,11 @@ def _block(kind: int, flags: int, rest: bytes) -> bytes:
     return struct.pack("<L", zlib.crc32(header)) + header
 
 
-def rar(*members: Files, method: int = 0) -> bytes:
-    """Return a RAR archive of stored members; with another ``method`` they only pretend to be compressed."""
+def rar(*members: Files, method: int = 0, link: tuple[str, str] | None = None) -> bytes:
+    """Return a RAR archive of stored members; with another ``method`` they only pretend to be compressed.
+
+    ``link`` is the name and the target of a symbolic link.
+    """
     blocks = [b"Rar!\x1a\x07\x01\0", _block(1, 0, b"\0")]
     for name, content in members:
         raw = str(name).encode()
@@ -188,7 +212,32 @@ def rar(*members: Files, method: int = 0) -> bytes:
             _block(2, 2, b"".join(map(_number, fields)) + checksum + b"".join(map(_number, more)) + raw),
             content,
         ]
+    if link:
+        raw, target = (part.encode() for part in link)
+        record = b"".join(map(_number, [5, 1, 0, len(target)])) + target
+        extra = _number(len(record)) + record
+        fields = [len(extra), 0, len(target), 0o120777, 0, 1, len(raw)]
+        blocks.append(_block(2, 1, b"".join(map(_number, fields)) + raw + extra))
     return b"".join([*blocks, _block(5, 0, b"\0")])
+
+
+def rar3(*members: Files, comment: bytes = b"") -> bytes:
+    """Return a RAR archive of before RAR 5; a ``comment`` pretends to be compressed."""
+    blocks = [b"Rar!\x1a\x07\0", _block3(0x73, 0, bytes(6))]
+    blocks += [_file3(0x7A, b"CMT", comment, 0x33)] if comment else []
+    blocks += [_file3(0x74, str(name).encode(), content, 0x30) for name, content in members]
+    return b"".join([*blocks, _block3(0x7B, 0x4000, b"")])
+
+
+def _file3(kind: int, name: bytes, content: bytes, method: int) -> bytes:
+    size, checksum = len(content), zlib.crc32(content)
+    fields = struct.pack("<LLBLLBBHL", size, size, 3, checksum, 0, 29, method, len(name), 0o100644)
+    return _block3(kind, 0x8000, fields + name) + content
+
+
+def _block3(kind: int, flags: int, rest: bytes) -> bytes:
+    header = struct.pack("<BHH", kind, flags, 7 + len(rest)) + rest
+    return struct.pack("<H", zlib.crc32(header) & 0xFFFF) + header
 
 
 def encrypted_rar() -> bytes:

@@ -24,6 +24,7 @@ from packing import (
     with_method,
     zip64,
     zipped,
+    zstd_frames,
 )
 from raw_zip import DESCRIPTOR, RawEntry, raw_zip
 
@@ -134,6 +135,8 @@ ZIPS = [
     partly("backslash traversal", with_export(("..\\..\\result.json", b"{}")), "leads out"),
     stored("absolute", lambda chat: one_of(chat, "/home/a/result.json")),
     stored("drive", lambda chat: one_of(chat, "C:\\a\\result.json")),
+    stored("members without a name", with_export((zipfile.ZipInfo(""), b"junk"), ("/", b""), (".", b"junk"))),
+    stored("only an export without a name", lambda chat: zipped((zipfile.ZipInfo(""), chat.json))),
     quarantined("only traversal", lambda chat: one_of(chat, "../result.json"), "leads out"),
     partly("symlink", with_export((special("result.json", stat.S_IFLNK), b"/etc/passwd")), "not followed"),
     stored(
@@ -206,6 +209,7 @@ ZIPS = [
         "zstd that is none", lambda chat: with_method(folder(chat), "Чат/r".encode(), 93), "it is damaged"
     ),
     stored("zstd in ZIP", lambda chat: packed_by(93, zstd.compress, chat.json)),
+    stored("zstd of several frames in ZIP", lambda chat: packed_by(93, zstd_frames, chat.json)),
     quarantined("zstd bomb in ZIP", lambda chat: packed_by(93, zstd.compress, zeros(chat)[1]), BIG),
     quarantined(
         "xz in ZIP", lambda chat: with_method(folder(chat), "Чат/r".encode(), 95), "as an ordinary ZIP"

@@ -126,6 +126,9 @@ def test_the_latest_named_export_of_a_chat_wins_in_every_order(database_url: str
         write(tmp_path / "1", [chat("user5@user9", 1, "Anna")], []),
         write(tmp_path / "2", [chat("user5@user9", 2, "Anna B.")], []),
         write(tmp_path / "3", [chat("user5@user9", 3, None)], []),
+        write(
+            tmp_path / "4", [chat("user5@user9", 4, "Tickets") | {"extra": '{"topic":7}'}], []
+        ),  # of a forum
     ]
     for order in itertools.permutations(folders):
         clear(database_url)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from html_pages import message, page
+from html_pages import message, page, service
 
 from flows.exports.discover import discover
 from flows.stages.convert.members import not_read
@@ -14,8 +14,9 @@ PAGE = b'<html><div class="page_body chat_page"><div class="history"></div></div
 OTHER_PAGE = b'<html><div class="page_body list_page"></div></html>'
 
 
-def part(number: int, **options: str) -> bytes:
-    return page(message(number), **options).encode()
+def part(number: int, bar: int | None = None, **options: str) -> bytes:
+    bars = [service(bar, "28 July 2025")] if bar else []
+    return page(*bars, message(number), **options).encode()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,13 @@ def part(number: int, **options: str) -> bytes:
         ({"messages.html": part(1), "messages (1).html": part(7, following="messages2.html"),
           "messages2.html": part(9, back="messages.html")},
          ["html messages (1).html messages2.html", "html messages.html"]),
+        # A title was changed by hand: links, day bars and ids go on.
+        ({"messages.html": part(1, following="messages2.html", bar=-7),
+          "messages2.html": part(3, back="messages.html", bar=-8, name="Other")},
+         ["html messages.html messages2.html"]),
+        ({"messages.html": part(1, following="messages2.html", bar=-7),
+          "messages2.html": part(3, back="messages.html", bar=-9, name="Other")},
+         ["html messages.html", "html messages2.html"]),
         ({"D/export_results.html": OTHER_PAGE, "D/lists/chats.html": OTHER_PAGE,
           "D/chats/chat_002/messages.html": PAGE, "D/chats/chat_001/messages.html": PAGE,
           "D/chats/chat_001/messages2.html": PAGE},

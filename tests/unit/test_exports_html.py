@@ -189,11 +189,22 @@ def test_messages_within_the_message_above_are_read_once(read: Read) -> None:
     assert reading.reason is None
 
 
+@pytest.mark.parametrize("odd", [".", "..", "a/..", "\0", "x" * 300])
+def test_links_to_what_can_be_no_part_cost_nothing(read: Read, odd: str) -> None:
+    rows, reading = read(page(message(1), following=odd))
+    assert (len(rows), reading.lost) == (1, 0)
+    assert "please report" not in str(reading.reason)
+
+
 def test_the_page_of_another_program_is_named(read: Read) -> None:
     _, reading = read(
         b'<html><body><section id="matrixchat"><li class="mx_EventTile">x</li></section></html>'
     )
     assert reading.reason == "not a Telegram export: its page was written by Element (Matrix)"
+    for words in ('<div class="history">of our town</div>', '<div class="message default">hello</div>'):
+        rows, reading = read(f"<!DOCTYPE html><html><body>{words}</body></html>")
+        assert (rows, reading.chats) == ([], [])
+        assert str(reading.reason).startswith("no chat in its HTML: not a Telegram export")
 
 
 def test_messages_without_an_id_are_counted(read: Read) -> None:

@@ -62,6 +62,9 @@ TODO = div(
           "location_information": {"latitude": 1.0, "longitude": 2.0}}),
         (media("media_game", "Game", "Fun", "", "https://t.me/b?game=g"),
          {"game_title": "Game", "game_description": "Fun", "game_link": "https://t.me/b?game=g"}),
+        (media("media_invoice", "Tea", "of herbs", "$1.00"),
+         {"invoice_information": {"title": "Tea", "description": "of herbs", "status": "$1.00"}}),
+        (media("media_invoice", "", "", "⭐ 25"), {"paid_stars_amount": 25}),
         (media("media_hologram", "New", "of next year", "3D", "holo/1.bin"),
          {"file": "holo/1.bin", "media_type": "hologram", "title": "New", "description": "of next year",
           "status": "3D"}),
@@ -81,6 +84,8 @@ TODO = div(
         (div("media_wrap clearfix", TODO), {"todo_list": {"title": "Shop", "answers": [{"text": "Milk"}]}}),
         (div("media_wrap clearfix", div("media_giveaway", div("section_title bold", "Prizes"))),
          {"giveaway_information": {"text": "Prizes"}}),
+        (div("media_wrap clearfix", div("media_giveaway", div("section_title bold", "Winner Selected!"))),
+         {"giveaway_results": {"text": "Winner Selected!"}}),
         (div("media_wrap clearfix", "odd"), {"media_type": "unknown", "media_text": "odd"}),
     ],
 )  # fmt: skip

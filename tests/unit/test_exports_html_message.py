@@ -74,6 +74,12 @@ def test_text(read: Read, html: str, words: str, entities: list[dict[str, str]] 
         (WHEN, None, LOCAL),  # UTC+02:00 is the winter's offset, and summer time in most zones that have it
         ("28.07.2025 20:49:27 UTC+05:30", datetime(2025, 7, 28, 15, 19, 27, tzinfo=UTC), LOCAL),
         ("28.07.2025 20:49:27", None, LOCAL),
+        # Telegram Desktop for Linux in some languages.
+        ("28.07.2025 20:49:27 +07", datetime(2025, 7, 28, 13, 49, 27, tzinfo=UTC), LOCAL),
+        ("28.07.2025 20:49:27 +0530", datetime(2025, 7, 28, 15, 19, 27, tzinfo=UTC), LOCAL),
+        ("28.07.2025 20:49:27 MSK", datetime(2025, 7, 28, 17, 49, 27, tzinfo=UTC), LOCAL),
+        ("28.07.2025 20:49:27 CET", None, LOCAL),
+        ("28.07.2025 20:49:27 PKT", None, LOCAL),
         ("31.02.2025 20:49:27 UTC+02:00", None, None),
         ("yesterday", None, None),
     ],
@@ -148,7 +154,7 @@ def test_replies(read: Read) -> None:
         ('A scored 7 in <a href="#go_to_message4">this game</a>',
          {"action": "score_in_game", "sender_name": "A", "service": {"score": 7, "game_message_id": 4}}),
         ("A invited B and C to the voice chat", {"action": "invite_to_group_call", "sender_name": "A"}),
-        ("A invited B and C", {"action": "invite_members", "sender_name": "A"}),
+        ("A invited B and C", {"action": "invite_members", "sender_name": "A", "service": None}),
         ("A started voice chat (61 seconds)",
          {"action": "group_call", "sender_name": "A", "service": {"duration": 61}}),
         ("A changed topic title to &laquo;T, &raquo;U&raquo;,icon to &laquo;5&raquo;",
@@ -156,11 +162,35 @@ def test_replies(read: Read) -> None:
         ("New messages will auto-delete in 7 days", {"action": "set_messages_ttl", "sender_name": None}),
         ('A set <a href="#go_to_message4">the same background</a> for this chat',
          {"action": "set_same_chat_wallpaper", "service": {"message_id": 4}}),
+        ("You won a Telegram Premium for 3 months prize in a giveaway organized by a channel.",
+         {"action": "gift_code_prize", "sender_name": None, "service": {"months": 3}}),
+        ("You've received a Telegram Premium for 1month gift from a channel.",
+         {"action": "gift_code_prize", "service": {"months": 1}}),
+        ("You won a prize in a giveaway organized by B.\n Your prize is 50 Telegram Stars.",
+         {"action": "stars_prize", "sender_name": None, "service": {"boost_peer_name": "B", "stars": 50}}),
+        ("A sent you a gift for $5: 2.5 TON.",
+         {"action": "send_ton_gift", "sender_name": "A", "service": {"cost": "$5"}}),
+        ("A sent you a gift for $5: 1e+06 Telegram Stars.", {"action": "send_stars_gift"}),
+        ("A sent you a gift.", {"action": None, "sender_name": "A"}),
+        ("B will become the new main admin in 7 days if A does not return",
+         {"action": "new_creator_pending", "sender_name": "A", "service": {"new_creator": "B"}}),
+        ("Deleted invited Deleted Account",
+         {"action": "invite_members", "sender_name": None, "service": {"members": [None]}}),
+        ("A removed B and C", {"action": "remove_members", "service": {"members": ["B and C"]}}),
+        ("B is now within 950 meters from you",
+         {"action": "proximity_reached", "sender_name": "B", "service": None}),
+        ("You are now within 1.55 km from B",
+         {"action": "proximity_reached", "sender_name": None, "service": {"to": "B"}}),
+        ('A marked 1, 2 and 30 as done and 4 as not done yet in <a href="#x">this todo list</a>.',
+         {"action": "todo_completions", "sender_name": "A",
+          "service": {"completed": [1, 2, 30], "incompleted": [4]}}),
+        ("Price per direct message changed to 10 Telegram Stars.",
+         {"action": "paid_messages_price_change", "service": {"price_stars": 10}}),
         ("A removed &quot;No&quot; from the poll.",
          {"action": "poll_delete_answer", "sender_name": "A", "service": {"option": "No"}}),
         ("A added tasks: &quot;who removed it&quot;", {"action": "todo_append_tasks", "sender_name": "A"}),
         ('A marked 1 as done in <a href="#go_to_message4">this todo list</a>.',
-         {"action": "todo_completions", "sender_name": "A", "service": {"message_id": 4}}),
+         {"action": "todo_completions", "sender_name": "A", "service": {"completed": [1], "message_id": 4}}),
         ("A sent you a gift for $5: Telegram Premium for 30 days.",
          {"action": "send_premium_gift", "sender_name": "A", "service": {"cost": "$5", "days": 30}}),
         ("A sent you a gift of 25 Telegram Stars: she invited me",
@@ -176,6 +206,7 @@ def test_replies(read: Read) -> None:
          {"action": "suggested_post_refund", "sender_name": None}),
         ("You allowed this bot to message you in his web-app.",
          {"action": "web_app_bot_allowed", "sender_name": None}),
+        ("A made " * 200_000, {"action": None, "sender_name": None}),  # in time that grows with its length
         ("A did what no release before did", {"action": None, "sender_name": None, "service": None,
                                               "text": "A did what no release before did"}),
         ("This message is not supported by this version of Telegram Desktop. Please update the application.",
@@ -198,6 +229,8 @@ def test_a_phone_call_is_a_service_message(read: Read) -> None:
         None,
     )
     assert row["service"] == {"status": "Outgoing (20 seconds)", "duration_seconds": 20, "peer_name": "Bo"}
+    (row,), _ = read(page(message(1, media("media_call", "Bo", "", "Invitation"))))
+    assert row["action"] == "conference_call"
 
 
 def test_the_photo_of_a_service_message_is_kept(read: Read) -> None:
@@ -209,6 +242,25 @@ def test_the_photo_of_a_service_message_is_kept(read: Read) -> None:
     rows, _ = read(page(*pages))
     assert [row["media"] for row in rows] == [{"photo": "photos/photo_7.jpg"}, None]
     assert [row["extra"] for row in rows] == [None, None]
+
+
+@pytest.mark.parametrize("layout", ["\n    ", "\r\n\t", " "])
+def test_the_layout_of_other_programs_is_no_part_of_a_text(read: Read, layout: str) -> None:
+    """Each tag and each text in a line of its own, or with a space where such a line was."""
+    link = '<a href="#go_to_message4" onclick="return GoToMessage(4)">this message</a>'
+    whole = page(
+        message(1, text("<strong>b<br><br>c</strong>, d<br>e <em>f</em> g"), sender="Ann Lee"),
+        message(2, text("plain"), sender=None),
+        service(3, f"A pinned {link}"),
+    )
+    other = re.sub(r"\s*(<[^<>]*>)\s*", rf"{layout}\1{layout}", whole).replace("<br>", "<br/>")
+    other = other.replace("  ", " ") if layout == " " else other
+    expected, found = (read(one)[0] for one in (whole, other))
+    assert [row["text"] for row in found] == ["b\n\nc , d\ne f g", "plain", "A pinned this message"]
+    for row, kept in zip(found, expected, strict=True):
+        differ = {key for key in row if row[key] != kept[key]}
+        assert differ <= {"text", "entities", "revision"}
+    assert found[2]["service"] == {"message_id": 4}
 
 
 def test_messages_without_a_body_keep_their_text(read: Read) -> None:

@@ -63,6 +63,11 @@ def test_members_after_the_messages_are_used(read: Read) -> None:
         ("personal_chat", 2**32 + 7, [9, 7], "user7@user9", "user9"),  # 2018-12 to 2020-10
         ("personal_chat", str(2**32 + 7), ["9", "7"], "user7@user9", "user9"),  # numbers in quotes
         ("saved_messages", 2**32 + 9, [9], "user9@user9", "user9"),
+        # The Bot API and libraries mark groups and channels by negative numbers.
+        ("channel", -(10**12) - 5, [-(10**12) - 5], "channel5", None),
+        (None, "-1000000000005", [], "channel5", None),
+        ("group", -55, ["9"], f"chat55{START}", None),
+        (None, -55, [], "chat55", None),
         ("private_group", 2**33 + 55, [9], f"chat55{START}", None),
         ("personal_chat", 2**32 + 7, ["user9"], f"user{2**32 + 7}@user9", "user9"),
         ("personal_chat", 7, ["user7"], f"user7{START}", None),
@@ -75,12 +80,35 @@ def test_members_after_the_messages_are_used(read: Read) -> None:
     ],
 )
 def test_chat_keys(
-    read: Read, kind: str, chat_id: int | str | None, senders: list[Any], key: str, account: str | None
+    read: Read, kind: str | None, chat_id: int | str | None, senders: list[Any], key: str, account: str | None
 ) -> None:
     export = chat(*[message(id=n, from_id=sender) for n, sender in enumerate(senders)], kind=kind, id=chat_id)
     rows, reading = read(export)
     assert {row["chat_key"] for row in rows} == ({key} if senders else set())
     assert (reading.chats[0].chat_key, reading.chats[0].account) == (key, account)
+
+
+def test_an_export_of_one_topic_is_recognised(read: Read) -> None:
+    """Telegram Desktop names it after the topic; the chat has another name."""
+    root = message(id=7, type="service", action="topic_created", title="Chat")
+    found = [
+        read(chat(*some))[1].chats[0].extra for some in ([root], [message(), root], [root | {"title": "T"}])
+    ]
+    assert found == ['{"topic":7}', None, None]
+
+
+@pytest.mark.parametrize("later", ["date_unixtime", "text_entities"])
+def test_numbers_beside_members_since_2022_are_ids_without_an_offset(read: Read, later: str) -> None:
+    """Other programs write them; today's ids of users are as great as the old ones with their offset."""
+    value = {"date_unixtime": "1672628645", "text_entities": []}[later]
+    ids = [2**32 + 9, str(2**32 + 7), 2**33 + 5, -(10**12) - 5]
+    export = chat(
+        *(message(from_id=sender, **{later: value}) for sender in ids), kind="personal_chat", id=2**32 + 7
+    )
+    rows, reading = read(export)
+    expected = [f"user{2**32 + 9}", f"user{2**32 + 7}", f"user{2**33 + 5}", "channel5"]
+    assert [row["sender_id"] for row in rows] == expected
+    assert reading.chats[0].chat_id == 2**32 + 7
 
 
 def test_a_key_without_an_account_depends_on_the_first_message(read: Read) -> None:
@@ -168,6 +196,9 @@ def test_a_section_of_an_account_that_no_known_release_has_is_named(read: Read) 
     sections = {"archived": {"list": [chat(message(), id=2)]}, "music": [1]}
     rows, reading = read({"chats": {"list": [chat(message(), id=1)]}, **sections})
     assert (len(rows), reading.reason) == (1, "not read: its archived, which have messages")
+    rows, reading = read(chat(message(), topics=[{"title": "T", "messages": [message(id=2)]}]))
+    assert (len(rows), reading.reason) == (1, "not read: its topics, which have messages")
+    assert document(reading.chats[0].extra)["topics"][0]["title"] == "T", "they are kept with the chat"
 
 
 def test_the_section_of_the_chats_alone_is_an_export(read: Read) -> None:

@@ -88,6 +88,7 @@ def test_a_comma_behind_the_last_message_does_not_mix_chats(read: Read) -> None:
 NO_EXPORTS = [
     b"", b" \n", b"null", b"[1, 2]", b"{}", b'{"name": "package", "version": 1}', b'"x"', b"\x89PNG\r\n",
     b"{" * 5000, b'{"messages": 5}', b'{"chats": 5', b"\xff\xfe{\x00", b'{"a": {"b": ', b"{1: 2}",
+    b'{"messages": [{"id": "1", "type": "Default", "timestamp": "2020-01-01T00:00:00", "content": "x"}]}',
     b'{"messages": [{"id": 1', b"[]", b"[[]]", b'{"chats": 5}', b'{"a": 1}{"a": 2}',
 ]  # fmt: skip
 

@@ -75,6 +75,9 @@ INVITATION = {
         ({"from_id": 2**33 + 5}, {"sender_id": "channel5"}),
         ({"from_id": f"user{2**33 + 5}"}, {"sender_id": f"user{2**33 + 5}"}),  # recent ids are that large
         ({"from_id": "channel5"}, {"sender_id": "channel5"}),
+        ({"from_id": -1000000000005}, {"sender_id": "channel5", "extra": None}),  # as in the Bot API
+        ({"from_id": "-5"}, {"sender_id": "chat5", "extra": None}),
+        ({"from_id": -(2**63)}, {"sender_id": None, "extra": {"from_id": -(2**63)}}),
         ({"from_id": "5"}, {"sender_id": "user5"}),  # ids in quotes, as JavaScript programs write them
         ({"id": "2", "reply_to_message_id": "1"}, {"message_id": 2, "reply_to_message_id": 1, "extra": None}),
         ({"id": 2.0, "reply_to_message_id": "-1.0"}, {"message_id": 2, "reply_to_message_id": -1}),  # pandas
@@ -118,6 +121,7 @@ def test_a_message(read: Read, members: Json, columns: Json) -> None:
     [
         (r'"data": "1=412\x012=97\x0A\\x01"', {"data": "1=412\x012=97\n\\x01"}),  # tdesktop #27571
         ('"data": "raw\x01control"', {"data": "raw\x01control"}),
+        (r'"data": "C:\Users\q \u12 \\q"', {"data": r"C:\Users\q \u12 \q"}),  # written by hand
         (r'"data": "nul \x00 \u0000"', {"data": "nul \ufffd \ufffd"}),
         ('"a": NaN, "b": -Infinity, "c": 1', {"a": None, "b": None, "c": 1}),
         ('"a": 1e999999, "b": 1e10', {"a": "1e999999", "b": 1e10}),

@@ -61,12 +61,15 @@ def test_only_what_convert_reads_is_written_and_media_is_listed(tmp_path: Path) 
             "Export/messages2.html": b"<html>2",
             "Export/photos/photo_1.jpg": b"\xff" * 7,
             "Export/css/style.css": b"body",
+            "Export/lists/other_data.json": b'{"about": "drafts"}',
             "Export/js/script.js": b"x",
             "__MACOSX/Export/._result.json": b"\0\5\26\7",
             "Other/lists/chats.html": b"<html>",
             "Other/lists/contacts.html": b"<html>",
             "Other/export_results.html": b"<html>",
             "package.json": b'{"dependencies": {}}',
+            "composer.json": b'{"name": "x", "about": "y"}',
+            "i18n/en.json": b'{"messages": {"hello": "Hello"}, "about": "About"}',
             "other chat.json": b'\xef\xbb\xbf{"about": "", "chats": {}}',
         },
     )
@@ -79,8 +82,12 @@ def test_only_what_convert_reads_is_written_and_media_is_listed(tmp_path: Path) 
     assert {"entry": "000001-a.zip", "path": "Export/photos/photo_1.jpg", "size": 7} in lines
     (file,) = result["files"]
     assert file["counts"]["members"] == 6
-    assert file["counts"]["media"] == len(lines) == 3
-    assert file["counts"]["media_bytes"] == 7 + len(b"<html>") + len(b'{"dependencies": {}}')
+    assert file["counts"]["media"] == len(lines) == 5
+    assert {line["path"] for line in lines} == {
+        "Export/photos/photo_1.jpg", "Other/lists/contacts.html", "package.json", "composer.json",
+        "i18n/en.json",
+    }  # fmt: skip
+    assert file["counts"]["media_bytes"] == sum(line["size"] for line in lines)
 
 
 def test_media_is_unpacked_on_request_and_not_counted_as_members(tmp_path: Path) -> None:

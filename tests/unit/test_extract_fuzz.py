@@ -110,8 +110,8 @@ def test_any_names_are_written_to_distinct_paths_in_the_directory(names: list[st
         ("10:30/result.json", "10:30/result.json"),
         ("/../result.json", None),
         ("C:/../result.json", None),
-        ("C:\\", None),
-        ("/", None),
+        ("C:\\", "unnamed"),
+        ("/", "unnamed"),
     ],
 )
 def test_absolute_paths_become_relative_ones(name: str, path: str | None) -> None:

@@ -3,12 +3,15 @@
 import gzip
 import random
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
-from extracted import EXPORT, damaged, extract, files_in, pack
+from extracted import EXPORT, damaged, extract, files_in, pack, stage
 from packing import plain_sevenzip, rar, sevenzipped, tarred
+
+from flows.stages.extract.archives import rar_tools
 
 
 def test_an_archive_without_exports_is_media_and_one_with_exports_is_not(tmp_path: Path) -> None:
@@ -50,6 +53,29 @@ def test_parts_of_split_archives_are_named_as_such(tmp_path: Path) -> None:
         assert outcome["reason"].startswith("it is one part of a split archive: join the parts")
     assert [outcomes[name]["status"] for name in ("000009", "000010")] == ["partial", "partial"]
     assert "split" not in outcomes["000009"]["reason"] + outcomes["000010"]["reason"]
+
+
+def test_a_program_that_cannot_unpack_a_rar_is_not_used(tmp_path: Path) -> None:
+    """As unrar-free, which has other options, unar with some archives (it writes why), 7z without RAR."""
+    programs, source = tmp_path / "bin", tmp_path / "in"
+    for folder in (programs, source):
+        folder.mkdir()
+    (tmp_path / "member").write_bytes(EXPORT)
+    for name, unpacking in [
+        ("unrar", "exit 1"),
+        ("unar", '[ "$1" = -version ] || echo Archive parsing failed!'),
+        ("7z", '[ "$1" = i ] || exit 2'),
+        ("bsdtar", f'[ "$1" = --version ] || exec {shutil.which("cat")} "{tmp_path}/member"'),
+    ]:
+        (programs / name).write_text(f"#!/bin/sh\n{unpacking}\n")
+        (programs / name).chmod(0o700)
+    (source / "000001-a.rar").write_bytes(rar(("a/result.json", EXPORT), method=3))
+    done = stage(source, tmp_path / "out", env={"PATH": str(programs)})
+    assert done.returncode == 0, done.stderr.decode()
+    assert files_in(tmp_path / "out" / "000001-a.rar") == {"a/result.json": EXPORT}
+    unar, bsdtar = rar_tools.TOOLS[1], rar_tools.TOOLS[4]
+    assert unar.open_cmdline(None, "a.rar", "a [1]/b")[-2:] == ["a.rar", "a [[]1]/b"]
+    assert bsdtar.open_cmdline(None, "a.rar", "-a [1]/b?")[-4:] == ["-f", "a.rar", "--", "-a [[]1]/b[?]"]
 
 
 def test_a_damaged_member_that_may_be_an_export_or_archive_is_named(tmp_path: Path) -> None:
@@ -179,10 +205,11 @@ def test_json_with_messages_of_no_chat_is_named(tmp_path: Path) -> None:
     messages = b'[{"id": 1, "type": "message", "date_unixtime": "1", "text": "x"}]'
     members = {"E/result.json": EXPORT, "Olga.json": messages, "log.jsonl": messages[1:-1]}
     members |= {"E/files/sent.json": messages, "E/files/result.json": b"{}", "other.json": b'{"a": "b"}'}
+    members |= {"F/sticker.tgs": gzip.compress(b'{"tgs": 1}'), "F/result.json.gz": gzip.compress(b"{}")}
     number, reason = left_out(tmp_path / "in", tmp_path / "out", **members, **{"result2.json": b"{}"})
-    assert number == 3
+    assert number == 4
     assert "'Olga.json' and 1 more left out: it has messages but does not say of which chat" in reason
-    assert "'result2.json' left out: not a Telegram export" in reason
+    assert "'result2.json' and 1 more left out: not a Telegram export" in reason
 
 
 def test_a_page_in_the_format_of_a_browser_is_named_only_if_it_is_of_an_export(tmp_path: Path) -> None:

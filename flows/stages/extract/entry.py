@@ -84,12 +84,13 @@ def safe_path(name: str, max_depth: int, below: str = "") -> str | None:
 
     ``..``, more than ``max_depth`` parts and paths too long for a file system are not allowed. Absolute paths
     become relative ones, as in other tools: their drives and first slashes are dropped. Control characters
-    become ``_``; long parts are shortened at their start.
+    become ``_``; long parts are shortened at their start. A member without a name gets one.
     """
     name = _DRIVE.sub("", name.replace("\\", "/"), count=1) if ":" in name else name.replace("\\", "/")
     parts = [_safe_part(part) for part in name.split("/") if part not in {"", "."}]
-    if ".." in parts or not parts:
+    if ".." in parts:
         return None
+    parts = parts or ["unnamed"]
     parts = [*below.split("/"), *parts] if below else parts
     if len(parts) > max_depth:
         return None

@@ -36,10 +36,16 @@ _EXPORT = re.compile(
 )
 #: An export in JSON, or a copy or a part of one.
 _RESULT = re.compile(r"(.*/)?result( ?\(\d+\)|[ _-]?\d+)?\.json", re.IGNORECASE)
-#: Styles, scripts and icons of Telegram Desktop's pages, and metadata of macOS: neither export nor media.
-_IGNORED = re.compile(r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|\._[^/]*|\.DS_Store)")
+#: Styles, scripts and icons of Telegram Desktop's pages, what it writes beside their lists of chats, and
+#: metadata of macOS: neither export nor media.
+_IGNORED = re.compile(
+    r"(.*/)?((css|js|images)/[^/]+\.(css|js|png)|lists/other_data\.json|\._[^/]*|\.DS_Store)"
+)
 _OUTSIDE = "its path leads out of the archive or is too deep"
 _LINK = "devices, and links to what is not in the archive, are not followed"
+_TOO_MANY = "too many files of this RAR archive may be exports by their names: pack it again as a ZIP"
+#: Members of a RAR archive that may be exports although their names are not those of exports.
+_MOST_LOOKED_INTO = 50
 #: Characters of a member's name in a reason.
 _NAME_CHARS = 200
 
@@ -144,7 +150,8 @@ class Unpacking:
                     others.append(member)
                     if member.path.lower().endswith(".json"):
                         self._other_json.append((member.path, text.lack))
-                    if text.has_messages or _RESULT.fullmatch(member.path):
+                    name = _packed_name(member.path) if isinstance(archive, Compressed) else member.path
+                    if text.has_messages or _RESULT.fullmatch(name):
                         self._seeming[member.path] = text.lack
                     before_cut.check()
                     continue
@@ -161,8 +168,8 @@ class Unpacking:
 
     def _among(self, archive: Archive, members: list[Member]) -> tuple[list[Member], list[Member]]:
         """Return the archives nested in ``archive``, and the exports that have no name of an export."""
-        if isinstance(archive, Rar):  # each member would start a process
-            members = [member for member in members if NESTED.fullmatch(member.path)]
+        if isinstance(archive, Rar):  # each member may start a process
+            members = self._likely(members)
         archives, exports = [], []
         for member, chunks in archive.read(members):
             try:
@@ -182,6 +189,17 @@ class Unpacking:
                 elif kind == "export":
                     exports.append(member)
         return archives, exports
+
+    def _likely(self, members: list[Member]) -> list[Member]:
+        """Return those members that are no media by their names; name the others if there are too many."""
+        archives, others = [], []
+        for member in members:
+            if NESTED.fullmatch(member.path):
+                archives.append(member)
+            elif not has_media_name(member.path):
+                others.append(member)
+        self._left_out[_TOO_MANY] += [member.path for member in others[_MOST_LOOKED_INTO:]]
+        return archives + others[:_MOST_LOOKED_INTO]
 
     def _open_each(self, archive: Archive, members: list[Member], nesting: int) -> set[str]:
         """Open the archives nested in ``archive``; return the paths of those that have exports."""
@@ -230,6 +248,11 @@ class Unpacking:
         names = [member.path for member in self.media]
         found = f"among its {len(names)} files, for example {names[0]!r}" if names else "in it, it is empty"
         return f"not a Telegram export: no result.json or messages.html {found}"
+
+
+def _packed_name(path: str) -> str:
+    """Return the name before compression: ``a.tgs/result.json`` is called so, but is no ``result.json``."""
+    return path.rpartition("/")[0].rpartition(".")[0]
 
 
 def _shown(names: list[str]) -> str:

@@ -216,7 +216,11 @@ def _upsert_chats(connection: Connection, chats: list[Chat], earlier: list[int])
 
 
 def _revision(chat: Chat) -> str:
-    """Return a key that orders the exports of one chat: JSON, then named, received last, the longest."""
+    """Return a key that orders the exports of one chat: JSON, then named, received last, the longest.
+
+    An export of one topic has the name of the topic.
+    """
     content = blake2b(repr(sorted(chat.items())).encode(), digest_size=8).hexdigest()
-    known = f"{chat['form'] == 'json':d}{chat['name'] is not None:d}"
+    extra = msgspec.json.decode(chat["extra"] or "{}", type=dict[str, msgspec.Raw])
+    known = f"{chat['form'] == 'json':d}{chat['name'] is not None and 'topic' not in extra:d}"
     return f"{known}-{chat['source_id']:012d}-{chat['messages']:012d}-{content}"

@@ -66,6 +66,7 @@ _NOT_READ = "an archive of a format that is not read: unpack it and submit a ZIP
 _SAVED = (
     "a page that a browser saved as one file of its own format: submit the HTML that Telegram Desktop wrote"
 )
+_PROGRAM = "a program, not an export: if it is self-extracting, run it and submit a ZIP of the folder"
 #: Signs of images of disks, which begin with zeros: the position, from the end if negative.
 _FAR_SIGNS = ((0x8001, b"CD001"), (-512, b"koly"))
 _UNKNOWN = {
@@ -80,7 +81,11 @@ _UNKNOWN = {
     b"\x60\xea": _NOT_READ,  # ARJ
     b"070701": _NOT_READ,  # cpio
     b"070707": _NOT_READ,
-    b"MZ": "a program, not an export: if it is self-extracting, run it and submit a ZIP of the folder",
+    b"xar!": _NOT_READ,
+    b"\x89LZO": _NOT_READ,
+    b"LRZI": _NOT_READ,
+    b"MZ": _PROGRAM,
+    b"\x7fELF": _PROGRAM,
     b"\xff\xfe": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
     b"\xfe\xff": "text in UTF-16, not an export: submit the export as Telegram Desktop wrote it",
     b"\0\5\x16\7": "metadata that macOS writes beside a file, not an export: drop it",

@@ -36,7 +36,7 @@ from flows.stages.extract.archives.decompressors import (
     raw_lzma,
     raw_lzma2,
 )
-from flows.stages.extract.archives.streams import Forward, Slice, Unpacked, is_behind
+from flows.stages.extract.archives.streams import ZSTD_FRAMES, Forward, Slice, Unpacked, is_behind
 from flows.stages.extract.limits import Budget, Meter
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ class SevenZip:
             return packed
         properties = b"".join(coders.values())  # only one of the supported methods has any
         if new := _NEW.get(frozenset(coders)):
-            return Unpacked(packed, lambda: new(properties), stream.unpacksizes[-1])
+            frames = ZSTD_FRAMES if _ZSTD in coders else ()
+            return Unpacked(packed, lambda: new(properties), stream.unpacksizes[-1], frames)
         raise unsupported_method(" and ".join(_METHODS.get(method, method.hex()) for method in coders))
 
 

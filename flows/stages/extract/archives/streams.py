@@ -166,14 +166,15 @@ def unpacked(file: BinaryIO, kind: str) -> Unpacked:
     return Unpacked(file, new, magic=magic)
 
 
-#: Per format a function that returns a decompressor, and the first bytes of streams (zstd: of frames to
-#: skip too).
+#: The first bytes of frames of zstd, also of those to skip. 7-Zip's derivatives write many in one stream.
+ZSTD_FRAMES = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16)))
+#: Per format a function that returns a decompressor, and the first bytes of streams.
 _STREAMS: dict[str, tuple[Callable[[], Decompressor], tuple[bytes, ...]]] = {
     "gzip": (lambda: Inflater(31), (b"\x1f\x8b\x08",)),
     "bzip2": (bz2.BZ2Decompressor, (b"BZh",)),
     "xz": (new_xz, (b"\xfd7zXZ\0",)),
     "lzma": (new_lzma, ()),
-    "zstd": (new_zstd, (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16)))),
+    "zstd": (new_zstd, ZSTD_FRAMES),
 }
 
 

@@ -29,7 +29,7 @@ from flows.stages.extract.archives.base import (
     unsupported_method,
 )
 from flows.stages.extract.archives.decompressors import Inflater, Inflater64, new_zstd, raw_lzma
-from flows.stages.extract.archives.streams import Slice, Unpacked
+from flows.stages.extract.archives.streams import ZSTD_FRAMES, Slice, Unpacked
 from flows.stages.extract.archives.zip_headers import entries_by_headers
 from flows.stages.extract.archives.zip_list import ENTRY, LOCAL, WRAP, Entry, Listed, NoList, read_lists
 from flows.stages.extract.limits import Budget, TooLarge
@@ -166,7 +166,7 @@ def _unpacked(packed: Readable, entry: Entry) -> Unpacked:
     if entry.method == _DEFLATED64:
         return Unpacked(packed, Inflater64)
     if entry.method in _ZSTD:
-        return Unpacked(packed, new_zstd, entry.size)
+        return Unpacked(packed, new_zstd, entry.size, ZSTD_FRAMES)
     if entry.method == _BZIP2:
         return Unpacked(packed, bz2.BZ2Decompressor, entry.size)
     if entry.method == _LZMA:
