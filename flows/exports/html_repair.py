@@ -23,21 +23,24 @@ _LABELS = re.compile(
 _ANSWERS = re.compile(
     r"""( (?:added|removed) &quot;)([^\n<]{0,999}<[^\n]{0,999}?)(&quot; (?:to|from) the poll\.\s*</div>)"""
 )
-#: Fast signs of each; each begins with literal text.
+#: White space, and the bytes of all characters that may be.
+_BLANK = rb"[\s\x1c-\x1f\x80-\xff]*+"
+#: Fast signs of each; each begins with literal text. A character has up to four bytes.
 _HINTS = [
-    re.compile(r"""initials["'][^>\n]{0,300}+>\s*+[^\n<]{0,99}<(?!/div>)"""),
-    re.compile(r"""<div>\s*+[^\n<]*+<(?!/div>)"""),
-    re.compile(r"""&quot; (?:to|from) the poll\."""),
+    re.compile(rb"""initials["'][^>\n]{0,1200}+>%b[^\n<]{0,396}<(?!/div>)""" % _BLANK),
+    re.compile(rb"""<div>%b[^\n<]*+<(?!/div>)""" % _BLANK),
+    re.compile(rb"""&quot; (?:to|from) the poll\."""),
 ]
 
 
-def escaped(html: str) -> str:
-    """Return ``html`` with initials, labels of buttons and answers of polls escaped."""
+def escaped(html: bytes) -> bytes:
+    """Return ``html``, in UTF-8, with initials, labels of buttons and answers of polls escaped."""
     if not any(hint.search(html) for hint in _HINTS):
         return html
-    html = _INITIALS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
-    html = _LABELS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
-    return _ANSWERS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
+    text = html.decode()
+    for pattern in (_INITIALS, _LABELS, _ANSWERS):
+        text = pattern.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", text)
+    return text.encode()
 
 
 def _escaped(text: str) -> str:
