@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise, tee
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -16,7 +16,6 @@ from selectolax.lexbor import LexborHTMLParser
 
 from flows.errors import BadInput
 from flows.exports import ids
-from flows.exports.block import Block
 from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
 from flows.exports.encoding import is_utf8
@@ -26,7 +25,7 @@ from flows.exports.html_repair import escaped
 from flows.exports.html_text import inner_text
 from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page, shown_name
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, Messages, parse
+from flows.exports.repair import Message, Messages, split
 from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST
 from flows.exports.signs import not_telegram
@@ -231,7 +230,7 @@ class _HtmlReader:
         tree = _tree(html)
         chat = self._chat = self._chat or self._begin(tree, piece, key)
         above = replace(self._above)
-        messages = _parsed(*_messages(tree, html, above, self._batch.clock))
+        messages = _messages(tree, html, above, self._batch.clock)
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
         return _piece(replace(chat, held=None), self._reading.source, messages, above, html is piece)
@@ -251,10 +250,10 @@ class _HtmlReader:
 def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece | None:
     """Read a piece of ``chat``, maybe in another process; None if it depends on the message above it."""
     above, html = Above(_UNKNOWN, _UNKNOWN), _utf8(piece)
-    found, lost = _messages(_tree(html), html, above, clock)
-    if any("?" in one for one in (above.sender, above.forward, *found)):
+    messages = _messages(_tree(html), html, above, clock)
+    if any("?" in one for one in (above.sender, above.forward, *messages.members)):
         return None
-    return _piece(chat, source, _parsed(found, lost), above, html is piece)
+    return _piece(chat, source, messages, above, html is piece)
 
 
 def _utf8(piece: bytes) -> bytes:
@@ -268,10 +267,8 @@ def _tree(html: bytes) -> LexborHTMLParser:
     return LexborHTMLParser(_BREAK.sub(b"\n", html) if b"<br" in html or b"<BR" in html else html)
 
 
-def _messages(
-    tree: LexborHTMLParser, html: bytes, above: Above, clock: Clock
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the members of all messages, and how many were lost; ``above`` becomes that after them.
+def _messages(tree: LexborHTMLParser, html: bytes, above: Above, clock: Clock) -> Messages:
+    """Return all messages, and how many were lost; ``above`` becomes that after them.
 
     Markup that is not escaped may take later messages with it. Then each message is read by itself.
     """
@@ -280,14 +277,9 @@ def _messages(
         begins = [match.start() for match in _START.finditer(html)]
         trees = [_tree(html[begin:end]) for begin, end in pairwise([*begins, len(html)])]
         nodes = [node for one in trees if (node := one.css_first("div.message")) is not None]
-    all_of_it = (message(node, above, clock) for node in nodes)
-    return [one for one in all_of_it if one is not None], max(0, expected - len(nodes))
-
-
-def _parsed(found: list[dict[str, Any]], lost: int) -> Messages:
-    raws = tuple(map(msgspec.json.encode, found))
-    messages = parse(Block(b",".join(raws), elements=raws))
-    return messages._replace(lost=messages.lost + lost)
+    found = [one for node in nodes if (one := message(node, above, clock)) is not None]
+    # What lexbor returns is valid: it has replaced NUL, and there are no surrogates.
+    return split(msgspec.json.encode(found))._replace(lost=max(0, expected - len(nodes)))
 
 
 def _piece(chat: Chat, source: str, messages: Messages, above: Above, valid: bool) -> _Piece:

@@ -65,10 +65,15 @@ def parse(block: Block) -> Messages:
     """Read the messages of ``block``."""
     try:
         array = _compact(b"[" + block.data + b"]")
-        found = _members(array)
+        found = split(array)
     except _INVALID:
         return _one_by_one(block)
     return found if len(_encoded(found.members)) == len(array) else _with_all_values(found)
+
+
+def split(array: bytes) -> Messages:
+    """Split a compact, valid array into messages. Raises msgspec.DecodeError if an element is no object."""
+    return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
 
 
 def add_member(members: dict[str, bytes], key: str, raw: bytes) -> None:
@@ -101,11 +106,6 @@ _INVALID = (msgspec.DecodeError, pa.ArrowInvalid, RecursionError)
 _UNREADABLE = (ValueError, RecursionError)
 
 
-def _members(array: bytes) -> Messages:
-    """Split a compact, valid array into messages. Raises msgspec.DecodeError if an element is no object."""
-    return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
-
-
 def _encoded(value: Any) -> bytearray:
     """Encode a value into a buffer that the next call uses again: less than half the time."""
     _ENCODER.encode_into(value, _BUFFER)
@@ -117,7 +117,7 @@ def _with_all_values(found: Messages) -> Messages:
     for index, (members, raw) in enumerate(zip(found.members, found.raws, strict=True)):
         size = 1 + sum(len(key.encode()) + len(value) + 4 for key, value in members.items())
         if members and size != len(raw):
-            again = _members(encode([lenient(raw)]))
+            again = split(encode([lenient(raw)]))
             found.members[index], found.raws[index] = again.members[0], again.raws[0]
     return found
 
@@ -137,7 +137,7 @@ def _one_by_one(block: Block) -> Messages:
         try:
             values = lenient(b"[" + piece + b"]")
             messages = [value for value in values if isinstance(value, dict)]
-            valid = _members(encode(messages))
+            valid = split(encode(messages))
         except _UNREADABLE:
             if joined := _joined(block, piece):
                 error, todo = joined
