@@ -195,6 +195,9 @@ def _parts(rows: pa.RecordBatch, counts: Sequence[int], senders: pa.Array[Any]) 
         "unanswered": pc.and_(pc.equal(rows["type"], "message"), pc.is_null(rows["reply_to_message_id"])),
         "sender": senders,
     }
+    if len(counts) == 1:  # without a table, whose functions take as long to import as hundreds of messages
+        yield _Part(0, *(getattr(pc, how)(columns[name]).as_py() for name, how in _AGGREGATES))
+        return
     found = pa.table(columns).group_by("place", use_threads=False).aggregate(_AGGREGATES)
     for part in zip(*(column.to_pylist() for column in found.columns), strict=True):
         yield _Part(*part)

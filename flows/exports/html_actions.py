@@ -6,6 +6,7 @@ Source: Telegram Desktop's export_output_html.cpp, 2018 to 2026, and the names o
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _TITLE = r"«(?P<title>.*)»"
 _LASTING = r"(?: \((?P<duration>\d+) seconds\))?"
@@ -93,7 +94,6 @@ _SENTENCES = {
 _LONGEST = 10_000
 _DIGITS = re.compile(r"\d+")
 _SEVERAL = re.compile(r", | and ")
-_ACTIONS = [(re.compile(pattern, re.DOTALL), action) for pattern, action in _SENTENCES.items()]
 _NUMBERS = ("score", "duration", "months", "days", "stars", "boosts", "stars_count", "messages_count",
             "price_stars")  # fmt: skip
 _TARGETS = {"score_in_game": "game_message_id", "send_payment": "invoice_message_id"}
@@ -101,10 +101,16 @@ _TARGETS = {"score_in_game": "game_message_id", "send_payment": "invoice_message
 _NAMELESS = {"Deleted", "Deleted Account"}
 
 
+@cache
+def _actions() -> list[tuple[re.Pattern[str], str]]:
+    """Compile the patterns late: it takes 10 ms, and most exports are JSON."""
+    return [(re.compile(pattern, re.DOTALL), action) for pattern, action in _SENTENCES.items()]
+
+
 def action_of(text: str, target: int | None) -> dict[str, object]:
     """Return JSON's members of the service message ``text``, which links to the message ``target``."""
     found: dict[str, object] = {}
-    for pattern, action in _ACTIONS if len(text) <= _LONGEST else ():
+    for pattern, action in _actions() if len(text) <= _LONGEST else ():
         if match := pattern.fullmatch(text):
             shown = {key: value for key, value in match.groupdict().items() if value}
             found = {"action": action or None, **{key: _typed(key, shown[key]) for key in shown}}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise, tee
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -16,7 +16,6 @@ from selectolax.lexbor import LexborHTMLParser
 
 from flows.errors import BadInput
 from flows.exports import ids
-from flows.exports.block import Block
 from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
 from flows.exports.encoding import is_utf8
@@ -26,7 +25,7 @@ from flows.exports.html_repair import escaped, without_layout
 from flows.exports.html_text import inner_text
 from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page, shown_name
 from flows.exports.reading import Chat, Map, Reading
-from flows.exports.repair import Message, Messages, parse
+from flows.exports.repair import Message, Messages, split
 from flows.exports.rows import Rows
 from flows.exports.scan import LONGEST
 from flows.exports.signs import not_telegram
@@ -48,7 +47,7 @@ _BEFORE = re.compile(rb"(?:\xef\xbb\xbf|\s|<!--.*?-->|<\?xml[^<>]*>)*+", re.DOTA
 _ELEMENT = re.compile(rb"""<\w+\b[^<>]*\bid=["']message-?\d""")
 _SIGNS = (b'id="message', b"id='message")
 #: Line breaks, also as editors and other programs rewrite them.
-_BREAK = re.compile(r"<br\b[^<>]*>", re.IGNORECASE)
+_BREAK = re.compile(rb"<br(?![\w\x80-\xff])[^<>]*>", re.IGNORECASE)
 
 
 class _Piece(NamedTuple):
@@ -227,13 +226,14 @@ class _HtmlReader:
         return tail[:start]
 
     def _read(self, piece: bytes, key: str | None) -> _Piece:
-        tree = _tree(piece)
+        html = _utf8(piece)
+        tree = _tree(html)
         chat = self._chat = self._chat or self._begin(tree, piece, key)
         above = replace(self._above)
-        messages = _parsed(*_messages(tree, piece, above, self._batch.clock))
+        messages = _messages(tree, html, above, self._batch.clock)
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
-        return _piece(replace(chat, held=None), self._reading.source, piece, messages, above)
+        return _piece(replace(chat, held=None), self._reading.source, messages, above, html is piece)
 
     def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
         head = tree.css_first("div.page_header div.text")
@@ -249,46 +249,43 @@ class _HtmlReader:
 
 def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece | None:
     """Read a piece of ``chat``, maybe in another process; None if it depends on the message above it."""
-    above = Above(_UNKNOWN, _UNKNOWN)
-    found, lost = _messages(_tree(piece), piece, above, clock)
-    if any("?" in one for one in (above.sender, above.forward, *found)):
+    above, html = Above(_UNKNOWN, _UNKNOWN), _utf8(piece)
+    messages = _messages(_tree(html), html, above, clock)
+    if any("?" in one for one in (above.sender, above.forward, *messages.members)):
         return None
-    return _piece(chat, source, piece, _parsed(found, lost), above)
+    return _piece(chat, source, messages, above, html is piece)
 
 
-def _tree(piece: bytes) -> LexborHTMLParser:
+def _utf8(piece: bytes) -> bytes:
+    """Return ``piece``, itself if it is UTF-8; if not, with characters that stand for what is not."""
+    return piece if is_utf8(piece) else piece.decode("utf-8", "replace").encode()
+
+
+def _tree(html: bytes) -> LexborHTMLParser:
     # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
-    html = without_layout(escaped(piece.decode("utf-8", "replace")))
-    html = html.replace("<br>", "\n").replace("<pre>", "<pre>\n")
-    return LexborHTMLParser(_BREAK.sub("\n", html) if "<br" in html or "<BR" in html else html)
+    html = without_layout(escaped(html)).replace(b"<br>", b"\n").replace(b"<pre>", b"<pre>\n")
+    return LexborHTMLParser(_BREAK.sub(b"\n", html) if b"<br" in html or b"<BR" in html else html)
 
 
-def _messages(
-    tree: LexborHTMLParser, piece: bytes, above: Above, clock: Clock
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the members of all messages, and how many were lost; ``above`` becomes that after them.
+def _messages(tree: LexborHTMLParser, html: bytes, above: Above, clock: Clock) -> Messages:
+    """Return all messages, and how many were lost; ``above`` becomes that after them.
 
     Markup that is not escaped may take later messages with it. Then each message is read by itself.
     """
     nodes, trees, expected = tree.css("div.message"), [tree], 0
-    if len(nodes) < sum(map(piece.count, _SIGNS)) and len(nodes) < (expected := len(_ELEMENT.findall(piece))):
-        begins = [match.start() for match in _START.finditer(piece)]
-        trees = [_tree(piece[begin:end]) for begin, end in pairwise([*begins, len(piece)])]
+    if len(nodes) < sum(map(html.count, _SIGNS)) and len(nodes) < (expected := len(_ELEMENT.findall(html))):
+        begins = [match.start() for match in _START.finditer(html)]
+        trees = [_tree(html[begin:end]) for begin, end in pairwise([*begins, len(html)])]
         nodes = [node for one in trees if (node := one.css_first("div.message")) is not None]
-    all_of_it = (message(node, above, clock) for node in nodes)
-    return [one for one in all_of_it if one is not None], max(0, expected - len(nodes))
+    found = [one for node in nodes if (one := message(node, above, clock)) is not None]
+    # What lexbor returns is valid: it has replaced NUL, and there are no surrogates.
+    return split(msgspec.json.encode(found))._replace(lost=max(0, expected - len(nodes)))
 
 
-def _parsed(found: list[dict[str, Any]], lost: int) -> Messages:
-    raws = tuple(map(msgspec.json.encode, found))
-    messages = parse(Block(b",".join(raws), elements=raws))
-    return messages._replace(lost=messages.lost + lost)
-
-
-def _piece(chat: Chat, source: str, piece: bytes, messages: Messages, above: Above) -> _Piece:
+def _piece(chat: Chat, source: str, messages: Messages, above: Above, valid: bool) -> _Piece:
     rows = Rows("html", source)
     without_id = rows.add(chat, messages)
-    not_utf8 = 0 if is_utf8(piece) else max(1, sum(_REPLACED in raw for raw in map(bytes, messages.raws)))
+    not_utf8 = 0 if valid else max(1, sum(_REPLACED in raw for raw in map(bytes, messages.raws)))
     return _Piece(rows.batch() if len(rows) else None, above, messages.lost, without_id, not_utf8)
 
 

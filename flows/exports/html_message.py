@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from selectolax.lexbor import LexborNode
@@ -54,7 +55,7 @@ def is_numbered(node: LexborNode) -> bool:
 
 def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | None:
     """Return the members of a message, which may lack an id; None for a day bar."""
-    number = _ID.fullmatch(attribute(node, "id"))
+    number = _ID.fullmatch(node.id or "")
     found: dict[str, Any] = {"id": int(number[1]) if number else None}
     # Programs that replace names in pages leave service messages without a body.
     body = next((child for child in node.iter() if "body" in classes(child)), node)
@@ -147,7 +148,9 @@ def _content(node: LexborNode, names: list[str]) -> dict[str, Any]:
     return {}
 
 
+@lru_cache(1000)
 def _sender(name: str) -> dict[str, Any]:
+    """Return the members of a sender, in a dictionary that messages share."""
     via = _VIA.search(name)
     name = (name[: via.start()] if via else name).strip()
     return {"from": None if name == _DELETED else name, **({"via_bot": via[1]} if via else {})}
@@ -157,7 +160,7 @@ def _origin(node: LexborNode, clock: Clock) -> dict[str, Any]:
     """Return the origin of a forwarded message and the time at which it was first sent."""
     stamp = node.css_first("span.date")
     sender = _sender(inner_text(node).removesuffix(stamp.text() or "" if stamp else ""))
-    found = {"forwarded_from": sender.pop("from"), **sender}
+    found = {"forwarded_from" if key == "from" else key: value for key, value in sender.items()}
     if stamp and (sent := _date(attribute(stamp, "title"), clock)):
         found |= {f"forwarded_{key}": value for key, value in sent.items()}
     return found

@@ -24,23 +24,25 @@ _ANSWERS = re.compile(
     r"""( (?:added|removed) &quot;)([^\n<]{0,999}<[^\n]{0,999}?)(&quot; (?:to|from) the poll\.\s*</div>)"""
 )
 #: The white space before the time of a message, or the text of a service message.
-_FIRST_TEXT = re.compile(r"""\b(?:date|body) details["'][^<>]{0,300}+>(\s*+)[^\s<]""")
-_LINE_BREAKS = re.compile(r"[\r\n]\s*+")
+_FIRST_TEXT = re.compile(rb"""\b(?:date|body) details["'][^<>]{0,300}+>(\s*+)[^\s<]""")
+_LINE_BREAKS = re.compile(rb"[\r\n]\s*+")
 #: Spaces at the edges of an element and of a line, and what remains of each.
 _SPACES = (
-    (re.compile(r" ?(<br\b[^<>]*+>) ?"), r"\1"),
-    (re.compile(r"(<[a-zA-Z][^<>]*+>) "), r"\1"),
-    (re.compile(r" (</)"), r"\1"),
+    (re.compile(rb" ?(<br\b[^<>]*+>) ?"), rb"\1"),
+    (re.compile(rb"(<[a-zA-Z][^<>]*+>) "), rb"\1"),
+    (re.compile(rb" (</)"), rb"\1"),
 )
-#: Fast signs of each; each begins with literal text.
+#: White space, and the bytes of all characters that may be.
+_BLANK = rb"[\s\x1c-\x1f\x80-\xff]*+"
+#: Fast signs of each; each begins with literal text. A character has up to four bytes.
 _HINTS = [
-    re.compile(r"""initials["'][^>\n]{0,300}+>\s*+[^\n<]{0,99}<(?!/div>)"""),
-    re.compile(r"""<div>\s*+[^\n<]*+<(?!/div>)"""),
-    re.compile(r"""&quot; (?:to|from) the poll\."""),
+    re.compile(rb"""initials["'][^>\n]{0,1200}+>%b[^\n<]{0,396}<(?!/div>)""" % _BLANK),
+    re.compile(rb"""<div>%b[^\n<]*+<(?!/div>)""" % _BLANK),
+    re.compile(rb"""&quot; (?:to|from) the poll\."""),
 ]
 
 
-def without_layout(html: str) -> str:
+def without_layout(html: bytes) -> bytes:
     """Return ``html`` without the spaces of a layout that other programs gave it.
 
     Programs that format HTML put each tag and each text into a line of its own, and those that make it
@@ -48,21 +50,22 @@ def without_layout(html: str) -> str:
     Telegram Desktop begins a text at the start of a line.
     """
     first = _FIRST_TEXT.search(html)
-    if not first or first[1] in ("", "\n", "\r\n"):
+    if not first or first[1] in (b"", b"\n", b"\r\n"):
         return html
-    html = _LINE_BREAKS.sub(" ", html)
+    html = _LINE_BREAKS.sub(b" ", html)
     for pattern, kept in _SPACES:
         html = pattern.sub(kept, html)
     return html
 
 
-def escaped(html: str) -> str:
-    """Return ``html`` with initials, labels of buttons and answers of polls escaped."""
+def escaped(html: bytes) -> bytes:
+    """Return ``html``, in UTF-8, with initials, labels of buttons and answers of polls escaped."""
     if not any(hint.search(html) for hint in _HINTS):
         return html
-    html = _INITIALS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
-    html = _LABELS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
-    return _ANSWERS.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", html)
+    text = html.decode()
+    for pattern in (_INITIALS, _LABELS, _ANSWERS):
+        text = pattern.sub(lambda found: f"{found[1]}{_escaped(found[2])}{found[3]}", text)
+    return text.encode()
 
 
 def _escaped(text: str) -> str:

@@ -38,9 +38,12 @@ _HOLE = bytes(16)
 _GAP = b"\0, \t\r\n"
 #: Each message has one such member: how many messages there are in such a piece.
 _TYPE = re.compile(rb'"type"\s*+:\s*+"(?:message|service|unsupported)"')
-#: Maps digits to 0 and exponents to e, to search for numbers outside the range of PostgreSQL's numeric.
-_SHAPE = bytes(0x30 if 0x30 <= c < 0x3A else 0x65 if c in b"eE" else 0x20 for c in range(256))
-_LETTERS = bytes({*range(0x41, 0x5B), *range(0x61, 0x7B), *range(0x80, 0x100), *b"+-"} - {*b"eE"})
+#: Maps digits to 0 and exponents to e, to search for numbers outside the range of PostgreSQL's numeric, and
+#: for NUL, escaped as a backslash and u0000.
+_SHAPE = bytes(
+    0x30 if 0x30 <= c < 0x3A else 0x65 if c in b"eE" else c if c in b"\\u" else 0x20 for c in range(256)
+)
+_LETTERS = bytes({*range(0x41, 0x5B), *range(0x61, 0x7B), *range(0x80, 0x100), *b"+-"} - {*b"eEu"})
 _GREAT = re.compile(rb"[\s:,\[-]\d[\d.]*+[eE][+-]?\d{5}")
 _LONG = b"0" * 10_000
 
@@ -64,11 +67,16 @@ class Messages(NamedTuple):
 def parse(block: Block) -> Messages:
     """Read the messages of ``block``."""
     try:
-        array = _compact(b"[" + block.data + b"]")
-        found = _members(array)
+        array = _compact(b"".join((b"[", block.data, b"]")))  # in one copy
+        found = split(array)
     except _INVALID:
         return _one_by_one(block)
     return found if len(_encoded(found.members)) == len(array) else _with_all_values(found)
+
+
+def split(array: bytes) -> Messages:
+    """Split a compact, valid array into messages. Raises msgspec.DecodeError if an element is no object."""
+    return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
 
 
 def add_member(members: dict[str, bytes], key: str, raw: bytes) -> None:
@@ -101,11 +109,6 @@ _INVALID = (msgspec.DecodeError, pa.ArrowInvalid, RecursionError)
 _UNREADABLE = (ValueError, RecursionError)
 
 
-def _members(array: bytes) -> Messages:
-    """Split a compact, valid array into messages. Raises msgspec.DecodeError if an element is no object."""
-    return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
-
-
 def _encoded(value: Any) -> bytearray:
     """Encode a value into a buffer that the next call uses again: less than half the time."""
     _ENCODER.encode_into(value, _BUFFER)
@@ -117,7 +120,7 @@ def _with_all_values(found: Messages) -> Messages:
     for index, (members, raw) in enumerate(zip(found.members, found.raws, strict=True)):
         size = 1 + sum(len(key.encode()) + len(value) + 4 for key, value in members.items())
         if members and size != len(raw):
-            again = _members(encode([lenient(raw)]))
+            again = split(encode([lenient(raw)]))
             found.members[index], found.raws[index] = again.members[0], again.raws[0]
     return found
 
@@ -137,7 +140,7 @@ def _one_by_one(block: Block) -> Messages:
         try:
             values = lenient(b"[" + piece + b"]")
             messages = [value for value in values if isinstance(value, dict)]
-            valid = _members(encode(messages))
+            valid = split(encode(messages))
         except _UNREADABLE:
             if joined := _joined(block, piece):
                 error, todo = joined
@@ -192,10 +195,11 @@ def _document_in(piece: bytes, outer: bytes) -> int:
 def _compact(raw: bytes) -> bytes:
     """Return ``raw`` without white space; raise one of _INVALID unless PostgreSQL's jsonb accepts it."""
     compact = msgspec.json.format(raw, indent=-1)  # raises for bad syntax, NaN and lone surrogates
-    if b"\\u" in compact and b"\\u0000" in compact:  # the first is rare, and found faster
-        raise msgspec.DecodeError("NUL")
     pa.array([compact], pa.binary()).cast(pa.string())  # the fastest check of UTF-8 available
-    if _may_be_great(compact.translate(_SHAPE, delete=_LETTERS)):  # a third of the bytes, quickly searched
+    shape = compact.translate(_SHAPE, delete=_LETTERS)  # half of the bytes, quickly searched
+    if b"\\u0000" in shape and b"\\u0000" in compact:  # the first is so in few texts
+        raise msgspec.DecodeError("NUL")
+    if _may_be_great(shape):
         shape = compact.translate(_SHAPE, delete=b"+-")
         if _may_be_great(shape) and (_LONG in shape or _GREAT.search(compact)):
             raise msgspec.DecodeError("number too great")
