@@ -154,8 +154,10 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
 
 
 async def _publish(batch: OwnedBatch, runtime: Runtime) -> None:
-    """Show the timings in Prefect, and notify operators."""
-    await _show_timings(batch, runtime)
+    """Notify operators, and show the timings in Prefect unless the summary and timeline of a parent do."""
+    context = FlowRunContext.get()
+    if context and context.flow_run and not context.flow_run.parent_task_run_id:
+        await _show_timings(batch, runtime)
     log = get_run_logger()
     await decorate(notify(batch, runtime, log), f"the notification of {batch.batch_id}", log)
 

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from ledger_rows import query, seen
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from stage_commands import COPY, FAIL_WHILE, command, configure, drop
 
 from blocks import StageCommand
@@ -228,7 +229,7 @@ async def test_a_batch_that_another_run_acquired_during_the_wait_is_left_to_it(
 
 
 @pytest.mark.usefixtures("copying_stages")
-async def test_log_lines_reach_the_prefect_ui(installation: Settings) -> None:
+async def test_log_lines_and_timings_reach_the_prefect_ui(installation: Settings) -> None:
     await configure()
     drop(installation, 1)
     await process_inbox()
@@ -244,6 +245,16 @@ async def test_log_lines_reach_the_prefect_ui(installation: Settings) -> None:
     messages = await logs_of(run["flow_run_id"], len(wanted))
     found = iter(messages)
     assert all(any(re.fullmatch(line, message) for message in found) for line in wanted), messages
+    assert await artifacts_of(run["flow_run_id"]) == []  # the parent's summary and timeline have its timings
+    query(installation, "UPDATE batch_processing SET status = 'QUEUED' RETURNING batch_id")
+    alone = await process_batch(run["batch_id"], return_state=True)
+    assert await artifacts_of(alone.state_details.flow_run_id) == ["batch-timings"]
+
+
+async def artifacts_of(flow_run_id: Any) -> list[str | None]:
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+    async with get_client() as client:
+        return [artifact.key for artifact in await client.read_artifacts(artifact_filter=wanted)]
 
 
 async def logs_of(flow_run_id: Any, at_least: int) -> list[str]:
