@@ -157,11 +157,14 @@ def _sender(name: str) -> dict[str, Any]:
 
 
 def _origin(node: LexborNode, clock: Clock) -> dict[str, Any]:
-    """Return the origin of a forwarded message and the time at which it was first sent."""
-    stamp = node.css_first("span.date")
+    """Return the origin of a forwarded message and the time at which it was first sent.
+
+    Releases before 3.7.6 (2022-06) wrote the time without a title, in a ``details`` that is no ``date``.
+    """
+    stamp = node.css_first("span.details")
     sender = _sender(inner_text(node).removesuffix(stamp.text() or "" if stamp else ""))
     found = {"forwarded_from" if key == "from" else key: value for key, value in sender.items()}
-    if stamp and (sent := _date(attribute(stamp, "title"), clock)):
+    if stamp and (sent := _date(attribute(stamp, "title") or inner_text(stamp), clock)):
         found |= {f"forwarded_{key}": value for key, value in sent.items()}
     return found
 

@@ -110,8 +110,12 @@ def test_senders_are_inherited_by_joined_messages_across_parts(read: Read) -> No
     assert [row["extra"] for row in rows[2:4]] == [{"via_bot": "@gif"}] * 2
 
 
-def test_the_origin_of_a_forwarded_message_is_not_its_sender(read: Read) -> None:
-    stamp = '<span class="date details" title="01.02.2020 03:04:05"> 01.02.2020 03:04:05</span>'
+@pytest.mark.parametrize(
+    "shown",
+    ['date details" title="01.02.2020 03:04:05', "details"],  # since 2022-06, and before
+)
+def test_the_origin_of_a_forwarded_message_is_not_its_sender(read: Read, shown: str) -> None:
+    stamp = f'<span class="{shown}"> 01.02.2020 03:04:05</span>'
     origin = div("from_name", f"Somebody Else {stamp}")
     quoted = text("quoted")
     rows, _ = read(
@@ -249,12 +253,14 @@ def test_the_layout_of_other_programs_is_no_part_of_a_text(read: Read, layout: s
     """Each tag and each text in a line of its own, or with a space where such a line was."""
     link = '<a href="#go_to_message4" onclick="return GoToMessage(4)">this message</a>'
     whole = page(
+        service(-1, "28 July 2025"),
         message(1, text("<strong>b<br><br>c</strong>, d<br>e <em>f</em> g"), sender="Ann Lee"),
         message(2, text("plain"), sender=None),
         service(3, f"A pinned {link}"),
     )
     other = re.sub(r"\s*(<[^<>]*>)\s*", rf"{layout}\1{layout}", whole).replace("<br>", "<br/>")
     other = other.replace("  ", " ") if layout == " " else other
+    other = re.sub(r"\s*28 July 2025\s*", "28 July 2025", other)  # Prettier leaves short texts where they are
     expected, found = (read(one)[0] for one in (whole, other))
     assert [row["text"] for row in found] == ["b\n\nc , d\ne f g", "plain", "A pinned this message"]
     for row, kept in zip(found, expected, strict=True):
