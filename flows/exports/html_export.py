@@ -264,7 +264,8 @@ def _utf8(piece: bytes) -> bytes:
 def _tree(html: bytes) -> LexborHTMLParser:
     # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
     html = escaped(html).replace(b"<br>", b"\n").replace(b"<pre>", b"<pre>\n")
-    return LexborHTMLParser(_BREAK.sub(b"\n", html) if b"<br" in html or b"<BR" in html else html)
+    has_breaks = html.rfind(b"<br") >= 0 or html.rfind(b"<BR") >= 0  # in vain, faster than `in`
+    return LexborHTMLParser(_BREAK.sub(b"\n", html) if has_breaks else html)
 
 
 def _messages(tree: LexborHTMLParser, html: bytes, above: Above, clock: Clock) -> Messages:
