@@ -18,7 +18,6 @@ from flows.errors import BadInput
 from flows.exports import ids
 from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
-from flows.exports.encoding import is_utf8
 from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, message
 from flows.exports.html_repair import escaped
@@ -258,7 +257,11 @@ def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece |
 
 def _utf8(piece: bytes) -> bytes:
     """Return ``piece``, itself if it is UTF-8; if not, with characters that stand for what is not."""
-    return piece if is_utf8(piece) else piece.decode("utf-8", "replace").encode()
+    try:
+        pa.array([piece], pa.binary()).cast(pa.string())  # faster than to decode it
+    except pa.ArrowInvalid:
+        return piece.decode("utf-8", "replace").encode()
+    return piece
 
 
 def _tree(html: bytes) -> LexborHTMLParser:
