@@ -197,7 +197,7 @@ def _compact(raw: bytes) -> bytes:
     compact = msgspec.json.format(raw, indent=-1)  # raises for bad syntax, NaN and lone surrogates
     pa.array([compact], pa.binary()).cast(pa.string())  # the fastest check of UTF-8 available
     shape = compact.translate(_SHAPE, delete=_LETTERS)  # half of the bytes, quickly searched
-    if b"\\u0000" in shape and b"\\u0000" in compact:  # the first is so in few texts
+    if shape.rfind(b"\\u0000") >= 0 and b"\\u0000" in compact:  # the first is so in few texts
         raise msgspec.DecodeError("NUL")
     if _may_be_great(shape):
         shape = compact.translate(_SHAPE, delete=b"+-")
@@ -207,7 +207,8 @@ def _compact(raw: bytes) -> bytes:
 
 
 def _may_be_great(shape: bytes) -> bool:
-    return b"0e00000" in shape or _LONG in shape
+    # In vain, CPython's rfind() takes half of the time of `in`, but for long texts that of their product.
+    return shape.rfind(b"0e00000") >= 0 or _LONG in shape
 
 
 def _split(piece: bytes) -> tuple[list[bytes], int]:
