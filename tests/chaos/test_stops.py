@@ -51,7 +51,9 @@ def test_cancelled_in_prefect(plant: Plant, stage: str) -> None:
     assert list(held(plant)) == [row["batch_id"] for row in plant.query(unfinished)]
     message = plant.until(lambda: way_on(plant, run), 30)
     assert all(batch_id in message for batch_id in held(plant))
-    assert {state["name"] for state in children(plant, run).values()} <= {"Cancelled", "Completed"}
+    # A subflow whose process ended before it could report this is cancelled by Prefect's own clean-up.
+    ended = {"Cancelled", "Completed"}
+    plant.until(lambda: {state["name"] for state in children(plant, run).values()} <= ended)
     plant.api("POST", f"flow_runs/{run}/set_state", state={"type": "SCHEDULED", "name": "AwaitingRetry"})
     plant.until(plant.is_done, 120)
     assert held(plant) == {}
