@@ -41,6 +41,11 @@ from flows.ledger.session import Session, fetch
 from flows.reports import summary, summary_markdown, text
 from flows.stages.runner.completion import to_the_end
 
+#: What a run that is stopped while it receives files says about the others.
+NOT_RECEIVED = (
+    "What is still in {} was not received: a Retry of this run, or the next run on it, receives it."
+)
+
 
 @flow(name=PROCESS_INBOX, flow_run_name=first_name, persist_result=False)
 async def process_inbox(
@@ -67,10 +72,11 @@ async def process_inbox(
     runtime = await current_runtime()
     log = get_run_logger()
     run_id = UUID(flow_run.get_id())
+    folder = Path(inbox).absolute() if inbox else runtime.settings.inbox
+    received: Received | None = None
     async with own_run(run_id, runtime.database_url) as owner, stops(owner, log) as stopping:
         try:
             async with stopping.stoppable(run_id):
-                folder = Path(inbox).absolute() if inbox else runtime.settings.inbox
                 size = batch_size or runtime.config.batch_size
                 batches, received = await plan(owner.session, run_id, folder, size, runtime, log, move=move)
                 await decorate(name_run(run_id, folder.name, batches, runtime), "the name of this run", log)
@@ -80,7 +86,7 @@ async def process_inbox(
                     await decorate(report(run_id, runtime), "this run", log)
                 end: dict[str, int] = await conclude(owner, batches, outcomes, log, received=received)
         except Stopped as stop:
-            end = stop.state(log)
+            end = stop.state(log, "" if received else NOT_RECEIVED.format(folder))
     return end
 
 
@@ -141,6 +147,7 @@ async def _claim(
             return await freeze_batches(intake.session, run_id, batch_size), received
         except BaseException as error:
             if stopped_by(error):
+                intake.log.warning(NOT_RECEIVED.format(inbox))
                 with suppress(DatabaseUnavailable, PostgresError):
                     await to_the_end(freeze_batches(intake.session, run_id, batch_size, since=began))
             raise

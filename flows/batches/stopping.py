@@ -55,12 +55,13 @@ class Stopped(Exception):
         self.reason = reason
         self.held = held
 
-    def state(self, log: Log) -> Any:
+    def state(self, log: Log, more: str = "") -> Any:
         """Log what was stopped and what continues it; return this as the flow's state, for it to return.
 
-        Raises Abort, which lets Prefect end the run without a state, if the run was deleted.
+        ``more``: a further sentence. Raises Abort, which lets Prefect end the run without a state, if the run
+        was deleted.
         """
-        message = f"Stopped: {self.reason}. {how_to_continue(self.held, has_retry())}"
+        message = f"Stopped: {self.reason}. {how_to_continue(self.held, has_retry())} {more}".rstrip()
         log.warning("%s", message)
         if self.reason == DELETED:
             raise Abort(message)

@@ -49,7 +49,10 @@ def test_run_started_from_another_terminal_completes(up: Installed) -> None:
     assert list(up.settings.inbox.iterdir()) == []
     assert up.statuses(*batches) == ["COMPLETED"] * 2
     listed = up.type("tdp", "batches", "--limit", "2").splitlines()
-    assert [line.split()[:2] for line in listed[1:3]] == [[batches[1], "COMPLETED"], [batches[0], "COMPLETED"]]
+    assert [line.split()[:2] for line in listed[1:3]] == [
+        [batches[1], "COMPLETED"],
+        [batches[0], "COMPLETED"],
+    ]
     assert up.type("tdp", "psql", "-Atc", "SELECT count(*) FROM stage_overlaps") == "0\n"
     up.type("tdp", "verify")
 

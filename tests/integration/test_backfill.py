@@ -15,7 +15,7 @@ from steered_stages import drop, runs_of
 from flows.backfill import backfill
 from flows.domain import STAGES
 from flows.errors import BatchesFailed
-from flows.operations.quarantine import drop_files, droppable
+from flows.operations.quarantine import drop_files, droppable, return_files
 from flows.process_inbox import process_inbox
 from flows.samples import write_samples
 from flows.settings import Settings
@@ -63,8 +63,8 @@ async def test_missing_outputs_are_made_again_from_the_sources(
     assert runs_of(installation, loaded[0]) == 2 * ["extract", "convert", "store"]
 
 
-async def test_a_batch_of_which_a_quarantined_file_was_dropped_is_extracted_again(
-    installation: Settings,
+async def test_a_batch_of_which_a_quarantined_file_was_returned_or_dropped_is_extracted_again(
+    installation: Settings, tmp_path: Path
 ) -> None:
     write_samples(installation.inbox, files=3, messages=20, seed=3, broken=3)
     await process_inbox(batch_size=6)
@@ -74,6 +74,12 @@ async def test_a_batch_of_which_a_quarantined_file_was_dropped_is_extracted_agai
     async def drop_all() -> int:
         return len(await drop_files(installation, [file.id for file in await droppable(installation, None)]))
 
+    assert len([file async for file in return_files(installation, None, tmp_path / "back")]) == 2
+    await backfill(status="COMPLETED")
+    undecided = (
+        "SELECT count(*) FROM source_files JOIN batch_files USING (source_id) WHERE status = 'QUARANTINED'"
+    )
+    assert column(installation, f"{undecided} AND returned_at IS NULL") == [2]  # they are quarantined anew
     assert await drop_all() == 2
     state = await backfill(status="COMPLETED", return_state=True)
     assert (state.name, state.message) == ("Completed", "3 stored, 1 in part, 2 dropped")

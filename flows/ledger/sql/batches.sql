@@ -33,7 +33,13 @@ WHERE batch_id = :batch_id AND NOT (status = 'QUARANTINED' AND purged_at IS NOT 
 
 -- name: record_files!
 -- A later stage never improves the outcome of an earlier one: QUARANTINED and PARTIAL stay, and so does its reason.
--- A result can be recorded again.
+-- A result can be recorded again. A new quarantine awaits a decision, also of a file that was returned before.
+WITH undecided AS (
+    UPDATE source_files s SET returned_at = NULL
+    FROM jsonb_to_recordset(:files) AS n (source_id bigint, status text) JOIN batch_files f USING (source_id)
+    WHERE s.source_id = n.source_id AND s.returned_at IS NOT NULL
+      AND n.status = 'QUARANTINED' AND f.status <> 'QUARANTINED'
+)
 UPDATE batch_files f SET stage = :stage,
     error = CASE WHEN strpos(f.error, n.error) > 0 THEN f.error ELSE nullif(concat_ws('; ', f.error, n.error), '') END,
     status = CASE WHEN f.status IN ('QUARANTINED', 'PARTIAL') AND n.status <> 'QUARANTINED' THEN f.status ELSE n.status END,

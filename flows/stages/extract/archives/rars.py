@@ -25,7 +25,7 @@ from flows.stages.extract.limits import Budget, TooLarge
 
 _NO_TOOL = (
     "it is a compressed RAR archive, and none of unrar, unar, 7z and bsdtar is installed to unpack it:"
-    " install unar and submit the file again, or pack the export as a ZIP"
+    " install unar and process its batch again with `tdp backfill`, or pack the export as a ZIP"
 )
 #: Flags of a member that continues in another part of a split archive, or begins in one.
 _SPLIT = 0x3
