@@ -20,8 +20,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 from flows.batches.decoration import report_failure
-from flows.batches.receiving import GONE, decodable
+from flows.batches.receiving import GONE
 from flows.batches.runtime import Runtime, current_runtime
+from flows.batches.source_file import decodable
 from flows.batches.workdir import discard_outputs
 from flows.domain import FLOW_NAMES, MAINTAIN, UNWATCHED
 from flows.errors import BatchBusy, RulesBroken

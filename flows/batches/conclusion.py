@@ -10,7 +10,8 @@ from prefect.states import Completed
 
 from flows.batches.decoration import report_failure
 from flows.batches.fan_out import Outcomes
-from flows.batches.receiving import Arrival, Received, decodable
+from flows.batches.receiving import Arrival, Received
+from flows.batches.source_file import decodable
 from flows.batches.stopping import has_retry
 from flows.domain import Log
 from flows.errors import BatchesFailed

@@ -22,6 +22,10 @@ KEEP_SECONDS = 3600.0
 _KEPT = re.compile(r"\.tdp-kept-(\d+)-(\d+)-(.+)", re.DOTALL)
 #: Under this name the originals that are kept in a folder are listed.
 KEPT_NAME = ".tdp-kept-…"
+#: What is listed of a folder while it is not known whether originals are kept in it.
+MAYBE_KEPT = (
+    "received originals may be hidden here: removed an hour after that, or put back if changed by then"
+)
 #: A folder that is being removed, which changes it; another process may have begun to.
 _GONE = ".tdp-gone-"
 #: Bytes of the original's name that its hidden name has room for.

@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 from psycopg.types.json import Jsonb
 
 from flows.batches.inbox import Candidate, Look
-from flows.batches.kept import kept_note, put_back
+from flows.batches.kept import KEPT_NAME, kept_note, put_back
+from flows.batches.kept_elsewhere import note_kept
 from flows.batches.recognition import HEAD, plainly_other
-from flows.batches.source_file import Interrupted, NotARegularFile, SourceFile, Writers
+from flows.batches.source_file import Interrupted, NotARegularFile, SourceFile, Writers, decodable
 from flows.batches.source_folder import SourceFolder
 from flows.batches.stored_file import is_stored
 from flows.batches.workdir import discard_outputs
@@ -92,6 +93,8 @@ class Intake:
     async def receive_all(self, folder: Path, look: Look) -> Received:
         """Receive every file of a look at ``folder``; report what stays there, each entry once."""
         await self.finish_announced()
+        if self.only_once and self.move and look.files:
+            await note_kept(self.session, folder)
         done = Received(left=dict(look.left), later=list(look.busy), unstored=self.unstored)
         sightings = {candidate.path: candidate.sighting for candidate in look.files}
         for candidate in look.files:
@@ -107,7 +110,8 @@ class Intake:
         if self.only_once:
             done.failed |= dict.fromkeys(done.later, _NOT_COMPLETE)
         done.left |= await asyncio.to_thread(kept_note, folder) if self.only_once else {}
-        await self._note_left(folder, done, sightings)
+        is_sure = bool(look.files) or folder / KEPT_NAME in done.left
+        await self._note_left(folder, done, sightings, "" if is_sure else KEPT_NAME)
         return done
 
     async def receive(self, candidate: Candidate) -> tuple[Arrival, str | None]:
@@ -227,17 +231,18 @@ class Intake:
                 continue
             await fetch(self.session, statement, sha256=row["sha256"])
 
-    async def _note_left(self, folder: Path, done: Received, sightings: dict[Path, str]) -> None:
+    async def _note_left(self, folder: Path, done: Received, seen: dict[Path, str], retained: str) -> None:
         entries = [
             {
                 "name": decodable(path.name),
-                "sighting": sightings.get(path, ""),
+                "sighting": seen.get(path, ""),
                 "reason": decodable(reason),
                 "is_error": path in done.failed,
             }
             for path, reason in (done.left | done.failed).items()
         ]
-        named = await fetch(self.session, "note_left", folder=decodable(str(folder)), entries=Jsonb(entries))
+        noted = {"folder": decodable(str(folder)), "entries": Jsonb(entries)}
+        named = await fetch(self.session, "note_left", **noted, retained=retained)
         for row in named:
             level = logging.ERROR if row["is_error"] else logging.WARNING
             self.log.log(level, "Left in %s: %s: %s", folder, row["name"], row["reason"])
@@ -293,8 +298,3 @@ def _open(path: Path) -> Source:
 
 def _other(file: Source) -> str | None:
     return plainly_other(file.path.name, file.head(HEAD), is_whole=file.size <= HEAD)
-
-
-def decodable(name: str) -> str:
-    """Return a file name of any bytes as text that PostgreSQL can store."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")

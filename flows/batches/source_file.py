@@ -235,3 +235,8 @@ def _read(file: FileIO) -> Iterator[bytes]:
     file.seek(0)
     while chunk := file.read(_CHUNK):
         yield chunk
+
+
+def decodable(name: str) -> str:
+    """Return a file name of any bytes as text that PostgreSQL can store."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")

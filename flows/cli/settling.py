@@ -11,8 +11,7 @@ import typer
 
 from flows.batches.inbox import ensure_foreign, passed_over, scan, writers_at
 from flows.batches.kept import kept_in
-from flows.batches.receiving import decodable
-from flows.batches.source_file import Writers
+from flows.batches.source_file import Writers, decodable
 from flows.errors import ServiceFailed
 from flows.ledger.connection import Connection
 from flows.ledger.named_sql import load

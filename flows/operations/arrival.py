@@ -22,8 +22,7 @@ from blocks import PIPELINE, PipelineConfig
 from flows.batches.inbox import scan, writers_at
 from flows.batches.kept import release_kept
 from flows.batches.kept_elsewhere import release_elsewhere
-from flows.batches.receiving import decodable
-from flows.batches.source_file import Writers
+from flows.batches.source_file import Writers, decodable
 from flows.domain import LOOKING
 from flows.ledger.locks import INTAKE
 from flows.ledger.session import Session, connect, fetch

@@ -17,6 +17,7 @@ from inboxes import LOG, drop, intake, receive, rows, sources, take
 
 from flows.batches.inbox import look
 from flows.batches.kept import put_back, release_kept
+from flows.batches.kept_elsewhere import release_elsewhere
 from flows.batches.receiving import Arrival, Intake
 from flows.ledger.intake import freeze_batches, frozen_batches, planning
 from flows.ledger.owner import own_run
@@ -55,15 +56,16 @@ setattr(owner, where, die)
 
 async def main():
     async with await connect(url, "crash") as session:
-        intake = Intake(session, inbox.parent / "sources", logging.getLogger())
+        only_once = "only_once" in sys.argv
+        intake = Intake(session, inbox.parent / "sources", logging.getLogger(), only_once=only_once)
         await intake.receive_all(inbox, await look(inbox, 0, 0))
 asyncio.run(main())
 """
 
 
-async def crash(database_url: str, inbox: Path, where: str) -> None:
-    """Receive the inbox in a process that kills itself when it calls a function."""
-    argv = [sys.executable, "-c", CRASH, database_url, str(inbox), where]
+async def crash(database_url: str, inbox: Path, *where: str) -> None:
+    """Receive a folder in a process that kills itself when it calls the function ``where[0]``."""
+    argv = [sys.executable, "-c", CRASH, database_url, str(inbox), *where]
     dead = await asyncio.create_subprocess_exec(*argv)
     assert await dead.wait() == -signal.SIGKILL
 
@@ -104,6 +106,22 @@ async def test_a_crash_loses_nothing_and_counts_nothing_twice(
     monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
     assert release_kept(inbox) == []
     assert [entry.name for entry in inbox.iterdir()] == [".other"] * copied
+
+
+async def test_what_a_killed_run_has_hidden_in_another_folder_is_released(
+    session: Session, database_url: str, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inbox / ".other").hardlink_to(drop(inbox, "a.zip"))  # so it is copied, and hidden before it is removed
+    await crash(database_url, inbox, "_remove", "only_once")
+    listed = "SELECT reason FROM left_files WHERE name = '.tdp-kept-…'"
+    assert len(await rows(session, listed)) == 1
+    await release_elsewhere(session)
+    ((reason,),) = await rows(session, listed)
+    assert str(reason).startswith("1 received original, ")
+    monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
+    await release_elsewhere(session)
+    assert [entry.name for entry in inbox.iterdir()] == [".other"]
+    assert await rows(session, listed) == []
 
 
 async def test_a_moved_file_that_was_changed_before_the_run_died_is_put_back(

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inboxes import drop, intake, needs_root, rows, sources, take
+from inboxes import LOG, drop, intake, needs_root, rows, sources, take
 
 from flows.batches.inbox import ensure_foreign, look
-from flows.batches.receiving import Arrival
+from flows.batches.kept import leave
+from flows.batches.kept_elsewhere import release_elsewhere
+from flows.batches.receiving import Arrival, Intake
 from flows.errors import FolderRefused
 from flows.ledger.session import Session
 from flows.settings import Settings
@@ -150,3 +152,46 @@ async def test_other_files_stay_and_are_named_once(
     (inbox / "notes.txt").unlink()
     await take(session, inbox)
     assert len(await rows(session, "SELECT name FROM left_files")) == 3
+
+
+async def move_from(session: Session, folder: Path) -> None:
+    """Receive a folder that is not the inbox, as `tdp run --move` does."""
+    moving = Intake(session, folder.parent / "sources", LOG, keeps=True, only_once=True)
+    await moving.receive_all(folder, await look(folder, 0, 0))
+
+
+async def test_a_folder_that_is_empty_for_now_stays_noted(
+    session: Session, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(drop(inbox, "a.zip"), lambda _: True, keeps=True)
+    await move_from(session, inbox)
+    inbox.rename(inbox.with_name("mounted"))
+    inbox.mkdir()
+    await release_elsewhere(session)
+    await move_from(session, inbox)
+    ((reason,),) = await rows(session, "SELECT reason FROM left_files")
+    assert str(reason).startswith("received originals may be hidden here")
+
+    inbox.rmdir()
+    inbox.with_name("mounted").rename(inbox)
+    monkeypatch.setattr("flows.batches.kept.KEEP_SECONDS", -1.0)
+    await release_elsewhere(session)
+    assert list(inbox.iterdir()) == []
+    assert await rows(session, "SELECT * FROM left_files") == []
+
+
+async def test_a_run_that_keeps_nothing_in_its_folder_leaves_no_note(session: Session, inbox: Path) -> None:
+    drop(inbox, "a.zip")
+    await move_from(session, inbox)
+    assert list(inbox.iterdir()) == []
+    assert await rows(session, "SELECT * FROM left_files") == []
+
+
+async def test_what_is_put_back_may_have_any_name(session: Session, inbox: Path) -> None:
+    leave(drop(inbox, os.fsdecode(b"\xff.zip"), "first"), lambda _: True, keeps=True)
+    await move_from(session, inbox)
+    (hidden,) = inbox.iterdir()
+    hidden.write_text("changed after it was received")
+    await release_elsewhere(session)
+    assert [os.fsencode(entry.name) for entry in inbox.iterdir()] == [b"\xff.zip"]
+    assert await rows(session, "SELECT name FROM left_files") == [("\ufffd.zip",)]

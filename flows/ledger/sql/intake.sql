@@ -64,12 +64,12 @@ WITH moved AS (
 INSERT INTO receipts (source_id, origin, sighting, duplicate) VALUES (:source_id, :origin, :sighting, true);
 
 -- name: note_left
--- Replace what was left in the folder; return what was not noted there before.
+-- Replace what was left in the folder, except an entry named :retained; return what was not noted there before.
 WITH here AS (
     SELECT name, sighting, reason, is_error
     FROM jsonb_to_recordset(:entries) AS n (name text, sighting text, reason text, is_error boolean)
 ), gone AS (
-    DELETE FROM left_files l WHERE folder = :folder AND NOT EXISTS (
+    DELETE FROM left_files l WHERE folder = :folder AND name <> :retained AND NOT EXISTS (
         SELECT FROM here h WHERE (h.name, h.sighting, h.reason) = (l.name, l.sighting, l.reason))
 )
 INSERT INTO left_files (folder, name, sighting, reason, is_error)
@@ -79,14 +79,26 @@ SELECT :folder, name, sighting, reason, is_error FROM here h WHERE NOT EXISTS (
 RETURNING name, reason, is_error;
 
 -- name: folders_with_kept
-SELECT folder FROM left_files WHERE name = :name;
+SELECT folder, noticed_at FROM left_files WHERE name = :name;
+
+-- name: note_kept!
+-- Originals may be hidden in the folder from now on; what a look has found there stays noted.
+WITH noted AS (
+    UPDATE left_files SET noticed_at = clock_timestamp() WHERE folder = :folder AND name = :name RETURNING folder
+)
+INSERT INTO left_files (folder, name, sighting, reason, is_error)
+SELECT :folder, :name, '', :reason, false WHERE NOT EXISTS (SELECT FROM noted);
+
+-- name: say_what_is_kept!
+UPDATE left_files SET reason = :reason WHERE folder = :folder AND name = :name AND reason <> :reason;
 
 -- name: note_put_back!
 INSERT INTO left_files (folder, name, sighting, reason, is_error)
 SELECT :folder, name, '', :reason, true FROM unnest(:names::text[]) AS back (name);
 
 -- name: forget_kept!
-DELETE FROM left_files WHERE folder = :folder AND name = :name;
+-- Unless a run has noted since that it is about to hide originals there.
+DELETE FROM left_files WHERE folder = :folder AND name = :name AND noticed_at = :noticed_at;
 
 -- name: batches_to_restore
 -- Batches with files that were quarantined because their stored file was missing, and these sources' batches.
