@@ -8,6 +8,7 @@ so the messages after it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from itertools import islice
 
 #: The rest of a tag, behind the name of its class; a quoted value may contain ``>``. All lengths are bounded,
@@ -25,9 +26,9 @@ _ANSWERS = re.compile(
     r"""( (?:added|removed) &quot;)([^\n<]{0,999}<[^\n]{0,999}?)(&quot; (?:to|from) the poll\.\s*</div>)"""
 )
 #: The white space before the time of a message, or the text of a service message; so many of them decide, for
-#: some programs leave short texts behind their tags.
+#: some programs leave short texts behind their tags. The time of a forwarded message has a space before it.
 _FIRST = 20
-_TEXT = re.compile(rb"""\b(?:date|body) details["'][^<>]{0,300}+>(\s*+)[^\s<]""")
+_TEXT = re.compile(rb"""\b(?:pull_right date|body) details["'][^<>]{0,300}+>(\s*+)[^\s<]""")
 _LINE_BREAKS = re.compile(rb"[\r\n]\s*+")
 #: Spaces at the edges of an element and of a line, and what remains of each.
 _SPACES = (
@@ -52,8 +53,9 @@ def without_layout(html: bytes) -> bytes:
     smaller leave one space of such a line. As in browsers, this is one space in the middle of a text.
     Telegram Desktop begins a text at the start of a line.
     """
-    first = islice(_TEXT.finditer(html), _FIRST)
-    if all(text[1] in (b"", b"\n", b"\r\n") for text in first):
+    first = Counter(text[1] for text in islice(_TEXT.finditer(html), _FIRST))
+    own = first[b"\n"] + first[b"\r\n"]
+    if own >= first.total() - own - first[b""]:
         return html
     html = _LINE_BREAKS.sub(b" ", html)
     for pattern, kept in _SPACES:

@@ -269,6 +269,16 @@ def test_the_layout_of_other_programs_is_no_part_of_a_text(read: Read, layout: s
     assert found[2]["service"] == {"message_id": 4}
 
 
+def test_spaces_are_kept_in_pages_with_forwarded_messages(read: Read) -> None:
+    """Telegram Desktop writes one before their time, and a service text may begin with spaces of a name."""
+    sent = '<span class="date details" title="28.01.2025 09:00:00"> 28.01.2025 09:00:00</span>'
+    forwarded = div("forwarded body", div("from_name", f"Bo {sent}") + text("<strong> a </strong><br> b"))
+    rows, _ = read(
+        page(service(1, "  A joined group"), message(2, forwarded), message(3, text("<em> c</em> d")))
+    )
+    assert [row["text"] for row in rows][1:] == [" a \n b", " c d"]
+
+
 def test_messages_without_a_body_keep_their_text(read: Read) -> None:
     """A public data set has them: names were replaced by a program that set the text of the whole block."""
     bare = '<div class="message service" id="message1">A invited B</div>'
