@@ -106,10 +106,11 @@ class Intake:
             done.counts[arrival] += 1
             if arrival is Arrival.LATER:
                 done.later.append(candidate.path)
-            done.left |= {candidate.path: reason} if reason else {}
+            if reason:
+                done.left[candidate.path] = reason
         if self.only_once:
             done.failed |= dict.fromkeys(done.later, _NOT_COMPLETE)
-        done.left |= await asyncio.to_thread(kept_note, folder) if self.only_once else {}
+            done.left |= await asyncio.to_thread(kept_note, folder)
         is_sure = bool(look.files) or folder / KEPT_NAME in done.left
         await self._note_left(folder, done, sightings, "" if is_sure else KEPT_NAME)
         return done

@@ -231,8 +231,7 @@ def run(
         echo_json(finished)
     else:
         print_finished(finished, console)
-    not_received = any(file.is_error for file in finished.left)
-    raise typer.Exit(finished.status or (3 if not_received else 0))
+    raise typer.Exit(finished.status or (3 if any(file.is_error for file in finished.left) else 0))
 
 
 app.command()(backfill.backfill)
