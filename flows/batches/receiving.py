@@ -1,7 +1,4 @@
-"""Receive source files: each content once, and never lost in a crash; README.md says why.
-
-The intake lock must be held for everything here.
-"""
+"""Receive source files, with the intake lock held: each content once, none lost in a crash (README.md)."""
 
 from __future__ import annotations
 
