@@ -41,9 +41,8 @@ def test_killed_stage_process_is_retried(plant: Plant, stage: str) -> None:
     assert {"stage": stage, "outcome": "FAILED"} in plant.query("SELECT stage, outcome FROM stage_runs")
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param("extract", marks=matrix), "convert", pytest.param("store", marks=matrix)]
-)
+@matrix  # in the suite, integration/test_recover.py kills a flow, test_frozen.py its supervisor
+@pytest.mark.parametrize("stage", ALL)
 def test_stage_of_a_killed_flow_is_killed_and_its_batch_resumed(plant: Plant, stage: str) -> None:
     plant.configure(**{stage: 1.0})
     flow = plant.start_flow()

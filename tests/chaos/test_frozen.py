@@ -57,6 +57,7 @@ def test_a_frozen_flow_that_lost_its_sessions(contest: Contest) -> None:
     assert contest.query("SELECT * FROM stage_overlaps") == []
 
 
+@matrix  # the suite freezes a flow
 @root_only
 @pytest.mark.skipif(not (CGROUPS / "cgroup.procs").exists(), reason="needs cgroups of version 2")
 def test_a_frozen_host_that_lost_its_sessions(contest: Contest) -> None:

@@ -152,6 +152,7 @@ def stage_at_work(settings: Settings, tmp_path: Path) -> psutil.Process:
     return psutil.Process(int(working.read_text()))
 
 
+@pytest.mark.matrix  # in the suite, the services are killed one by one, and their owner is stopped
 def test_services_of_a_killed_owner_are_stopped_by_the_next(
     up_without_worker: subprocess.Popen[str], settings: Settings
 ) -> None:
