@@ -15,7 +15,7 @@ from rich.text import Text
 from flows import reports
 from flows.cli import pages
 from flows.cli.reports import Json, _ledger, _print_json
-from flows.cli.screen import Screen, echo, echo_json
+from flows.cli.screen import Screen, echo, echo_json, note_more
 from flows.operations.quarantine import Decided, drop_files, droppable, return_files
 from flows.reports import text
 from flows.services import ensure_ledger
@@ -76,11 +76,11 @@ def files(
     shown = found if left else found[:limit]
     if as_json:
         _print_json(shown)
-        return
-    console = Screen(soft_wrap=True, highlight=False)
-    console.print(Group(*map(_page, shown)) if shown else "No files.")
+    else:
+        page = Group(*map(_page, shown)) if shown else "No files."
+        Screen(soft_wrap=True, highlight=False).print(page)
     if len(found) > len(shown):
-        console.print(f"These are the newest {limit:,}; --limit shows more.")
+        note_more(limit)
 
 
 @app.command("return")

@@ -17,7 +17,7 @@ from rich.live import Live
 from flows import reports
 from flows.cli import pages
 from flows.cli.batch_ids import complete_id
-from flows.cli.screen import Screen, console, echo, echo_json
+from flows.cli.screen import Screen, console, echo, echo_json, note_more
 from flows.cli.settling import with_inbox
 from flows.cli.times import Since
 from flows.cli.umask import callers_umask
@@ -86,10 +86,10 @@ def batches(
     shown = found[:limit]
     if as_json:
         _print_json(shown)
-        return
-    console().print(pages.batches_page(shown) if shown else "No batches.")
+    else:
+        console().print(pages.batches_page(shown) if shown else "No batches.")
     if len(found) > limit:
-        console().print(f"These are the newest {limit:,}; --limit shows more.")
+        note_more(limit)
 
 
 @app.command()

@@ -64,6 +64,13 @@ def echo(*lines: str) -> None:
         typer.echo(visible(line))
 
 
+def note_more(limit: int) -> None:
+    """Print on stderr, so that it is not among the data, that there are more rows than were printed."""
+    Screen(stderr=True, soft_wrap=True, highlight=False).print(
+        f"These are the newest {limit:,}; --limit shows more."
+    )
+
+
 def echo_json(value: Any, *, indent: int = 0) -> None:
     """Print a value as JSON, on one line or indented."""
     encoded = msgspec.json.encode(value)

@@ -138,7 +138,8 @@ def test_files_are_returned_under_their_own_names(settings: Settings, tmp_path: 
     assert (back / "good.zip").read_bytes() == good.read_bytes()
     listed = json.loads(tdp("--json").stdout)
     assert all(file["returned_at"] and not file["purged_at"] for file in listed)
-    assert tdp("--limit", "2").stdout.endswith("These are the newest 2; --limit shows more.\n")
+    for form in ([], ["--json"]):
+        assert tdp("--limit", "2", *form).stderr == "These are the newest 2; --limit shows more.\n"
     for own in (settings.inbox, settings.sources / "new"):
         refused = tdp("return", "1", str(own)).exception
         assert str(refused) == f"{own} belongs to this installation: name another folder"
