@@ -15,12 +15,12 @@ PIPELINE = "tdp"
 
 
 class PipelineConfig(Block):
-    """Sizes, time-outs, retries and retention of the pipeline. A change takes effect with the next run."""
+    """Sizes, timeouts, retries and retention of the pipeline. A change takes effect with the next run."""
 
     _block_type_name = "TDP pipeline"
     _block_type_slug = "tdp-pipeline"
     _description = (
-        "Sizes, time-outs, retries and retention of the pipeline. A change takes effect with the next run."
+        "Sizes, timeouts, retries and retention of the pipeline. A change takes effect with the next run."
     )
 
     batch_size: int = Field(
@@ -62,19 +62,19 @@ class PipelineConfig(Block):
     )
     extract_timeout_minutes: float = Field(
         default=30,
-        title="Time-out of extract (min)",
+        title="Timeout of extract (min)",
         gt=0,
         description="One batch is ended after this.",
     )
     convert_timeout_minutes: float = Field(
         default=30,
-        title="Time-out of convert (min)",
+        title="Timeout of convert (min)",
         gt=0,
         description="One batch is ended after this.",
     )
     store_timeout_minutes: float = Field(
         default=60,
-        title="Time-out of store (min)",
+        title="Timeout of store (min)",
         gt=0,
         description="One batch is ended after this.",
     )
@@ -221,6 +221,6 @@ class PipelineConfig(Block):
         ]
 
     def timeout_minutes(self, stage: str) -> float:
-        """Return the time-out of ``stage`` (extract, convert or store)."""
+        """Return the timeout of ``stage`` (extract, convert or store)."""
         minutes: float = getattr(self, f"{stage}_timeout_minutes")
         return minutes

@@ -56,5 +56,5 @@ def full_batch_id(given: str) -> str:
     """
     number = re.fullmatch(r"(?:batch_)?(\d{1,12})", given.strip(), re.ASCII)
     if not number:
-        raise ValueError(f"{given!r} is no batch id such as batch_000042, and no number of one")
+        raise ValueError(f"{given!r} is neither a batch id such as batch_000042 nor its number")
     return f"batch_{int(number[1]):06d}"

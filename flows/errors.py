@@ -32,7 +32,7 @@ class StageCrashed(StageFailed):
 
 
 class StageTimedOut(Retryable):
-    """A stage exceeded its time-out; its whole process group was killed."""
+    """A stage exceeded its timeout; its whole process group was killed."""
 
 
 class GateLost(Retryable):
@@ -111,7 +111,7 @@ class AccessDenied(TdpError):
 
 
 class QueryTimedOut(TdpError):
-    """A query took longer than its time-out. Choose fewer rows, or allow more time with ``--timeout``."""
+    """A query took longer than its timeout. Choose fewer rows, or allow more time with ``--timeout``."""
 
 
 class ExportFailed(TdpError):

@@ -125,7 +125,8 @@ class Settings(BaseSettings):
             scheme, _, rest = url.get_secret_value().partition("://")
             if scheme.partition("+")[0] not in ("postgresql", "postgres") or not _is_valid(rest):
                 raise ValueError(
-                    "it is no URL such as postgresql://user:password@host/database (special characters: %XX)"
+                    "it is not a URL such as postgresql://user:password@host/database"
+                    " (special characters: %XX)"
                 )
             if "password=" in rest.partition("?")[2]:
                 raise ValueError("write the password before the @: as a parameter it would be shown in logs")

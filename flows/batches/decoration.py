@@ -23,7 +23,7 @@ async def decorate(writing: Awaitable[object], what: str, log: Log) -> None:
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     done, _ = await asyncio.wait([task], timeout=_WITHIN)
     if not done:
-        log.warning("The artifact of %s is not written yet: the Prefect server does not answer", what)
+        log.warning("The artifact of %s is not written yet: the Prefect server does not respond", what)
     elif error := task.exception():
         log.warning("The artifact of %s could not be written: %r", what, error)
 

@@ -167,7 +167,7 @@ class _WorkPool:
             try:
                 found = await read_runs(self._client, waiting)
             except Exception as error:  # the server comes back; without this loop all waits are endless
-                self._log.warning("The states of the children are unknown, asking again: %r", error)
+                self._log.warning("The states of the children are unknown, trying again: %r", error)
                 continue
             for run_id in waiting:
                 child = found.get(run_id)
@@ -199,7 +199,7 @@ class _WorkPool:
             except httpx.HTTPError as error:
                 if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
                     raise
-                self._log.warning("The Prefect server does not answer, waiting for it: %r", error)
+                self._log.warning("The Prefect server does not respond, waiting for it: %r", error)
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _ended(self, child: FlowRun) -> FlowRun | None:

@@ -125,7 +125,7 @@ class Stops:
             try:
                 reasons = {**await self._held(), **await reasons_in_prefect(self.client, list(self._runs))}
             except (httpx.HTTPError, DatabaseUnavailable, PostgresError) as error:
-                self.log.debug("The states of this run's batches are unknown, asking again: %r", error)
+                self.log.debug("The states of this run's batches are unknown, trying again: %r", error)
                 continue
             for run_id, reason in reasons.items():
                 self._stop(run_id, reason)
@@ -248,7 +248,7 @@ def stopped_by(error: BaseException) -> BaseException | None:
     if not isinstance(error, Exception):
         return error
     task = asyncio.current_task()
-    # A time-out and a lost gate come of cancellations too, but have taken them back.
+    # A timeout and a lost gate come of cancellations too, but have taken them back.
     cancelled = (asyncio.CancelledError,) if task and task.cancelling() else ()
     cause: BaseException | None = error
     while cause and not isinstance(cause, (TerminationSignal, *cancelled)):

@@ -150,7 +150,7 @@ class Commands:
     async def _health(self, _: Command) -> str:
         health = await read_health(self._context)
         if health is None:
-            return "The monitor does not answer."
+            return "The monitor does not respond."
         components: dict[str, Any] = health.get("components", {})
         lines = [
             f"{'✅' if entry['ok'] else '❌'} {name}: {entry['detail']}" for name, entry in components.items()

@@ -64,7 +64,7 @@ async def send_to_admins(context: Context, message: str) -> None:
 
 
 async def read_health(context: Context) -> dict[str, Any] | None:
-    """Return what the monitor says at /health; None if it does not answer."""
+    """Return what the monitor says at /health; None if it does not respond."""
     settings = context.settings
     headers = {"Authorization": settings.authorization} if settings.authorization else {}
     try:
@@ -78,7 +78,7 @@ async def read_health(context: Context) -> dict[str, Any] | None:
 def raised(health: dict[str, Any] | None) -> dict[str, str]:
     """Return the conditions that hold, with their details, as the monitor's log names them."""
     if health is None:
-        return {"monitor_down": "the monitor does not answer"}
+        return {"monitor_down": "the monitor does not respond"}
     conditions = health.get("conditions", {})
     found = {name: entry["detail"] for name, entry in conditions.items() if entry["firing"]}
     components = health.get("components", {})

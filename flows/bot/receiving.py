@@ -239,7 +239,7 @@ class Receiver:
             arrival, reason = await intake.receive(candidate)
             await requeue_restored(intake, context.settings.work, context.settings.database)
         if arrival is Arrival.LEFT:
-            raise NotAccepted(reason or "it is no regular file")
+            raise NotAccepted(reason or "it is not a regular file")
         if arrival is Arrival.LATER or not await self._mark_received(upload):
             raise Incomplete("the file changed in the spool")
 

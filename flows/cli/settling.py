@@ -93,7 +93,7 @@ def _settling(
 
 
 def _seconds_of_block(settings: Settings) -> tuple[float | None, float | None]:
-    """Return *Quiet time* and *Settle time* of the block; None if the Prefect server does not answer."""
+    """Return *Quiet time* and *Settle time* of the block; None if the Prefect server does not respond."""
     with suppress(ServiceFailed):
         data = msgspec.json.decode(request(settings, "GET", _BLOCK))["data"]
         quiet, settle = (

@@ -1,4 +1,4 @@
-"""Times and time-outs as options.
+"""Times and timeouts as options.
 
 Two rules: commands that read the data (search, export, stats, chat) are in UTC, in what they print and in
 their options, as the files and data frames are. Commands about runs are in the time zone of this machine, and
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 _AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-#: Seconds of PostgreSQL's longest time-out, and its shortest.
+#: Seconds of PostgreSQL's longest timeout, and its shortest.
 _LONGEST, _SHORTEST = 2_147_483, 0.001
 
 
@@ -45,7 +45,7 @@ def _time(value: str) -> datetime:
 
 
 def seconds(value: str | float) -> float:
-    """Parse a time-out. Raises BadParameter if PostgreSQL has none as long."""
+    """Parse a timeout. Raises BadParameter if PostgreSQL has none as long."""
     try:
         found = float(value)
     except ValueError:

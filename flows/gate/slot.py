@@ -60,7 +60,7 @@ async def acquire(
                 await _release_leaked(client, stage, running, log)
                 refused_at = None
         except httpx.TransportError as error:
-            log.warning("The Prefect server does not answer, waiting for it: %r", error)
+            log.warning("The Prefect server does not respond, waiting for it: %r", error)
         else:
             if not granted.limits:
                 raise LimitMissing(f"the global concurrency limit {stage!r} does not exist: run `tdp apply`")
@@ -120,7 +120,7 @@ async def renew(client: PrefectClient, lease: UUID) -> None:
             async with asyncio.timeout_at(renewed + _RENEW_WITHIN):
                 renewed = await _renewed(client, lease, clock)
         except TimeoutError:
-            raise GateLost("the Prefect lease could not be renewed: the server does not answer") from None
+            raise GateLost("the Prefect lease could not be renewed: the server does not respond") from None
 
 
 async def _renewed(client: PrefectClient, lease: UUID, clock: Callable[[], float]) -> float:

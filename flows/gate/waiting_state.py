@@ -73,7 +73,7 @@ async def _show(
 def _message(holders: Sequence[Mapping[str, Any]]) -> str:
     """Name the holders, in words that stay true until there are others."""
     if not holders:
-        return "No run holds a slot: the limit is paused, or the Prefect server does not answer"
+        return "No run holds a slot: the limit is paused, or the Prefect server does not respond"
     return "Held by " + ", ".join(
         "{batch_id} since {fenced_at:%H:%M:%S} UTC ({host} pid {pid})".format(**holder) for holder in holders
     )

@@ -122,7 +122,7 @@ async def prove(session: Session, what: str) -> None:
     try:
         answered, _ = await asyncio.wait([proof], timeout=_ANSWER_WITHIN)
         if not answered:
-            raise GateLost(f"{what} was lost: PostgreSQL does not answer")
+            raise GateLost(f"{what} was lost: PostgreSQL does not respond")
         proof.result()
     except DatabaseUnavailable as error:
         raise GateLost(f"{what} was lost: {error}") from error

@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 async def connect(url: str, application: str, patience: float = PATIENCE) -> Session:
     """Return a new autocommit session, waiting up to ``patience`` seconds for a server that is away.
 
-    No time-out of the server, of the role or of the database ends its waits. Raises DatabaseUnavailable when
+    No timeout of the server, of the role or of the database ends its waits. Raises DatabaseUnavailable when
     the server stays away.
     """
     loop = asyncio.get_running_loop()
@@ -56,16 +56,16 @@ async def connect(url: str, application: str, patience: float = PATIENCE) -> Ses
                 options=SERVER_SIDE,
                 **CLIENT_SIDE,
             )
-            return await _without_time_outs(session)
+            return await _without_timeouts(session)
         except psycopg.OperationalError as error:
             if loop.time() + pause > deadline:
-                raise DatabaseUnavailable(f"PostgreSQL does not answer: {in_one_line(error)}") from error
-            _log.warning("PostgreSQL does not answer, trying again in %.1f s: %s", pause, error)
+                raise DatabaseUnavailable(f"PostgreSQL does not respond: {in_one_line(error)}") from error
+            _log.warning("PostgreSQL does not respond, trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
         pause = min(2 * pause, 2.0)
 
 
-async def _without_time_outs(session: Session) -> Session:
+async def _without_timeouts(session: Session) -> Session:
     try:
         await session.execute(sql("end_no_wait").encode())
     except BaseException:

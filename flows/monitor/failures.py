@@ -65,7 +65,7 @@ class LastRun(msgspec.Struct, frozen=True):
 
 
 def last_runs(settings: Settings) -> dict[str, LastRun]:
-    """Return by flow the run that ended last. Raises ServiceFailed if the Prefect server does not answer."""
+    """Return by flow the run that ended last. Raises ServiceFailed if the Prefect server does not respond."""
     found = {}
     for flow in (PROCESS_INBOX, BACKFILL, MAINTAIN):
         query = {

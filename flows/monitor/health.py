@@ -39,7 +39,7 @@ _MEMORY_HIGH, _CPU_HIGH = 0.20, 0.60
 _GRACE = 60.0
 #: Free disk space below which the component ``disk`` is not ok.
 _FREE_BYTES = 2 << 30
-#: Default time-outs in minutes, if the blocks cannot be read from the Prefect server.
+#: Default timeouts in minutes, if the blocks cannot be read from the Prefect server.
 _TIMEOUTS = {"extract": 30.0, "convert": 30.0, "store": 60.0}
 
 
@@ -173,7 +173,7 @@ def _component(outcome: Outcome[Component]) -> Component:
 
 
 def _timeout_minutes(settings: Settings, stage: str) -> float:
-    """Return the stage's time-out from its StageCommand block, else the pipeline block, else the default."""
+    """Return the stage's timeout from its StageCommand block, else the pipeline block, else the default."""
     try:
         own = _document(settings, "tdp-stage-command", stage).get("timeout_minutes")
         common = _document(settings, "tdp-pipeline", "tdp").get(f"{stage}_timeout_minutes")
@@ -200,7 +200,7 @@ def _conditions(known: _Known, failed_runs: dict[str, str | None], usage: Usage)
             waits, f"no stage run has waited longer than {text.seconds(_WAIT_LONG)}"
         ),
         "stage_past_timeout": _condition(
-            _past_timeout(lanes, timeouts), "all stage runs are within their time-outs"
+            _past_timeout(lanes, timeouts), "all stage runs are within their timeouts"
         ),
         "stage_idle_beside_queue": _condition(
             _idle_gaps(lanes), f"no lane has an idle gap longer than {text.seconds(_WAIT_LONG)}"
@@ -254,7 +254,7 @@ def _condition(reasons: list[str], otherwise: str) -> Condition:
 def _past_timeout(lanes: list[Lane], timeouts: dict[str, float]) -> list[str]:
     return [
         f"{lane.stage} has run for {text.seconds(lane.longest_run_sec)}"
-        f", its time-out is {text.seconds(timeouts[lane.stage])}"
+        f", its timeout is {text.seconds(timeouts[lane.stage])}"
         for lane in lanes
         if lane.longest_run_sec > timeouts[lane.stage] + _GRACE
     ]

@@ -16,7 +16,7 @@ from typing import Any
 from flows.ledger.connection import Connection
 from flows.monitor.health import sql
 
-#: Stage runs read by one statement, so that it stays within the statement time-out.
+#: Stage runs read by one statement, so that it stays within the statement timeout.
 _PAGE = 200_000
 
 

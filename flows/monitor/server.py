@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
             with connect(self.server.monitor.settings) as ledger:
                 picture = timeline_svg(ledger, flow_run_id=run)
         except psycopg2.Error:
-            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain="The ledger does not answer")
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain="The ledger does not respond")
             return
         self._send(HTTPStatus.OK, "image/svg+xml; charset=utf-8", picture.encode())
 

@@ -1,7 +1,7 @@
 """The audit: no two exclusive runs ever overlapped, nothing was lost, every lock and slot has its holder.
 
 What is true only for a moment (who lives, who holds a slot) is looked at several times; a run that begins or
-ends between two readings is no finding.
+ends between two readings does not count as a violation.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class ForeignHolder(msgspec.Struct, frozen=True):
-    """A database session that keeps the gate of a stage closed, and is no stage run."""
+    """A database session that holds the fence of a stage but is not a stage run."""
 
     stage: str
     pid: int

@@ -136,12 +136,12 @@ def complete(out: Path, *, force: bool) -> Iterator[Path]:
 def place_of(out: Path, *, force: bool) -> Path:
     """Return the place of the file: ``out``, or what that symbolic link refers to.
 
-    Raises ExportFailed if it exists (unless ``force``), or is no regular file: a folder, a pipe, a device.
+    Raises ExportFailed if it exists (unless ``force``), or is not a regular file: a folder, a pipe, a device.
     """
     if out.is_dir():
         raise ExportFailed(f"{out}: it is a folder")
     if out.exists() and not out.is_file():
-        raise ExportFailed(f"{out}: it is no regular file; `-` writes CSV and JSON Lines to stdout")
+        raise ExportFailed(f"{out}: it is not a regular file; `-` writes CSV and JSON Lines to stdout")
     if out.exists() and not force:
         raise ExportFailed(f"{out}: it exists; --force replaces it")
     return Path(os.path.realpath(out))

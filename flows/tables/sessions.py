@@ -1,4 +1,4 @@
-"""Sessions that only read: in UTC, with a time-out, and so that their queries can be interrupted."""
+"""Sessions that only read: in UTC, with a timeout, and so that their queries can be interrupted."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ async def test_a_full_disk_is_waited_for_and_shown(
     assert plant.sources() == [content]
 
 
-async def test_a_long_wait_is_no_failed_try(
+async def test_a_long_wait_is_not_a_failed_attempt(
     plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a weekend without disk space, or without the bot, one failure does not end an upload."""

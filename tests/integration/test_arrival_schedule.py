@@ -38,7 +38,7 @@ async def until_sessions(settings: Settings, application: str, number: int) -> N
             await asyncio.sleep(0.05)
 
 
-async def test_the_monitor_activates_the_schedule_when_no_process_looks_any_more(
+async def test_the_monitor_activates_the_schedule_when_no_process_checks_the_inbox(
     installation: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.monitor.schedule._INTERVAL", 0)
@@ -57,7 +57,7 @@ async def test_the_monitor_activates_the_schedule_when_no_process_looks_any_more
     assert [await is_active_after_a_check() for _ in range(2)] == [False, True]
 
 
-async def test_a_process_counts_as_looking_while_there_is_an_inbox(
+async def test_a_process_counts_as_checking_while_there_is_an_inbox(
     installation: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be mounted after the start, or not be there any more; other hosts may still have it."""

@@ -101,7 +101,7 @@ def test_what_only_looks_missing_is_not_marked(database_url: str, tmp_path: Path
     assert marked(first, clocks._replace(messages=[days[2], *days[4:]])) == [], "zones may differ"
 
 
-def test_an_edit_that_was_undone_is_no_earlier_text(database_url: str, tmp_path: Path) -> None:
+def test_an_edit_that_was_undone_is_not_an_earlier_text(database_url: str, tmp_path: Path) -> None:
     texts = ["one", "two", "one"]
     folders = [
         write(tmp_path / str(n), Export(n + 1, "channel1", "News", [(1, n, text)]))
@@ -131,7 +131,7 @@ def test_edits_of_a_chat_that_was_joined_are_those_of_both(database_url: str, tm
     assert {edit["message_id"]: edit["earlier"] for edit in found["edits"]}[4] == ["x"]
 
 
-def test_other_texts_of_service_messages_are_no_edits(database_url: str, tmp_path: Path) -> None:
+def test_other_texts_of_service_messages_are_not_edits(database_url: str, tmp_path: Path) -> None:
     """HTML, which knows no ids of chats, has a text for service messages."""
     same = [(1, 1, "hello"), (2, 2, "there")]
     html = Export(2, "user5~a", "Anna", [*same, (5, 5, "Anna pinned this message")])

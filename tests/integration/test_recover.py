@@ -207,7 +207,7 @@ async def test_a_run_whose_process_never_started_is_dead_unless_its_batch_is_hel
     assert run.id in (await recover(installation)).flow_runs
 
 
-async def test_slots_counted_for_a_stage_at_rest_are_released(
+async def test_slots_counted_for_an_idle_stage_are_released(
     installation: Settings, client: PrefectClient
 ) -> None:
     async def active() -> list[int]:

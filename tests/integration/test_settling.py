@@ -66,7 +66,7 @@ def test_what_settles_in_the_inbox_is_named(installation: Settings) -> None:
     assert lines() == ["1,002 entries in the inbox"]
 
 
-def test_what_a_name_keeps_from_being_received_is_named(installation: Settings) -> None:
+def test_entries_that_are_ignored_because_of_their_names_are_named(installation: Settings) -> None:
     inbox = installation.inbox
     inbox.mkdir()
     for name in ("b.zip.part", ".a.json", ".DS_Store", ".tdp-kept-1-1-c.zip", ".tdp-0123"):

@@ -1,5 +1,5 @@
 -- name: end_no_wait
--- A time-out that the server, the role or the database sets for others must not end a wait for a lock, or a
+-- A timeout that the server, the role or the database sets for others must not end a wait for a lock, or a
 -- session that holds one. Not every server knows all five.
 SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout',
@@ -16,7 +16,7 @@ WHERE pid = :pid AND application_name = :application;
 SELECT pg_advisory_unlock(batch_lock_key(:batch_id));
 
 -- name: own_batch^
--- Liveness without time-outs: if the batch's lock can be acquired, no live run owns the batch.
+-- Liveness without timeouts: if the batch's lock can be acquired, no live run owns the batch.
 SELECT pg_try_advisory_lock(batch_lock_key(:batch_id)) AS owned,
        (SELECT status FROM batch_processing WHERE batch_id = :batch_id) AS status;
 

@@ -165,7 +165,7 @@ SET (text, entities, edited_at, edited_local, revision, source_id) = ROW (
 WHERE (excluded.revision, -excluded.source_id) > (v.revision, -v.source_id);
 
 -- name: drop_current_versions()!
--- A text that the message has again is no earlier one.
+-- A text that the message has again is not an earlier one.
 DELETE FROM message_versions v USING contested c, messages m
 WHERE v.chat_key = c.chat_key AND v.message_id = c.message_id
   AND m.chat_key = c.chat_key AND m.message_id = c.message_id AND v.text = m.text;

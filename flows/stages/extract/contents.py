@@ -118,7 +118,7 @@ class Text:
         return NO_CHATS
 
     def form(self, path: str) -> str | None:
-        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export.
+        """Return the form of the export that it is: ``json`` or ``html``; None if it is not an export.
 
         Raises BadInput if its name is that of an export and it is blank.
         """

@@ -1,7 +1,7 @@
 """Unpack one source file: write its exports, list or write its media.
 
 Archives nested in an archive are opened unless they are in a folder for media of an export: there they are
-what people sent each other. So are exports that have no name of an export.
+what people sent each other. So are exports whose names are not those of exports.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _NAME_CHARS = 200
 class Unpacking:
     """Unpacks one source file into ``entry``.
 
-    ``media`` are the members that are no exports; ``exports`` is the number of files written for convert.
+    ``media`` are the members that are not exports; ``exports`` is the number of files written for convert.
     """
 
     def __init__(self, entry: Entry, budget: Budget, *, media: bool = False) -> None:
@@ -66,7 +66,7 @@ class Unpacking:
         self._other_json: list[tuple[str, str]] = []
         #: Whether the source file is one file, not an archive: it is not named again.
         self._is_single = False
-        #: Paths of members that are no exports although they may seem so, and why they are none.
+        #: Paths of members that look like exports but are not, and why they are not.
         self._seeming: dict[str, str] = {}
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
         self._problems: list[str] = []
@@ -138,7 +138,7 @@ class Unpacking:
         return wanted, others
 
     def _exports(self, archive: Archive, wanted: list[Member]) -> tuple[set[str], list[Member]]:
-        """Write the exports; return their folders, and the members that are no exports."""
+        """Write the exports; return their folders, and the members that are not exports."""
         folders, others = set(), []
         for member, chunks in archive.read(wanted):
             with self._skipping_if_damaged(member):
@@ -251,7 +251,7 @@ class Unpacking:
 
 
 def _packed_name(path: str) -> str:
-    """Return the name before compression: ``a.tgs/result.json`` is called so, but is no ``result.json``."""
+    """Return the name before compression: ``a.tgs/result.json`` is not a ``result.json``."""
     return path.rpartition("/")[0].rpartition(".")[0]
 
 

@@ -13,7 +13,7 @@ async def to_the_end(work: Awaitable[T]) -> T:
     """Return the result of ``work``, which cancellations do not reach; raise the last of them afterwards.
 
     A future or task given more than once is awaited by all that give it: there is one end of a tree, and a
-    time-out, a Cancel and Ctrl-C together wait for that one.
+    timeout, a Cancel and Ctrl-C together wait for that one.
     """
     future = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

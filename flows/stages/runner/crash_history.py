@@ -28,7 +28,7 @@ def process_or_quarantine(output: Path, name: str, work: Callable[[], FileOutcom
     if len(errors) >= MAX_CRASHES:
         reason = (
             f"the {output.name} program crashed or timed out on it {len(errors)} times;"
-            f" last error: {errors[-1]}. If the file is only large, raise the stage's time-out;"
+            f" last error: {errors[-1]}. If the file is only large, raise the stage's timeout;"
             f" then run its batch again with `tdp backfill BATCH --from {output.name}`"
         )
         return FileOutcome(name, "quarantined", reason)

@@ -5,8 +5,8 @@ DECLARE
     unspaced text := '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf'
         '\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff';
 BEGIN
-    -- The parser takes < & > and what is between them for tags and entities, which are no words. translate takes as
-    -- long as the parser, so most texts do without.
+    -- The parser takes < & > and what is between them for tags and entities, which are not words. translate
+    -- takes as long as the parser, so most texts do without.
     EXECUTE replace(replace($sql$
         CREATE FUNCTION search_separated(plain text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
         CASE WHEN plain ~ '[@#]'

@@ -36,7 +36,7 @@ class Member(NamedTuple):
     """One member of an archive, with its name in ``path``; ``handle`` is for its reader only.
 
     ``size`` is in bytes as the archive states it; 0 if it is unknown. ``target`` is the path in the archive
-    to which a link leads, empty if it is none or its reader does not know.
+    to which a link leads, empty if it is not a link or the reader cannot tell.
     """
 
     path: str

@@ -1,7 +1,7 @@
 """The lists of contents of a ZIP archive, read as tolerantly as unzip, 7-Zip and file managers read them.
 
-:mod:`zipfile` refuses a whole archive for one odd entry (an extra field that is cut, a name that is no UTF-8)
-and cannot find entries beyond 4 GiB in archives without ZIP64, which macOS writes: it stores sizes and
+:mod:`zipfile` refuses a whole archive for one odd entry (an extra field that is cut, a name that is not
+UTF-8) and cannot find entries beyond 4 GiB in archives without ZIP64, which macOS writes: it stores sizes and
 offsets modulo 2**32. libarchive refuses cut extra fields too; stream-unzip has to unpack all media to reach
 an export. APPNOTE.TXT, sections 4.3 to 4.5, describes the structures.
 """
