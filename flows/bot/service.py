@@ -27,7 +27,7 @@ from flows.bot.config import Config, load_config
 from flows.bot.context import Context
 from flows.bot.logs import hide
 from flows.bot.poller import Poller
-from flows.bot.receiving import Receiver
+from flows.bot.uploads import Receiver
 from flows.errors import DatabaseUnavailable, ServiceFailed, TdpError
 from flows.ledger.connection import connection
 from flows.ledger.locks import BOT

@@ -167,7 +167,7 @@ def _run_process(
         with open_log(log) as out:
             began = out.seek(0, os.SEEK_END)
             process = psutil.Popen(
-                python("flows.cli.inbox_process", flow, arguments_json, str(outcome)),
+                python("flows.cli.flow_process", flow, arguments_json, str(outcome)),
                 env={**os.environ, **services.environment(settings)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -23,7 +23,7 @@ from flows.errors import ServiceFailed
 from flows.monitor.failures import OTHERWISE
 from flows.monitor.health import Health, Monitor, connect
 from flows.monitor.metrics import Metrics
-from flows.monitor.schedule import ScheduleWatch
+from flows.monitor.schedule_watch import ScheduleWatch
 from flows.monitor.usage import Sampler
 from flows.reports.prefect_api import request
 from flows.reports.timeline import timeline_svg

@@ -2,7 +2,7 @@
 
 Arrivals (:mod:`flows.operations.arrival`) request a run when files wait, so that scheduled runs would only be
 empty ones. If no process looks any more, the schedule receives the files instead: the monitor activates it
-within minutes (:mod:`flows.monitor.schedule`), and maintenance once an hour.
+within minutes (:mod:`flows.monitor.schedule_watch`), and maintenance once an hour.
 """
 
 from __future__ import annotations

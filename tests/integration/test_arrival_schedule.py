@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from deployments.apply import apply
 from flows.domain import INBOX_DEPLOYMENT, LOOKING
 from flows.ledger.session import connect
-from flows.monitor.schedule import ScheduleWatch
+from flows.monitor.schedule_watch import ScheduleWatch
 from flows.operations.arrival import watch as watch_arrivals
 from flows.settings import Settings
 
@@ -41,7 +41,7 @@ async def until_sessions(settings: Settings, application: str, number: int) -> N
 async def test_the_monitor_activates_the_schedule_when_no_process_checks_the_inbox(
     installation: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.monitor.schedule._INTERVAL", 0)
+    monkeypatch.setattr("flows.monitor.schedule_watch._INTERVAL", 0)
     watch = ScheduleWatch(installation.model_copy(update={"look_seconds": 2}))
 
     async def is_active_after_a_check() -> bool:

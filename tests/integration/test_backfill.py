@@ -134,7 +134,7 @@ async def test_an_interrupted_backfill_is_resumed_where_it_stopped(
     installation: Settings, programs: Path, loaded: list[str], tmp_path: Path
 ) -> None:
     (programs / "seconds").write_text("0.5")
-    argv = [sys.executable, "-m", "flows.cli.inbox_process", "flows.backfill:backfill"]
+    argv = [sys.executable, "-m", "flows.cli.flow_process", "flows.backfill:backfill"]
     argv += ['{"status": "COMPLETED", "window": 1}', str(tmp_path / "outcome")]
     with subprocess.Popen(argv) as process:  # noqa: ASYNC220 - its start may block
         second = "SELECT 1 FROM stage_runs WHERE batch_id = %s AND attempt = 2 AND stage = 'convert'"
