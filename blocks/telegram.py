@@ -69,7 +69,7 @@ class TelegramBot(Block):
     announcements: bool = Field(
         default=True,
         title="Announcements",
-        description="Tell senders what becomes of their files. Off: it only receives, and answers commands.",
+        description="Send senders the outcomes of files. Off: it only receives, and answers commands.",
     )
 
     @classmethod

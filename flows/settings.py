@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     look_seconds: float = Field(
         default=2.0,
         ge=0,
-        description="Seconds between two looks at the inbox; a run is requested if files wait. 0: none is"
+        description="Seconds between two checks of the inbox; a run is requested if files wait. 0: none is"
         " requested; add a schedule to the deployment process-inbox/scheduled, or start the runs yourself.",
     )
     html_zone: str = Field(

@@ -31,7 +31,7 @@ AllToDrop = Annotated[bool, typer.Option("--all", help="All quarantined files, r
 
 
 class FileStatus(StrEnum):
-    """What became of a source file; of a quarantined one, what an operator has decided about it."""
+    """The outcome of a source file; of a quarantined one, the decision of an operator if there is one."""
 
     waiting = "WAITING"
     stored = "STORED"
@@ -103,7 +103,7 @@ def return_(
 
 
 async def _return(settings: Settings, ids: list[int] | None, directory: Path, as_json: bool) -> None:
-    """Return files, and print each when that is done: a later one may fail."""
+    """Return files, and print each one immediately: a later one may fail."""
     done: list[Decided] = []
     try:
         async for file in return_files(settings, ids, directory):

@@ -10,7 +10,7 @@ from flows.reports import Settling, Status, text
 
 
 def inbox_lines(now: Status) -> Iterator[Text]:
-    """Yield a line for each entry of the inbox that was not received: when it is, or why it is not."""
+    """Yield a line for each entry of the inbox that was not received: when it will be, or why it will not."""
     for entry in now.settling:
         kind = "a folder" if entry.is_folder else "a file"
         yield _line(entry.name, f"{kind}, {_state(entry)}")

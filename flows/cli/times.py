@@ -1,8 +1,8 @@
 """Times and timeouts as options.
 
-Two rules: commands that read the data (search, export, stats, chat) are in UTC, in what they print and in
-their options, as the files and data frames are. Commands about runs are in the time zone of this machine, and
-print its name. An offset in an option decides for itself.
+Two rules: commands that read the data (search, export, stats, chat) use UTC in their output and options, like
+the files and data frames. Commands about runs use the time zone of this machine, and print its name. An
+offset in an option overrides both.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def _time(value: str) -> datetime:
             if age
             else datetime.fromisoformat(value)
         )
-        time.astimezone()  # the first and last days that Python knows have none in other zones
+        time.astimezone()  # the first and the last day that Python supports have no equivalent in other zones
     except (ValueError, OverflowError):
         raise typer.BadParameter(f"{value!r}: use 90m, 6h, 7d or a date such as 2026-03-01") from None
     return time
 
 
 def seconds(value: str | float) -> float:
-    """Parse a timeout. Raises BadParameter if PostgreSQL has none as long."""
+    """Parse a timeout. Raises BadParameter if it is longer than PostgreSQL allows."""
     try:
         found = float(value)
     except ValueError:

@@ -18,8 +18,8 @@ from flows.ledger.named_sql import sql
 
 Session = AsyncConnection[DictRow]
 
-#: This side takes a server that does not answer for dead after 5 s, the server this side after 15 s: work
-#: that was cut off has ended before its lock is released.
+#: This side treats a server that does not respond as dead after 5 s, and the server this side after 15 s: so
+#: the work of a disconnected process has ended before its lock is released.
 CLIENT_SIDE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 2,
@@ -31,17 +31,17 @@ SERVER_SIDE = (
     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3"
     " -c tcp_keepalives_count=3 -c tcp_user_timeout=15000"
 )
-#: Seconds for which a restart or a failover of PostgreSQL is waited for.
+#: The longest wait, in seconds, for a restart or a failover of PostgreSQL.
 PATIENCE = 600.0
 
 _log = logging.getLogger(__name__)
 
 
 async def connect(url: str, application: str, patience: float = PATIENCE) -> Session:
-    """Return a new autocommit session, waiting up to ``patience`` seconds for a server that is away.
+    """Return a new autocommit session, waiting up to ``patience`` seconds for an unavailable server.
 
-    No timeout of the server, of the role or of the database ends its waits. Raises DatabaseUnavailable when
-    the server stays away.
+    No timeout of the server, of the role or of the database ends its waits. Raises DatabaseUnavailable if the
+    server is still unavailable then.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience

@@ -80,7 +80,8 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class _Known(NamedTuple):
-    """What ledger and blocks say: ``standstill`` is in seconds, ``failed`` has the failures by condition."""
+    """The facts from ledger and blocks: ``standstill`` is in seconds, ``failed`` has the failures by
+    condition."""
 
     lanes: list[Lane]
     timeouts: dict[str, float]
@@ -226,7 +227,7 @@ def _conditions(known: _Known, failed_runs: dict[str, str | None], usage: Usage)
 
 
 def _failures(found: dict[str, str | None]) -> dict[str, Condition]:
-    """Return a condition for each kind of failure; one that cannot be known does not hold."""
+    """Return a condition for each kind of failure; one that cannot be checked does not fire."""
     return {
         name: Condition(bool(found.get(name)), found.get(name) or (otherwise if name in found else "unknown"))
         for name, otherwise in failures.OTHERWISE.items()
@@ -261,7 +262,7 @@ def _past_timeout(lanes: list[Lane], timeouts: dict[str, float]) -> list[str]:
 
 
 def _idle_gaps(lanes: list[Lane]) -> list[str]:
-    """Describe long idle gaps: a queue is normal at a busy lane, but a fault at a free one."""
+    """Describe long idle gaps: a queue is normal if the lane is busy, but a fault if it is free."""
     return [
         f"{lane.stage}: {text.count(lane.waiting, 'batch', 'batches')} waiting"
         f", no run for {text.seconds(lane.idle_gap_sec)}"

@@ -1,7 +1,7 @@
 """Totals over all stage runs ever, so that a restart of the monitor does not reset its counters.
 
 PostgreSQL needs two seconds to read a million stage runs. A run that has ended does not change any more, so
-it is read once; each scrape reads only the runs since the one before.
+it is read once; each scrape reads only the runs since the previous scrape.
 """
 
 from __future__ import annotations

@@ -113,6 +113,6 @@ def _draw_bars(axes: Any, title: str, bars: list[tuple[str, int]], otherwise: st
 
 
 def _say(axes: Any, text: str) -> None:
-    """Write a text where there is nothing to draw."""
+    """Write a text into an empty panel."""
     axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, text, ha="center", va="center", color=_GREY, transform=axes.transAxes)

@@ -31,7 +31,7 @@ from flows.tables.sessions import answer
 #: JSON has none of these characters unescaped, so COPY writes it without quotes.
 _LINES = r"FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02'"
 _BOM = b"\xef\xbb\xbf"
-#: What a spreadsheet takes for the beginning of a formula; some take the full-width signs, too.
+#: Characters that begin a formula in a spreadsheet; in some programs the full-width signs, too.
 _FORMULA = "^[-=+@＝＋－＠\t\r\n]"
 Report = Callable[[int], object]
 
@@ -148,7 +148,7 @@ def place_of(out: Path, *, force: bool) -> Path:
 
 
 def _move(partial: Path, place: Path, *, force: bool) -> None:
-    """Move the file to its place. Raises FileExistsError if there is one since, unless ``force``."""
+    """Move the file to its place. Raises FileExistsError if one exists there by now, unless ``force``."""
     if force:
         partial.replace(place)
         return

@@ -16,7 +16,7 @@ import msgspec
 
 from flows.stages.runner.contract import FileOutcome
 
-#: Signals that a program brings upon itself.
+#: Signals that a fault of the program itself raises.
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 #: Crashes after which a source file is quarantined.
 MAX_CRASHES = 2
