@@ -59,7 +59,7 @@ class LimitMissing(TdpError):
 
 
 class BatchBusy(TdpError):
-    """Another live run holds the lock on this batch or flow run, and does the work."""
+    """Another live run holds the lock on this batch or flow run, and processes it."""
 
 
 class BatchHeld(TdpError):
@@ -103,11 +103,11 @@ class ChatUnknown(TdpError):
 
 
 class QueryUnclear(TdpError):
-    """A search names nothing that must occur, or too much. Name a word, or search with ``--substring``."""
+    """A search requires no word, or too many. Name a word, or search with ``--substring``."""
 
 
 class AccessDenied(TdpError):
-    """The database role may not do what the command does. Use the one that `tdp up` uses."""
+    """The database role does not have the rights that the command needs. Use the role that `tdp up` uses."""
 
 
 class QueryTimedOut(TdpError):
@@ -115,7 +115,7 @@ class QueryTimedOut(TdpError):
 
 
 class ExportFailed(TdpError):
-    """An export cannot be written as asked; the message says why. Nothing is left of it."""
+    """An export cannot be written as requested; the message gives the reason. No part of the file is left."""
 
 
 class PackageMissing(TdpError):

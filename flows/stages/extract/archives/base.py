@@ -28,7 +28,7 @@ class EndsEarly(BadInput):
     """A stream of bytes ends too early; what was read of it before is valid."""
 
     def __init__(self) -> None:
-        """Word it for the operator."""
+        """Set the message for the operator."""
         super().__init__("it is cut off: copy it again in full")
 
 
@@ -61,13 +61,13 @@ Contents = Iterator[tuple[Member, Iterator[bytes]]]
 class Archive(Protocol):
     """The interface of every reader.
 
-    ``problem`` is what could not be read of the archive itself, for the operator; None if all was. It is
+    ``problem`` says for the operator which part of the archive itself could not be read; None if none. It is
     complete once all members have been listed and the wanted ones read.
     """
 
     @property
     def problem(self) -> str | None:
-        """What could not be read of the archive itself."""
+        """The part of the archive itself that could not be read."""
 
     def members(self) -> Iterable[Member]:
         """Return all members except folders, in the archive's order."""

@@ -116,7 +116,7 @@ def read_lists(file: BinaryIO, max_entries: int) -> Listed:
         problems += [problem] if problem else []
         joined.append(entries)
         limit = base
-        if base <= 0 or head != LOCAL:  # other data before an archive belongs to programs that unpack it
+        if base <= 0 or head != LOCAL:  # data before an archive belongs to a self-extracting program
             break
     else:
         if not joined:
