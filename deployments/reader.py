@@ -112,7 +112,7 @@ def _restrict(cursor: Cursor) -> Iterator[str]:
     if others := sorted({what for _, _, what, is_ours in found if not is_ours}):
         sys.stderr.write(
             f"role {READER}: may {', '.join(others)}, and this database user may not revoke it:"
-            " deployments/ANALYSIS.md says what a superuser does\n"
+            " see deployments/ANALYSIS.md for the remedy\n"
         )
     if ours := [(right, of, what) for right, of, what, is_ours in found if is_ours]:
         cursor.execute(_WRITERS, [READER])

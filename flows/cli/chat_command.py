@@ -78,7 +78,7 @@ def _exports(found: Chat) -> RenderableType:
             f"{each.versions:,}",
             f"{each.missing:,}",
         )
-    title = f"{text.count(len(found.exports), 'export', 'exports')} brought this chat:"
+    title = f"{text.count(len(found.exports), 'export', 'exports')} with messages of this chat:"
     return Group(Text(title), table, *(Text(line, style="dim") for line in _LEGEND))
 
 

@@ -36,7 +36,7 @@ def _state(entry: Settling) -> str:
     if entry.is_open:
         return "open for writing, received when it is closed"
     if entry.is_complete:
-        return "written to by no process, the next run receives it"
+        return "not open for writing, the next run receives it"
     quiet = f"{entry.quiet_sec:g} s" if entry.quiet_sec is not None else "the quiet time"
     so_far = f" ({entry.unchanged_sec:.0f} s so far)" if entry.unchanged_sec is not None else ""
     return f"received when it has not changed for {quiet}{so_far}"

@@ -133,8 +133,8 @@ def _index(settings: Settings, *, from_scratch: bool) -> None:
         done = answer(ledger, lambda: index(ledger, report))
         if done.is_elsewhere:
             progress.print(
-                "Another session is indexing, and goes on with the rest. Until it has ended, searches read"
-                " what is not indexed yet one by one."
+                "Another session is indexing, and continues with the rest. Until it has ended, searches"
+                " compare the other messages one by one."
             )
         elif not done.sources:
             progress.print("Nothing to index: every message is indexed.")
@@ -158,7 +158,7 @@ def _print(found: Found) -> None:
     if found.pending_sources:
         files = text.count(found.pending_sources, "file", "files")
         notes.print(
-            f"The messages of {files} that are not indexed yet were searched, too, one by one."
+            f"The messages of {files} that are not indexed yet were compared one by one."
             " --index makes the next search faster.",
             style="dim",
         )
@@ -168,8 +168,9 @@ def _print(found: Found) -> None:
 def _print_missing(extensions: list[str], notes: Screen) -> None:
     if extensions:
         notes.print(
-            f"PostgreSQL has no extension {' and '.join(extensions)}: accents count (unaccent), --substring"
-            " reads every message (pg_trgm). When they are installed, --rebuild makes search use them.",
+            f"PostgreSQL has no extension {' and '.join(extensions)}: words with and"
+            " without accents differ (unaccent), --substring reads every message (pg_trgm). After they are"
+            " installed, run --rebuild.",
             style="dim",
         )
 

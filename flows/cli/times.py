@@ -76,7 +76,7 @@ Since = Annotated[
     typer.Option(
         parser=local_time,
         metavar="WHEN",
-        help="Only what started since then: 90m, 6h, 7d or 2026-03-01 (local time, unless it has an offset).",
+        help="Only runs since this time: 90m, 6h, 7d or 2026-03-01 (local time, unless it has an offset).",
     ),
 ]
 SinceUtc = Annotated[
@@ -85,7 +85,7 @@ SinceUtc = Annotated[
         parser=utc_time,
         callback=in_order,
         metavar="WHEN",
-        help="Only what was since then: 90m, 6h, 7d or 2026-03-01 (UTC, unless it has an offset).",
+        help="Only messages since this time: 90m, 6h, 7d or 2026-03-01 (UTC, unless it has an offset).",
     ),
 ]
 UntilUtc = Annotated[
@@ -94,7 +94,7 @@ UntilUtc = Annotated[
         parser=utc_time,
         callback=in_order,
         metavar="WHEN",
-        help="Only what was before then (UTC, unless it has an offset).",
+        help="Only messages before this time (UTC, unless it has an offset).",
     ),
 ]
 Timeout = Annotated[

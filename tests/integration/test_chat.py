@@ -154,7 +154,7 @@ def test_the_page(database_url: str, tmp_path: Path) -> None:
     for part in (
         "News  channel1",
         "4 messages in 1 chat",
-        "3 exports brought this chat:",
+        "3 exports with messages of this chat:",
         "source 1",
         "Current: messages that are stored as this export has them.",
         "1 message with an earlier text:",

@@ -49,7 +49,7 @@ def test_what_settles_in_the_inbox_is_named(installation: Settings) -> None:
     for _ in range(2):  # appended to in pauses: closed between them, but not complete
         assert "a.zip: a file, received when it has not changed for 2 s (" in lines()[1]
         os.utime(inbox / "a.zip", (2, 2))
-        assert lines()[1] == "In the inbox: a.zip: a file, written to by no process, the next run receives it"
+        assert lines()[1] == "In the inbox: a.zip: a file, not open for writing, the next run receives it"
         with (inbox / "a.zip").open("a") as file:
             file.write("more")
     os.utime(inbox / "a.zip", (2, 2))

@@ -54,5 +54,6 @@ UPDATE source_files SET dropped_at = clock_timestamp(), purged_at = coalesce(pur
 WHERE source_id = ANY (:ids::bigint[]);
 
 -- name: forget_left!
--- No later run may look at a folder of `tdp run`, so its entries are listed as long as the run is kept in Prefect.
+-- A folder of `tdp run` may never be processed again, so its entries are listed as long as the run is kept in
+-- Prefect.
 DELETE FROM left_files WHERE folder <> :inbox AND noticed_at < clock_timestamp() - :days::float8 * interval '1 day';

@@ -19,11 +19,11 @@ FROM unnest(:given::text[]) WITH ORDINALITY AS each (text, place);
 SELECT query::text AS whole, querytree(query) AS positive FROM websearch_to_tsquery('simple', :words) AS query;
 
 -- name: found(tsquery, words, part, sources, chats, since, until, sender, sender_first, candidates, most)
--- The latest indexed messages that match, at most ``most``: a tsquery, or a part of a text (a LIKE pattern). Only the
--- latest ``candidates`` are looked at (null: all); ``looked`` is how many. Each is compared as it is now with words and
--- sender (null: no condition), the latest first, until there are enough; those of ``sources`` are left out,
--- because their indexed state may be outdated. sender_first: the sender is compared before the latest are
--- chosen, which costs the same for each message. The first row may have no message.
+-- The latest indexed messages that match, at most ``most``: a tsquery, or a part of a text (a LIKE pattern).
+-- Only the latest ``candidates`` are examined (null: all); ``looked`` is their number. Each is compared as it
+-- is now with words and sender (null: no condition), the latest first, until there are enough; those of
+-- ``sources`` are left out, because their indexed state may be outdated. sender_first: the sender is compared
+-- before the latest are chosen, which costs the same for each message. The first row may have no message.
 WITH candidate AS MATERIALIZED (
     SELECT d.chat_key, d.message_id FROM search_documents d
     WHERE (:tsquery::tsquery IS NULL OR search_vector(d.plain) @@ :tsquery::tsquery)
