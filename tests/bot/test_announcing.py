@@ -1,4 +1,4 @@
-"""What senders get: one status message, edited; final messages that name every file; receipts."""
+"""The messages to senders: one status message, edited; final messages that name every file; receipts."""
 
 from __future__ import annotations
 

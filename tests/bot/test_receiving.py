@@ -83,8 +83,8 @@ async def test_a_replay_and_other_update_ids_change_nothing(plant: Plant, api: B
         await plant.until(lambda: not api.pending)
         api.replay(update)
         await plant.until(lambda: not api.pending)
-        # After a quiet week, ids start anew: lower ones are no acknowledged ones. The poll that is under way
-        # began after an answer without updates.
+        # After a week without updates, ids start at another number: lower ones are not acknowledged. The poll
+        # that is under way began after an answer without updates.
         polls = len(api.requests)
         api.message(ANNA, text="hello")
         await plant.until(lambda: len(api.requests) > polls and not api.pending)
@@ -231,7 +231,8 @@ async def test_local_mode_takes_files_of_any_size_from_the_server(
 
 
 async def test_two_processes_and_a_poller_elsewhere(plant: Plant, api: BotApi) -> None:
-    """One process polls; the next one takes over when it ends. A poller without this ledger is reported."""
+    """One process polls; the next one starts to poll when it ends. A poller without this ledger is
+    reported."""
     from flows.bot.api import get_updates, make_bot
 
     async with plant.bot():

@@ -1,4 +1,4 @@
-"""What the bot says, as its readers see it: names are data, and no message is too long for Telegram."""
+"""The texts of the bot: names are data, and no message is too long for Telegram."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an upload waits for: disk space, the next try, and a bot that begins again."""
+"""Waits of an upload: for disk space, for the next attempt, and for a bot that restarts."""
 
 from __future__ import annotations
 

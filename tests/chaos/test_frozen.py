@@ -1,7 +1,8 @@
-"""Faults that a flow cannot notice: it, its host or its supervisor is frozen or gone while sessions are lost.
+"""Faults that a flow cannot detect: the flow, its host or its supervisor is frozen or has died while sessions
+are lost.
 
-Two processes want the gate of extract. The work of each writes down when it runs; no moment of the first may
-be after the beginning of the second.
+Two processes compete for the gate of extract. The work of each records when it runs; the work of the first
+must have ended before the second begins.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def test_a_clock_that_was_set_back(contest: Contest) -> None:
 
 
 def test_a_gate_that_waits_for_nothing_shows_in_the_ledger(contest: Contest) -> None:
-    """The check of the check: were a successor not to wait for the work, the ledger would show it."""
+    """Proves the check itself: if a successor did not wait for the work, the ledger would show it."""
     contest.start()
     broken = (
         "import runpy, sys; from flows.gate import predecessor\n"

@@ -247,7 +247,7 @@ async def test_a_killed_planner_costs_no_file_and_an_idle_installation_makes_no_
     inbox: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While a service looks at the inbox, the schedule is inactive; without one, maintenance activates it."""
+    """While a service checks the inbox, the schedule is inactive; without one, maintenance activates it."""
     monkeypatch.setenv("TDP_LOOK_SECONDS", "0.5")
     (schedule,) = (await client.read_deployment(deployment)).schedules
     await client.update_deployment_schedule(deployment, schedule.id, active=True)

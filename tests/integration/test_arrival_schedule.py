@@ -1,4 +1,4 @@
-"""The schedule of the inbox deployment: active only while no process looks at the inbox."""
+"""The schedule of the inbox deployment: active only while no process checks the inbox."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ async def test_the_monitor_activates_the_schedule_when_no_process_checks_the_inb
         await looking.execute("SELECT 1")
         assert [await is_active_after_a_check() for _ in range(3)] == [False] * 3
     await until_sessions(installation, LOOKING, 0)
-    # Not at once: a process that looks may be starting.
+    # Not at once: a process that checks the inbox may be starting.
     assert [await is_active_after_a_check() for _ in range(2)] == [False, True]
 
 
 async def test_a_process_counts_as_checking_while_there_is_an_inbox(
     installation: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be mounted after the start, or not be there any more; other hosts may still have it."""
+    """It may be mounted after the start, or be unmounted while other hosts still have it."""
     watching = asyncio.create_task(watch_arrivals(installation.model_copy(update={"look_seconds": 0.1})))
     try:
         await until_sessions(installation, "tdp uploads", 1)

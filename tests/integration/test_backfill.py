@@ -79,7 +79,7 @@ async def test_a_batch_of_which_a_quarantined_file_was_returned_or_dropped_is_ex
     undecided = (
         "SELECT count(*) FROM source_files JOIN batch_files USING (source_id) WHERE status = 'QUARANTINED'"
     )
-    assert column(installation, f"{undecided} AND returned_at IS NULL") == [2]  # they are quarantined anew
+    assert column(installation, f"{undecided} AND returned_at IS NULL") == [2]  # they are quarantined again
     assert await drop_all() == 2
     state = await backfill(status="COMPLETED", return_state=True)
     assert (state.name, state.message) == ("Completed", "3 stored, 1 in part, 2 dropped")

@@ -1,4 +1,4 @@
-"""`tdp chat` shows a chat, the exports that brought it, and what was edited, in any order of loading."""
+"""`tdp chat` shows a chat, the exports that contain it, and its edits, in any order of loading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from converted import Export, store, write
 
 from flows.errors import ChatUnknown, QueryTimedOut
 
-#: Three exports of one chat, one a month: message 1 was edited twice, message 2 is gone from the second on.
+#: Three exports of one chat, one a month: message 1 was edited twice, message 2 is missing from the second
+#: on.
 ANN = ("user1", "Ann")
 EXPORTS = [
     Export(1, "channel1", "News", [(1, 1, "draft"), (2, 5, "gone"), (3, 3, "same")], sender=ANN, whole=True),

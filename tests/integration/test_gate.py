@@ -1,4 +1,5 @@
-"""The gate, with real processes, Prefect server and PostgreSQL: who may pass it, how many, in which order."""
+"""The gate, with real processes, Prefect server and PostgreSQL: which runs may pass, how many, and in which
+order."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def extend(postgres: str, name: str) -> None:
 
 
 def test_what_changes_is_found_as_it_is_now(database_url: str, tmp_path: Path) -> None:
-    """Random loads, joins of chats and indexing in between: it finds what a look at each message finds."""
+    """Random loads, joins of chats and indexing in between: it finds the same messages as a comparison of
+    each message."""
     rng = random.Random(5)
     words = ["alpha", "beta", "gamma", "delta"]
     keys = ["html-1~a", "html-1~b", "user5~a", "user5@user9", "channel7"]

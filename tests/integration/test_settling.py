@@ -1,4 +1,4 @@
-"""`tdp status` names what is in the inbox and was not received yet."""
+"""`tdp status` lists the entries of the inbox that were not received yet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flows.settings import Settings
 
 
 def watch(settings: Settings, path: Path, quiet: float) -> None:
-    """Note the entry as recovery does when it looks at the inbox."""
+    """Note the entry as recovery does when it checks the inbox."""
 
     async def note() -> None:
         async with await connect(settings.database, "test") as session:
