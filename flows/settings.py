@@ -98,7 +98,8 @@ class Settings(BaseSettings):
     )
 
     bot_token: SecretStr | None = Field(
-        default=None, description="Token of the Telegram bot. Without one, in any place, there is no bot."
+        default=None,
+        description="Token of the Telegram bot; if neither this nor the block has one, no bot runs.",
     )
     bot_api_url: str = Field(default="https://api.telegram.org", description="Address of the Bot API server.")
     bot_uploaders: Annotated[frozenset[int], NoDecode] = Field(

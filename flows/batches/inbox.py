@@ -101,7 +101,7 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
 
 
 def ensure_foreign(folder: Path, settings: Settings) -> None:
-    """Raise FolderRefused if ``folder`` is none, or if its files are those of this installation itself."""
+    """Raise FolderRefused if ``folder`` is not a folder, or has the files of this installation itself."""
     if settings.owns(folder):
         raise FolderRefused(
             f"{folder} has the files of this installation itself: name another folder, or copy files into the"

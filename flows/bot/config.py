@@ -48,7 +48,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 def load_config(settings: Settings) -> Config | None:
-    """Return the configuration as it is now; None if there is no usable token in any place.
+    """Return the current configuration; None if neither the environment nor the block has a usable token.
 
     Raises ServiceFailed if the Prefect server does not respond and the environment has no token.
     """

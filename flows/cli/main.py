@@ -69,7 +69,7 @@ ReplaceServer = Annotated[
     bool,
     typer.Option(
         "--replace-server",
-        help="Let this Prefect server replace the one that the ledger belongs to, which must be stopped.",
+        help="Let this Prefect server replace that of the ledger; the other one must be stopped.",
     ),
 ]
 

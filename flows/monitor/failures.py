@@ -90,7 +90,7 @@ def of_runs(
     """
     try:
         runs = last_runs(settings)
-    except ServiceFailed:  # the component prefect_server says so
+    except ServiceFailed:  # the component prefect_server reports that
         return {}
     done_since = _done_since(runs.values(), connect)
     failed = [run.problem for run in runs.values() if run.problem and run.id not in done_since]
@@ -115,7 +115,7 @@ def _done_since(
     try:
         with connect() as ledger:
             return set(_sql.runs_without_open_batches(ledger, flow_run_ids=ids))
-    except psycopg2.OperationalError:  # the component postgres says so
+    except psycopg2.OperationalError:  # the component postgres reports that
         return set()
 
 

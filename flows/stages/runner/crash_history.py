@@ -1,4 +1,4 @@
-"""Quarantine of source files that crash or hang a stage's process twice, so that their batch goes on.
+"""Quarantine of source files that crash or hang a stage's process twice, so that their batch continues.
 
 A reader quarantines invalid files itself. This module is for files on which a library crashes or never
 returns. The process writes the name of its current source file next to its output. When the process crashes

@@ -138,7 +138,7 @@ class Supervisor:
 
         ``timeout`` is in seconds, ``memory`` in bytes of address space per process (None: no limit). The
         supervisor, and it alone, keeps the descriptors in ``hold`` open until the tree is gone. ``prove`` is
-        awaited every second and raises GateLost when the work may not go on. When this returns or raises, no
+        awaited every second and raises GateLost when the work must end. When this returns or raises, no
         process of the tree is left, however often the caller was cancelled meanwhile.
 
         Raises StageTimedOut, GateLost, StageFailed (any non-zero end, with the tail of stderr), of these

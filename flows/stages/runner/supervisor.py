@@ -165,7 +165,7 @@ def watch(lifeline: _socket.socket, status: int, work: int) -> None:
 
     In a frozen host, container or cgroup this thread is frozen too. There the alarm of an interval timer,
     whose default action is to terminate, ends this process, and PR_SET_PDEATHSIG the work, before either
-    goes on.
+    continues.
     """
     fed = now()
     _signal.setitimer(_signal.ITIMER_REAL, LAST_RESORT)

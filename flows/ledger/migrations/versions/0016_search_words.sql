@@ -1,5 +1,5 @@
--- What separated, phrase and vector mean is said in the comments below. The parser of PostgreSQL finds no words in
--- scripts without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
+-- The comments below explain the words separated, phrase and vector. The parser of PostgreSQL finds no words
+-- in scripts without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 DO $define$
 DECLARE
     unspaced text := '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf'

@@ -225,7 +225,7 @@ def _read_list(file: BinaryIO, end: _End, max_entries: int) -> tuple[list[Entry]
 
 
 def _entries(data: bytes, base: int, limit: int) -> tuple[list[Entry], str | None]:
-    """Return the entries of a list; behind a damaged one, go on at the next that is recognised."""
+    """Return the entries of a list; behind a damaged one, continue at the next that is recognised."""
     entries: list[Entry] = []
     at, previous, problem = 0, -4, None
     while at != len(data):
