@@ -225,7 +225,7 @@ def test_the_token_is_not_in_the_representation_of_the_settings(plant: Plant) ->
 async def test_a_token_that_telegram_rejects_is_reported(plant: Plant, api: BotApi) -> None:
     api.token = "1:other"  # noqa: S105
     with plant.process() as process:
-        await plant.until(lambda: "begins again" in plant.log.read_text())
+        await plant.until(lambda: "restarts" in plant.log.read_text())
         assert process.poll() is None
         # Also of a bot that has never polled: its name is not known yet.
         (bot,) = plant.rows("SELECT name, error, polled_at FROM bots WHERE stopped_at IS NULL")
