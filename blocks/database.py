@@ -15,7 +15,7 @@ def connector(url: str) -> SqlAlchemyConnector:
     parts = sa.make_url(url)
     return SqlAlchemyConnector(
         connection_info=ConnectionComponents(
-            driver=SyncDriver.POSTGRESQL_PSYCOPG2.value,  # in the form in which it is loaded
+            driver=SyncDriver.POSTGRESQL_PSYCOPG2.value,  # as it is loaded
             database=parts.database,
             username=parts.username,
             password=SecretStr(parts.password) if parts.password else None,

@@ -15,12 +15,12 @@ PIPELINE = "tdp"
 
 
 class PipelineConfig(Block):
-    """Sizes, time-outs, retries and retention of the pipeline. A change takes effect with the next run."""
+    """Sizes, timeouts, retries and retention of the pipeline. A change takes effect with the next run."""
 
     _block_type_name = "TDP pipeline"
     _block_type_slug = "tdp-pipeline"
     _description = (
-        "Sizes, time-outs, retries and retention of the pipeline. A change takes effect with the next run."
+        "Sizes, timeouts, retries and retention of the pipeline. A change takes effect with the next run."
     )
 
     batch_size: int = Field(
@@ -49,7 +49,7 @@ class PipelineConfig(Block):
         title="Settle time (s)",
         ge=0,
         le=3600,
-        description="A file that changed more recently may still be being copied; the next run claims it.",
+        description="A file that changed more recently may still be being copied; the next run receives it.",
     )
     quiet_seconds: float = Field(
         default=30.0,
@@ -57,26 +57,26 @@ class PipelineConfig(Block):
         ge=0,
         le=3600,
         description="Where the kernel does not say whether a file is open for writing (it belongs to another"
-        " user, or its file system has no leases), the file must be the same at two looks this far apart."
-        " If its writer goes on within an hour, it is received again, complete. Folders likewise.",
+        " user, or its file system has no leases), the file must not change for this time. If its writer"
+        " continues within an hour, the complete file is received again. Folders are treated likewise.",
     )
     extract_timeout_minutes: float = Field(
         default=30,
-        title="Time-out of extract (min)",
+        title="Timeout of extract (min)",
         gt=0,
-        description="One batch is ended after this.",
+        description="The stage of one batch is ended after this time.",
     )
     convert_timeout_minutes: float = Field(
         default=30,
-        title="Time-out of convert (min)",
+        title="Timeout of convert (min)",
         gt=0,
-        description="One batch is ended after this.",
+        description="The stage of one batch is ended after this time.",
     )
     store_timeout_minutes: float = Field(
         default=60,
-        title="Time-out of store (min)",
+        title="Timeout of store (min)",
         gt=0,
-        description="One batch is ended after this.",
+        description="The stage of one batch is ended after this time.",
     )
     memory_mb: int | None = Field(
         default=None,
@@ -146,16 +146,16 @@ class PipelineConfig(Block):
         title="Processes that read in convert",
         ge=0,
         le=64,
-        description="Each takes up to 150 MB of memory. 0: one per processor that is idle when the"
-        " stage starts and that it may use, for a batch that is worth it. The rows do not depend on it.",
+        description="Each takes up to 150 MB of memory. 0: one per processor that is idle when the stage"
+        " starts, if the batch is large enough. The rows do not depend on the number.",
     )
 
     notify_urls: SecretStr | None = Field(
         default=None,
         title="Notify of batches (Apprise URLs)",
-        description="Where it is sent that a batch is done or has failed: e-mail, ntfy, Slack, … as URLs of"
-        " Apprise, separated by spaces, for example ntfy://exports mailto://user:password@example.com."
-        " Conditions and failed runs go to the block tdp-notify.",
+        description="Services that are notified when a batch has completed or failed: e-mail, ntfy, Slack, …"
+        " as Apprise URLs, separated by spaces, for example ntfy://exports"
+        " mailto://user:password@example.com. Conditions and failed runs go to the block tdp-notify.",
     )
     keep_work_hours: float = Field(
         default=1,
@@ -221,6 +221,6 @@ class PipelineConfig(Block):
         ]
 
     def timeout_minutes(self, stage: str) -> float:
-        """Return the time-out of ``stage`` (extract, convert or store)."""
+        """Return the timeout of ``stage`` (extract, convert or store)."""
         minutes: float = getattr(self, f"{stage}_timeout_minutes")
         return minutes

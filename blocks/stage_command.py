@@ -38,9 +38,9 @@ class StageCommand(Block):
     )
     timeout_minutes: float | None = Field(
         default=None,
-        title="Time-out (min)",
+        title="Timeout (min)",
         gt=0,
-        description="Empty: the time-out of the pipeline document.",
+        description="Empty: the timeout of the pipeline document.",
     )
     memory_mb: int | None = Field(
         default=None,

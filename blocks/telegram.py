@@ -23,13 +23,14 @@ class TelegramBot(Block):
     token: SecretStr | None = Field(
         default=None,
         title="Token",
-        description="From @BotFather; TDP_BOT_TOKEN overrides it. The first one takes effect when `tdp up`"
-        " starts.",
+        description="From @BotFather; TDP_BOT_TOKEN overrides it. After the first token is entered, restart"
+        " `tdp up`.",
     )
     uploaders: list[int] = Field(
         default_factory=list,
         title="Uploaders",
-        description="Numeric Telegram ids of users who may send files. The bot tells a stranger his id.",
+        description="Numeric Telegram ids of users who may send files. The bot replies to other users with"
+        " their id.",
     )
     admins: list[int] = Field(
         default_factory=list,
@@ -40,7 +41,7 @@ class TelegramBot(Block):
     api_base_url: str = Field(
         default="https://api.telegram.org",
         title="Address of the Bot API server",
-        description="Telegram's own hands out files of up to 20 MB, a server of your own in local mode up to"
+        description="Telegram's own server limits files to 20 MB, a server of your own in local mode to"
         " 2000 MB.",
     )
     local_mode: bool = Field(
@@ -64,12 +65,12 @@ class TelegramBot(Block):
         default=1.0,
         title="Keep free (GB)",
         ge=0,
-        description="A document waits until the disk has this much space beside it.",
+        description="A document is downloaded only if this much disk space stays free.",
     )
     announcements: bool = Field(
         default=True,
         title="Announcements",
-        description="Tell senders what becomes of their files. Off: it only receives, and answers commands.",
+        description="Send senders the outcomes of files. Off: it only receives, and answers commands.",
     )
 
     @classmethod

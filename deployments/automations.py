@@ -26,7 +26,7 @@ PREFIX = "tdp: "
 #: Prefect cannot receive events while they last; /health and the Prometheus alerts report them.
 CONDITIONS = {
     "stage_waits_long": "A stage run has been waiting for its gate for more than 10 minutes.",
-    "stage_past_timeout": "A stage run is still active after its time-out.",
+    "stage_past_timeout": "A stage run is still at work after its timeout.",
     "stage_idle_beside_queue": "Batches are waiting for a stage that has not run anything for 10 minutes.",
     "intake_stands_still": "A run has held the intake lock for 10 minutes without receiving a file.",
     "extract_queue_long": "More than 50 batches are waiting for extract.",
@@ -46,7 +46,7 @@ REPORTED = {
 }
 #: Failures that Prefect's own events report: their meaning, and the flows.
 FAILED_RUNS = {
-    "batch_failed": ("A batch has failed for good.", [PROCESS_BATCH]),
+    "batch_failed": ("A batch has failed permanently.", [PROCESS_BATCH]),
     "run_failed": ("A run has failed or crashed.", [PROCESS_INBOX, BACKFILL, MAINTAIN]),
 }
 _COMPARED = {"description", "tags", "trigger", "actions"}

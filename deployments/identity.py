@@ -2,8 +2,8 @@
 
 Both sides have the same id: the server in the variable ``tdp_server_id``, the ledger in the table
 ``prefect_server``. Restored together from `tdp dump` they still match. A server without the id, or with
-another one, is accepted if it is that of the same home (its database was replaced, or the variable deleted);
-the server of another home only if the operator says that it replaces the first.
+another one, is accepted if it is the server of the same home (its database was replaced, or the variable
+deleted). The server of another home is accepted only if the operator states that it replaces the first.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 PostgreSQL lets every role acquire advisory locks, with which a session could keep the gates closed, and
 create temporary tables and large objects. These rights are revoked from PUBLIC; roles that write the ledger
-keep them. In the other databases of the embedded server it would still have them, so it may not connect.
+keep them. In the other databases of the embedded server the role would still have these rights, so it may not
+connect to them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ READABLE = (
 FOR_COMMANDS = ("tdp_schema_version", "chat_aliases", "search_documents", "search_pending")
 #: Connections of the role at the same time: the pool of a BI program must leave some for the pipeline.
 _CONNECTIONS = 40
-#: What every role may do and this one must not, and whether the current user may revoke it.
+#: Rights that every role has and this one must not have, and whether the current user may revoke them.
 _TOO_MUCH = """
 SELECT 'EXECUTE', 'FUNCTION ' || oid::regprocedure,
        CASE WHEN proname ~ '^lo' THEN 'create large objects' ELSE 'acquire advisory locks' END,
@@ -65,16 +66,16 @@ SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^pg_' AND rolnam
 def apply_reader(url: str, *, login: bool) -> list[str]:
     """Create the role and let it read the data of the database at ``url``; return one line per change.
 
-    Says on stderr if the database user may not do that.
+    Reports on stderr if the database user may not do that.
 
-    ``login``: whether it may log in without further ado, as in a server that only this user reaches. There it
-    may connect to no other database, too: all of that server are this project's.
+    ``login``: whether the role may log in, as on a server that only this user can reach. On such a server,
+    whose databases all belong to this project, it may connect to no other database.
     """
     with connection(url, autocommit=True) as ledger:
         try:
             return list(_apply(ledger, login=login))
         except psycopg2.errors.InsufficientPrivilege as error:
-            # No change, so not among the changes: an owner without this right has the same again each time.
+            # Reported, but not as a change: it occurs each time if the owner lacks this right.
             sys.stderr.write(
                 f"role {READER}: not set up, this database user may not ({in_one_line(error)})\n"
             )
@@ -104,18 +105,19 @@ def _apply(ledger: Connection, *, login: bool) -> Iterator[str]:
 
 
 def _restrict(cursor: Cursor) -> Iterator[str]:
-    """Revoke from PUBLIC what the role must not do; say on stderr what this database user may not revoke."""
+    """Revoke from PUBLIC the rights that the role must not have; report on stderr those that this database
+    user may not revoke."""
     cursor.execute(_TOO_MUCH)
     found = cursor.fetchall()
     if others := sorted({what for _, _, what, is_ours in found if not is_ours}):
         sys.stderr.write(
             f"role {READER}: may {', '.join(others)}, and this database user may not revoke it:"
-            " deployments/ANALYSIS.md says what a superuser does\n"
+            " see deployments/ANALYSIS.md for the remedy\n"
         )
     if ours := [(right, of, what) for right, of, what, is_ours in found if is_ours]:
         cursor.execute(_WRITERS, [READER])
         writers = [name for (name,) in cursor.fetchall()]
-        # One request is one transaction: no session of the pipeline is without its rights in between.
+        # One request is one transaction: no session of the pipeline loses its rights in between.
         cursor.execute(sql.SQL(";").join(_revocations([(right, of) for right, of, _ in ours], writers)))
         yield f"role PUBLIC: may no longer {', '.join(sorted({what for _, _, what in ours}))}"
 
@@ -130,7 +132,8 @@ def _revocations(rights: Iterable[tuple[str, str]], keepers: Sequence[str]) -> I
 
 
 def _close_other_databases(cursor: Cursor) -> Iterator[str]:
-    """Revoke from PUBLIC to connect to other databases; all roles that there are, but the reader, keep it."""
+    """Revoke the right to connect to other databases from PUBLIC; all existing roles except the reader keep
+    it."""
     cursor.execute(_OTHER_DATABASES)
     if names := [name for (name,) in cursor.fetchall()]:
         cursor.execute(_OTHER_ROLES, [READER])

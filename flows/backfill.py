@@ -54,44 +54,34 @@ async def backfill(
     resume: UUID | None = None,
     fan_out: FanOut | None = None,
 ) -> dict[str, int]:
-    """Run again all batches that match every given filter, from ``from_stage`` on.
-
-    At least one filter is required, or ``resume``; all days are in UTC. Raises NothingChosen if no batch
-    matches (a dry run reports that), BatchUnknown if an id is not in the ledger, and BatchesFailed after the
-    last batch if some failed or could not be run again, or if other runs process all of them. A retry
-    continues where it stopped.
+    """Run the batches that match every filter again from ``from_stage``; a filter or ``resume`` is required.
 
     Args:
         batch_ids: Ids of batches; empty means batches of any id.
         status: Status that a batch must have; empty means any.
-        received_from: First day on which a source file of the batch was received; empty means no limit.
-        received_to: Last day on which a source file of the batch was received; empty means no limit.
-        processed_from: First day on which the batch completed or failed; empty means no limit.
-        processed_to: Last day on which the batch completed or failed; empty means no limit.
+        received_from: First day (UTC) on which a source file of the batch was received; empty means no limit.
+        received_to: Last day (UTC) on which a source file of the batch was received; empty means no limit.
+        processed_from: First day (UTC) on which the batch completed or failed; empty means no limit.
+        processed_to: Last day (UTC) on which the batch completed or failed; empty means no limit.
         source: SHA-256 or name pattern (* and ?) of a source file of the batch; empty means any.
         error: Text in the error of the batch or of one of its files; empty means any.
         from_stage: First stage to run again; by default extract, so all three stages run.
         window: Batches in flight at the same time; empty means the value of the TDP pipeline block.
         dry_run: Only report what would run and how long it should take; off by default.
-        resume: Flow run id of an interrupted backfill whose remaining batches to run, with its stage, in
-            place of the filters; empty means a new backfill.
-        fan_out: Where batches run, in this run's process or each as its own run on the work pool; empty
-            means the value of the TDP pipeline block.
+        resume: Flow run id of an interrupted backfill, whose remaining batches run; empty means a new one.
+        fan_out: Where batches run: process or work-pool; empty means the value of the TDP pipeline block.
     """
     filters = Filters(
         batch_ids, status, received_from, received_to, processed_from, processed_to, source, error
     )
-    run_id = UUID(flow_run.get_id())
-    async with yielding_runtime() as runtime, own_run(run_id, runtime.database_url) as owner:
+    async with yielding_runtime() as runtime, own_run(UUID(flow_run.get_id()), runtime.database_url) as owner:
         if dry_run:
-            chosen = await select_batches(owner.session, filters, may_be_empty=True)
-            return await _report_plan(owner.session, chosen, from_stage, runtime)
-        return await _backfill(owner, run_id, filters, from_stage, window, resume, fan_out, runtime)
+            return await _report_plan(owner.session, filters, from_stage, runtime)
+        return await _backfill(owner, filters, from_stage, window, resume, fan_out, runtime)
 
 
 async def _backfill(
     owner: Owner,
-    run_id: UUID,
     filters: Filters,
     from_stage: Stage,
     window: int | None,
@@ -99,7 +89,13 @@ async def _backfill(
     fan_out: FanOut | None,
     runtime: Runtime,
 ) -> dict[str, int]:
+    """Run the batches again; a retry continues where the run before it stopped.
+
+    Raises NothingChosen if no batch matches, BatchUnknown if an id is not in the ledger, and BatchesFailed
+    after the last batch if some failed or could not be run again, or if other runs process all of them.
+    """
     log = get_run_logger()
+    run_id = UUID(flow_run.get_id())
     async with stops(owner, log) as stopping:
         try:
             async with stopping.stoppable(run_id):
@@ -176,10 +172,12 @@ async def prepare(batch_id: str, from_stage: str, run_id: UUID, runtime: Runtime
 
 
 async def _report_plan(
-    session: Session, batch_ids: list[str], from_stage: str, runtime: Runtime
+    session: Session, filters: Filters, from_stage: str, runtime: Runtime
 ) -> dict[str, int]:
+    """Report what would run, also if no batch matches. Raises NothingChosen only without a filter."""
+    chosen = await select_batches(session, filters, may_be_empty=True)
     limits = {name: slot.limit for name, slot in (await asyncio.to_thread(slots, runtime.settings)).items()}
-    plan = await plan_backfill(session, batch_ids, from_stage, runtime.settings.work, limits)
+    plan = await plan_backfill(session, chosen, from_stage, runtime.settings.work, limits)
     await acreate_markdown_artifact(
         plan_markdown(plan), key="backfill-plan", description="What a backfill would do"
     )

@@ -22,11 +22,11 @@ FLOW_NAMES = [PROCESS_INBOX, PROCESS_BATCH, BACKFILL, MAINTAIN]
 #: The deployments of which the project itself creates runs.
 INBOX_DEPLOYMENT, BATCH_DEPLOYMENT = f"{PROCESS_INBOX}/scheduled", f"{PROCESS_BATCH}/adhoc"
 
-#: The application name of the database sessions of processes that look at the inbox, and the seconds without
-#: a look after which none does. A look at a large folder takes minutes.
+#: The application name of the database sessions of processes that check the inbox, and the seconds without a
+#: check after which no process counts as checking. A check of a large folder takes minutes.
 LOOKING, LOOKED_WITHIN = "tdp arrival", 300.0
 UNWATCHED = (
-    "No process looks at the inbox, so its files are received every five minutes by the schedule of"
+    "No process checks the inbox, so its files are received every five minutes by the schedule of"
     f" {INBOX_DEPLOYMENT}: start `tdp up` or the unit tdp-recovery"
 )
 
@@ -56,5 +56,5 @@ def full_batch_id(given: str) -> str:
     """
     number = re.fullmatch(r"(?:batch_)?(\d{1,12})", given.strip(), re.ASCII)
     if not number:
-        raise ValueError(f"{given!r} is no batch id such as batch_000042, and no number of one")
+        raise ValueError(f"{given!r} is neither a batch id such as batch_000042 nor its number")
     return f"batch_{int(number[1]):06d}"

@@ -32,7 +32,7 @@ class StageCrashed(StageFailed):
 
 
 class StageTimedOut(Retryable):
-    """A stage exceeded its time-out; its whole process group was killed."""
+    """A stage exceeded its timeout; its whole process group was killed."""
 
 
 class GateLost(Retryable):
@@ -59,7 +59,7 @@ class LimitMissing(TdpError):
 
 
 class BatchBusy(TdpError):
-    """Another live run holds the lock on this batch or flow run, and does the work."""
+    """Another live run holds the lock on this batch or flow run, and processes it."""
 
 
 class BatchHeld(TdpError):
@@ -103,19 +103,19 @@ class ChatUnknown(TdpError):
 
 
 class QueryUnclear(TdpError):
-    """A search names nothing that must occur, or too much. Name a word, or search with ``--substring``."""
+    """A search requires no word, or too many. Name a word, or search with ``--substring``."""
 
 
 class AccessDenied(TdpError):
-    """The database role may not do what the command does. Use the one that `tdp up` uses."""
+    """The database role does not have the rights that the command needs. Use the role that `tdp up` uses."""
 
 
 class QueryTimedOut(TdpError):
-    """A query took longer than its time-out. Choose fewer rows, or allow more time with ``--timeout``."""
+    """A query took longer than its timeout. Choose fewer rows, or allow more time with ``--timeout``."""
 
 
 class ExportFailed(TdpError):
-    """An export cannot be written as asked; the message says why. Nothing is left of it."""
+    """An export cannot be written as requested; the message gives the reason. No part of the file is left."""
 
 
 class PackageMissing(TdpError):

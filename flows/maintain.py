@@ -135,7 +135,8 @@ async def remove_unfinished(session: Session, runtime: Runtime) -> int:
 async def purge_sources(session: Session, runtime: Runtime) -> int:
     """Purge the source files of batches whose retention time has passed; return how many.
 
-    A file is removed after the ledger has it as purged, so that a crash leaves too much and not too little.
+    A file is removed after the ledger has recorded it as purged, so that a crash can leave a file but not
+    lose one.
     """
     purged = 0
     async with planning(session):  # no backfill can list batches now, and no file arrives
@@ -172,7 +173,7 @@ async def _unlink(rows: Sequence[Mapping[str, str]]) -> None:
         return failed
 
     for path, error in (await asyncio.to_thread(unlink)).items():
-        # The others are removed nevertheless; this one is tried again for a week.
+        # The other files are removed nevertheless; this one is tried again for a week.
         get_run_logger().warning("%s is past its retention time, but cannot be removed: %s", path, error)
 
 

@@ -30,7 +30,7 @@ from flows.stages.runner.contract import read_result
 
 
 async def _is_retryable(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    # An OSError here is the machine's: a full disk, a share that is away.
+    # An OSError here is caused by the machine: a full disk, an unavailable network share.
     return isinstance(await state.aresult(raise_on_failure=False), Retryable | OSError)
 
 
@@ -84,7 +84,8 @@ async def process_batch(batch_id: str, yielding: bool = False) -> dict[str, Any]
     """Extract, convert and store one batch, resuming where an earlier run of it ended.
 
     Returns its report: batch_id, status, file_count, stored, partial, quarantined, messages. A batch that
-    another living run works on is left to it. A run that is cancelled ends as Cancelled and holds its batch.
+    another live run processes is left to that run. A run that is cancelled ends as Cancelled and holds its
+    batch.
 
     Args:
         batch_id: Id of the batch, such as batch_000042.
@@ -112,11 +113,11 @@ async def process_batch(batch_id: str, yielding: bool = False) -> dict[str, Any]
 
 
 async def _ensure_wanted(batch: OwnedBatch) -> None:
-    """Resume a held batch of which an operator started this run, and re-queue a failed one.
+    """Resume a held batch for which an operator started this run, and re-queue a failed one.
 
     Raises BatchHeld in a run of a parent.
 
-    The parent has resumed the batches of its list when it began: the hold is newer.
+    The parent has resumed the batches of its list when it started, so a hold is newer.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context else None
@@ -146,7 +147,7 @@ async def _finish(batch: OwnedBatch, runtime: Runtime) -> None:
             await batch.fail(f"{type(error).__name__}: {error}", UUID(flow_run.get_id()))
             await _publish(batch, runtime)
             raise
-        # Any other run may take it from here.
+        # Any other run may claim it now.
         await asyncio.shield(asyncio.ensure_future(batch.requeue()))
         raise stop from None
     else:

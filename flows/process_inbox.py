@@ -41,7 +41,7 @@ from flows.ledger.session import Session, fetch
 from flows.reports import summary, summary_markdown, text
 from flows.stages.runner.completion import to_the_end
 
-#: What a run that is stopped while it receives files says about the others.
+#: The message of a run that is stopped while it receives files, about the files not received.
 NOT_RECEIVED = (
     "What is still in {} was not received: a Retry of this run, or the next run on it, receives it."
 )
@@ -137,8 +137,9 @@ async def _claim(
 ) -> tuple[list[str], Received]:
     """Receive what was found; return the run's list of batches, and what it has received.
 
-    If the run is stopped meanwhile, its list has what it has received until then: held, as all that a stopped
-    run leaves, and not taken by the next run. A retry of the run receives the rest.
+    If the run is stopped meanwhile, its list has the files received until then. They are held like all
+    batches of a stopped run, so the next run does not claim them. A retry of the run receives the other
+    files.
     """
     async with planning(intake.session) as began:
         try:

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     look_seconds: float = Field(
         default=2.0,
         ge=0,
-        description="Seconds between two looks at the inbox; a run is requested if files wait. 0: none is"
+        description="Seconds between two checks of the inbox; a run is requested if files wait. 0: none is"
         " requested; add a schedule to the deployment process-inbox/scheduled, or start the runs yourself.",
     )
     html_zone: str = Field(
@@ -98,7 +98,8 @@ class Settings(BaseSettings):
     )
 
     bot_token: SecretStr | None = Field(
-        default=None, description="Token of the Telegram bot. Without one, in any place, there is no bot."
+        default=None,
+        description="Token of the Telegram bot; if neither this nor the block has one, no bot runs.",
     )
     bot_api_url: str = Field(default="https://api.telegram.org", description="Address of the Bot API server.")
     bot_uploaders: Annotated[frozenset[int], NoDecode] = Field(
@@ -125,7 +126,8 @@ class Settings(BaseSettings):
             scheme, _, rest = url.get_secret_value().partition("://")
             if scheme.partition("+")[0] not in ("postgresql", "postgres") or not _is_valid(rest):
                 raise ValueError(
-                    "it is no URL such as postgresql://user:password@host/database (special characters: %XX)"
+                    "it is not a URL such as postgresql://user:password@host/database"
+                    " (special characters: %XX)"
                 )
             if "password=" in rest.partition("?")[2]:
                 raise ValueError("write the password before the @: as a parameter it would be shown in logs")

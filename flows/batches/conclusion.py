@@ -48,7 +48,7 @@ async def conclude(
     left = [
         f"left to another run: {_named(outcomes.busy)}" if outcomes.busy else "",
         f"held: {_named(outcomes.held)} ({ways} continues)" if outcomes.held else "",
-        f"skipped, for they do not match the other filters: {_named(skipped)}" if skipped else "",
+        f"skipped, because they do not match the other filters: {_named(skipped)}" if skipped else "",
     ]
     for part in filter(None, left):
         log.warning("%s", part.capitalize())

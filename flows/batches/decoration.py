@@ -1,4 +1,4 @@
-"""Artifacts and events: what a run shows in Prefect besides doing its work, and what decides nothing."""
+"""Artifacts and events that a run shows in Prefect; their failure does not affect the run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _WITHIN = 5.0
 
 
 async def decorate(writing: Awaitable[object], what: str, log: Log) -> None:
-    """Wait for ``writing`` for some seconds; an error, or a server that is away, is only logged.
+    """Wait for ``writing`` for some seconds; an error, or an unavailable server, is only logged.
 
-    A request that is cancelled while it is under way would cost httpx a connection permanently, so what takes
-    longer goes on by itself.
+    A request that is cancelled while it is under way would cost httpx a connection permanently, so a longer
+    request continues in the background.
     """
     task = asyncio.ensure_future(writing)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     done, _ = await asyncio.wait([task], timeout=_WITHIN)
     if not done:
-        log.warning("The artifact of %s is not written yet: the Prefect server does not answer", what)
+        log.warning("The artifact of %s is not written yet: the Prefect server does not respond", what)
     elif error := task.exception():
         log.warning("The artifact of %s could not be written: %r", what, error)
 

@@ -2,8 +2,8 @@
 
 ``process`` calls the subflow in the parent's own process: nothing to start, one host. ``work-pool`` starts a
 run of the deployment process-batch/adhoc for each batch, which any worker on any host takes; the start of its
-process takes seconds, so the window has to be larger than the lanes alone ask for. Which of the two makes no
-difference to the ledger: it says what became of a batch, and what is done is never done again.
+process takes seconds, so the window has to be larger than the lanes alone require. The ledger is the same in
+both cases: it has the outcome of each batch, and completed work is not repeated.
 
 On the work pool, a child whose process or host died is Crashed (by its worker, or by
 :mod:`flows.operations.recovery` once no process owns its batch) and is started again. The children of a
@@ -40,19 +40,19 @@ from flows.process_batch import process_batch
 #: Processes the batch of that id and returns its report.
 Run = Callable[[str], Awaitable[dict[str, Any]]]
 
-#: Seconds between two looks at the children; one request for all of them.
+#: Seconds between two checks of the children; one request for all of them.
 _LOOK_EVERY = 1.0
-#: Seconds between the starts of two lanes, and what the first is ahead of the others. All at once, the
-#: requests of each would wait for those of all the others, and the first batch would reach extract last; so
-#: it is there at once, and the list's order is kept.
+#: Seconds between the starts of two of the window's workers, and the head start of the first. If all started
+#: at once, the requests of each would wait for those of the others, and the first batch would reach extract
+#: last.
 _LANES_APART, _FIRST_AHEAD = 0.05, 0.15
-#: Times that a child which was cancelled or deleted is looked at until its process has ended.
+#: Most checks of a cancelled or deleted child until its process has ended.
 _LOOKS_AT_ITS_END = 20
 
 
 @dataclass
 class Outcomes:
-    """What became of the batches of one run: their ids, and of the failed ones the errors."""
+    """The outcomes of the batches of one run: their ids, and the errors of the failed ones."""
 
     completed: list[str] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
@@ -142,7 +142,7 @@ class _WorkPool:
 
     def __init__(self, client: PrefectClient, runtime: Runtime, log: Log) -> None:
         self._client, self._runtime, self._log = client, runtime, log
-        # A retry of this run must not be given the children of the time before.
+        # A retry of this run must not get the children of the earlier attempt.
         self._key = f"{flow_run.get_id()}-{flow_run.get_run_count()}"
         self._open: dict[UUID, asyncio.Future[FlowRun | None]] = {}
 
@@ -167,7 +167,7 @@ class _WorkPool:
             try:
                 found = await read_runs(self._client, waiting)
             except Exception as error:  # the server comes back; without this loop all waits are endless
-                self._log.warning("The states of the children are unknown, asking again: %r", error)
+                self._log.warning("The states of the children are unknown, trying again: %r", error)
                 continue
             for run_id in waiting:
                 child = found.get(run_id)
@@ -181,7 +181,7 @@ class _WorkPool:
                 await self._client.set_flow_run_state(run_id, Cancelling())
 
     async def _start(self, batch_id: str, key: str) -> FlowRun:
-        """Start a child; a server that is away is waited for."""
+        """Start a child; wait for the server if it is unavailable."""
         parameters = {"batch_id": batch_id, "yielding": self._runtime.yielding}
         while True:
             try:
@@ -199,7 +199,7 @@ class _WorkPool:
             except httpx.HTTPError as error:
                 if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
                     raise
-                self._log.warning("The Prefect server does not answer, waiting for it: %r", error)
+                self._log.warning("The Prefect server does not respond, waiting for it: %r", error)
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _ended(self, child: FlowRun) -> FlowRun | None:

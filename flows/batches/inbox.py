@@ -21,7 +21,7 @@ from flows.domain import MEDIA_FOLDERS
 from flows.errors import FolderRefused
 from flows.settings import Settings
 
-#: Folders that Telegram Desktop writes beside its pages, and that no export is lost with.
+#: Folders that Telegram Desktop writes beside its pages and that contain no messages.
 _BESIDE_PAGES = {"css", "js", "images"}
 _OF_EXPORTS = _BESIDE_PAGES | {"chats", "lists"} | MEDIA_FOLDERS
 _PAGE = re.compile(r"messages\d*\.html|export_results\.html|result\.json")
@@ -45,7 +45,7 @@ Known = Callable[[list[str]], Awaitable[dict[str, bool]]]
 
 
 class Seen(NamedTuple):
-    """A file, or an unpacked export, at one look; ``mtime_ns`` is when it was last changed."""
+    """A file, or an unpacked export, at the time of one check; ``mtime_ns`` is when it was last changed."""
 
     sighting: str
     mtime_ns: int
@@ -53,7 +53,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may be received. ``is_quiet``: it was the same at two looks far enough apart."""
+    """A file that may be received. ``is_quiet``: it was the same at two checks far enough apart."""
 
     path: Path
     sighting: str
@@ -81,7 +81,7 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
 
     If a file changed within the last ``settle_seconds``, all files are checked again after that time. If the
     kernel does not say whether a file is open for writing (it is another user's, or its file system has no
-    leases), the file must be the same at a second look ``quiet_seconds`` later, unless it is ``known``: then
+    leases), the file must be the same at a second check ``quiet_seconds`` later, unless it is ``known``: then
     it is complete, or it is still being watched and counts as being written. So must a folder, because its
     next file may be on its way. Hidden files are ignored, and so are names of unfinished files for an hour.
     """
@@ -101,7 +101,7 @@ async def look(inbox: Path, settle_seconds: float, quiet_seconds: float, known: 
 
 
 def ensure_foreign(folder: Path, settings: Settings) -> None:
-    """Raise FolderRefused if ``folder`` is none, or if its files are those of this installation itself."""
+    """Raise FolderRefused if ``folder`` is not a folder, or has the files of this installation itself."""
     if settings.owns(folder):
         raise FolderRefused(
             f"{folder} has the files of this installation itself: name another folder, or copy files into the"
@@ -156,7 +156,7 @@ def scan(inbox: Path) -> tuple[dict[Path, Seen], dict[Path, str]]:
     for path in folders:
         if path.name in beside:
             continue
-        with suppress(FileNotFoundError):  # changed since it was listed: the next look finds it
+        with suppress(FileNotFoundError):  # changed since it was listed: the next check finds it
             seen = _folder(path)
             left |= {path: seen} if isinstance(seen, str) else {}
             files |= {path: seen} if isinstance(seen, Seen) else {}

@@ -22,7 +22,7 @@ KEEP_SECONDS = 3600.0
 _KEPT = re.compile(r"\.tdp-kept-(\d+)-(\d+)-(.+)", re.DOTALL)
 #: Under this name the originals that are kept in a folder are listed.
 KEPT_NAME = ".tdp-kept-…"
-#: What is listed of a folder while it is not known whether originals are kept in it.
+#: The entry of a folder while it is not known whether originals are kept in it.
 MAYBE_KEPT = (
     "received originals may be hidden here: removed an hour after that, or put back if changed by then"
 )
@@ -72,7 +72,7 @@ def kept_in(folder: Path) -> list[tuple[Path, re.Match[str]]]:
 
 
 def kept_note(folder: Path) -> dict[Path, str]:
-    """Return one entry for all originals kept in ``folder``, with what becomes of them; none if none are."""
+    """Return one entry that explains all originals kept in ``folder``; an empty result if there are none."""
     if not (kept := len(kept_in(folder))):
         return {}
     originals = "1 received original" if kept == 1 else f"{kept:,} received originals"

@@ -1,7 +1,7 @@
 """Release the originals that runs with ``move`` have kept in other folders than the inbox.
 
-The ledger has such folders among those in which runs left something, so that any later run, and the service
-that looks at the inbox, releases their originals.
+The ledger lists such folders among those in which runs left entries, so that any later run, and the service
+that checks the inbox, can release the originals.
 """
 
 from __future__ import annotations

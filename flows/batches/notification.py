@@ -22,7 +22,7 @@ async def notify(batch: OwnedBatch, runtime: Runtime, log: Log) -> None:
     services = apprise.Apprise()
     added = [services.add(url) for url in urls]
     if not all(added):
-        log.warning("Some of the notification URLs are no Apprise URLs; see the block tdp")
+        log.warning("Some of the notification URLs are not Apprise URLs; see the block tdp")
     report = await batch.report()
     rows = await batch.owner.fetch("batch_outcome", batch_id=batch.batch_id)
     title, body = _message(report, rows[0]["error_message"])

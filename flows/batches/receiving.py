@@ -38,7 +38,7 @@ Source = SourceFile | SourceFolder
 
 
 class Arrival(StrEnum):
-    """What became of a file of an inbox."""
+    """The outcome of receiving one file of an inbox."""
 
     NEW = "new"
     DUPLICATE = "duplicate"
@@ -70,7 +70,7 @@ class Intake:
 
     ``only_exports``: files that are plainly neither an export nor an archive are left. ``keeps``: an original
     that may still be open for writing stays hidden in the folder for an hour. ``only_once``: no later run
-    looks at the folder by itself, so a file that is not complete now counts as one that could not be read.
+    processes the folder by itself, so a file that is not complete now counts as one that could not be read.
     """
 
     session: Session
@@ -88,7 +88,7 @@ class Intake:
     unstored: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
     async def receive_all(self, folder: Path, look: Look) -> Received:
-        """Receive every file of a look at ``folder``; report what stays there, each entry once."""
+        """Receive every file that a check of ``folder`` found; report each entry that is left there once."""
         await self.finish_announced()
         if self.only_once and self.move and look.files:
             await note_kept(self.session, folder)
@@ -113,7 +113,7 @@ class Intake:
         return done
 
     async def receive(self, candidate: Candidate) -> tuple[Arrival, str | None]:
-        """Receive one file; return what became of it, and why it stays in its folder if it does.
+        """Receive one file; return its outcome, and the reason if it is left in its folder.
 
         Raises OSError if it cannot be read or stored; then it is in its folder, and not in the ledger.
         """

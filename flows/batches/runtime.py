@@ -84,7 +84,7 @@ class Runtime:
         return {**inherited, "PYTHONUTF8": "1", **database, **self._commands[stage].variables()}
 
     def timeout(self, stage: str) -> float:
-        """Return the time-out of a run of the stage, in seconds."""
+        """Return the timeout of a run of the stage, in seconds."""
         return 60 * (self._commands[stage].timeout_minutes or self.config.timeout_minutes(stage))
 
     def memory(self, stage: str) -> int | None:

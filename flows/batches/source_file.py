@@ -57,7 +57,7 @@ def kind_of(mode: int) -> str:
 
 
 def sighting(path: Path, seen: os.stat_result) -> str:
-    """Return a hash that is equal for two looks at ``path`` only if the same file was there, unchanged.
+    """Return a hash that is equal at two times only if ``path`` was the same, unchanged file.
 
     No program can set the time of the last change of an inode (ctime), and each write sets it.
     """

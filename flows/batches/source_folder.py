@@ -35,7 +35,7 @@ class Tree(NamedTuple):
 
     @property
     def facts(self) -> str:
-        """A hash that is equal for two looks only if the same files were there, unchanged."""
+        """A hash that is equal at two times only if the folder had the same, unchanged files."""
         digest = hashlib.sha256()
         for name, seen in sorted(self.files.items()):
             line = f"{seen.st_ino}:{seen.st_size}:{seen.st_mtime_ns}:{seen.st_ctime_ns}"
@@ -72,7 +72,7 @@ def _raise(error: OSError) -> None:
 
 
 def sighting_of(folder: Path, tree: Tree) -> str:
-    """Return a hash that is equal for two looks at ``folder`` only if it had the same files, unchanged."""
+    """Return a hash that is equal at two times only if ``folder`` had the same, unchanged files."""
     return hashlib.sha256(os.fsencode(folder) + b"\0" + tree.facts.encode()).hexdigest()
 
 

@@ -33,9 +33,9 @@ async def run_stage(
     flow_run_id: UUID | None = None,
     task_run_id: UUID | None = None,
 ) -> Result:
-    """Run ``stage`` for ``batch`` unless its output is there already, and record what became of each file.
+    """Run ``stage`` for ``batch`` unless its output exists already, and record the outcome of each file.
 
-    Raises Retryable errors for what can go away, any other TdpError for what cannot.
+    Raises Retryable errors for transient causes, any other TdpError for permanent ones.
     """
     await batch.ensure_owned()
     output = runtime.directory(batch.batch_id, stage)
@@ -90,7 +90,7 @@ async def _work(held: Held, stage: str, batch_id: str, runtime: Runtime, log: Lo
 
 
 async def _fill_input(batch: OwnedBatch, directory: Path, inbox: Path) -> None:
-    """Link the batch's source files into ``directory``; those gone from disk cost no other file."""
+    """Link the batch's source files into ``directory``; a missing one does not affect the others."""
     await batch.reset_files()
     sources = await batch.sources()
     await asyncio.to_thread(_empty, directory)
@@ -111,7 +111,7 @@ def _empty(directory: Path) -> None:
 def _link(source: BatchSource, directory: Path, inbox: Path) -> str | None:
     """Link a source file into ``directory``; return the reason if it is not there as it was received.
 
-    A stored file that was changed since is put back into the inbox, to be received as what it is now.
+    A stored file that was changed since is put back into the inbox, to be received with its new content.
     """
     entry = directory / source.entry
     try:

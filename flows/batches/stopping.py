@@ -114,7 +114,8 @@ class Stops:
             del self._runs[run_id]
 
     def ensure_wanted(self) -> None:
-        """Raise CancelledError if all runs of this process are to stop: a batch's own end was that."""
+        """Raise CancelledError if all runs of this process are to stop, because that has ended the batch,
+        too."""
         if self.reason or _interrupted:
             raise asyncio.CancelledError(StopReason(self.reason or INTERRUPTED))
 
@@ -125,7 +126,7 @@ class Stops:
             try:
                 reasons = {**await self._held(), **await reasons_in_prefect(self.client, list(self._runs))}
             except (httpx.HTTPError, DatabaseUnavailable, PostgresError) as error:
-                self.log.debug("The states of this run's batches are unknown, asking again: %r", error)
+                self.log.debug("The states of this run's batches are unknown, trying again: %r", error)
                 continue
             for run_id, reason in reasons.items():
                 self._stop(run_id, reason)
@@ -146,7 +147,7 @@ class Stops:
         return {runs[row["batch_id"]]: row["held_because"] for row in rows if not row["at_work"]}
 
     async def _hold(self, run_id: UUID, run: _Run, reason: str) -> list[str]:
-        # A PostgreSQL that is away is not waited for: recovery holds the batches of cancelled runs.
+        # This does not wait for an unavailable PostgreSQL: recovery holds the batches of cancelled runs.
         with suppress(DatabaseUnavailable, PostgresError):
             if run.batch_id is None:
                 rows = await fetch(self.owner.session, "hold_listed", flow_run_id=run_id, reason=reason)
@@ -206,7 +207,7 @@ async def reasons_in_prefect(client: PrefectClient, run_ids: list[UUID]) -> dict
 
 
 def interrupt(task: asyncio.Task[Any]) -> None:
-    """Stop the run that ``task`` executes, as Ctrl-C in its terminal demands."""
+    """Stop the run that ``task`` executes, after Ctrl-C in its terminal."""
     if not _interrupted:
         _interrupted.append(task)
         task.cancel(StopReason(INTERRUPTED))
@@ -229,7 +230,7 @@ def how_to_continue(held: Iterable[str], retry: bool) -> str:
     at_once = f"Retry of this run continues {them} at once, " if retry else ""
     return (
         f"Held: {named}{more}. The next run continues {them} after `tdp resume {few}`; {at_once}"
-        f"`tdp backfill {few}` processes {them} anew."
+        f"`tdp backfill {few}` processes {them} again."
     )
 
 
@@ -240,7 +241,8 @@ def ensure_not_held(batch_id: str, reason: str | None) -> None:
 
 
 def stopped_by(error: BaseException) -> BaseException | None:
-    """Return what ends the whole run, if ``error`` is that or was caused by it; None if it is a batch's own.
+    """Return the error that ends the whole run, if ``error`` is or was caused by one; None if it concerns one
+    batch.
 
     Prefect raises on SIGTERM wherever the process is just then, and Ctrl-C cancels. In the start of a task
     its engine raises another error over either, and a stopped run would go on to its end.
@@ -248,7 +250,7 @@ def stopped_by(error: BaseException) -> BaseException | None:
     if not isinstance(error, Exception):
         return error
     task = asyncio.current_task()
-    # A time-out and a lost gate come of cancellations too, but have taken them back.
+    # A timeout and a lost gate also cancel the task, but have undone the cancellation.
     cancelled = (asyncio.CancelledError,) if task and task.cancelling() else ()
     cause: BaseException | None = error
     while cause and not isinstance(cause, (TerminationSignal, *cancelled)):

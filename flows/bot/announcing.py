@@ -1,4 +1,4 @@
-"""Announce: what the ledger says of each group of uploads is compared with what was sent, and sent.
+"""Announce: compare the ledger with the messages about each group of uploads, and send what is missing.
 
 Page 0 of a group is its status message, edited in place; pages 1 and up are the final messages, which name
 every file. A page without a message is sent, one with another text is edited. Edits and reactions can be
@@ -23,15 +23,16 @@ from flows.bot.api import is_chat_gone, is_message_gone, is_unchanged
 from flows.bot.context import Context, signalled
 from flows.bot.texts import File
 
-#: Seconds between two looks, and between two looks at groups that have ended.
+#: Seconds between two comparisons, and between two of groups that have ended.
 _LOOK_EVERY, _LOOK_AT_ENDED_EVERY = 1.0, 10.0
 #: Seconds between two edits of messages of one chat, and of a group chat.
 _EDITS_APART, _EDITS_APART_IN_GROUP = 5.0, 10.0
-#: Seconds after the last upload of a group before its final message is sent: an album arrives one by one.
+#: Seconds after the last upload of a group before its final message is sent: the files of an album arrive one
+#: by one.
 _QUIET = 2.0
-#: Reactions to one chat in one look.
+#: Most reactions to one chat in one comparison.
 _REACTIONS = 5
-#: Seconds between two tries to send to a chat after an error.
+#: Seconds between two attempts to send to a chat after an error.
 _PAUSE = 10.0
 RECEIVED = "👍"
 
@@ -62,7 +63,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Announcer:
-    """Sends what is to be sent; the chats do not wait for each other."""
+    """Sends the messages that are due; the chats do not wait for each other."""
 
     def __init__(self, context: Context) -> None:
         """Announce the uploads of ``context.bot``."""
@@ -86,7 +87,7 @@ class Announcer:
     async def look(self) -> None:
         """Start a job for each chat with something to send, unless one is under way."""
         now = asyncio.get_running_loop().time()
-        # Before the ledger is read: a job that ends meanwhile has sent what these rows do not show.
+        # Before the ledger is read: a job that ends in between has sent messages that these rows do not show.
         busy = {chat_id for chat_id, job in self._jobs.items() if not job.done()}
         ended = now - self._looked_at_ended > _LOOK_AT_ENDED_EVERY
         self._looked_at_ended = now if ended else self._looked_at_ended
@@ -107,7 +108,7 @@ class Announcer:
             self._jobs[chat_id] = asyncio.create_task(self._serve(chat_id, groups, receipts))
 
     async def _serve(self, chat_id: int, groups: list[Group], receipts: list[DictRow]) -> None:
-        """Send what one chat is to get, final messages first."""
+        """Send the messages that are due to one chat, final messages first."""
         try:
             if not self._context.config.announces:
                 await self._give_up(groups, "announcements are off")
@@ -132,7 +133,7 @@ class Announcer:
 
     async def _announce(self, group: Group) -> None:
         if not group.is_final:
-            if not group.is_closed:  # an ended group whose batch runs again keeps its messages meanwhile
+            if not group.is_closed:  # the messages of an ended group stay while its batch runs again
                 await self._show(group, 0, texts.status_text(group.files))
             return
         pages = texts.outcome_pages(group.files)
@@ -181,7 +182,7 @@ class Announcer:
         await self._context.fetch("message_sent", message_id=message_id, text=page, **values)
 
     async def _react(self, row: DictRow) -> None:
-        """Put the receipt on a document; a chat that allows no reactions goes without."""
+        """React to a document as its receipt; this is omitted in a chat that allows no reactions."""
         chat_id, message_id = row["chat_id"], row["message_id"]
 
         def request() -> Awaitable[bool]:

@@ -1,4 +1,5 @@
-"""One sender per chat: requests to a chat are made one after the other, as slowly as Telegram asks for."""
+"""One sender per chat: requests to a chat are made one after the other, within the rate limits of
+Telegram."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 class Chats:
-    """When each chat can be written to again."""
+    """The time from which on each chat can be written to again."""
 
     def __init__(self) -> None:
         """No chat has to wait."""
@@ -25,7 +26,7 @@ class Chats:
         self._free_at: defaultdict[int, float] = defaultdict(float)
 
     async def send(self, chat_id: int, request: Callable[[], Awaitable[T]], *, is_new: bool = True) -> T:
-        """Return the result of ``request``, made when it is this one's turn. Raises TelegramError.
+        """Make ``request`` in its turn and return its result. Raises TelegramError.
 
         ``is_new``: it sends a new message, and does not edit one. If Telegram asks for a pause (RetryAfter),
         it is made again after the pause.

@@ -1,6 +1,6 @@
-"""Commands: /help, /status and /batches for everybody on the list, the others for admins.
+"""Commands: /help, /status and /batches for all users on the list, the others for admins.
 
-In a group, /status and /batches are about what their sender has sent there: others read the answers.
+In a group, /status and /batches report only the files that were sent there, because others read the answers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Commands:
     """Answers commands; one that is not known, or is not for this user, gets the help."""
 
     def __init__(self, context: Context) -> None:
-        """Answer in the name of ``context.bot``."""
+        """Answer as ``context.bot``."""
         self._context = context
         self._known: dict[str, Callable[[Command], Awaitable[str | None]]] = {
             "start": self._help,
@@ -121,7 +121,7 @@ class Commands:
             "parameters": {"batch_ids": [batch_id], "from_stage": stage},
             "state": {"type": "SCHEDULED"},
             "tags": ["telegram"],
-            # A command that Telegram delivers twice makes one run.
+            # A command that Telegram delivers twice creates one run.
             "idempotency_key": f"telegram-{self._context.config.bot_id}-{sender.chat_id}-{sender.message_id}",
         }
         path = f"/api/deployments/{found['id']}/create_flow_run"
@@ -150,7 +150,7 @@ class Commands:
     async def _health(self, _: Command) -> str:
         health = await read_health(self._context)
         if health is None:
-            return "The monitor does not answer."
+            return "The monitor does not respond."
         components: dict[str, Any] = health.get("components", {})
         lines = [
             f"{'✅' if entry['ok'] else '❌'} {name}: {entry['detail']}" for name, entry in components.items()

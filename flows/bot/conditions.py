@@ -12,7 +12,7 @@ from telegram.error import TelegramError
 from flows.bot.context import Context
 from flows.services.background import monitor_url
 
-#: Seconds between two looks. A condition is sent when two looks have found it.
+#: Seconds between two checks. A condition is sent after two checks have found it.
 _LOOK_EVERY = 15.0
 #: Seconds within which the monitor answers.
 _WITHIN = 10.0
@@ -27,26 +27,26 @@ class Conditions:
         self._seen: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Look until this is cancelled. Raises DatabaseUnavailable."""
+        """Check until this is cancelled. Raises DatabaseUnavailable."""
         while True:
             if self._context.config.admins:
                 await self.look()
             await asyncio.sleep(_LOOK_EVERY)
 
     async def look(self) -> None:
-        """Compare the conditions of now with those that were sent."""
+        """Compare the current conditions with those that were sent."""
         rows = await self._context.fetch("bot_raised")
         sent: dict[str, str] = rows[0]["raised"] if rows else {}
         health = await read_health(self._context)
         found = raised(health)
-        if health is None:  # what was sent may still hold
+        if health is None:  # conditions that were sent may still last
             found = sent | found
         new = {name: detail for name, detail in found.items() if name in self._seen and name not in sent}
         over = {name: detail for name, detail in sent.items() if name not in found}
         self._seen = found
         if not new and not over:
             return
-        # Before they are sent: a message that is lost is better than one every 15 seconds.
+        # Recorded before they are sent: losing a message is better than repeating it every 15 seconds.
         kept = {name: detail for name, detail in sent.items() if name in found} | new
         await self._context.fetch("set_bot_raised", raised=Jsonb(kept))
         lines = [f"🔔 {name}: {detail}" for name, detail in new.items()]
@@ -64,7 +64,7 @@ async def send_to_admins(context: Context, message: str) -> None:
 
 
 async def read_health(context: Context) -> dict[str, Any] | None:
-    """Return what the monitor says at /health; None if it does not answer."""
+    """Return the response of the monitor at /health; None if it does not respond."""
     settings = context.settings
     headers = {"Authorization": settings.authorization} if settings.authorization else {}
     try:
@@ -76,9 +76,9 @@ async def read_health(context: Context) -> dict[str, Any] | None:
 
 
 def raised(health: dict[str, Any] | None) -> dict[str, str]:
-    """Return the conditions that hold, with their details, as the monitor's log names them."""
+    """Return the conditions that fire, with their details, by their names in the monitor's log."""
     if health is None:
-        return {"monitor_down": "the monitor does not answer"}
+        return {"monitor_down": "the monitor does not respond"}
     conditions = health.get("conditions", {})
     found = {name: entry["detail"] for name, entry in conditions.items() if entry["firing"]}
     components = health.get("components", {})

@@ -1,6 +1,6 @@
 """The bot's configuration: the block document ``tdp-telegram``, and the environment where it is empty.
 
-Read over plain HTTP, because the bot also works while the Prefect server is away.
+Read over plain HTTP, because the bot also works while the Prefect server is unavailable.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from flows.settings import Settings
 
 #: Slug of the block type, and name of its only document.
 DOCUMENT = "tdp-telegram"
-#: Largest file that Telegram's own servers hand out, and that a Bot API server in local mode does, in bytes.
+#: Largest file in bytes that can be downloaded from Telegram's own servers, and from a Bot API server in
+#: local mode.
 CLOUD_BYTES, LOCAL_BYTES = 20 << 20, 2000 << 20
 
 
 class Config(msgspec.Struct, frozen=True):
-    """What the bot has to know. ``path_map`` maps folders of the Bot API server to folders here."""
+    """The settings of the bot. ``path_map`` maps folders of the Bot API server to folders here."""
 
     token: str
     api_url: str = "https://api.telegram.org"
@@ -32,7 +33,8 @@ class Config(msgspec.Struct, frozen=True):
     max_bytes: int = CLOUD_BYTES
     announces: bool = True
     keep_free_bytes: int = 1 << 30
-    #: Whether files that are plainly no exports are refused: only the built-in extract knows what those are.
+    #: Whether files that are plainly not exports are refused. Not with an extract program of the operator,
+    #: which may accept other formats.
     only_exports: bool = True
 
     @property
@@ -46,9 +48,9 @@ class Config(msgspec.Struct, frozen=True):
 
 
 def load_config(settings: Settings) -> Config | None:
-    """Return the configuration as it is now; None if there is no usable token in any place.
+    """Return the current configuration; None if neither the environment nor the block has a usable token.
 
-    Raises ServiceFailed if the Prefect server does not answer and the environment has no token.
+    Raises ServiceFailed if the Prefect server does not respond and the environment has no token.
     """
     try:
         block = _data(settings, DOCUMENT, DOCUMENT)
@@ -70,7 +72,7 @@ def load_config(settings: Settings) -> Config | None:
         admins=frozenset(block.get("admins") or settings.bot_admins),
         local_mode=is_local,
         path_map=block.get("path_map") or {},
-        # Beyond the most that the server hands out, a higher limit would only name a wrong one to senders.
+        # No more than the server allows: senders would read a limit that does not apply.
         max_bytes=min(most, int(megabytes * (1 << 20))) if megabytes else most,
         announces=block.get("announcements", True),
         keep_free_bytes=int(block.get("keep_free_gb", 1.0) * 1e9),

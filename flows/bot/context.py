@@ -1,4 +1,4 @@
-"""What all parts of the running bot share."""
+"""The objects that all parts of the running bot share."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Context:
         return await fetch(self.session, statement, bot_id=self.config.bot_id, **values)
 
     async def send(self, chat_id: int, text: str, reply_to: int | None = None) -> Message:
-        """Send a message of plain text when it is its turn. Raises TelegramError."""
+        """Send a message of plain text in its turn. Raises TelegramError."""
         text = texts.cut(text)
         reply = ReplyParameters(reply_to, allow_sending_without_reply=True) if reply_to else None
         return await self.chats.send(

@@ -1,7 +1,7 @@
-"""The poller: commits what an update says before Telegram is asked for the next one.
+"""The poller: commits the content of an update before it requests the next one from Telegram.
 
-An update is acknowledged by the offset of the next getUpdates, which is sent after the commit. No offset is
-kept beyond that: after a quiet week Telegram begins with other update ids, lower ones too.
+An update is acknowledged by the offset of the next getUpdates, which is sent after the commit. The offset is
+not stored: after a week without updates Telegram begins with other update ids, which may be lower.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ class Poller:
             await asyncio.gather(*self._answers, return_exceptions=True)
 
     async def _poll(self) -> None:
-        offset, pause, seconds = None, _FIRST_PAUSE, 0  # the first answer, at once, proves that it works
+        offset, pause, seconds = (
+            None,
+            _FIRST_PAUSE,
+            0,
+        )  # the first response, at once, proves that polling works
         while True:
             try:
                 updates = await get_updates(self._context.bot, offset, seconds)
@@ -73,7 +77,8 @@ class Poller:
         await self._context.fetch("bot_failed", error=reason, is_conflict=is_conflict)
 
     async def _commit(self, update: dict[str, Any]) -> None:
-        """Record what the update says. One that cannot be read is kept, and does not block the others."""
+        """Record the content of the update. An update that cannot be read is kept, and does not block the
+        others."""
         context = self._context
         try:
             said = read(update, context.bot, context.config, context.name)
@@ -102,7 +107,7 @@ class Poller:
             self._start(self._send(said.sender, texts.SEND_FILES))
 
     async def _see_edited(self, document: Document) -> None:
-        """Answer who has replaced a file that the new one was not received. Captions may change."""
+        """Tell a user who has replaced a file that the new one was not received. Captions may change."""
         sender = document.sender
         if not sender.may_upload:
             return
@@ -141,7 +146,7 @@ class Poller:
             self._context.changed.set()
 
     async def _answer_stranger(self, said: Document | Command | Other) -> None:
-        """Tell a stranger his id, once; in groups only if he sends a document."""
+        """Reply once to a user who is on no list, with the user's id; in groups only to a document."""
         if not said.sender.is_private and not isinstance(said, Document):
             return
         if await self._context.fetch("answer_stranger", user_id=said.sender.user_id):
@@ -158,5 +163,5 @@ class Poller:
     async def _logged(self, answering: Awaitable[None]) -> None:
         try:
             await answering
-        except Exception as error:  # one answer that fails does not end what the others are sent by
+        except Exception as error:  # a failed answer must not end the task that sends the others
             self._context.log.warning("An answer was not sent: %s", self._context.config.redact(error))

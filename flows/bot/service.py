@@ -1,6 +1,6 @@
 """The bot as a service: sessions, the lock of the poller, and its parts until one of them fails.
 
-Whatever fails, the service begins again after a pause: each part continues from what the ledger has.
+After any failure the service restarts after a pause: each part continues from the ledger.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flows.bot.config import Config, load_config
 from flows.bot.context import Context
 from flows.bot.logs import hide
 from flows.bot.poller import Poller
-from flows.bot.receiving import Receiver
+from flows.bot.uploads import Receiver
 from flows.errors import DatabaseUnavailable, ServiceFailed, TdpError
 from flows.ledger.connection import connection
 from flows.ledger.locks import BOT
@@ -35,7 +35,8 @@ from flows.ledger.schema_version import check_schema
 from flows.ledger.session import Session, connect, fetch, fetch_one
 from flows.settings import Settings
 
-#: Seconds between two looks at the configuration, two tries to become the poller, two starts after failures.
+#: Seconds between two reads of the configuration, two attempts to become the poller, two starts after
+#: failures.
 _CONFIG_EVERY, _LOCK_EVERY, _PAUSE = 20.0, 1.0, 3.0
 _HOW_TO_START = (
     "There is no token: create a bot with @BotFather, and set TDP_BOT_TOKEN or the token of the block"
@@ -46,7 +47,7 @@ log = logging.getLogger("flows.bot")
 
 
 class Changed(Exception):
-    """The token or the server was changed: the bot begins again."""
+    """The token or the server was changed: the bot restarts."""
 
 
 async def run(settings: Settings) -> None:
@@ -64,12 +65,12 @@ async def run(settings: Settings) -> None:
             await _serve(settings, config)
         except (TdpError, PostgresError, psycopg2.OperationalError, TelegramError, OSError) as error:
             reason = config.redact(error) if config else str(error)
-            log.warning("The bot begins again in %.0f s: %s", _PAUSE, reason)
+            log.warning("The bot restarts in %.0f s: %s", _PAUSE, reason)
         except Changed:
-            log.info("The configuration has changed; the bot begins again")
+            log.info("The configuration has changed; the bot restarts")
             continue
-        except Exception:  # a fault of this program: the process goes on, as with any other failure
-            log.exception("The bot begins again in %.0f s after an unexpected error", _PAUSE)
+        except Exception:  # a fault of this program: restart, as after any other failure
+            log.exception("The bot restarts in %.0f s after an unexpected error", _PAUSE)
         await asyncio.sleep(_PAUSE)
 
 
@@ -91,7 +92,7 @@ async def _serve(settings: Settings, config: Config) -> None:
 async def opened(settings: Settings, config: Config) -> AsyncIterator[Context]:
     """Yield the context of the running bot, once this process is the only one that polls it.
 
-    Raises TelegramError if the server does not know the token, DatabaseUnavailable.
+    Raises TelegramError if the server does not accept the token, or DatabaseUnavailable.
     """
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_check_schema, settings)
@@ -141,13 +142,13 @@ async def _log_in(bot: Bot, session: Session, config: Config) -> None:
 
 
 async def _follow_config(context: Context) -> None:
-    """Use the configuration as operators change it. Raises Changed if that takes a new start."""
+    """Apply changes of the configuration. Raises Changed if a change requires a restart."""
     while True:
         await asyncio.sleep(_CONFIG_EVERY)
         try:
             config = await asyncio.to_thread(load_config, context.settings)
         except ServiceFailed:
-            continue  # the Prefect server is away
+            continue  # the Prefect server is unavailable
         now = context.config
         if config is None or (config.token, config.api_url) != (now.token, now.api_url):
             raise Changed

@@ -1,4 +1,4 @@
-"""What the bot says, as plain text: file names and reasons are data, never markup.
+"""The texts of the bot, as plain text: file names and reasons are data, never markup.
 
 A file name stands between two invisible characters, a Unicode isolate: a name in Arabic or Hebrew then does
 not reorder the rest of its line, and :mod:`flows.bot.context` finds it and marks it as code. Otherwise
@@ -21,17 +21,17 @@ MESSAGE_UNITS = 3900
 _NAME, _REASON = 80, 200
 #: Refused files that a status message names.
 _NAMED = 10
-#: Files that a final message names: Telegram ignores what is marked after the first hundred of a message.
+#: Files that a final message names: Telegram ignores marks after the first hundred of a message.
 _LINES = 90
 #: The characters around a file name: FIRST STRONG ISOLATE and POP DIRECTIONAL ISOLATE.
 ISOLATE, END = "\u2068", "\u2069"
 #: Categories of characters that are not shown, or that change how others are: control and format characters,
-#: separators of lines. Not those two that Persian and emoji need.
+#: separators of lines; except the two joiners that Persian and emoji need.
 _HIDDEN, _JOINERS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"}), frozenset("\u200c\u200d")
 
 SEND_FILES = (
     "Send me exports of Telegram Desktop as files (documents): ZIP, 7z, RAR, tar, result.json or"
-    " messages.html, any number at once. /help says more."
+    " messages.html, any number at once. /help has the details."
 )
 REPLACED = (
     "You have replaced a file in a message that was sent before. The new file was not received: send it as a"
@@ -40,7 +40,7 @@ REPLACED = (
 _HELP = """Send me exports of Telegram Desktop as files: ZIP, 7z, RAR, tar (also nested), result.json or \
 messages.html. Any number at once; each file at most {limit}.
 
-👍 on a file: it is stored here safely, you need not keep it for us.
+👍 on a file: it is stored safely, so you need not keep a copy for us.
 When all files are done, a message names each of them with its outcome.
 
 An edited message is not read: send a corrected file as a new one.
@@ -57,7 +57,7 @@ For admins:
 
 
 class File(msgspec.Struct, frozen=True):
-    """One upload and what has become of it. ``outcome`` and the numbers are those of batch_files."""
+    """One upload and its outcome. ``outcome`` and the numbers are those of batch_files."""
 
     name: str
     state: str
@@ -115,7 +115,7 @@ def stranger(user_id: int) -> str:
 
 
 def too_big(config: Config) -> str:
-    """Return why a file was refused, and what its sender can do."""
+    """Return why a file was refused, and what the sender can do."""
     ways = (
         f"it is over {_megabytes(config.max_bytes)}, the most that the bot accepts. Split the export, or have"
         " it copied into the inbox folder"

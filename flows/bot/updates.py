@@ -1,4 +1,4 @@
-"""What an update says: a document, a command, or something that the bot does not accept."""
+"""Read an update: a document, a command, or something that the bot does not accept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_NAME = 180
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sent a message, in which chat; ``may_upload`` and ``is_admin`` say what he may do."""
+    """Who sent a message, in which chat; ``may_upload`` and ``is_admin`` are the sender's permissions."""
 
     chat_id: int
     message_id: int
@@ -33,7 +33,7 @@ class Sender:
 
 @dataclass(frozen=True)
 class Document:
-    """A document that somebody sent; ``size`` in bytes, None if Telegram does not say."""
+    """A document that was sent; ``size`` in bytes, None if Telegram does not say."""
 
     sender: Sender
     file_id: str
@@ -80,7 +80,7 @@ Said = Document | Edited | Command | Other | Refused
 
 
 def read(raw: dict[str, Any], bot: Bot, config: Config, bot_name: str) -> Said:
-    """Return what an update says. Raises any error of the library if it cannot be parsed."""
+    """Return the content of an update. Raises any error of the library if it cannot be parsed."""
     update = Update.de_json(raw, bot)
     message = update.message or update.edited_message
     if message is None:
@@ -119,7 +119,7 @@ def _sender(message: Message, config: Config) -> Sender:
 
 
 def safe_name(name: str) -> str:
-    """Return the last part of a file name that somebody sent, as a name that any file system accepts."""
+    """Return the last part of a received file name, as a name that any file system accepts."""
     base = without_hidden(re.split(r"[/\\]", name)[-1]).strip().lstrip(".")
     stem, dot, suffix = base.rpartition(".")
     if not stem or len(suffix.encode()) > 20:

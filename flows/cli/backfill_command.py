@@ -86,7 +86,7 @@ def backfill(
 ) -> None:
     """Run batches again: those that match all given conditions. Scheduled runs take precedence.
 
-    If no batch matches, a dry run says so, and without --dry-run that is an error.
+    If no batch matches, a dry run reports that; without --dry-run it is an error.
 
     Continue an interrupted backfill with --resume, or with Retry in the Prefect UI if it was started there.
     Exit status 3: it completed, but files were not stored in full or batches were skipped; they are named.

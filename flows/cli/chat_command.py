@@ -39,10 +39,10 @@ def chat_(
     timeout: Timeout = 300,
     as_json: Json = False,
 ) -> None:
-    """Show one chat: messages per month, senders, the exports that brought it, edits, missing messages.
+    """Show one chat: messages per month, senders, the exports that contain it, edits, missing messages.
 
-    An edit is seen when two exports have different texts of a message. A message is missing if a later whole
-    export of the chat has messages before and after it, but not this one. Times are in UTC.
+    An edit is detected if two exports have different texts of a message. A message is missing if a later
+    whole export of the chat has messages before and after it, but not the message itself. Times are in UTC.
     """
     with stop_on_signals(), _ledger() as ledger, timed_out(timeout):
         prepare(ledger, timeout)
@@ -78,7 +78,7 @@ def _exports(found: Chat) -> RenderableType:
             f"{each.versions:,}",
             f"{each.missing:,}",
         )
-    title = f"{text.count(len(found.exports), 'export', 'exports')} brought this chat:"
+    title = f"{text.count(len(found.exports), 'export', 'exports')} with messages of this chat:"
     return Group(Text(title), table, *(Text(line, style="dim") for line in _LEGEND))
 
 

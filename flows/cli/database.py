@@ -103,7 +103,7 @@ def _databases(settings: Settings, folder: Path) -> dict[Path, str]:
 
 @contextmanager
 def _postgres(settings: Settings) -> Iterator[None]:
-    """Use the running PostgreSQL, or run it until the block ends."""
+    """Use the running PostgreSQL, or run it for the duration of the block."""
     if services.running(settings):
         yield
     else:

@@ -54,7 +54,7 @@ def demo(
 ) -> None:
     """Process sample exports and verify every row. Exit status 0 if all rows were found.
 
-    All state is in the folder demo of the home, which is created anew each time.
+    All state is in the folder demo of the home, which is created again for each demo.
     """
     console = Screen(stderr=as_json, highlight=False)
     settings, began = _demo_settings(), time.monotonic()

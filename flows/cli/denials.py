@@ -1,4 +1,5 @@
-"""One error for all that PostgreSQL does not permit the role of a command, whichever driver has met it."""
+"""One error for everything that PostgreSQL does not permit the role of a command, whichever driver reports
+it."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class Group(TyperGroup):
 
 @contextmanager
 def named_denials() -> Iterator[None]:
-    """Raise AccessDenied, which names the role, for what its rights do not permit."""
+    """Raise AccessDenied, which names the role, for a statement that its rights do not permit."""
     try:
         yield
     except Exception as error:

@@ -74,7 +74,7 @@ def export_(
         order = Order(what, Choice(keys, since, until), format_, bom, escape_formulas)
         if str(out) == "-":
             stdout = sys.stdout.buffer
-            # Unbuffered: what an interrupt leaves would be written at the end of the process.
+            # Unbuffered: the rest of a buffer would be written at the end of an interrupted process.
             export_text(ledger, order, getattr(stdout, "raw", stdout), lambda _: None)
             return
         with _progress(ledger, order) as report:

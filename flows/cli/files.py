@@ -31,7 +31,7 @@ AllToDrop = Annotated[bool, typer.Option("--all", help="All quarantined files, r
 
 
 class FileStatus(StrEnum):
-    """What became of a source file; of a quarantined one, what an operator has decided about it."""
+    """The outcome of a source file; of a quarantined one, the decision of an operator if there is one."""
 
     waiting = "WAITING"
     stored = "STORED"
@@ -97,13 +97,13 @@ def return_(
     """
     *given, directory = arguments
     if not directory or directory.isdecimal():  # an empty variable, or a forgotten folder
-        raise typer.BadParameter(f"{directory!r} is no folder: name it last, for example ./back")
+        raise typer.BadParameter(f"{directory!r} is not a folder: name it last, for example ./back")
     ids = _ids(given, every=every)
     asyncio.run(_return(ensure_ledger(Settings()), ids, Path(directory), as_json))
 
 
 async def _return(settings: Settings, ids: list[int] | None, directory: Path, as_json: bool) -> None:
-    """Return files, and print each when that is done: a later one may fail."""
+    """Return files, and print each one immediately: a later one may fail."""
     done: list[Decided] = []
     try:
         async for file in return_files(settings, ids, directory):
@@ -141,7 +141,7 @@ def _ids(given: list[str], *, every: bool) -> list[int] | None:
     if bool(given) == every:
         raise typer.BadParameter("name the ids of files, or use --all")
     if wrong := [value for value in given if not value.isdecimal() or int(value) > _GREATEST]:
-        raise typer.BadParameter(f"{wrong[0]!r} is no id: `tdp files` lists them")
+        raise typer.BadParameter(f"{wrong[0]!r} is not an id: `tdp files` lists them")
     return None if every else [int(value) for value in given]
 
 

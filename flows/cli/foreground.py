@@ -32,9 +32,9 @@ from flows.settings import Settings
 _REFRESH_SECONDS = 0.25
 #: Without a terminal, a progress line is printed at most this often.
 _LINE_SECONDS = 5.0
-#: Duplicates that are named line by line; of more, so many are named as examples.
+#: Up to so many duplicates are named line by line; of more, so many are named as examples.
 _DUPLICATES, _EXAMPLES = 10, 3
-#: What an operator does about quarantined files.
+#: What an operator can do about quarantined files.
 _DECIDE = (
     "Quarantined files are kept until you decide: `tdp files --status quarantined` has their ids,"
     " `tdp files return ID FOLDER` copies one back, `tdp files drop ID` removes it."
@@ -158,16 +158,17 @@ def _run_process(
     console: Screen,
     follow: Callable[[psutil.Popen, Path], None],
 ) -> dict[str, Any]:
-    """Return the outcome that the process of the run wrote; ``follow`` returns when the process has ended."""
+    """Run the flow in a process and return the outcome that it writes; ``follow`` returns when the process
+    has ended."""
     with TemporaryDirectory(prefix="tdp-run-") as folder:
         log, outcome = settings.logs / "run.log", Path(folder, "outcome.json")
         arguments = {name: value for name, value in parameters.items() if value is not None}
-        arguments["fan_out"] = "process"  # there may be no worker, and Ctrl-C here must end the batches
+        arguments["fan_out"] = "process"  # there may be no worker, and Ctrl-C must end the batches
         arguments_json = msgspec.json.encode(arguments).decode()
         with open_log(log) as out:
             began = out.seek(0, os.SEEK_END)
             process = psutil.Popen(
-                python("flows.cli.inbox_process", flow, arguments_json, str(outcome)),
+                python("flows.cli.flow_process", flow, arguments_json, str(outcome)),
                 env={**os.environ, **services.environment(settings)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -208,7 +209,7 @@ def _follow(
     console: Screen,
     before: str,
 ) -> None:
-    """Show the progress until the process has ended; ``before``: what it does until it has batches."""
+    """Show the progress until the process has ended; ``before``: the text until it has batches."""
     if not console.is_terminal:
         _follow_in_lines(process, outcome, ledger, console, before)
         return

@@ -31,10 +31,10 @@ def hold(
         str, typer.Option(help="Why; shown with the batches.")
     ] = "an operator held it with `tdp hold`",
 ) -> None:
-    """Hold batches: schedules and recovery leave them as they are, until `tdp resume`.
+    """Hold batches: schedules and recovery do not process them until `tdp resume`.
 
-    A stage that is at work is finished; a stage that waits leaves its queue within seconds. Retry of a run
-    and `tdp backfill` process held batches as well.
+    A stage that is at work finishes; a stage that waits leaves its queue within seconds. Retry of a run and
+    `tdp backfill` process held batches as well.
     """
     done, skipped = asyncio.run(_change("hold_batches", _ids(batches, everything), reason=reason))
     _print(done, "held", skipped)

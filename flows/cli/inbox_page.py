@@ -10,7 +10,7 @@ from flows.reports import Settling, Status, text
 
 
 def inbox_lines(now: Status) -> Iterator[Text]:
-    """Yield a line for each entry of the inbox that was not received: when it is, or why it is not."""
+    """Yield a line for each entry of the inbox that was not received: when it will be, or why it will not."""
     for entry in now.settling:
         kind = "a folder" if entry.is_folder else "a file"
         yield _line(entry.name, f"{kind}, {_state(entry)}")
@@ -36,7 +36,7 @@ def _state(entry: Settling) -> str:
     if entry.is_open:
         return "open for writing, received when it is closed"
     if entry.is_complete:
-        return "written to by no process, the next run receives it"
+        return "not open for writing, the next run receives it"
     quiet = f"{entry.quiet_sec:g} s" if entry.quiet_sec is not None else "the quiet time"
     so_far = f" ({entry.unchanged_sec:.0f} s so far)" if entry.unchanged_sec is not None else ""
     return f"received when it has not changed for {quiet}{so_far}"

@@ -17,7 +17,7 @@ APPLYING = "Applying limits, blocks, deployments and automations"
 def installed(settings: Settings, report: Callable[[str], None]) -> Iterator[Settings]:
     """Yield the settings of the running installation; if there is none, run one until the block ends.
 
-    Each thing that is started for it goes to ``report``.
+    Each service that is started is reported to ``report``.
     """
     found = services.running(settings)
     if found:

@@ -69,7 +69,7 @@ ReplaceServer = Annotated[
     bool,
     typer.Option(
         "--replace-server",
-        help="Let this Prefect server replace the one that the ledger belongs to, which must be stopped.",
+        help="Let this Prefect server replace that of the ledger; the other one must be stopped.",
     ),
 ]
 
@@ -98,7 +98,7 @@ def main() -> None:
     open_closed_streams()
     try:
         app()
-    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+    except BrokenPipeError:  # the program that reads the output has ended, as `head` does
         discard_output()
         raise SystemExit(1) from None
     except SystemExit as ended:
@@ -119,7 +119,7 @@ def _reported() -> tuple[type[Exception], ...]:
 
 
 def describe(error: Exception) -> str:
-    """Return the error with what it concerns: the file, or the environment variable of a setting."""
+    """Return the error together with the file, or the environment variable, that it concerns."""
     if original := getattr(error, "orig", None):  # of SQLAlchemy
         return in_one_line(original)
     if isinstance(error, UnicodeEncodeError):
@@ -211,10 +211,10 @@ def run(
 ) -> None:
     """Process the files of a folder and show the progress.
 
-    The files of a folder are copied, and the folder stays as it was; received files leave the inbox, and with
+    The files of a folder are copied, and the folder is not changed; received files leave the inbox, and with
     --move any folder. Exit status: 0 if every file was stored, 1 if a batch failed, 3 if some files were not
     stored, or only in part: they are listed with the reason. Ctrl-C stops the run and holds its unfinished
-    batches: `tdp resume` lets them go on.
+    batches: `tdp resume` releases them.
 
     Uses the services that `tdp up` started; otherwise starts them for the duration of the run.
     """

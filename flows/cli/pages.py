@@ -162,8 +162,8 @@ def _queues(lanes: Sequence[Lane]) -> Iterator[Text]:
 def _foreign_holders(now: Status) -> Iterator[Text]:
     for one in now.foreign_holders:
         yield Text(
-            f"The gate of {one.stage} is held by a session that is no stage run: pid {one.pid} of PostgreSQL,"
-            f" user {one.user}, application {one.application or text.NOTHING}."
+            f"The gate of {one.stage} is held by a session that is not a stage run: pid {one.pid}"
+            f" of PostgreSQL, user {one.user}, application {one.application or text.NOTHING}."
             f" SELECT pg_terminate_backend({one.pid}) ends it.",
             style="yellow",
         )

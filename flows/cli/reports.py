@@ -57,7 +57,7 @@ def status(
 ) -> None:
     """Show the holders and waiters of each lane, and the number of batches and files in each state.
 
-    An entry of the inbox that was not received yet is named, with what it waits for.
+    Entries of the inbox that were not received yet are listed with the reason.
     """
     settings = current(Settings())
     with _ledger(settings) as ledger:

@@ -1,4 +1,4 @@
-"""What `tdp` prints: on a console that shows control characters instead of obeying them.
+"""The output of `tdp`: a console that shows control characters instead of sending them to the terminal.
 
 Every command prints through this module, in a terminal or not. A text is one line: the line breaks of a name
 are shown (:mod:`flows.reports.visible`), and a page of several lines is a group of several texts.

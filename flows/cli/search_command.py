@@ -40,19 +40,20 @@ _Substring = Annotated[
     bool, typer.Option("--substring", help="Find the text also inside of words; newest first.")
 ]
 _IndexNow = Annotated[
-    bool, typer.Option("--index", help="First index what was stored since maintenance last did.")
+    bool,
+    typer.Option("--index", help="First index the messages stored since maintenance last ran."),
 ]
 _Rebuild = Annotated[
     bool,
     typer.Option(
         "--rebuild",
-        help="First index all messages anew, with the extensions of PostgreSQL that are there now.",
+        help="First index all messages again, with the PostgreSQL extensions that are available now.",
     ),
 ]
 
 
 class WordsMayHaveMinus(TyperCommand):
-    """A command that says how to search without a word, which looks like an option: ``-dog``."""
+    """A command whose error explains how to exclude a word, which looks like an option: ``-dog``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as every command does; the error of an unknown short option has the hint."""
@@ -83,11 +84,11 @@ def search_(
     from_scratch: _Rebuild = False,
     as_json: Json = False,
 ) -> None:
-    """Search the messages, best matches first, whatever the case and the accents.
+    """Search the messages, best matches first; case and accents do not matter.
 
-    Maintenance indexes what was stored; what is not indexed yet is found all the same, but takes longer.
-    Chinese, Japanese, Thai and other scripts without spaces are found by any part of their texts.
-    Times are in UTC.
+    Maintenance indexes new messages; messages that are not indexed yet are found as well, but more slowly.
+    Chinese, Japanese, Thai and other scripts without spaces are found by any part of their texts. Times are
+    in UTC.
     """
     given = " ".join(words or []).strip()
     _check(bool(given or index_now or from_scratch), sender)
@@ -132,8 +133,8 @@ def _index(settings: Settings, *, from_scratch: bool) -> None:
         done = answer(ledger, lambda: index(ledger, report))
         if done.is_elsewhere:
             progress.print(
-                "Another session is indexing, and goes on with the rest. Until it has ended, searches read"
-                " what is not indexed yet one by one."
+                "Another session is indexing, and continues with the rest. Until it has ended, searches"
+                " compare the other messages one by one."
             )
         elif not done.sources:
             progress.print("Nothing to index: every message is indexed.")
@@ -157,7 +158,7 @@ def _print(found: Found) -> None:
     if found.pending_sources:
         files = text.count(found.pending_sources, "file", "files")
         notes.print(
-            f"The messages of {files} that are not indexed yet were searched, too, one by one."
+            f"The messages of {files} that are not indexed yet were compared one by one."
             " --index makes the next search faster.",
             style="dim",
         )
@@ -167,8 +168,9 @@ def _print(found: Found) -> None:
 def _print_missing(extensions: list[str], notes: Screen) -> None:
     if extensions:
         notes.print(
-            f"PostgreSQL has no extension {' and '.join(extensions)}: accents count (unaccent), --substring"
-            " reads every message (pg_trgm). When they are installed, --rebuild makes search use them.",
+            f"PostgreSQL has no extension {' and '.join(extensions)}: words with and"
+            " without accents differ (unaccent), --substring reads every message (pg_trgm). After they are"
+            " installed, run --rebuild.",
             style="dim",
         )
 

@@ -1,4 +1,4 @@
-"""Folders of source files: that of `tdp run`; and what was not received from the inbox, for `tdp status`."""
+"""The folder of `tdp run`, and the entries of the inbox that were not received, for `tdp status`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from flows.reports.prefect_api import request
 from flows.settings import Settings
 
 _sql = load("reports.sql")
-#: Most entries that are named. If there are more than ``_MOST``, to look at each would take long.
+#: Most entries that are named. If there are more than ``_MOST``, none is examined, because that would take
+#: long.
 _NAMED, _MOST = 8, 1000
 _BLOCK = "/api/block_types/slug/tdp-pipeline/block_documents/name/tdp"
 
@@ -35,7 +36,7 @@ def source_folder(path: Path | None) -> Path | None:
 
 
 def with_inbox(now: Status, ledger: Connection, settings: Settings) -> Status:
-    """Return ``now`` with what settles in the inbox, as far as this user may read it."""
+    """Return ``now`` with the entries of the inbox that settle, as far as this user may read it."""
     with suppress(OSError):
         entries = sum(1 for _ in settings.inbox.iterdir())
         if entries > _MOST:
@@ -59,8 +60,8 @@ def with_inbox(now: Status, ledger: Connection, settings: Settings) -> Status:
 def _waiting(ledger: Connection, inbox: Path) -> list[tuple[Path, float | None, float]]:
     """Return the entries that no run has received or left, oldest first.
 
-    Each with the seconds for which it is the same (None: not known) and since it was changed.
-    Raises OSError if the inbox does not exist or may not be read.
+    Each has the seconds for which it is unchanged (None: not known) and those since its last change. Raises
+    OSError if the inbox does not exist or may not be read.
     """
     files, _ = scan(inbox)
     rows = _sql.settling(ledger, sightings=[seen.sighting for seen in files.values()])
@@ -93,7 +94,7 @@ def _settling(
 
 
 def _seconds_of_block(settings: Settings) -> tuple[float | None, float | None]:
-    """Return *Quiet time* and *Settle time* of the block; None if the Prefect server does not answer."""
+    """Return *Quiet time* and *Settle time* of the block; None if the Prefect server does not respond."""
     with suppress(ServiceFailed):
         data = msgspec.json.decode(request(settings, "GET", _BLOCK))["data"]
         quiet, settle = (

@@ -1,4 +1,4 @@
-"""Run programs that import a lot with a garbage collector that seldom has anything to do.
+"""Run programs that import many modules with a garbage collector that rarely runs.
 
 Prefect's modules are half a million objects that live until the process ends. By default Python examines all
 of them again and again while they are imported, and once more when the process ends: a third of the CPU time
@@ -16,13 +16,13 @@ import runpy
 import signal
 import sys
 
-#: Python's default is 700, 10, 10: new objects from which the youngest generation is examined, and after how
-#: many such examinations the next older one is.
+#: Thresholds of the collector; Python's default is 700, 10, 10. The youngest generation is examined after so
+#: many new objects, the next older one after so many such examinations.
 _THRESHOLDS = (50_000, 20, 100)
 
 
 def collect_seldom() -> None:
-    """Let the collector examine objects more seldom, and none of them at the end of the process."""
+    """Let the collector examine objects less often, and none of them at the end of the process."""
     gc.set_threshold(*_THRESHOLDS)
     atexit.register(gc.freeze)
 

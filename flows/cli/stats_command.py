@@ -69,7 +69,7 @@ def stats(
 
 
 def _check(picture: Path, *, force: bool) -> None:
-    """Raise what would prevent the picture, before the numbers are asked for."""
+    """Raise the error that would prevent the picture, before the numbers are queried."""
     from flows.tables.export import place_of
 
     if picture.suffix not in (".png", ".svg", ".pdf"):
@@ -132,7 +132,7 @@ def statistics_page(found: Statistics) -> RenderableType:
 
 
 def _undated(found: Statistics) -> list[Text]:
-    """Return how many messages have no certain instant, and what makes it certain."""
+    """Return how many messages have no certain instant, and which setting makes it certain."""
     return [Text(f"{note}."), Text(_ZONE)] if (note := undated_note(found)) else []
 
 

@@ -15,10 +15,10 @@ _CLOSED = "standard output is closed: redirect it to /dev/null if it is not want
 
 
 class _ClosedOutput(io.RawIOBase):
-    """What is written is an error, which the command reports."""
+    """Writing to it is an error, which the command reports."""
 
     def writable(self) -> bool:
-        """Return True, so that it is tried."""
+        """Return True, so that callers try to write."""
         return True
 
     def fileno(self) -> int:

@@ -1,8 +1,8 @@
-"""Times and time-outs as options.
+"""Times and timeouts as options.
 
-Two rules: commands that read the data (search, export, stats, chat) are in UTC, in what they print and in
-their options, as the files and data frames are. Commands about runs are in the time zone of this machine, and
-print its name. An offset in an option decides for itself.
+Two rules: commands that read the data (search, export, stats, chat) use UTC in their output and options, like
+the files and data frames. Commands about runs use the time zone of this machine, and print its name. An
+offset in an option overrides both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 _AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-#: Seconds of PostgreSQL's longest time-out, and its shortest.
+#: Seconds of PostgreSQL's longest timeout, and its shortest.
 _LONGEST, _SHORTEST = 2_147_483, 0.001
 
 
@@ -38,14 +38,14 @@ def _time(value: str) -> datetime:
             if age
             else datetime.fromisoformat(value)
         )
-        time.astimezone()  # the first and last days that Python knows have none in other zones
+        time.astimezone()  # the first and the last day that Python supports have no equivalent in other zones
     except (ValueError, OverflowError):
         raise typer.BadParameter(f"{value!r}: use 90m, 6h, 7d or a date such as 2026-03-01") from None
     return time
 
 
 def seconds(value: str | float) -> float:
-    """Parse a time-out. Raises BadParameter if PostgreSQL has none as long."""
+    """Parse a timeout. Raises BadParameter if it is longer than PostgreSQL allows."""
     try:
         found = float(value)
     except ValueError:
@@ -76,7 +76,7 @@ Since = Annotated[
     typer.Option(
         parser=local_time,
         metavar="WHEN",
-        help="Only what started since then: 90m, 6h, 7d or 2026-03-01 (local time, unless it has an offset).",
+        help="Only runs since this time: 90m, 6h, 7d or 2026-03-01 (local time, unless it has an offset).",
     ),
 ]
 SinceUtc = Annotated[
@@ -85,7 +85,7 @@ SinceUtc = Annotated[
         parser=utc_time,
         callback=in_order,
         metavar="WHEN",
-        help="Only what was since then: 90m, 6h, 7d or 2026-03-01 (UTC, unless it has an offset).",
+        help="Only messages since this time: 90m, 6h, 7d or 2026-03-01 (UTC, unless it has an offset).",
     ),
 ]
 UntilUtc = Annotated[
@@ -94,7 +94,7 @@ UntilUtc = Annotated[
         parser=utc_time,
         callback=in_order,
         metavar="WHEN",
-        help="Only what was before then (UTC, unless it has an offset).",
+        help="Only messages before this time (UTC, unless it has an offset).",
     ),
 ]
 Timeout = Annotated[

@@ -1,4 +1,4 @@
-"""The umask: private for received data, the caller's for files that show none of it, such as pictures."""
+"""The umask: private for received data, the caller's for files without such data, such as pictures."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _MIXED = re.compile("[A-Za-z][\u0370-\u06ff]|[\u0370-\u06ff][A-Za-z]")
 
 
 def utf16_of(head: bytes) -> str | None:
-    """Return the name of the UTF-16 encoding of a file that begins with ``head``; None if it is no UTF-16."""
+    """Return the UTF-16 encoding of a file that begins with ``head``; None if it is not UTF-16."""
     return _UTF_16.get(head[:2])
 
 

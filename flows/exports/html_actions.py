@@ -1,4 +1,4 @@
-"""Recognize actions by the sentences in which HTML shows them.
+"""Recognise actions by the sentences in which HTML shows them.
 
 Source: Telegram Desktop's export_output_html.cpp, 2018 to 2026, and the names of the actions in its JSON.
 """

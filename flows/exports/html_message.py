@@ -159,7 +159,7 @@ def _sender(name: str) -> dict[str, Any]:
 def _origin(node: LexborNode, clock: Clock) -> dict[str, Any]:
     """Return the origin of a forwarded message and the time at which it was first sent.
 
-    Releases before 3.7.6 (2022-06) wrote the time without a title, in a ``details`` that is no ``date``.
+    Releases before 3.7.6 (2022-06) wrote the time without a title, in a ``details`` that is not a ``date``.
     """
     stamp = node.css_first("span.details")
     sender = _sender(inner_text(node).removesuffix(stamp.text() or "" if stamp else ""))

@@ -101,7 +101,7 @@ class _JsonReader:
         if not exports:
             raise BadInput(f"its JSON has neither messages nor chats at the top level: {_NO_EXPORT}")
         if others:
-            self._reading.problems.append(f"not read: {others} JSON documents in it that are no exports")
+            self._reading.problems.append(f"not read: {others} JSON documents in it that are not exports")
 
     def _resume(self, error: CutOff | Malformed) -> None:
         """Go on at the next document in the file; raise the ``error`` of the last one if there is none."""

@@ -17,7 +17,7 @@ _NO_ESCAPE = re.compile(rb'(?<!\\)((?:\\\\)*)\\(?!["\\/bfnrt]|u[0-9A-Fa-f]{4})')
 _BARE_PATH = re.compile(rb'("document_id"\s*+:\s*+)(?!["\d\[{-]|null\b)([^"\n,}]++)(?=[\n,}])')
 #: Decimal commas, as releases of 2018 wrote them in some languages; strings, even without an end; and commas,
 #: of which those without a member or element behind them are odd (members deleted by hand). No part of a text
-#: is looked at twice, however long it is.
+#: is examined twice, however long it is.
 _COMMAS = re.compile(
     r'("l(?:at|ong)itude"\s*+:\s*+-?\d++),(?=\d{6}\b)|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|,[\s,]*+',
     re.DOTALL,
@@ -76,7 +76,8 @@ def _loads(text: str) -> Any:
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; :mod:`flows.exports.repair` says what becomes of keys that occur several times."""
+    """Return an object; :mod:`flows.exports.repair` describes how keys that occur several times are
+    handled."""
     members = dict(pairs)
     if len(members) == len(pairs):
         return members

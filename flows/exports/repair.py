@@ -75,7 +75,7 @@ def parse(block: Block) -> Messages:
 
 
 def split(array: bytes) -> Messages:
-    """Split a compact, valid array into messages. Raises msgspec.DecodeError if an element is no object."""
+    """Split a compact, valid array into messages. Raises msgspec.DecodeError for any other element."""
     return Messages(_MESSAGES.decode(array), _RAWS.decode(array))
 
 

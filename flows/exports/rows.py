@@ -224,7 +224,7 @@ def _parts(raw: msgspec.Raw) -> bytes:
 def _plan(
     keys: tuple[str, ...], is_service: bool, mistyped: frozenset[str]
 ) -> list[tuple[str, bytes, Callable[[Message], Any]]]:
-    """Return what becomes of the leftovers of all messages with these members, ``mistyped`` ones among them.
+    """Return how the leftovers of all messages with these members, including ``mistyped`` ones, are stored.
 
     Per column: its name, its JSON object with a place for each value, and what gets these values from a
     message. An export has some hundred sets of members, each in thousands of messages.

@@ -1,6 +1,6 @@
 """Read the times of messages: instants in Unix time, and the exporter's local times.
 
-A value that is no time is noted as mistyped, so that it is kept elsewhere.
+A value that is not a time is noted as mistyped, so that it is kept elsewhere.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def after_1970(times: Any) -> Any:
 def unix_time(number: float, earliest: float = 10**9) -> datetime:
     """Return the instant of a Unix time in seconds, or in milliseconds from 10**11 on.
 
-    Raises ValueError before ``earliest`` (2001: of numbers that may be no times) and after the year 9999.
+    Raises ValueError before ``earliest`` (2001: such numbers may not be times) and after the year 9999.
     """
     seconds = number / 1000 if number >= 10**11 else number
     if not earliest <= seconds <= _YEAR_9999:

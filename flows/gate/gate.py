@@ -3,8 +3,8 @@
 Contract: inside ``gate(stage, ...)`` at most one run of an exclusive stage exists in all processes and on all
 hosts, and it stays so after any process has died: README.md in this folder says why.
 
-Pitfall: use it inside a task's body, never around a retry delay or a child run: others would wait for
-nothing.
+Pitfall: use it inside a task's body, never around a retry delay or a child run: other runs would wait while
+no work is done.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NOUN = {"extract": "extraction", "convert": "conversion", "store": "store"}
 
 @dataclass
 class Held:
-    """What the work behind a gate gets; ``counts`` goes into the ledger when it ends."""
+    """The gate as the work behind it sees it; ``counts`` is recorded in the ledger when it ends."""
 
     stage_run_id: int
     attempt: int

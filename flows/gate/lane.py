@@ -27,12 +27,12 @@ from flows.ledger.locks import FENCE, QUEUE, YIELDING, fence_key
 from flows.ledger.session import Session, connect, fetch, fetch_one
 from flows.stages.runner.completion import to_the_end
 
-#: Of a run that was cut off from PostgreSQL, so that its batch had another owner meanwhile.
+#: The error of a run that lost its connection to PostgreSQL, so that its batch had another owner meanwhile.
 CLOSED = "another run closed this one as LOST"
-#: Seconds after its grant for which a lease goes on from run to run: an operator who changes the limit is
-#: obeyed by the first stage run after that.
+#: Seconds after its grant for which a lease is passed from run to run: after that, the next stage run uses a
+#: changed limit.
 KEEP_WITHIN = 5.0
-#: Seconds between two tries for a free slot; only the first waiter of one process tries.
+#: Seconds between two attempts for a free slot; only the first waiter of one process tries.
 _TRY_EVERY = 0.05
 #: Runs after which a process that has more of them lets a yielding one of another process go first.
 _IN_A_ROW = 10
@@ -85,8 +85,8 @@ class Lane:
     async def place(self, entrant: Entrant) -> AsyncIterator[Place]:
         """Hold a place for ``entrant`` once all before it in this process have theirs, and start its row.
 
-        Raises LimitMissing, DatabaseUnavailable if the session is lost, or GateLost if another run has taken
-        the batch over and closed the row.
+        Raises LimitMissing, DatabaseUnavailable if the session is lost, or GateLost if another run has
+        claimed the batch and closed the row.
         """
         with ExitStack() as turn:
             self._wanted += 1

@@ -1,9 +1,10 @@
 """Runs that a new holder of the fence finds unfinished: their work must be gone before its own begins.
 
-The holders of these runs are dead, or have lost their session and do not know it yet: PostgreSQL was
-restarted, a session terminated, a flow or its whole host frozen. So nothing is asked of them. On the same
-host the lock that every process of the work has inherited shows when the work is gone; for another host the
-time is waited out within which its supervisor has ended it. Only then is the row closed, with that time.
+The holders of these runs are dead, or have lost their session without having detected it yet: PostgreSQL was
+restarted, a session terminated, a flow or its whole host frozen. So the successor does not communicate with
+them. On the same host the lock that every process of the work has inherited shows when the work is gone; for
+another host the time is waited out within which its supervisor has ended it. Only then is the row closed,
+with that time.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from flows.stages.runner import work_lock
 from flows.stages.runner.host_identity import place
 from flows.stages.runner.supervisor import WATCHDOG
 
-#: Seconds after which no work can be alive that its flow has not vouched for: what the supervisor waits, and
-#: a margin for ending the tree.
+#: Seconds after which no work can be alive whose flow has not proved its sessions: the watchdog time of the
+#: supervisor, and a margin for ending the tree.
 FAR = WATCHDOG + 3.0
-#: Seconds between two looks at a lock, and between two messages about it.
+#: Seconds between two checks of a lock, and between two messages about it.
 _LOOK_EVERY, _SAY_EVERY = 0.02, 5.0
 
 

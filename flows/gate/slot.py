@@ -1,8 +1,8 @@
 """One slot of a Prefect global concurrency limit, held under a lease, by the client's own calls.
 
 Prefect's ``concurrency()`` hides the lease's id, which the ledger records so that a dead holder's slot can be
-released at once, and lets a refused waiter sleep for as long as the server likes; behind the fence there is
-almost never another holder to wait for.
+released at once, and makes a refused waiter sleep for a time that the server chooses, although behind the
+fence there is almost never another holder to wait for.
 
 Pitfall: a request that is cancelled while it is under way costs httpx a connection of its pool permanently,
 and once all 16 are lost a flow waits indefinitely. So every request here is shielded and comes to its end by
@@ -27,7 +27,8 @@ from flows.domain import Log
 from flows.errors import GateLost, LimitMissing
 from flows.stages.runner.completion import to_the_end
 
-#: Seconds: the shortest lease Prefect grants, when it is renewed, and when work must have ended without it.
+#: Seconds: the shortest lease that Prefect grants, when it is renewed, and when work must have ended without
+#: it.
 LEASE, _RENEW_EVERY, _RENEW_WITHIN = 60.0, 15.0, 50.0
 #: Seconds for which the answer to a renewal is waited for, and to a release in all: long enough for a
 #: restart.
@@ -43,8 +44,8 @@ async def acquire(
     """Wait for a slot of the limit named ``stage``; return its lease and the limit as the server has it.
 
     ``running`` returns how many stage runs hold a slot by the ledger: where the server counts more for some
-    seconds, the response to a grant was lost or the count was changed by hand. Raises LimitMissing. A server
-    that is away is waited for.
+    seconds, the response to a grant was lost or the count was changed by hand. Raises LimitMissing. Waits for
+    an unavailable server.
     """
     clock = asyncio.get_running_loop().time
     pause, refused_at = 0.05, None
@@ -60,7 +61,7 @@ async def acquire(
                 await _release_leaked(client, stage, running, log)
                 refused_at = None
         except httpx.TransportError as error:
-            log.warning("The Prefect server does not answer, waiting for it: %r", error)
+            log.warning("The Prefect server does not respond, waiting for it: %r", error)
         else:
             if not granted.limits:
                 raise LimitMissing(f"the global concurrency limit {stage!r} does not exist: run `tdp apply`")
@@ -120,7 +121,7 @@ async def renew(client: PrefectClient, lease: UUID) -> None:
             async with asyncio.timeout_at(renewed + _RENEW_WITHIN):
                 renewed = await _renewed(client, lease, clock)
         except TimeoutError:
-            raise GateLost("the Prefect lease could not be renewed: the server does not answer") from None
+            raise GateLost("the Prefect lease could not be renewed: the server does not respond") from None
 
 
 async def _renewed(client: PrefectClient, lease: UUID, clock: Callable[[], float]) -> float:
@@ -139,9 +140,9 @@ async def _renewed(client: PrefectClient, lease: UUID, clock: Callable[[], float
 
 
 async def release(client: PrefectClient, lease: UUID, log: Log) -> None:
-    """Release the slot; where the server is away, the lease expires by itself."""
+    """Release the slot; if the server is unavailable, the lease expires by itself."""
     try:
-        # The next waiter waits for this, and by itself the client asks a mute server for minutes.
+        # The next waiter waits for this, and by itself the client would repeat the request for minutes.
         async with asyncio.timeout(_RELEASE_WITHIN):
             await asyncio.shield(client.release_concurrency_slots_with_lease(lease_id=lease))
     except (httpx.HTTPError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a task that waits for its gate: a state of that name, and the holders.
+"""The state that the Prefect UI shows for a task that waits for its gate, with the holders in its message.
 
 The engine calls the task Running, whether it waits or works. This adds state events of the task run in
 between, as the engine emits them: they cost no request, and the server orders them by their times. A waiting
@@ -23,7 +23,8 @@ from flows.errors import DatabaseUnavailable
 from flows.ledger.owner import Owner
 from flows.ledger.session import fetch
 
-#: Seconds: a shorter wait is not worth an event; each look at the holders comes twice as late as the last.
+#: Seconds: a shorter wait is not worth an event; the interval between two checks of the holders doubles each
+#: time.
 _SHOWN_AFTER, _LOOK_AGAIN, _LOOK_AT_MOST = 1.0, 5.0, 60.0
 
 
@@ -73,7 +74,7 @@ async def _show(
 def _message(holders: Sequence[Mapping[str, Any]]) -> str:
     """Name the holders, in words that stay true until there are others."""
     if not holders:
-        return "No run holds a slot: the limit is paused, or the Prefect server does not answer"
+        return "No run holds a slot: the limit is paused, or the Prefect server does not respond"
     return "Held by " + ", ".join(
         "{batch_id} since {fenced_at:%H:%M:%S} UTC ({host} pid {pid})".format(**holder) for holder in holders
     )

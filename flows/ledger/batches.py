@@ -1,4 +1,4 @@
-"""One batch in the ledger, owned by one living run at a time."""
+"""One batch in the ledger, owned by one live run at a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class OwnedBatch:
         self._generation = owning.generation
 
     async def ensure_owned(self) -> None:
-        """Raise BatchBusy if another run has acquired or completed the batch while PostgreSQL was away."""
+        """Raise BatchBusy if another run has acquired or completed the batch while PostgreSQL was
+        unavailable."""
         (row,) = await self.owner.fetch("batch_outcome", batch_id=self.batch_id)
         if self.batch_id in self.owner.lost:
             raise BatchBusy(f"another run is working on {self.batch_id}")
@@ -71,7 +72,7 @@ class OwnedBatch:
         ]
 
     async def record(self, stage: str, result: Result) -> None:
-        """Record what a stage made of each source file."""
+        """Record the outcome of each source file in a stage."""
         files = [
             {
                 "source_id": source_id,
@@ -91,7 +92,7 @@ class OwnedBatch:
         return bool(row["completed"])
 
     async def reset_files(self) -> None:
-        """Remove what earlier runs recorded of the files: the first stage begins anew."""
+        """Remove the recorded outcomes of the files, because the first stage runs again."""
         await self._fetch("reset_files")
 
     async def complete(self) -> None:
@@ -105,7 +106,8 @@ class OwnedBatch:
     async def requeue(self) -> None:
         """Mark the batch QUEUED: its run was cancelled and any other may claim it.
 
-        A PostgreSQL that is away is not waited for: a batch whose run has ended can be claimed all the same.
+        This does not wait for an unavailable PostgreSQL: a batch whose run has ended can be claimed in any
+        case.
         """
         with suppress(DatabaseUnavailable):
             await fetch(self.owner.session, "requeue_batch", batch_id=self.batch_id)
@@ -127,7 +129,7 @@ class OwnedBatch:
 
 @asynccontextmanager
 async def own_batch(batch_id: str, url: str) -> AsyncIterator[OwnedBatch]:
-    """Hold the batch for the body. Raises BatchBusy if a living run has it, BatchUnknown if there is none."""
+    """Hold the batch for the body. Raises BatchBusy if a live run has it, BatchUnknown if there is none."""
     async with owner(url, f"tdp {batch_id}") as owning:
         status = await owning.own_batch(batch_id)
         try:

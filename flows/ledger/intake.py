@@ -17,7 +17,7 @@ from flows.ledger.session import Session, fetch, fetch_one
 async def planning(session: Session) -> AsyncIterator[datetime]:
     """Hold the intake lock: on all hosts, one run at a time reads an inbox, cuts batches or lists them.
 
-    Yields the time since when it is held, by the database's clock.
+    Yields the time at which it was acquired, by the database's clock.
     """
     await fetch(session, "lock_intake", space=INTAKE)
     try:
@@ -29,14 +29,15 @@ async def planning(session: Session) -> AsyncIterator[datetime]:
 async def known_sightings(session: Session, quiet_seconds: float, sightings: list[str]) -> dict[str, bool]:
     """Return those of these sightings that the ledger has.
 
-    True: an earlier run received or left the file, or it was first seen so ``quiet_seconds`` ago.
+    True: an earlier run received or left the file, or it has not changed for ``quiet_seconds``.
     """
     rows = await fetch(session, "known_sightings", sightings=sightings, quiet_seconds=quiet_seconds)
     return {row["sighting"]: row["is_quiet"] for row in rows}
 
 
 async def frozen_batches(session: Session, flow_run_id: UUID) -> list[str]:
-    """Return the batches that this run froze when it was planned; empty if it has none, or not yet all."""
+    """Return the batches that this run froze when it was planned; empty if its list is missing or
+    incomplete."""
     rows = await fetch(session, "frozen_batches", flow_run_id=flow_run_id)
     return [row["batch_id"] for row in rows] if any(row["position"] >= 0 for row in rows) else []
 

@@ -1,9 +1,9 @@
 """The one session with which a process proves that it owns a flow run and its batches.
 
 Contract: while an :class:`Owner` holds the lock on an id, no other process works on that run or batch. When
-PostgreSQL was away, the locks are acquired again, all together; what another process has acquired meanwhile
-is in :attr:`Owner.lost`. Pitfall: work that went on in between has no proof; :meth:`Owner.prove` reports
-that.
+PostgreSQL has been unavailable, all locks are acquired again together; those that another process has
+acquired meanwhile are in :attr:`Owner.lost`. Pitfall: work that continued in between was not protected by the
+locks; :meth:`Owner.prove` reports that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psycopg.rows import DictRow
 from flows.errors import BatchBusy, DatabaseUnavailable, GateLost
 from flows.ledger.session import Session, connect, fetch, fetch_one
 
-#: Seconds between two looks whether the session is alive, and for which an answer is waited for.
+#: Seconds between two checks that the session is alive, and the longest wait for a response.
 _LOOK_EVERY, _ANSWER_WITHIN = 2.0, 4.0
 _current: ContextVar[Owner | None] = ContextVar("owner", default=None)
 
@@ -32,7 +32,7 @@ class Owner:
         """``name`` is shown by PostgreSQL as the application's."""
         self.url = url
         self.session = session
-        #: Counts the sessions that this one is the latest of.
+        #: The number of sessions opened so far, this one included.
         self.generation = 0
         #: Ids of batches whose lock another process has acquired since.
         self.lost: set[str] = set()
@@ -43,7 +43,8 @@ class Owner:
         self._lock = asyncio.Lock()
 
     async def fetch(self, statement: str, **values: object) -> list[DictRow]:
-        """Run a statement that may be run twice; where PostgreSQL went away meanwhile, when it is back."""
+        """Run a statement that may be run twice: if PostgreSQL becomes unavailable, it is repeated
+        afterwards."""
         async with self._lock:
             try:
                 return await fetch(self.session, statement, **values)
@@ -73,7 +74,7 @@ class Owner:
     async def own_batch(self, batch_id: str) -> str | None:
         """Acquire the lock on the batch's id; return its status, None if there is no such batch.
 
-        Raises BatchBusy if a living run has it.
+        Raises BatchBusy if a live run has it.
         """
         if batch_id in self._batches:
             raise BatchBusy(f"this run is working on {batch_id} already")
@@ -122,7 +123,7 @@ async def prove(session: Session, what: str) -> None:
     try:
         answered, _ = await asyncio.wait([proof], timeout=_ANSWER_WITHIN)
         if not answered:
-            raise GateLost(f"{what} was lost: PostgreSQL does not answer")
+            raise GateLost(f"{what} was lost: PostgreSQL does not respond")
         proof.result()
     except DatabaseUnavailable as error:
         raise GateLost(f"{what} was lost: {error}") from error
@@ -132,7 +133,7 @@ async def prove(session: Session, what: str) -> None:
 
 @asynccontextmanager
 async def owner(url: str, name: str) -> AsyncIterator[Owner]:
-    """Yield the owner of the flow run that this is part of, or one for the body alone if there is none."""
+    """Yield the owner of the flow run that calls this, or one for the body alone if there is none."""
     if current := _current.get():
         yield current
         return

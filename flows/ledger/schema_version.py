@@ -17,7 +17,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 def sqlalchemy_url(url: str) -> sa.URL:
     """Return ``url`` for SQLAlchemy with psycopg2, whatever driver it names."""
-    from sqlalchemy import make_url  # late: a fifth of the time in which a command starts
+    from sqlalchemy import make_url  # imported late: it takes a fifth of the start of a command
 
     return make_url(url).set(drivername="postgresql+psycopg2")
 

@@ -18,8 +18,8 @@ from flows.ledger.named_sql import sql
 
 Session = AsyncConnection[DictRow]
 
-#: This side takes a server that does not answer for dead after 5 s, the server this side after 15 s: work
-#: that was cut off has ended before its lock is released.
+#: This side treats a server that does not respond as dead after 5 s, and the server this side after 15 s: so
+#: the work of a disconnected process has ended before its lock is released.
 CLIENT_SIDE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 2,
@@ -31,17 +31,17 @@ SERVER_SIDE = (
     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3"
     " -c tcp_keepalives_count=3 -c tcp_user_timeout=15000"
 )
-#: Seconds for which a restart or a failover of PostgreSQL is waited for.
+#: The longest wait, in seconds, for a restart or a failover of PostgreSQL.
 PATIENCE = 600.0
 
 _log = logging.getLogger(__name__)
 
 
 async def connect(url: str, application: str, patience: float = PATIENCE) -> Session:
-    """Return a new autocommit session, waiting up to ``patience`` seconds for a server that is away.
+    """Return a new autocommit session, waiting up to ``patience`` seconds for an unavailable server.
 
-    No time-out of the server, of the role or of the database ends its waits. Raises DatabaseUnavailable when
-    the server stays away.
+    No timeout of the server, of the role or of the database ends its waits. Raises DatabaseUnavailable if the
+    server is still unavailable then.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
@@ -56,16 +56,16 @@ async def connect(url: str, application: str, patience: float = PATIENCE) -> Ses
                 options=SERVER_SIDE,
                 **CLIENT_SIDE,
             )
-            return await _without_time_outs(session)
+            return await _without_timeouts(session)
         except psycopg.OperationalError as error:
             if loop.time() + pause > deadline:
-                raise DatabaseUnavailable(f"PostgreSQL does not answer: {in_one_line(error)}") from error
-            _log.warning("PostgreSQL does not answer, trying again in %.1f s: %s", pause, error)
+                raise DatabaseUnavailable(f"PostgreSQL does not respond: {in_one_line(error)}") from error
+            _log.warning("PostgreSQL does not respond, trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
         pause = min(2 * pause, 2.0)
 
 
-async def _without_time_outs(session: Session) -> Session:
+async def _without_timeouts(session: Session) -> Session:
     try:
         await session.execute(sql("end_no_wait").encode())
     except BaseException:

@@ -36,7 +36,7 @@ class Uploads(msgspec.Struct, frozen=True):
 
 
 class BotHealth(msgspec.Struct, frozen=True):
-    """What the conditions of the bot are decided by."""
+    """The facts on which the conditions of the bot depend."""
 
     pollers: list[Poller] = []
     uploads: Uploads = Uploads()
@@ -55,7 +55,8 @@ class BotHealth(msgspec.Struct, frozen=True):
         return [f"another process polls @{bot.name}" for bot in self.pollers if bot.is_conflict]
 
     def stuck(self) -> list[str]:
-        """Describe what waits for too long, and what could not be read."""
+        """Describe the uploads and messages that wait for too long, and the updates that could not be
+        read."""
         found = self.uploads
         parts = [
             (found.stuck, f"{text.count(found.stuck, 'upload', 'uploads')} not received: {found.reason}"),
@@ -69,7 +70,7 @@ class BotHealth(msgspec.Struct, frozen=True):
 
 
 def read_bot(ledger: Connection) -> BotHealth:
-    """Return what the bot has recorded."""
+    """Return the facts that the bot has recorded."""
     uploads = msgspec.convert(dict(_sql.upload_health(ledger)), Uploads)
     return BotHealth(records(_sql.bot_health(ledger), Poller), uploads)
 

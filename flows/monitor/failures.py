@@ -27,7 +27,7 @@ _FAILED = frozenset({"FAILED", "CRASHED"})
 _SECONDS = 1.0
 #: Characters of the description of a failed run.
 _LENGTH = 300
-#: The conditions, and what is said while they do not hold.
+#: The conditions, and their details while they do not fire.
 OTHERWISE = {
     "batch_failed": "no batch is failed",
     "file_quarantined": "no quarantined file waits for a decision",
@@ -60,12 +60,13 @@ class LastRun(msgspec.Struct, frozen=True):
 
     @property
     def is_about_batches(self) -> bool:
-        """Whether the run has failed for nothing but what became of its batches."""
+        """Whether the run has failed only because batches of it have."""
         return self.state_type == "CRASHED" or BatchesFailed.__name__ in (self.state.message or "")
 
 
 def last_runs(settings: Settings) -> dict[str, LastRun]:
-    """Return by flow the run that ended last. Raises ServiceFailed if the Prefect server does not answer."""
+    """Return the run of each flow that ended last. Raises ServiceFailed if the Prefect server does not
+    respond."""
     found = {}
     for flow in (PROCESS_INBOX, BACKFILL, MAINTAIN):
         query = {
@@ -83,13 +84,13 @@ def last_runs(settings: Settings) -> dict[str, LastRun]:
 def of_runs(
     settings: Settings, connect: Callable[[], AbstractContextManager[Connection]]
 ) -> dict[str, str | None]:
-    """Return what is wrong by condition, as the last runs say; None if nothing is.
+    """Return the problem of each condition according to the last runs; None if there is none.
 
     ``connect`` opens the ledger, if a run has failed.
     """
     try:
         runs = last_runs(settings)
-    except ServiceFailed:  # the component prefect_server says so
+    except ServiceFailed:  # the component prefect_server reports that
         return {}
     done_since = _done_since(runs.values(), connect)
     failed = [run.problem for run in runs.values() if run.problem and run.id not in done_since]
@@ -114,12 +115,12 @@ def _done_since(
     try:
         with connect() as ledger:
             return set(_sql.runs_without_open_batches(ledger, flow_run_ids=ids))
-    except psycopg2.OperationalError:  # the component postgres says so
+    except psycopg2.OperationalError:  # the component postgres reports that
         return set()
 
 
 def of_ledger(ledger: Connection) -> dict[str, str | None]:
-    """Return what is wrong by condition, as the ledger says; None if nothing is."""
+    """Return the problem of each condition according to the ledger; None if there is none."""
     found = _sql.undecided(ledger)
     failed, quarantined = found["failed"], found["quarantined"]
     batches = text.count(failed, "batch has", "batches have")

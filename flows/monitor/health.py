@@ -39,7 +39,7 @@ _MEMORY_HIGH, _CPU_HIGH = 0.20, 0.60
 _GRACE = 60.0
 #: Free disk space below which the component ``disk`` is not ok.
 _FREE_BYTES = 2 << 30
-#: Default time-outs in minutes, if the blocks cannot be read from the Prefect server.
+#: Default timeouts in minutes, if the blocks cannot be read from the Prefect server.
 _TIMEOUTS = {"extract": 30.0, "convert": 30.0, "store": 60.0}
 
 
@@ -80,7 +80,8 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class _Known(NamedTuple):
-    """What ledger and blocks say: ``standstill`` is in seconds, ``failed`` has the failures by condition."""
+    """The facts from ledger and blocks: ``standstill`` is in seconds, ``failed`` has the failures by
+    condition."""
 
     lanes: list[Lane]
     timeouts: dict[str, float]
@@ -173,7 +174,7 @@ def _component(outcome: Outcome[Component]) -> Component:
 
 
 def _timeout_minutes(settings: Settings, stage: str) -> float:
-    """Return the stage's time-out from its StageCommand block, else the pipeline block, else the default."""
+    """Return the stage's timeout from its StageCommand block, else the pipeline block, else the default."""
     try:
         own = _document(settings, "tdp-stage-command", stage).get("timeout_minutes")
         common = _document(settings, "tdp-pipeline", "tdp").get(f"{stage}_timeout_minutes")
@@ -200,7 +201,7 @@ def _conditions(known: _Known, failed_runs: dict[str, str | None], usage: Usage)
             waits, f"no stage run has waited longer than {text.seconds(_WAIT_LONG)}"
         ),
         "stage_past_timeout": _condition(
-            _past_timeout(lanes, timeouts), "all stage runs are within their time-outs"
+            _past_timeout(lanes, timeouts), "all stage runs are within their timeouts"
         ),
         "stage_idle_beside_queue": _condition(
             _idle_gaps(lanes), f"no lane has an idle gap longer than {text.seconds(_WAIT_LONG)}"
@@ -226,7 +227,7 @@ def _conditions(known: _Known, failed_runs: dict[str, str | None], usage: Usage)
 
 
 def _failures(found: dict[str, str | None]) -> dict[str, Condition]:
-    """Return a condition for each kind of failure; one that cannot be known does not hold."""
+    """Return a condition for each kind of failure; one that cannot be checked does not fire."""
     return {
         name: Condition(bool(found.get(name)), found.get(name) or (otherwise if name in found else "unknown"))
         for name, otherwise in failures.OTHERWISE.items()
@@ -254,14 +255,14 @@ def _condition(reasons: list[str], otherwise: str) -> Condition:
 def _past_timeout(lanes: list[Lane], timeouts: dict[str, float]) -> list[str]:
     return [
         f"{lane.stage} has run for {text.seconds(lane.longest_run_sec)}"
-        f", its time-out is {text.seconds(timeouts[lane.stage])}"
+        f", its timeout is {text.seconds(timeouts[lane.stage])}"
         for lane in lanes
         if lane.longest_run_sec > timeouts[lane.stage] + _GRACE
     ]
 
 
 def _idle_gaps(lanes: list[Lane]) -> list[str]:
-    """Describe long idle gaps: a queue is normal at a busy lane, but a fault at a free one."""
+    """Describe long idle gaps: a queue is normal if the lane is busy, but a fault if it is free."""
     return [
         f"{lane.stage}: {text.count(lane.waiting, 'batch', 'batches')} waiting"
         f", no run for {text.seconds(lane.idle_gap_sec)}"

@@ -1,7 +1,7 @@
 """Totals over all stage runs ever, so that a restart of the monitor does not reset its counters.
 
 PostgreSQL needs two seconds to read a million stage runs. A run that has ended does not change any more, so
-it is read once; each scrape reads only the runs since the one before.
+it is read once; each scrape reads only the runs since the previous scrape.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from flows.ledger.connection import Connection
 from flows.monitor.health import sql
 
-#: Stage runs read by one statement, so that it stays within the statement time-out.
+#: Stage runs read by one statement, so that it stays within the statement timeout.
 _PAGE = 200_000
 
 

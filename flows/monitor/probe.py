@@ -50,5 +50,5 @@ def run_all(probes: Mapping[str, Probe[T]], timeout: float) -> dict[str, Outcome
     """Run all probes concurrently; one that takes over ``timeout`` seconds has a TimeoutError as outcome."""
     outcomes = {name: probe.start() for name, probe in probes.items()}
     wait(outcomes.values(), timeout)
-    late = Outcome[T](None, TimeoutError(f"no answer within {timeout:g} s"), timeout)
+    late = Outcome[T](None, TimeoutError(f"no response within {timeout:g} s"), timeout)
     return {name: outcome.result() if outcome.done() else late for name, outcome in outcomes.items()}

@@ -23,7 +23,7 @@ from flows.errors import ServiceFailed
 from flows.monitor.failures import OTHERWISE
 from flows.monitor.health import Health, Monitor, connect
 from flows.monitor.metrics import Metrics
-from flows.monitor.schedule import ScheduleWatch
+from flows.monitor.schedule_watch import ScheduleWatch
 from flows.monitor.usage import Sampler
 from flows.reports.prefect_api import request
 from flows.reports.timeline import timeline_svg
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
             with connect(self.server.monitor.settings) as ledger:
                 picture = timeline_svg(ledger, flow_run_id=run)
         except psycopg2.Error:
-            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain="The ledger does not answer")
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain="The ledger does not respond")
             return
         self._send(HTTPStatus.OK, "image/svg+xml; charset=utf-8", picture.encode())
 

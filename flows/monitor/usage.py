@@ -18,7 +18,7 @@ _SERVICES = (
     (str(SUPERVISOR), "stages"),
     ("prefect.flow_engine", "flows"),
     ("prefect.engine", "flows"),
-    ("flows.cli.inbox_process", "flows"),
+    ("flows.cli.flow_process", "flows"),
     ("flows.operations.recovery", "recovery"),
     ("flows.bot", "bot"),
     ("tdp bot", "bot"),

@@ -1,7 +1,7 @@
 """Arrivals: request an inbox run within seconds of a file's arrival.
 
-A look receives nothing and holds no lock: the run that is requested looks again and decides. So looks may
-overlap, on one host or on several. Where no process looks, the deployment's schedule starts the runs.
+A check receives nothing and holds no lock: the requested run checks the inbox again and decides. So checks
+may overlap, on one host or on several. If no process checks, the deployment's schedule starts the runs.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from flows.operations.requests import REQUEST_INTERVAL, create_run, ready_deploy
 from flows.operations.schedule import adjust_schedule
 from flows.settings import Settings
 
-#: Looking uses this share of the time at most: looks at a large folder are further apart.
+#: The largest share of the time that is spent on checks: checks of a large folder are further apart.
 _SHARE = 0.1
-#: Seconds until a run is requested again for a thing that the last one left as it was: doubled each time.
+#: Seconds until a run is requested again for an item that the last run left as it was: doubled each time.
 _FIRST_PAUSE, _LONGEST_PAUSE = float(REQUEST_INTERVAL), 3600.0
 _FORBIDDEN = os.strerror(errno.EACCES)
-#: Seconds between two looks at the originals that are kept: a folder may have a hundred thousand files.
+#: Seconds between two checks of the kept originals: a folder may have a hundred thousand files.
 _KEPT_INTERVAL = 30.0
 #: Seconds between two adjustments of the schedule.
 _ADJUST_INTERVAL = 60.0
@@ -44,17 +44,18 @@ _log = logging.getLogger("flows.operations.arrival")
 
 
 class _Asked(NamedTuple):
-    """A run was requested for a thing; the next request is due at ``due`` (time.monotonic)."""
+    """A run was requested for an item; the next request is due at ``due`` (time.monotonic)."""
 
     due: float
     pause: float
 
 
 class Arrivals:
-    """What waits for a run in the inbox and in the ledger, and for which of it a run was requested."""
+    """The items that wait for a run, in the inbox and in the ledger, and those for which a run was
+    requested."""
 
     def __init__(self, settings: Settings) -> None:
-        """Remember nothing yet."""
+        """Start without any requests."""
         self._settings = settings
         self._asked: dict[str, _Asked] = {}
         self._next_release = self._next_adjustment = 0.0
@@ -68,7 +69,7 @@ class Arrivals:
         deployment = await ready_deployment(client, ledger) if due else None
         if deployment is None:
             return None
-        # A run may have taken everything and planned since: such a run counts as planned above.
+        # A run may have received all items and planned since then: it counts as planned above.
         due &= await self._waiting(client, ledger)
         if not due:
             return None
@@ -77,7 +78,8 @@ class Arrivals:
         return run_id
 
     async def adjust_schedule(self, client: PrefectClient, ledger: Session) -> None:
-        """Deactivate the schedule of the inbox deployment, since this process looks; once a minute."""
+        """Deactivate the schedule of the inbox deployment, once a minute, because this process checks the
+        inbox."""
         if time.monotonic() >= self._next_adjustment:
             await adjust_schedule(client, ledger)
             self._next_adjustment = time.monotonic() + _ADJUST_INTERVAL
@@ -86,7 +88,7 @@ class Arrivals:
         return {*await self._in_inbox(client, ledger), *await _in_ledger(ledger)}
 
     def _due(self, wanted: set[str]) -> set[str]:
-        """Return those of the things that wait for which a run is to be requested now; forget all others."""
+        """Return the waiting items for which a run is due now; forget the requests for all other items."""
         now = time.monotonic()
         self._asked = {thing: asked for thing, asked in self._asked.items() if thing in wanted}
         return {thing for thing in wanted if thing not in self._asked or self._asked[thing].due <= now}
@@ -98,7 +100,8 @@ class Arrivals:
             self._asked[thing] = _Asked(now + pause, min(2 * pause, _LONGEST_PAUSE))
 
     async def _in_inbox(self, client: PrefectClient, ledger: Session) -> Iterable[str]:
-        """Return the entries of the inbox that a run would receive, or has still to name as left."""
+        """Return the entries of the inbox that a run would receive, or would report as left for the first
+        time."""
         inbox = self._settings.inbox
         if not inbox.is_dir():
             return []
@@ -108,7 +111,8 @@ class Arrivals:
             self._next_release = time.monotonic() + _KEPT_INTERVAL
         files, left = await asyncio.to_thread(scan, inbox)
         noted = await fetch(ledger, "left_here", folder=decodable(str(inbox)))
-        # A file that could not be stored is tried again; one that may not be read changes when it may.
+        # A file that could not be stored is tried again. One that may not be read is not: it counts as
+        # changed once it may be read.
         known = {row["sighting"] for row in noted if not row["is_error"] or _FORBIDDEN in row["reason"]}
         named = {(row["name"], row["reason"]) for row in noted}
         new = {path: seen.sighting for path, seen in files.items() if seen.sighting not in known}
@@ -142,19 +146,19 @@ async def _in_ledger(ledger: Session) -> list[str]:
 
 
 async def watch(settings: Settings) -> None:
-    """Look every ``look_seconds``. Never returns, unless that is 0."""
+    """Check every ``look_seconds``. Never returns, unless that is 0."""
     arrivals, pause, reported = Arrivals(settings), settings.look_seconds, ""
     while pause:
         try:
             has_inbox = settings.inbox.is_dir()
             async with get_client() as client, await _connect(settings, has_inbox) as ledger:
-                while settings.inbox.is_dir() == has_inbox:  # it may be mounted later, or not any more
+                while settings.inbox.is_dir() == has_inbox:  # it may be mounted later, or be unmounted
                     began = time.monotonic()
                     await arrivals.look(client, ledger)
                     await arrivals.adjust_schedule(client, ledger)
                     reported = ""
                     await asyncio.sleep(max(pause, (time.monotonic() - began) / _SHARE))
-        except Exception as error:  # a server that is unavailable now must find this running later
+        except Exception as error:  # this must still run when the server is available again
             if repr(error) != reported:
                 reported = repr(error)
                 _log.warning("The inbox cannot be watched now, trying again every %g s: %r", pause, error)
@@ -162,6 +166,6 @@ async def watch(settings: Settings) -> None:
 
 
 async def _connect(settings: Settings, has_inbox: bool) -> Session:
-    """Return a session of a process that looks at the inbox, or, without an inbox, at the ledger only."""
+    """Return a session of a process that checks the inbox, or only the ledger if there is no inbox."""
     application = LOOKING if has_inbox else "tdp uploads"
     return await connect(settings.database, application, patience=0)

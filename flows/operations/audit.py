@@ -1,7 +1,7 @@
 """The audit: no two exclusive runs ever overlapped, nothing was lost, every lock and slot has its holder.
 
-What is true only for a moment (who lives, who holds a slot) is looked at several times; a run that begins or
-ends between two readings is no finding.
+Facts that change quickly (which runs are alive, which hold a slot) are read several times; a run that begins
+or ends between two readings does not count as a violation.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Check(msgspec.Struct, frozen=True):
 def verify(connection: Connection, settings: Settings, *, since: datetime | None = None) -> list[Check]:
     """Return every check, kept or not; ``since`` bounds what is read of the past (default: all of it).
 
-    ``connection`` has to be in autocommit: looks at different moments must not come from one snapshot.
+    ``connection`` has to be in autocommit: readings at different moments must not come from one snapshot.
     """
 
     def rows(name: str, **values: Any) -> list[Row]:
@@ -159,7 +159,7 @@ def _crowds(settings: Settings) -> list[Row]:
     processes = [process.info for process in psutil.process_iter(["pid", "ppid", "cmdline"])]
     for stage in EXCLUSIVE_STAGES:
         of_stage = {info["pid"]: info for info in processes if _is_of(stage, work, info["cmdline"] or [])}
-        # A reader that the stage has forked bears its command line: only heads of trees are counted.
+        # A reader that the stage has forked has the same command line: only heads of trees are counted.
         found = [
             {"stage": stage, "pid": pid, "command": " ".join(info["cmdline"])}
             for pid, info in of_stage.items()

@@ -1,6 +1,6 @@
 """Recovery: set dead runs to Crashed, request a run that claims their batches, release leaked slots.
 
-It leaves held batches alone, and holds those that a cancelled run has left behind.
+It does not change held batches, and holds the unfinished batches of cancelled runs.
 
     python -m flows.operations.recovery
 
@@ -9,7 +9,7 @@ This process also requests runs for files that arrive (:mod:`flows.operations.ar
 A round processes no batches, so rounds may overlap and run on several hosts at once. A run is dead if the
 lock that it holds while it is alive is not held: the lock on its own id, or for process-batch the lock on its
 batch or, in a parent's process, on the parent's id. A slot is leaked if its limit counts it while the stage
-is at rest: an operator changed the count, or deactivated the limit while a run held the slot.
+is idle: an operator changed the count, or deactivated the limit while a run held the slot.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ _LOCK_GRACE = 15.0
 #: Seconds in which a worker must start the process of a run (24 s were measured on a loaded machine).
 _START_GRACE = 90.0
 _GRACE = {StateType.RUNNING: _LOCK_GRACE, StateType.PENDING: _START_GRACE}
-#: A stage is at rest if no run has held a slot for this many seconds. A run releases its slot before that.
-_AT_REST = 25.0
-#: How long after the end of a cancelled run its state gets its message.
+#: A stage is idle if no run has held a slot for this many seconds. A run releases its slot before that.
+_IDLE_SECONDS = 25.0
+#: How long after the end of a cancelled run a message is still added to its state.
 _EXPLAINED_WITHIN = timedelta(minutes=10)
 #: Most runs that one round reads; the next round reads the others.
 _PAGE = 200
@@ -74,7 +74,7 @@ class Recovered:
 
     Flow runs and task runs set to Crashed, orphaned batches, the inbox run requested for them (None if none
     was), the number of leaked slots released by stage, the batches of cancelled runs that are held now, and
-    the cancelled runs whose state got a message that says so.
+    the cancelled runs to whose state a message about them was added.
     """
 
     flow_runs: list[UUID] = field(default_factory=list)
@@ -156,7 +156,7 @@ def _is_past_grace(run: FlowRun, now: datetime) -> bool:
     if run.state is None:
         return False
     age, grace = now - run.state.timestamp, timedelta(seconds=_GRACE[run.state.type])
-    return age > grace or age < -grace  # a state of the future: the server's clock was set back
+    return age > grace or age < -grace  # in the future: the server's clock was set back
 
 
 async def _locks(client: PrefectClient, runs: Iterable[FlowRun]) -> dict[UUID, _Owner]:
@@ -200,7 +200,7 @@ async def _hold_cancelled(client: PrefectClient, ledger: Session, orphans: list[
 
 
 async def _explain_cancelled(client: PrefectClient, ledger: Session) -> list[UUID]:
-    """Let the states of runs that a worker has set to Cancelled say what became of their batches."""
+    """Add to the states of runs that a worker has set to Cancelled which batches are held."""
     runs = await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=FLOW_NAMES)),
         flow_run_filter=FlowRunFilter(
@@ -245,10 +245,10 @@ async def _crash_tasks(client: PrefectClient) -> list[UUID]:
 
 
 async def _release_leaked_slots(client: PrefectClient, ledger: Session) -> dict[str, int]:
-    """Release the slots that limits count for stages at rest; return their number by stage."""
+    """Release the slots that limits count for idle stages; return their number by stage."""
     limits = await client.read_global_concurrency_limits(limit=_PAGE, offset=0)
-    # Read after the limits: a stage in which a run has acquired a slot since is not at rest.
-    rows = await fetch(ledger, "stages_at_rest", seconds=_AT_REST)
+    # Read after the limits: a stage in which a run has acquired a slot since then is not idle.
+    rows = await fetch(ledger, "stages_at_rest", seconds=_IDLE_SECONDS)
     at_rest = {row["stage"] for row in rows}
     leaked = {
         limit.name: limit.active_slots

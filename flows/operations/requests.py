@@ -1,6 +1,6 @@
-"""Request a run of the inbox deployment: of all that wait, at most one has still to plan its batches.
+"""Request a run of the inbox deployment: at most one of the requested runs has not planned its batches yet.
 
-A run that has not planned yet takes everything that waits when it plans, so a second one would find nothing.
+A run receives everything that waits at the time when it plans, so a second one would find nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flows.domain import INBOX_DEPLOYMENT
 from flows.ledger.session import Session, fetch
 
 OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
-#: Seconds in which requests for the same things are one request, however many processes make it.
+#: Seconds in which requests for the same items count as one request, from however many processes.
 REQUEST_INTERVAL = 15
 #: A run that the schedule starts within so many seconds counts as open.
 _SOON = timedelta(seconds=5)
@@ -37,7 +37,7 @@ _PAGE = 200
 
 
 async def request_run(client: PrefectClient, ledger: Session, why: str, wanted: Iterable[str]) -> UUID | None:
-    """Create a run for the things that ``wanted`` names; ``why`` is its tag. Return the id of the run.
+    """Create a run for the items that ``wanted`` names; ``why`` is its tag. Return the id of the run.
 
     Returns None if there is no ``ready_deployment``.
     """

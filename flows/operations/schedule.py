@@ -1,8 +1,8 @@
-"""The schedule of the inbox deployment: active only while no process looks at the inbox.
+"""The schedule of the inbox deployment: active only while no process checks the inbox.
 
-Arrivals (:mod:`flows.operations.arrival`) request a run when files wait, so that scheduled runs would only be
-empty ones. If no process looks any more, the schedule receives the files instead: the monitor activates it
-within minutes (:mod:`flows.monitor.schedule`), and maintenance once an hour.
+Arrivals (:mod:`flows.operations.arrival`) request a run when files wait, so scheduled runs would find
+nothing. If no process checks the inbox, the schedule starts the runs instead: the monitor activates it within
+minutes (:mod:`flows.monitor.schedule_watch`), and maintenance once an hour.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Report of the Telegram bot: who polls it, when it last succeeded, and what waits."""
+"""Report of the Telegram bot: the process that polls, its last success, and waiting uploads and messages."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class SourceLine(msgspec.Struct, frozen=True):
 
 
 class LeftFile(msgspec.Struct, frozen=True):
-    """An entry that the last look at a folder left there; ``is_error``: it was to be received."""
+    """An entry that the last run left in its folder; ``is_error``: it could not be received."""
 
     folder: str
     name: str
@@ -46,7 +46,7 @@ class LeftFile(msgspec.Struct, frozen=True):
 class Duplicate(msgspec.Struct, frozen=True):
     """An arrival of content that had been received before: in ``batch_id`` under the name ``same_as``.
 
-    ``status`` is what became of that file; ``batch_id`` is null until it is in a batch.
+    ``status`` is the outcome of that file; ``batch_id`` is null until it is in a batch.
     """
 
     name: str

@@ -44,7 +44,7 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class ForeignHolder(msgspec.Struct, frozen=True):
-    """A database session that keeps the gate of a stage closed, and is no stage run."""
+    """A database session that holds the fence of a stage but is not a stage run."""
 
     stage: str
     pid: int
@@ -72,7 +72,7 @@ class Settling(msgspec.Struct, frozen=True):
     """An entry of the inbox that no run has received yet: a file, or a folder that is an unpacked export.
 
     ``is_open``: a process has it open for writing. ``is_complete``: the next run receives it as it is.
-    Otherwise it is received when it has not changed for ``quiet_sec``; so far it has not for
+    Otherwise it is received when it has not changed for ``quiet_sec``; so far it is unchanged for
     ``unchanged_sec`` (null: not known).
     """
 
@@ -94,7 +94,7 @@ class PassedOver(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """The whole installation at one moment, by the database's clock; ``held`` batches have a status, too.
 
-    ``left`` is the number of entries that the last looks at folders left there. If this host has the inbox,
+    ``left`` is the number of entries that the last runs left in their folders. If this host has the inbox,
     ``settling`` has the first entries that are not received yet, ``settling_more`` is the number of others.
     ``passed_over`` has the first whose names are hidden or those of unfinished files, ``passed_over_all`` is
     the number of all. ``kept`` is the number of received originals that stay there for an hour, hidden.
@@ -186,12 +186,12 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 def stored_rows(connection: Connection, batch_ids: Sequence[str]) -> Rows:
-    """Return what the last completed stores of these batches did."""
+    """Return the message counts of the last completed stores of these batches."""
     return Rows(**_sql.stored_rows(connection, batch_ids=list(batch_ids)))
 
 
 class BatchDetail(msgspec.Struct, frozen=True):
-    """All that the ledger has about one batch; ``resumes_at`` is the first stage not completed.
+    """Everything that the ledger has about one batch; ``resumes_at`` is the first stage not completed.
 
     ``duplicates`` are later arrivals of the content of its files.
     """

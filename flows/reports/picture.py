@@ -13,7 +13,7 @@ _FONTS = ("Roboto-Regular.ttf", "Roboto-Bold.ttf")
 
 
 def as_png(svg: str) -> bytes:
-    """Return an SVG image as PNG, in its light colours. Raises ValueError if it is no SVG."""
+    """Return an SVG image as PNG, in its light colours. Raises ValueError if it is not SVG."""
     with as_file(files("font_roboto") / "files") as folder:
         return resvg_py.svg_to_bytes(
             svg_string=svg,

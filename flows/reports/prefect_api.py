@@ -25,7 +25,7 @@ def slots(settings: Settings, timeout: float = 2.0) -> dict[str, Slots]:
     """Return the global concurrency limits by name. ``timeout`` is in seconds.
 
     Plain HTTP, because importing Prefect's client takes longer than the rest of a command. Raises
-    ServiceFailed if the server does not answer in time.
+    ServiceFailed if the server does not respond in time.
     """
     body = request(settings, "POST", "/api/v2/concurrency_limits/filter", b'{"limit": 200}', timeout)
     return {slot.name: slot for slot in msgspec.json.decode(body, type=list[Slots])}
@@ -45,7 +45,7 @@ def request(
         response = connection.getresponse()
         content = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise ServiceFailed(f"the Prefect server at {host} does not answer: {error}") from error
+        raise ServiceFailed(f"the Prefect server at {host} does not respond: {error}") from error
     finally:
         connection.close()
     if response.status == HTTPStatus.UNAUTHORIZED:

@@ -65,7 +65,7 @@ class FailedBatch(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Numbers of batches, of their source files by outcome, and of what was read from them.
+    """Numbers of batches, of their source files by outcome, and of the chats and messages read from them.
 
     ``dropped`` are quarantined files that an operator dropped: no run reads them. ``quarantined`` are the
     others.

@@ -171,7 +171,7 @@ class _Picture:
         for run in lane.within(self._window):
             place, right = (run.row.slot, _kind(run)), self._x(run.work[1])
             if right - drawn.get(place, 0.0) < _MIN_WIDTH:
-                continue  # of several runs within this width only one is drawn
+                continue  # of several runs within this width, only one is drawn
             drawn[place] = right
             self._bar(_kind(run), run, run.work, self._y + run.row.slot * height + 1, height - 2, gap=0.5)
             self._number(run, self._y + run.row.slot * height + height / 2)

@@ -36,7 +36,7 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    r"""Return the same with its lines kept, which end with ``\n``: for what this program has put together."""
+    r"""Return the same, but keep its line breaks (``\n``): for texts that this program has assembled."""
     return text.translate(_PICTURES_IN_LINES)
 
 
@@ -64,5 +64,5 @@ class VisibleRecord(logging.LogRecord):
 
 
 def make_logs_visible() -> None:
-    """Let all records of this process be visible ones."""
+    """Make all log records of this process VisibleRecords."""
     logging.setLogRecordFactory(VisibleRecord)

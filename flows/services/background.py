@@ -54,6 +54,6 @@ def _answers(settings: Settings) -> bool:
         with urllib.request.urlopen(f"{monitor_url(settings)}/metrics", timeout=5):  # noqa: S310 - http, loopback
             return True
     except urllib.error.HTTPError:
-        return True  # it requires authentication, so it responds
+        return True  # a refusal for lack of authentication is a response, too
     except OSError:
         return False

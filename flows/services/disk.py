@@ -11,8 +11,8 @@ from collections.abc import Callable
 from flows.services.processes import Child
 from flows.settings import Settings
 
-#: Below _FULL bytes PostgreSQL cannot add a file to its write-ahead log (16 MiB), and exits. From _ENOUGH on
-#: services start again: the distance keeps them from exiting again at once.
+#: Below _FULL bytes PostgreSQL cannot add a file to its write-ahead log (16 MiB), and exits. Services start
+#: again from _ENOUGH on: the distance between the two keeps them from exiting again at once.
 _FULL, _ENOUGH = 32 << 20, 128 << 20
 _POLL_SECONDS = 0.5
 #: Seconds until the next attempt if the free space cannot be measured, as with a quota.

@@ -125,7 +125,7 @@ def installation(
 ) -> Iterator[Installation]:
     """Run PostgreSQL, migrated, and the Prefect server until the block ends; ``start`` adds services.
 
-    What takes a while goes to ``report`` as it begins, one line each, and again while it lasts.
+    Each step of the start is reported with one line when it begins, and again while it lasts.
 
     Services that a killed owner left running are stopped first. Then the port of the server must be free, and
     that of the monitor if it is to be started too. Raises :class:`AlreadyRunning` if another
@@ -133,7 +133,7 @@ def installation(
     Prefect server of another home uses the same ledger.
     """
     ensure_authentication(settings, settings.server_host)
-    if not settings.root.exists():  # so that a command in a wrong folder does not create a home
+    if not settings.root.exists():  # a command in a wrong folder must not create a home
         _ensure_free_ports(settings, with_monitor)
     settings.root.mkdir(parents=True, mode=0o700, exist_ok=True)
     with _home_lock(settings), ExitStack() as stack:
@@ -149,7 +149,8 @@ def installation(
 
 
 def _start_server(started: Installation, stack: ExitStack, step: Step) -> None:
-    """Start PostgreSQL, and the Prefect server when the schema and the lock of the ledger are there."""
+    """Start PostgreSQL; then, with the schema migrated and the lock of the ledger acquired, the Prefect
+    server."""
     settings = started.settings
     if settings.is_embedded:
         step("Starting PostgreSQL", settings.logs / "postgres.log")

@@ -158,7 +158,7 @@ def _dedicated_user() -> pwd.struct_passwd:
 
 
 def _make_reachable(user: str, *paths: Path) -> None:
-    """Let other users traverse (not list) the directories above ``paths``, and say so before."""
+    """Let other users traverse (not list) the directories above ``paths``, after a notice on stderr."""
     above = {folder for path in paths for folder in path.resolve().parents}
     closed = sorted(folder for folder in above if not folder.stat().st_mode & stat.S_IXOTH)
     if not closed:

@@ -70,7 +70,7 @@ class Child:
 def open_log(log: Path) -> IO[bytes]:
     """Open ``log`` to append; a large one is kept as ``<log>.1`` first, and older ones up to ``<log>.5``.
 
-    Restarts lose nothing of the days before. Append mode, because logrotate may truncate the file.
+    So the logs of the days before survive restarts. Append mode, because logrotate may truncate the file.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > _LOG_BYTES:
@@ -107,7 +107,7 @@ def child(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # Only the bot gets its token: Prefect writes the environment of flow runs into files.
+            # Only the bot receives its token, because Prefect writes the environment of flow runs into files.
             env={**os.environ, "TDP_BOT_TOKEN": "", **(env or {})},
             **popen,
         )

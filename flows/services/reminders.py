@@ -1,4 +1,4 @@
-"""Lines about a start that takes long: which step it is at, and the last line of that step's log.
+"""Lines about a start that takes long: the current step, and the last line of its log.
 
 PostgreSQL may replay its write-ahead log for a minute after a crash, and a service that an earlier process
 left running may take ten seconds to stop.
@@ -19,7 +19,7 @@ _END = 4096
 
 
 class Step(Protocol):
-    """Reports a step that begins; ``log`` is the log of what the step waits for."""
+    """Reports a step that begins; ``log`` is the log file of the service that the step waits for."""
 
     def __call__(self, line: str, log: Path | None = None) -> None:
         """Report the line."""
@@ -27,7 +27,7 @@ class Step(Protocol):
 
 @contextmanager
 def reminders(report: Callable[[str], None], every: float = _EVERY) -> Iterator[Step]:
-    """Provide what reports steps; each is reported again while it lasts, until the block ends."""
+    """Yield a function that reports steps; each step is reported again while it lasts."""
     lock, ended = Lock(), Event()
     current: tuple[str, Path | None, float] = ("", None, time.monotonic())
 

@@ -20,7 +20,7 @@ from flows.settings import Settings
 
 #: Seconds between two checks that the session, and with it the lock, still exists.
 _CHECK_SECONDS = 2.0
-#: PostgreSQL cuts longer names of sessions; the end of a path says more than its beginning.
+#: PostgreSQL cuts longer names of sessions; the end of a path identifies a home better than its beginning.
 _NAME_BYTES = 63
 
 
@@ -61,7 +61,7 @@ class ServerLock:
                 self.acquire()
             else:
                 self._query("clock")
-        except psycopg.Error:  # PostgreSQL is away: try again at the next check
+        except psycopg.Error:  # PostgreSQL is unavailable: try again at the next check
             self.release()
         self._checked = time.monotonic()
 

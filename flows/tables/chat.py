@@ -1,4 +1,4 @@
-"""One chat: its numbers, the exports that brought it, its edits, and messages that are missing."""
+"""One chat: its numbers, the exports that contain it, its edits, and missing messages."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _sql = load("chat.sql")
 class Export(msgspec.Struct, frozen=True):
     """A source file with the chat; null: not in the ledger.
 
-    ``messages`` and ``versions``: the messages that are now as it has them, and earlier texts. ``held``: all
-    messages that it has (null: not known), ``whole``: none was left out between the first and the last one.
-    ``missing``: the messages that are missing since this export.
+    ``messages`` and ``versions``: the messages whose current version is from it, and earlier texts. ``held``:
+    all messages that it has (null: not known), ``whole``: no message was left out between the first and the
+    last one. ``missing``: the messages that are missing since this export.
     """
 
     source_id: int

@@ -95,7 +95,7 @@ def _write(file: Any, piece: bytes) -> None:
     rest = memoryview(piece)
     while rest:
         written = file.write(rest)
-        if written is None:  # another program has set the pipe to non-blocking
+        if written is None:  # another program has set the pipe to non-blocking mode
             select([], [file], [])
         else:
             rest = rest[written:]
@@ -160,7 +160,7 @@ class _Pieces:
             self._put()
 
     def next(self) -> bytes:
-        """Return the next piece; nothing after the last one, also of a COPY that has failed."""
+        """Return the next piece; an empty one after the last, also if the COPY has failed."""
         return self._ready.get()
 
     def stop(self) -> None:

@@ -106,13 +106,13 @@ def _draw_bars(axes: Any, title: str, bars: list[tuple[str, int]], otherwise: st
         _say(axes, otherwise)
         return
     axes.barh(range(len(bars)), [count for _, count in bars], color=_BLUE)
-    # A name with dollar signs is no formula, and two people may have the same name.
+    # A name with dollar signs is not a formula, and two people may have the same name.
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], parse_math=False)
     axes.set(xlabel="messages", ylim=(max(len(bars), 6) - 0.5, -0.5))
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _say(axes: Any, text: str) -> None:
-    """Write a text where there is nothing to draw."""
+    """Write a text into an empty panel."""
     axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, text, ha="center", va="center", color=_GREY, transform=axes.transAxes)

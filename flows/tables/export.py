@@ -31,7 +31,7 @@ from flows.tables.sessions import answer
 #: JSON has none of these characters unescaped, so COPY writes it without quotes.
 _LINES = r"FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02'"
 _BOM = b"\xef\xbb\xbf"
-#: What a spreadsheet takes for the beginning of a formula; some take the full-width signs, too.
+#: Characters that begin a formula in a spreadsheet; in some programs the full-width signs, too.
 _FORMULA = "^[-=+@＝＋－＠\t\r\n]"
 Report = Callable[[int], object]
 
@@ -136,19 +136,19 @@ def complete(out: Path, *, force: bool) -> Iterator[Path]:
 def place_of(out: Path, *, force: bool) -> Path:
     """Return the place of the file: ``out``, or what that symbolic link refers to.
 
-    Raises ExportFailed if it exists (unless ``force``), or is no regular file: a folder, a pipe, a device.
+    Raises ExportFailed if it exists (unless ``force``), or is not a regular file: a folder, a pipe, a device.
     """
     if out.is_dir():
         raise ExportFailed(f"{out}: it is a folder")
     if out.exists() and not out.is_file():
-        raise ExportFailed(f"{out}: it is no regular file; `-` writes CSV and JSON Lines to stdout")
+        raise ExportFailed(f"{out}: it is not a regular file; `-` writes CSV and JSON Lines to stdout")
     if out.exists() and not force:
         raise ExportFailed(f"{out}: it exists; --force replaces it")
     return Path(os.path.realpath(out))
 
 
 def _move(partial: Path, place: Path, *, force: bool) -> None:
-    """Move the file to its place. Raises FileExistsError if there is one since, unless ``force``."""
+    """Move the file to its place. Raises FileExistsError if one exists there by now, unless ``force``."""
     if force:
         partial.replace(place)
         return

@@ -14,13 +14,14 @@ _REGULAR = 400
 
 
 class Fonts(NamedTuple):
-    """Families of fonts, in the order in which a character is looked for, and what none of them has."""
+    """Families of fonts, in the order in which a character is looked up, and the characters that none of them
+    has."""
 
     families: list[str]
     missing: frozenset[str]
 
     def label(self, name: str | None, otherwise: str, length: int = 28) -> str:
-        """Return a name as far as there are pictures of it, at most ``length`` long; else ``otherwise``."""
+        """Return the characters of a name that have pictures, at most ``length``; else ``otherwise``."""
         shown = "".join(c for c in plain(name or "") if c not in self.missing)
         shown = " ".join(shown.split()) or otherwise
         return shown if len(shown) <= length else f"{shown[: length - 1]}…"

@@ -78,7 +78,7 @@ def _xlsx(path: Path, table: str, schema: pa.Schema) -> Iterator[Write]:
 
 
 class _Sheet:
-    """One sheet with a line of headers; texts are never taken for formulas, and cut to what a cell holds."""
+    """One sheet with a line of headers; texts are never formulas, and are cut to the size of a cell."""
 
     def __init__(self, path: Path, table: str, schema: pa.Schema) -> None:
         options = {"constant_memory": True, "tmpdir": str(path.parent)}
@@ -108,7 +108,7 @@ class _Sheet:
 
 
 def _fitting(text: str) -> str:
-    """Return what a cell holds of a text. Excel counts units of UTF-16: an emoji is two."""
+    """Return a text, cut to the size of a cell. Excel counts units of UTF-16: an emoji is two."""
     if len(text) <= CELL_CHARACTERS // 2:
         return text
     return text.encode("utf-16-le")[: 2 * CELL_CHARACTERS].decode("utf-16-le", "ignore")

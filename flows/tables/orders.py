@@ -1,4 +1,4 @@
-"""What is asked for: which rows of which relation, in which format. It imports nothing that starts slowly."""
+"""A request: which rows of which relation, in which format. It imports no slow package."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def format_of(path: Path) -> Format:
 
 
 class Order(NamedTuple):
-    """What is exported and how; the last two options are for CSV only.
+    """The request for an export; the last two options are for CSV only.
 
     ``bom``: with the mark by which Excel recognises UTF-8. ``escape_formulas``: texts that a spreadsheet
     would take for formulas get an apostrophe before them.

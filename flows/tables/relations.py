@@ -1,4 +1,4 @@
-"""What can be exported and read as a data frame: the columns of each relation, in their stable order.
+"""The relations that can be exported and read as data frames: their columns, in a stable order.
 
 New columns are added at the end, and no column is renamed or removed without a note in the README. Instants
 (``timestamp[us, UTC]``) are null where they are not certain; ``json`` columns hold a JSON document as text.

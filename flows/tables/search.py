@@ -1,7 +1,7 @@
 """Search the messages: words, phrases and parts of words, ranked, with a snippet and a link.
 
-The index only proposes messages; each is compared as it is now. Messages that are not indexed yet are
-compared one by one, so that a search finds them all the same, only later.
+The index only finds candidates; the current text of each is compared. Messages that are not indexed yet are
+compared one by one, so a search finds them as well, but more slowly.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def search(
     """Return the messages that match ``given``: all its words, or it as a part of a text (``substring``).
 
     Words may be combined as in web searches: ``"a phrase"``, ``one or other``, ``-without``. ``sender`` is
-    an id or a part of a name. Raises QueryUnclear if nothing is named that must occur.
+    an id or a part of a name. Raises QueryUnclear if no word is required to occur.
     """
     with _while_not_rebuilt(connection):
         return _search(connection, given, choice, sender, limit, substring=substring)
@@ -78,9 +78,10 @@ def search(
 
 @contextmanager
 def _while_not_rebuilt(connection: Connection) -> Iterator[None]:
-    """Let `tdp search --rebuild` wait for this search, or the search for it.
+    """Make `tdp search --rebuild` and this search wait for each other.
 
-    The rebuild empties the index by TRUNCATE: a search between whose steps it fell would find nothing.
+    The rebuild empties the index by TRUNCATE: if this happened between the steps of a search, the search
+    would find nothing.
     """
     with connection.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE search_documents IN ACCESS SHARE MODE")
@@ -99,7 +100,11 @@ def _search(
     asked = None if substring else query(connection, given)
     sources = _sql.pending_sources(connection)
     most = max(_RANKED, limit)
-    filters = {**choice._asdict(), "sender": sender, "most": most + 1}  # one more shows that there are more
+    filters = {
+        **choice._asdict(),
+        "sender": sender,
+        "most": most + 1,
+    }  # one more shows that further ones match
     indexed = _indexed(connection, asked, part, sources, filters)
     pending = _pending(connection, asked, part, sources, filters) if sources else []
     rows = indexed[:most] + pending[:most]
@@ -118,7 +123,7 @@ def _search(
 
 
 def missing_extensions(connection: Connection) -> list[str]:
-    """Return the names of the extensions that search would use and the database has not."""
+    """Return the names of the extensions that search would use but the database lacks."""
     return sorted({"unaccent", "pg_trgm"} - set(_sql.search_extensions(connection)))
 
 
@@ -131,8 +136,8 @@ def _indexed(
 ) -> list[dict[str, Any]]:
     """Return the latest indexed messages that match, at most ``most``.
 
-    What the index proposes is compared the latest first, which is quick if there are many matches; if too few
-    are among the latest, all of it is compared.
+    The candidates of the index are compared the latest first, which is quick if there are many matches; if
+    too few of the latest match, all candidates are compared.
     """
     most, sender = filters["most"], filters["sender"]
     lazily: dict[str, Any] = {"tsquery": None, "words": None, "sender_first": None}

@@ -1,7 +1,7 @@
-"""Index messages for search, apart from the loads: what a load brings is pending until this has run.
+"""Index messages for search, separately from the loads: new messages are pending until this has run.
 
-A load only notes its source files in ``search_pending``. Indexing takes no lock that a load waits for, and
-can be interrupted at any time: each portion of source files is one transaction.
+A load only adds its source files to ``search_pending``. Indexing takes no lock that a load waits for, and can
+be interrupted at any time: each portion of source files is one transaction.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _sql = load("search.sql", as_dicts=False)
 
 
 class Indexed(NamedTuple):
-    """Numbers of source files read and of messages that were new or changed in the index, or gone from it.
+    """Numbers of source files read, and of messages added to or updated in the index, or removed from it.
 
-    ``is_elsewhere``: another session was indexing, and this one has left the rest to it.
+    ``is_elsewhere``: another session was indexing and continues with the rest.
     """
 
     sources: int = 0
@@ -31,7 +31,7 @@ class Indexed(NamedTuple):
 
 
 def index(connection: Connection, report: Callable[[Indexed], object] = lambda _: None) -> Indexed:
-    """Index all pending messages and remove what is gone; the connection is not in autocommit mode.
+    """Index all pending messages and remove deleted ones; the connection is not in autocommit mode.
 
     Does nothing while another session does it.
     """
@@ -52,7 +52,7 @@ def index(connection: Connection, report: Callable[[Indexed], object] = lambda _
 
 
 def rebuild(connection: Connection) -> None:
-    """Define search anew, with the extensions that are there now; all messages are to be indexed again.
+    """Define search again with the extensions that are available now; all messages become pending.
 
     Waits for the portion that is being indexed. Loads do not wait; searches find everything, but take longer
     until :func:`index` has run.

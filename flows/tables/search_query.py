@@ -1,4 +1,4 @@
-"""What a user asks a search for, as a query of PostgreSQL.
+"""The words of a user, as a query of PostgreSQL.
 
 Groups of phrases: a message must fit one group at least, with all its phrases, without those with a minus.
 A word is a phrase too: ``foo/bar`` and ``iPhone手机`` are several words for the parser, in this order.
@@ -20,7 +20,8 @@ _IN_ORDER = 128
 _PART = re.compile(r'(?P<minus>-?)["“”](?P<phrase>[^"“”]*)["“”]?|(?P<word>[^\s"“”]+)')
 #: Characters of a query that an error shows.
 _SHOWN = 60
-#: Words and pairs in a query: with some more PostgreSQL has no stack left. Messages of Telegram have fewer.
+#: Words and pairs in a query: with a few more, PostgreSQL reaches its stack depth limit. Messages of Telegram
+#: have fewer.
 _MOST_WORDS = 10_000
 #: A word in the text form of a tsquery, which doubles quotes and backslashes.
 _LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)*)'")
@@ -37,11 +38,11 @@ class Phrase(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A query for websearch_to_tsquery, and what is compared first because it is cheaper.
+    """A query for websearch_to_tsquery, and cheaper conditions that are checked first.
 
-    ``exact`` is its tsquery, and ``loose`` one that every match fits, without distances, which the index does
-    not know. ``patterns`` are LIKE patterns of which the plain text of a match fits ``every`` one, or at
-    least one.
+    ``exact`` is its tsquery. ``loose`` is a tsquery that every match fits: without distances, which the index
+    does not store. ``patterns`` are LIKE patterns of which the plain text of a match fits ``every`` one, or
+    at least one.
     """
 
     words: str

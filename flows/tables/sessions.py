@@ -1,4 +1,4 @@
-"""Sessions that only read: in UTC, with a time-out, and so that their queries can be interrupted."""
+"""Sessions that only read: in UTC, with a timeout, and with queries that can be interrupted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.25
 
 
 def prepare(connection: Connection, timeout: float | None) -> None:
-    """Let the session read in UTC; its queries end after ``timeout`` seconds (None: never)."""
+    """Set the session to read in UTC; its queries end after ``timeout`` seconds (None: never)."""
     milliseconds = sql.Literal(max(1, round(1000 * timeout)) if timeout else 0)
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL(_READ).format(timeout=milliseconds))
@@ -63,7 +63,7 @@ def in_thread(connection: Connection, work: Callable[[], T]) -> Iterator[Future[
         Thread(target=run, name="query", daemon=True).start()
         yield done
     finally:
-        # An interrupt may come before the thread has begun, and a cancellation before the query has.
+        # An interrupt may arrive before the thread has started, and a cancellation before the query has.
         while not done.cancel() and not done.done():
             with suppress(psycopg2.Error):
                 connection.cancel()

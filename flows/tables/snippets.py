@@ -1,4 +1,4 @@
-"""The part of a text that is shown of a match, and the places in it that match.
+"""The excerpt of a matching text, and the places in it that match.
 
 Texts are compared about as PostgreSQL does (``search_plain``): in small letters, without accents and Arabic
 vowel signs; words as wholes, but parts of texts in scripts without spaces.
@@ -20,7 +20,7 @@ _UNSPACED = (
 )
 #: Accents, the elongation of Arabic words, and their vowel signs.
 _LEFT_OUT = re.compile("[\u0300-\u036f\u0640\u064b-\u0652\u0670]")
-#: Letters that Unicode does not take apart.
+#: Letters that Unicode does not decompose.
 _LETTERS = str.maketrans({"ł": "l", "đ": "d", "ø": "o", "æ": "ae", "œ": "oe", "ı": "i"})
 #: A character that a word has in scripts with spaces.
 _LETTER = rf"[^\W_{_UNSPACED}]"

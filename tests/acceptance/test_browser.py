@@ -52,7 +52,7 @@ def open_run(page: Page, up: Installed, run_id: str, kind: str = "flow-run", tab
 
 
 def leave(page: Page) -> None:
-    """Close what is open: a page of Prefect's is drawn anew all the time while it is open."""
+    """Close the open page: a page of Prefect is redrawn continuously while it is open."""
     page.goto("about:blank")
 
 

@@ -82,7 +82,7 @@ async def measure(settings: Settings, batches: int, fresh: int, seconds: Path) -
     alone = [await fresh_batch(settings, f"alone-{number}.zip") for number in range(3)]
 
     began = time.perf_counter()
-    argv = [sys.executable, "-m", "flows.cli.inbox_process", "flows.backfill:backfill"]
+    argv = [sys.executable, "-m", "flows.cli.flow_process", "flows.backfill:backfill"]
     argv += [json.dumps({"source": "old-*"}), str(seconds / "outcome")]
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:  # noqa: ASYNC220 - its start may block
         while query(settings, DONE_AGAIN) < [(10,)]:

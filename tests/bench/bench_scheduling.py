@@ -44,7 +44,7 @@ LIMITS = {"extract": 1, "convert": 1, "store": 5}
 TARGETS = {"W1": 1.05, "W2": 2.0, "W3": 1.02}
 PLAIN = Path(__file__).with_name("plain.py")
 CONTENDER = Path(__file__).parents[1] / "programs" / "contender.py"
-#: Time-out for plain.py; on SQLite it may never end.
+#: Timeout for plain.py; on SQLite it may never end.
 PATIENCE_SECONDS = 120
 MADE = "INSERT INTO batch_processing (file_count) SELECT 0 FROM generate_series(1, %s) RETURNING batch_id"
 

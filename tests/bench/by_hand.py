@@ -19,7 +19,7 @@ import psycopg2
 
 
 def load(url: str, archives: list[Path]) -> int:
-    """Load the archives into a table without an index, made anew; return the number of rows."""
+    """Load the archives into a new table without an index; return the number of rows."""
     with psycopg2.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS by_hand")
         cursor.execute("CREATE TABLE by_hand (sent_at timestamptz, sender text, text text)")

@@ -1,4 +1,5 @@
-"""The whole: `tdp up` with a bot, 50 documents of two senders, and a kill -9 of the bot every few seconds."""
+"""The whole installation: `tdp up` with a bot, 50 documents of two senders, and a kill -9 of the bot every
+few seconds."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ class Installation(Plant):
             record = json.loads((self.settings.root / "services.json").read_text())
             process = psutil.Process(record["services"]["bot"]["pid"])
             return process.pid if process.status() != psutil.STATUS_ZOMBIE else 0
-        except (OSError, KeyError, psutil.NoSuchProcess):  # it may end between two looks
+        except (OSError, KeyError, psutil.NoSuchProcess):  # it may end between two checks
             return 0
 
     async def kill_bot(self) -> None:

@@ -1,4 +1,4 @@
-"""What senders get: one status message, edited; final messages that name every file; receipts."""
+"""The messages to senders: one status message, edited; final messages that name every file; receipts."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_many_files_make_several_messages(plant: Plant, api: BotApi) -> No
     assert all(texts.units(final) <= 4096 for final in finals)
 
 
-async def test_pauses_lost_answers_and_deleted_messages(plant: Plant, api: BotApi) -> None:
+async def test_pauses_lost_responses_and_deleted_messages(plant: Plant, api: BotApi) -> None:
     api.fail("sendMessage", 429, "Too Many Requests: retry after 1", retry_after=1)
     api.fail("setMessageReaction", 429, "Too Many Requests: retry after 1", retry_after=1)
     api.document(ANNA, "a.zip", export())
@@ -204,7 +204,9 @@ async def test_groups_are_per_sender_and_chat(plant: Plant, api: BotApi) -> None
     assert found == [(ANNA, ANNA), (team, ANNA), (team, BORIS)]
 
 
-async def test_who_sends_all_day_learns_of_the_first_files_before_the_last(plant: Plant, api: BotApi) -> None:
+async def test_outcomes_of_the_first_files_do_not_wait_for_the_last_file_of_the_day(
+    plant: Plant, api: BotApi
+) -> None:
     api.document(ANNA, "a.zip", export())
     async with plant.bot():
         await plant.received(1)

@@ -147,10 +147,10 @@ async def test_commands_of_an_admin(plant: Plant, api: BotApi) -> None:
         )
         assert "extract: free; 0 waiting\n" in await ask(plant, ADMIN, "/status")
         assert await ask(plant, ADMIN, "/timeline") == "No run has processed batches."
-        assert await ask(plant, ADMIN, "/health") == "The monitor does not answer."
+        assert await ask(plant, ADMIN, "/health") == "The monitor does not respond."
         assert "Name a batch" in await ask(plant, ADMIN, "/retry 42; DROP TABLE uploads")
         assert await ask(plant, ADMIN, "/retry batch_000042") == "There is no batch batch_000042."
-        assert "does not answer" in await ask(plant, ADMIN, "/retry batch_000001")  # there is no server here
+        assert "does not respond" in await ask(plant, ADMIN, "/retry batch_000001")  # there is no server here
         plant.rows("UPDATE batch_processing SET status = 'EXTRACTING'")
         assert "is being processed" in await ask(plant, ADMIN, "/retry batch_000001")
         plant.rows(
@@ -225,7 +225,7 @@ def test_the_token_is_not_in_the_representation_of_the_settings(plant: Plant) ->
 async def test_a_token_that_telegram_rejects_is_reported(plant: Plant, api: BotApi) -> None:
     api.token = "1:other"  # noqa: S105
     with plant.process() as process:
-        await plant.until(lambda: "begins again" in plant.log.read_text())
+        await plant.until(lambda: "restarts" in plant.log.read_text())
         assert process.poll() is None
         # Also of a bot that has never polled: its name is not known yet.
         (bot,) = plant.rows("SELECT name, error, polled_at FROM bots WHERE stopped_at IS NULL")
@@ -236,7 +236,7 @@ async def test_a_token_that_telegram_rejects_is_reported(plant: Plant, api: BotA
     assert TOKEN not in plant.log.read_text()
 
 
-async def test_a_prefect_server_that_is_away_is_waited_for(
+async def test_an_unavailable_prefect_server_is_waited_for(
     plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The token is in the block, which cannot be read yet."""

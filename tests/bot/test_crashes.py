@@ -143,7 +143,7 @@ async def test_sessions_that_postgresql_ends(plant: Plant, api: BotApi) -> None:
     await after_restart(plant)
 
 
-async def test_a_database_that_is_away_or_of_another_release(plant: Plant, api: BotApi) -> None:
+async def test_a_database_that_is_unavailable_or_of_another_release(plant: Plant, api: BotApi) -> None:
     plant.rows("UPDATE tdp_schema_version SET version_num = '0007'")
     api.document(ANNA, "a.zip", export())
     with plant.process() as process:

@@ -83,8 +83,8 @@ async def test_a_replay_and_other_update_ids_change_nothing(plant: Plant, api: B
         await plant.until(lambda: not api.pending)
         api.replay(update)
         await plant.until(lambda: not api.pending)
-        # After a quiet week, ids start anew: lower ones are no acknowledged ones. The poll that is under way
-        # began after an answer without updates.
+        # After a week without updates, ids start at another number: lower ones are not acknowledged. The poll
+        # that is under way began after an answer without updates.
         polls = len(api.requests)
         api.message(ANNA, text="hello")
         await plant.until(lambda: len(api.requests) > polls and not api.pending)
@@ -121,7 +121,7 @@ async def test_strangers_channels_and_the_anonymous_admin(plant: Plant, api: Bot
     assert [(said.chat, str(STRANGER) in said.text) for said in answers] == [(STRANGER, True)]
 
 
-async def test_a_file_that_replaces_another_one_in_its_message_is_not_lost_in_silence(
+async def test_the_loss_of_a_file_that_replaces_another_in_its_message_is_reported(
     plant: Plant, api: BotApi
 ) -> None:
     first = api.document(ANNA, "a.zip", export())
@@ -138,7 +138,7 @@ async def test_a_file_that_replaces_another_one_in_its_message_is_not_lost_in_si
     assert api.texts_to(STRANGER) == []
 
 
-async def test_a_large_file_is_refused_at_once_with_the_ways_out(plant: Plant, api: BotApi) -> None:
+async def test_a_large_file_is_refused_at_once_with_the_remedies(plant: Plant, api: BotApi) -> None:
     api.document(ANNA, "big.zip", b"", size=25 << 20)
     api.document(ANNA, "lies.zip", bytes((20 << 20) + 1), size=7)
     async with plant.bot():
@@ -151,7 +151,7 @@ async def test_a_large_file_is_refused_at_once_with_the_ways_out(plant: Plant, a
         assert "Bot API server of their own" in reason
 
 
-async def test_what_is_no_export_is_refused_with_the_reason(plant: Plant, api: BotApi) -> None:
+async def test_a_document_that_is_not_an_export_is_refused_with_the_reason(plant: Plant, api: BotApi) -> None:
     api.document(ANNA, "photo.jpg", b"\xff\xd8\xff\xe0" + bytes(5000))
     async with plant.bot():
         await plant.until(lambda: plant.states() == {"REFUSED": 1})
@@ -184,7 +184,7 @@ async def test_a_link_that_died_and_a_download_that_was_cut(plant: Plant, api: B
     assert sum(method == "getFile" for method, _ in api.requests) == 2
 
 
-async def test_a_pause_that_telegram_asks_for_is_no_failed_try(plant: Plant, api: BotApi) -> None:
+async def test_a_pause_that_telegram_asks_for_is_not_a_failed_attempt(plant: Plant, api: BotApi) -> None:
     api.fail("getupdates", 429, "Too Many Requests: retry after 1", retry_after=1)
     api.fail("getFile", 429, "Too Many Requests: retry after 1", retry_after=1)
     api.document(ANNA, "a.zip", export())
@@ -193,7 +193,7 @@ async def test_a_pause_that_telegram_asks_for_is_no_failed_try(plant: Plant, api
     assert plant.uploads("tries") == [(0,)]
 
 
-async def test_a_server_that_is_away_is_waited_for(plant: Plant, api: BotApi) -> None:
+async def test_an_unavailable_server_is_waited_for(plant: Plant, api: BotApi) -> None:
     port = int(api.url.rpartition(":")[2])
     api.drop("getupdates")
     api.fail("getFile", 500, "Internal Server Error")
@@ -231,7 +231,8 @@ async def test_local_mode_takes_files_of_any_size_from_the_server(
 
 
 async def test_two_processes_and_a_poller_elsewhere(plant: Plant, api: BotApi) -> None:
-    """One process polls; the next one takes over when it ends. A poller without this ledger is reported."""
+    """One process polls; the next one starts to poll when it ends. A poller without this ledger is
+    reported."""
     from flows.bot.api import get_updates, make_bot
 
     async with plant.bot():

@@ -1,4 +1,4 @@
-"""What the bot says, as its readers see it: names are data, and no message is too long for Telegram."""
+"""The texts of the bot: names are data, and no message is too long for Telegram."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_what_is_too_long_is_cut(message: str) -> None:
     assert 500 < units(cut(message)) <= LIMIT
 
 
-def test_a_name_is_code_and_no_link() -> None:
+def test_a_name_is_code_and_not_a_link() -> None:
     """Telegram makes links of `export.zip` and mentions of `@anna`, unless they are marked as code."""
     names = ["export.zip", "@anna.zip", "/retry", "🙂 b.zip", "שלום.zip"]
     (page,) = outcome_pages([file(name) for name in names])
@@ -90,7 +90,7 @@ def test_telegram_marks_a_hundred_names_of_a_message() -> None:
         ({"max_bytes": LOCAL_BYTES, "local_mode": True}, "2,000 MB", False),
     ],
 )
-def test_ways_out_that_are_none_are_not_named(
+def test_remedies_that_would_not_help_are_not_named(
     changed: dict[str, Any], limit: str, is_own_server_named: bool
 ) -> None:
     reason = too_big(Config("1:x", **{"max_bytes": CLOUD_BYTES} | changed))

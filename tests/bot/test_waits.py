@@ -1,4 +1,4 @@
-"""What an upload waits for: disk space, the next try, and a bot that begins again."""
+"""Waits of an upload: for disk space, for the next attempt, and for a bot that restarts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from bot_api import BotApi
 from bot_plant import ANNA, BORIS, Plant, export
 
-from flows.bot import chats, receiving, service
+from flows.bot import chats, service, uploads
 from flows.settings import Settings
 
 
@@ -32,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def test_a_full_disk_is_waited_for_and_shown(
     plant: Plant, api: BotApi, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "_SPACE_PAUSE", 0.2)
+    monkeypatch.setattr(uploads, "_SPACE_PAUSE", 0.2)
     monkeypatch.setattr(Settings, "spool", property(lambda _: small_disk / "spool"))
     (small_disk / "full").write_bytes(bytes(200_000))
     content = export() + os.urandom(150_000)
@@ -51,11 +51,11 @@ async def test_a_full_disk_is_waited_for_and_shown(
     assert plant.sources() == [content]
 
 
-async def test_a_long_wait_is_no_failed_try(
+async def test_a_long_wait_is_not_a_failed_attempt(
     plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a weekend without disk space, or without the bot, one failure does not end an upload."""
-    monkeypatch.setattr(receiving, "_SPACE_PAUSE", 0.1)
+    monkeypatch.setattr(uploads, "_SPACE_PAUSE", 0.1)
     plant.configure(monkeypatch, keep_free_bytes=1 << 60)
     api.document(ANNA, "a.zip", export())
     api.cut(10)
@@ -74,14 +74,14 @@ async def test_an_error_of_any_kind_ends_neither_the_bot_nor_its_other_uploads(
     plant: Plant, api: BotApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_PAUSE", 0.1)
-    repair, failures = receiving.Receiver._repair, [OverflowError(), KeyError()]
+    repair, failures = uploads.Receiver._repair, [OverflowError(), KeyError()]
 
-    async def fails(receiver: receiving.Receiver) -> None:
+    async def fails(receiver: uploads.Receiver) -> None:
         if failures:
             raise failures.pop()
         await repair(receiver)
 
-    monkeypatch.setattr(receiving.Receiver, "_repair", fails)
+    monkeypatch.setattr(uploads.Receiver, "_repair", fails)
     api.cut(10, 10, 10)
     api.document(ANNA, "a.zip", export())
     async with plant.bot():
@@ -98,7 +98,7 @@ async def test_an_error_of_any_kind_ends_neither_the_bot_nor_its_other_uploads(
 async def test_downloads_at_the_same_time_share_the_space(
     plant: Plant, api: BotApi, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "_SPACE_PAUSE", 0.2)
+    monkeypatch.setattr(uploads, "_SPACE_PAUSE", 0.2)
     monkeypatch.setattr(Settings, "spool", property(lambda _: small_disk / "spool"))
     plant.configure(monkeypatch, keep_free_bytes=50_000)
     for number in range(2):

@@ -1,4 +1,4 @@
-"""Two processes that want the gate of extract, and what the work of each wrote down."""
+"""Two processes that compete for the gate of extract, and the times that the work of each recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 class Contest:
-    """Two processes, and what their work wrote down."""
+    """Two processes, and the times that their work recorded."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings

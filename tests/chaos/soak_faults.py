@@ -187,7 +187,7 @@ def _freeze_runs(installed: Installed, rng: Random) -> None:
         time.sleep(rng.uniform(10, 20))
 
 
-def _set_time_outs(installed: Installed, rng: Random) -> None:
+def _set_timeouts(installed: Installed, rng: Random) -> None:
     """Let the database end statements, waits and idle sessions after 2 s, for new sessions."""
     (row,) = installed.query("SELECT current_database() AS name")
     for timeout in TIME_OUTS:
@@ -274,7 +274,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "worker and its runs frozen as a host, sessions terminated": _freeze_runs,
     "sessions terminated": lambda installed, _: installed.terminate_sessions(),
-    "time-outs of the database": _set_time_outs,
+    "timeouts of the database": _set_timeouts,
     "worker killed": lambda installed, _: installed.service("worker").kill(),
     "Prefect server killed": lambda installed, _: installed.service("prefect-server").kill(),
     "PostgreSQL restarted, fast": lambda installed, _: _end_postgres(installed, signal.SIGINT),
@@ -282,7 +282,7 @@ FAULTS: dict[str, Fault] = {
     "recovery killed": lambda installed, _: installed.service("recovery").kill(),
     "bot killed": lambda installed, _: installed.service("bot").kill(),
     "Bot API fails": _break_bot_api,
-    "Bot API does not answer": _hold_bot_api,
+    "Bot API does not respond": _hold_bot_api,
     "monitor killed": lambda installed, _: installed.service("monitor").kill(),
     "tdp up killed": _start_again(lambda installed: installed.up.kill()),
     "everything killed": _start_again(lambda installed: kill([psutil.Process(installed.up.pid)])),

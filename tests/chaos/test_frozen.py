@@ -1,7 +1,8 @@
-"""Faults that a flow cannot notice: it, its host or its supervisor is frozen or gone while sessions are lost.
+"""Faults that a flow cannot detect: the flow, its host or its supervisor is frozen or has died while sessions
+are lost.
 
-Two processes want the gate of extract. The work of each writes down when it runs; no moment of the first may
-be after the beginning of the second.
+Two processes compete for the gate of extract. The work of each records when it runs; the work of the first
+must have ended before the second begins.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def test_a_killed_supervisor_with_work_that_has_left_its_group_or_closed_everyth
 
 
 @root_only
-def test_work_that_cannot_die_after_a_time_out_and_ctrl_c(
+def test_work_that_cannot_die_after_a_timeout_and_ctrl_c(
     contest: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It writes to a file system that is frozen: no signal ends that, not even SIGKILL."""
@@ -158,7 +159,7 @@ def test_a_supervisor_killed_alone(contest: Contest) -> None:
     contest.assert_no_overlap()
 
 
-def test_a_time_out_of_the_database_ends_no_wait(contest: Contest) -> None:
+def test_a_timeout_of_the_database_ends_no_wait(contest: Contest) -> None:
     (row,) = contest.query("SELECT current_database() AS name")
     for timeout in ("statement_timeout", "lock_timeout", "idle_session_timeout", "transaction_timeout"):
         contest.query(f"ALTER DATABASE {row['name']} SET {timeout} = 500")
@@ -182,8 +183,8 @@ def test_a_clock_that_was_set_back(contest: Contest) -> None:
     assert contest.query(disorder) == []
 
 
-def test_a_gate_that_waits_for_nothing_is_seen_in_the_ledger(contest: Contest) -> None:
-    """The check of the check: were a successor not to wait for the work, the ledger would show it."""
+def test_a_gate_that_waits_for_nothing_shows_in_the_ledger(contest: Contest) -> None:
+    """Proves the check itself: if a successor did not wait for the work, the ledger would show it."""
     contest.start()
     broken = (
         "import runpy, sys; from flows.gate import predecessor\n"

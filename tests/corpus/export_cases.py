@@ -118,7 +118,7 @@ JSON = [
     ),
     partly("an id beyond 64 bits", with_third(id=2**64), "1 message without a usable id"),
     partly(
-        "elements that are no messages",
+        "elements that are not messages",
         lambda chat: chat.dump(chat.message(1), None, 7, chat.message(2), "x", []),
         "4 unreadable messages left out",
     ),

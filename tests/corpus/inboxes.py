@@ -1,4 +1,4 @@
-"""Files in an inbox, and what becomes of them."""
+"""Files in an inbox, and their expected outcomes."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ async def test_a_second_apply_changes_nothing_and_a_paused_schedule_stays_paused
     assert mine == {"extract": 1, "convert": 1, "store": 5}
 
 
-async def test_a_run_that_starts_or_ends_during_apply_is_no_change(installation: Settings) -> None:
+async def test_a_run_that_starts_or_ends_during_apply_is_not_a_change(installation: Settings) -> None:
     await applied(installation)
     async with get_client() as client:
         idle = await client.read_deployment_by_name("process-inbox/scheduled")

@@ -147,7 +147,7 @@ async def test_a_file_is_waited_for_while_it_is_open_for_writing(
 
 
 @pytest.mark.usefixtures("deployment")
-async def test_what_a_run_leaves_as_it_was_is_not_requested_at_every_look(
+async def test_a_file_that_a_run_leaves_is_not_requested_at_every_check(
     installation: Settings, client: PrefectClient, ledger: Session, inbox: Path
 ) -> None:
     (inbox / "a.zip").write_text("a")
@@ -157,7 +157,7 @@ async def test_what_a_run_leaves_as_it_was_is_not_requested_at_every_look(
 
 
 @pytest.mark.usefixtures("deployment")
-async def test_what_stays_in_the_inbox_is_named_by_one_run(
+async def test_an_entry_left_in_the_inbox_is_named_by_one_run(
     installation: Settings, client: PrefectClient, ledger: Session, inbox: Path
 ) -> None:
     os.mkfifo(inbox / "pipe")
@@ -171,7 +171,7 @@ async def test_what_stays_in_the_inbox_is_named_by_one_run(
 
 
 @pytest.mark.usefixtures("deployment", "inbox")
-async def test_what_is_in_the_ledger_without_a_batch_is_not_forgotten(
+async def test_a_source_without_a_batch_is_requested(
     installation: Settings, client: PrefectClient, ledger: Session, tmp_path: Path
 ) -> None:
     stored = tmp_path / "stored"
@@ -221,7 +221,7 @@ async def test_a_file_of_another_user_is_watched_until_it_is_quiet(
 
 
 @pytest.mark.usefixtures("deployment")
-async def test_what_a_run_takes_during_a_look_is_not_requested_again(
+async def test_a_file_that_a_run_receives_during_a_check_is_not_requested_again(
     installation: Settings,
     client: PrefectClient,
     ledger: Session,
@@ -247,7 +247,7 @@ async def test_a_killed_planner_costs_no_file_and_an_idle_installation_makes_no_
     inbox: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While a service looks at the inbox, the schedule is inactive; without one, maintenance activates it."""
+    """While a service checks the inbox, the schedule is inactive; without one, maintenance activates it."""
     monkeypatch.setenv("TDP_LOOK_SECONDS", "0.5")
     (schedule,) = (await client.read_deployment(deployment)).schedules
     await client.update_deployment_schedule(deployment, schedule.id, active=True)

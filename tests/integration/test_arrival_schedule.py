@@ -1,4 +1,4 @@
-"""The schedule of the inbox deployment: active only while no process looks at the inbox."""
+"""The schedule of the inbox deployment: active only while no process checks the inbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from deployments.apply import apply
 from flows.domain import INBOX_DEPLOYMENT, LOOKING
 from flows.ledger.session import connect
-from flows.monitor.schedule import ScheduleWatch
+from flows.monitor.schedule_watch import ScheduleWatch
 from flows.operations.arrival import watch as watch_arrivals
 from flows.settings import Settings
 
@@ -38,10 +38,10 @@ async def until_sessions(settings: Settings, application: str, number: int) -> N
             await asyncio.sleep(0.05)
 
 
-async def test_the_monitor_activates_the_schedule_when_no_process_looks_any_more(
+async def test_the_monitor_activates_the_schedule_when_no_process_checks_the_inbox(
     installation: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.monitor.schedule._INTERVAL", 0)
+    monkeypatch.setattr("flows.monitor.schedule_watch._INTERVAL", 0)
     watch = ScheduleWatch(installation.model_copy(update={"look_seconds": 2}))
 
     async def is_active_after_a_check() -> bool:
@@ -53,14 +53,14 @@ async def test_the_monitor_activates_the_schedule_when_no_process_looks_any_more
         await looking.execute("SELECT 1")
         assert [await is_active_after_a_check() for _ in range(3)] == [False] * 3
     await until_sessions(installation, LOOKING, 0)
-    # Not at once: a process that looks may be starting.
+    # Not at once: a process that checks the inbox may be starting.
     assert [await is_active_after_a_check() for _ in range(2)] == [False, True]
 
 
-async def test_a_process_counts_as_looking_while_there_is_an_inbox(
+async def test_a_process_counts_as_checking_while_there_is_an_inbox(
     installation: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be mounted after the start, or not be there any more; other hosts may still have it."""
+    """It may be mounted after the start, or be unmounted while other hosts still have it."""
     watching = asyncio.create_task(watch_arrivals(installation.model_copy(update={"look_seconds": 0.1})))
     try:
         await until_sessions(installation, "tdp uploads", 1)

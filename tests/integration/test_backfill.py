@@ -79,7 +79,7 @@ async def test_a_batch_of_which_a_quarantined_file_was_returned_or_dropped_is_ex
     undecided = (
         "SELECT count(*) FROM source_files JOIN batch_files USING (source_id) WHERE status = 'QUARANTINED'"
     )
-    assert column(installation, f"{undecided} AND returned_at IS NULL") == [2]  # they are quarantined anew
+    assert column(installation, f"{undecided} AND returned_at IS NULL") == [2]  # they are quarantined again
     assert await drop_all() == 2
     state = await backfill(status="COMPLETED", return_state=True)
     assert (state.name, state.message) == ("Completed", "3 stored, 1 in part, 2 dropped")
@@ -134,7 +134,7 @@ async def test_an_interrupted_backfill_is_resumed_where_it_stopped(
     installation: Settings, programs: Path, loaded: list[str], tmp_path: Path
 ) -> None:
     (programs / "seconds").write_text("0.5")
-    argv = [sys.executable, "-m", "flows.cli.inbox_process", "flows.backfill:backfill"]
+    argv = [sys.executable, "-m", "flows.cli.flow_process", "flows.backfill:backfill"]
     argv += ['{"status": "COMPLETED", "window": 1}', str(tmp_path / "outcome")]
     with subprocess.Popen(argv) as process:  # noqa: ASYNC220 - its start may block
         second = "SELECT 1 FROM stage_runs WHERE batch_id = %s AND attempt = 2 AND stage = 'convert'"

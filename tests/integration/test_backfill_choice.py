@@ -145,7 +145,7 @@ async def test_a_backfill_that_would_do_nothing_says_so(installation: Settings, 
     assert state.message == f"4 stored; left to another run: {loaded[1]}"
     query(installation, "UPDATE batch_processing SET status = 'FAILED' WHERE batch_id = %s", loaded[2])
     state = await backfill(batch_ids=loaded[1:], status="FAILED", from_stage="store", return_state=True)
-    assert state.message == f"2 stored; skipped, for they do not match the other filters: {loaded[1]}"
+    assert state.message == f"2 stored; skipped, because they do not match the other filters: {loaded[1]}"
 
 
 async def test_a_backfill_processes_held_batches(installation: Settings, loaded: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`tdp chat` shows a chat, the exports that brought it, and what was edited, in any order of loading."""
+"""`tdp chat` shows a chat, the exports that contain it, and its edits, in any order of loading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from converted import Export, store, write
 
 from flows.errors import ChatUnknown, QueryTimedOut
 
-#: Three exports of one chat, one a month: message 1 was edited twice, message 2 is gone from the second on.
+#: Three exports of one chat, one a month: message 1 was edited twice, message 2 is missing from the second
+#: on.
 ANN = ("user1", "Ann")
 EXPORTS = [
     Export(1, "channel1", "News", [(1, 1, "draft"), (2, 5, "gone"), (3, 3, "same")], sender=ANN, whole=True),
@@ -101,7 +102,7 @@ def test_what_only_looks_missing_is_not_marked(database_url: str, tmp_path: Path
     assert marked(first, clocks._replace(messages=[days[2], *days[4:]])) == [], "zones may differ"
 
 
-def test_an_edit_that_was_undone_is_no_earlier_text(database_url: str, tmp_path: Path) -> None:
+def test_an_edit_that_was_undone_is_not_an_earlier_text(database_url: str, tmp_path: Path) -> None:
     texts = ["one", "two", "one"]
     folders = [
         write(tmp_path / str(n), Export(n + 1, "channel1", "News", [(1, n, text)]))
@@ -131,7 +132,7 @@ def test_edits_of_a_chat_that_was_joined_are_those_of_both(database_url: str, tm
     assert {edit["message_id"]: edit["earlier"] for edit in found["edits"]}[4] == ["x"]
 
 
-def test_other_texts_of_service_messages_are_no_edits(database_url: str, tmp_path: Path) -> None:
+def test_other_texts_of_service_messages_are_not_edits(database_url: str, tmp_path: Path) -> None:
     """HTML, which knows no ids of chats, has a text for service messages."""
     same = [(1, 1, "hello"), (2, 2, "there")]
     html = Export(2, "user5~a", "Anna", [*same, (5, 5, "Anna pinned this message")])
@@ -154,7 +155,7 @@ def test_the_page(database_url: str, tmp_path: Path) -> None:
     for part in (
         "News  channel1",
         "4 messages in 1 chat",
-        "3 exports brought this chat:",
+        "3 exports with messages of this chat:",
         "source 1",
         "Current: messages that are stored as this export has them.",
         "1 message with an earlier text:",

@@ -114,7 +114,7 @@ async def working(settings: Settings, batch_id: str) -> psutil.Process:
 
 @pytest.mark.matrix
 @pytest.mark.usefixtures("pool")
-async def test_a_batch_whose_run_dies_is_begun_again_and_one_that_fails_is_named_and_retried(
+async def test_a_batch_whose_run_dies_is_started_again_and_a_failed_one_is_named_and_retried(
     installation: Settings, client: PrefectClient, flags: Path
 ) -> None:
     first, second, third = (f"batch_{number:06}" for number in (1, 2, 3))
@@ -196,7 +196,7 @@ async def test_a_deleted_child_ends_and_its_batch_is_held_while_the_others_go_on
 
 @pytest.mark.matrix
 @pytest.mark.usefixtures("pool")
-async def test_the_children_of_a_killed_run_end_what_they_began_and_recovery_does_the_rest(
+async def test_the_children_of_a_killed_run_finish_and_recovery_requeues_the_other_batches(
     installation: Settings, client: PrefectClient, flags: Path
 ) -> None:
     hold = flags / "batch_000001.extract.hold"

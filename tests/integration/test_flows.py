@@ -1,4 +1,4 @@
-"""Runs from the inbox to rows, on a real Prefect server: what becomes of every file and every batch."""
+"""Runs from the inbox to rows, on a real Prefect server: the outcome of every file and every batch."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def test_a_stored_file_that_was_changed_is_received_again_as_what_it_is(
     assert query(installation, "SELECT count(*) AS n FROM messages") == stored_messages
 
 
-#: All sources with what became of them.
+#: All sources with their outcomes.
 SOURCES = "SELECT * FROM source_files JOIN batch_files USING (source_id) ORDER BY source_id"
 
 

@@ -1,4 +1,5 @@
-"""The gate, with real processes, Prefect server and PostgreSQL: who may pass it, how many, in which order."""
+"""The gate, with real processes, Prefect server and PostgreSQL: which runs may pass, how many, and in which
+order."""
 
 from __future__ import annotations
 
@@ -174,7 +175,7 @@ async def test_stores_run_five_at_a_time(installation: Settings, batches: list[s
 
 
 @pytest.mark.parametrize(("stage", "limit"), [("extract", 1), ("store", 5)])
-async def test_a_paused_limit_holds_everybody_until_it_is_back(
+async def test_a_paused_limit_stops_all_runs_until_it_is_resumed(
     stage: str,
     limit: int,
     installation: Settings,

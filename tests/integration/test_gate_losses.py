@@ -23,7 +23,7 @@ from flows.stages.runner import work_lock
 from flows.stages.runner.host_identity import place
 
 
-async def test_killed_flow_lets_the_next_in_when_its_child_is_gone(
+async def test_after_a_killed_flow_the_next_run_starts_when_its_child_has_ended(
     installation: Settings, batches: list[str], client: PrefectClient, tmp_path: Path
 ) -> None:
     first = contender("gated", batches[:1], exclusive(tmp_path, "first", 600))
@@ -120,7 +120,7 @@ async def test_a_run_that_lost_its_session_has_ended_before_the_next_begins(
     assert query(installation, "SELECT * FROM stage_overlaps") == []
 
 
-async def test_a_run_whose_batch_was_taken_over_while_it_waited_changes_nothing(
+async def test_a_run_whose_batch_was_claimed_by_another_while_it_waited_changes_nothing(
     installation: Settings, batches: list[str], client: PrefectClient
 ) -> None:
     """As after a freeze: its sessions were lost meanwhile, and another run went on with its batch."""
@@ -159,7 +159,7 @@ async def test_a_work_lock_that_its_flow_removes_meanwhile_ends_the_wait(tmp_pat
     os.close(held)
 
 
-async def test_a_slot_leaked_by_a_lost_answer_is_taken_back(
+async def test_a_slot_leaked_by_a_lost_response_is_reclaimed(
     installation: Settings, batches: list[str], client: PrefectClient
 ) -> None:
     await client.increment_concurrency_slots_with_lease(["extract"], 1, "concurrency", 60)

@@ -44,7 +44,8 @@ async def test_a_file_open_for_writing_is_skipped(inbox: Path) -> None:
 async def test_a_slow_writer_of_another_user_is_waited_for(
     session: Session, shared: Path, unprivileged: Callable[[], None]
 ) -> None:
-    """The kernel does not say whether another user's file is open: only two equal looks do."""
+    """The kernel does not say whether another user's file is open: two checks must find the file
+    unchanged."""
     inbox = shared / "inbox"
     path = inbox / "slow.zip"
     with path.open("wb", 0) as writer:

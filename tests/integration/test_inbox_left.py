@@ -1,4 +1,4 @@
-"""What stays in an inbox or another folder: it is named, once, with the reason."""
+"""Entries that are left in an inbox or another folder: each is reported once, with the reason."""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ def test_a_query_is_cancelled(
 
 
 @SIGNALS
-def test_a_pipe_that_is_not_read_is_no_obstacle(filled: str, tmp_path: Path, signum: signal.Signals) -> None:
+def test_a_pipe_that_is_not_read_can_be_interrupted(
+    filled: str, tmp_path: Path, signum: signal.Signals
+) -> None:
     many(filled, 20_000)
     reading, writing = os.pipe()
     room = array.array("i", [0])
@@ -79,7 +81,7 @@ def test_a_pipe_that_is_not_read_is_no_obstacle(filled: str, tmp_path: Path, sig
         os.close(each)
 
 
-def test_a_page_that_is_not_read_is_no_obstacle(filled: str, tmp_path: Path) -> None:
+def test_a_result_page_that_is_not_read_can_be_interrupted(filled: str, tmp_path: Path) -> None:
     many(filled, 5_000)
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)

@@ -82,7 +82,7 @@ def test_dead_components_are_reported_at_once(installation: Settings, tmp_path: 
     components = json.loads(body)["components"]
     assert status == 503
     assert [name for name, component in components.items() if component["ok"]] == ["disk"]
-    assert "does not answer" in components["prefect_server"]["detail"]
+    assert "does not respond" in components["prefect_server"]["detail"]
     assert found["tdp_ledger_up",] == 0
 
 
@@ -196,7 +196,7 @@ def test_a_long_queue_is_a_condition_but_only_a_stuck_stage_is_unhealthy(
     add_run(ledger, "extract", 900, 800)
     until_conditions(server, ["stage_waits_long"], {"stage_waits_long": None})
     stages = json.loads(get(server, "/health")[2])["components"]["stages"]
-    assert stages["ok"], "the waiting run waits for one that is within its time-out"
+    assert stages["ok"], "the waiting run waits for one that is within its timeout"
     add_run(ledger, "convert", 900)
     deadline = time.monotonic() + 30
     while stages["ok"]:

@@ -33,7 +33,7 @@ async def test_a_batch_that_is_done(installation: Settings, listener: Listener) 
     assert done["message"] == "1 stored, 1 quarantined; 5 messages"
 
 
-async def test_a_batch_that_failed_and_services_that_are_away(
+async def test_a_batch_that_failed_and_services_that_are_unavailable(
     installation: Settings, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     await configure(listener)

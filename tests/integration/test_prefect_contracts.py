@@ -1,4 +1,4 @@
-"""What we rely on in Prefect and is not in its documentation: see deployments/UPGRADING_PREFECT.md.
+"""Behaviour of Prefect that we depend on and that is not documented: see deployments/UPGRADING_PREFECT.md.
 
 Each test meets Prefect alone, without a stage, so that a failure after an upgrade names what has changed.
 """

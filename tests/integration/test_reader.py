@@ -41,7 +41,7 @@ def drop(url: str) -> None:
             owner.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO PUBLIC").format(sql.Identifier(name)))
 
 
-def test_it_reads_the_data(reader: str) -> None:
+def test_the_reader_reads_the_data(reader: str) -> None:
     with psycopg.connect(reader) as session:
         for name in READABLE:
             assert session.execute(f"SELECT count(*) FROM {name}").fetchone() == (0,)  # noqa: S608 - ours
@@ -61,7 +61,7 @@ def test_it_reads_the_data(reader: str) -> None:
         "SELECT pg_try_advisory_xact_lock_shared(1)",
     ],
 )
-def test_it_sees_no_other_table_and_changes_nothing(reader: str, statement: str) -> None:
+def test_the_reader_sees_no_other_table_and_changes_nothing(reader: str, statement: str) -> None:
     with (
         psycopg.connect(reader, autocommit=True) as session,
         pytest.raises(psycopg.errors.InsufficientPrivilege),
@@ -115,7 +115,7 @@ def test_every_other_command_names_the_role_and_what_to_do(
     assert "need the role of `tdp up`" in str(denied)
 
 
-def test_it_may_connect_to_no_other_database_of_the_embedded_server(
+def test_the_reader_may_connect_to_no_other_database_of_the_embedded_server(
     reader: str, writer: str, database_url: str
 ) -> None:
     with psycopg.connect(database_url, autocommit=True) as owner:
@@ -132,7 +132,7 @@ def test_a_second_time_changes_nothing(reader: str, database_url: str) -> None:
     assert apply_reader(database_url, login=True) == []
 
 
-def test_what_a_migration_has_made_again_is_readable_again(reader: str, database_url: str) -> None:
+def test_a_view_that_a_migration_created_again_is_readable_again(reader: str, database_url: str) -> None:
     migrate(database_url, "0007")
     migrate(database_url)
     (line,) = apply_reader(database_url, login=True)
@@ -142,7 +142,7 @@ def test_what_a_migration_has_made_again_is_readable_again(reader: str, database
 
 @pytest.fixture
 def writer(database_url: str) -> Iterator[str]:
-    """URL of the database for a role that is no superuser and may change every table."""
+    """URL of the database for a role that is not a superuser and may change every table."""
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("CREATE ROLE writer LOGIN")
         admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO writer")
@@ -162,7 +162,7 @@ def test_roles_that_write_keep_their_locks_and_temporary_tables(
         session.execute("SELECT pg_advisory_lock(1, 2)")
 
 
-def test_an_owner_who_is_no_superuser_says_what_he_may_not_revoke(
+def test_an_owner_without_superuser_reports_what_it_may_not_revoke(
     writer: str, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with psycopg.connect(database_url, autocommit=True) as admin:
@@ -190,7 +190,7 @@ def test_an_owner_who_is_no_superuser_says_what_he_may_not_revoke(
         drop(database_url)
 
 
-def test_without_the_right_to_create_roles_this_is_said(
+def test_a_missing_right_to_create_roles_is_reported(
     database_url: str, postgres: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with psycopg.connect(postgres, autocommit=True) as admin:

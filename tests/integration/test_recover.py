@@ -96,7 +96,7 @@ async def stages(installation: Settings, tmp_path: Path) -> AsyncIterator[Path]:
 @pytest.fixture
 def flow_process(stages: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """An inbox run without a worker, whose first extract hangs."""
-    argv = [sys.executable, "-m", "flows.cli.inbox_process", "flows.process_inbox:process_inbox"]
+    argv = [sys.executable, "-m", "flows.cli.flow_process", "flows.process_inbox:process_inbox"]
     argv += ['{"batch_size": 1}', str(tmp_path / "outcome")]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         yield process
@@ -207,7 +207,7 @@ async def test_a_run_whose_process_never_started_is_dead_unless_its_batch_is_hel
     assert run.id in (await recover(installation)).flow_runs
 
 
-async def test_slots_counted_for_a_stage_at_rest_are_released(
+async def test_slots_counted_for_an_idle_stage_are_released(
     installation: Settings, client: PrefectClient
 ) -> None:
     async def active() -> list[int]:

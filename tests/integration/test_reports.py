@@ -42,7 +42,7 @@ def test_status_shows_holders_and_the_queue_in_order(ledger: Any) -> None:
     assert now.batches == {"EXTRACTING": 3}
 
 
-def test_a_session_that_keeps_a_gate_closed_and_is_no_stage_run_is_named(
+def test_a_session_that_holds_a_fence_but_is_not_a_stage_run_is_named(
     ledger: Any, tdp: Callable[..., Result]
 ) -> None:
     ours = psycopg2.connect(ledger.dsn, application_name="tdp extract batch_000001")
@@ -51,7 +51,7 @@ def test_a_session_that_keeps_a_gate_closed_and_is_no_stage_run_is_named(
     execute(stranger, "SELECT pg_advisory_lock(%s, %s)", FENCE, fence_key(2))
     (found,) = reports.status(ledger).foreign_holders
     assert (found.stage, found.pid, found.application) == ("convert", stranger.info.backend_pid, "someone")
-    assert "The gate of convert is held by a session that is no stage run: pid" in tdp("status").stdout
+    assert "The gate of convert is held by a session that is not a stage run: pid" in tdp("status").stdout
     ours.close()
     stranger.close()
 

@@ -27,7 +27,7 @@ shutil.copytree(sys.argv[1], sys.argv[2])
 """
 
 
-async def test_a_run_is_named_after_its_files_and_its_program_is_heard(installation: Settings) -> None:
+async def test_a_run_is_named_after_its_files_and_logs_its_programs_output(installation: Settings) -> None:
     write_pipeline()
     for stage in ("extract", "convert", "store"):
         write_stage(stage, sys.executable, "-c", PROGRAM, "{input}", "{output}")

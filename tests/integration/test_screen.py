@@ -61,7 +61,7 @@ def filled(database_url: str, tmp_path: Path) -> str:
         (["batches"], "evilword"),
     ],
 )
-def test_a_page_shows_them_as_characters(filled: str, command: list[str], shown: str) -> None:
+def test_a_page_shows_control_characters_as_visible_ones(filled: str, command: list[str], shown: str) -> None:
     done = run(filled, *command)
     assert done.exit_code == 0, done.output or done.exception
     assert shown in done.output
@@ -69,7 +69,7 @@ def test_a_page_shows_them_as_characters(filled: str, command: list[str], shown:
     assert re.search("^COMPLETED", done.output, re.MULTILINE) is None
 
 
-def test_an_error_shows_them_as_characters(filled: str, tmp_path: Path) -> None:
+def test_an_error_shows_control_characters_as_visible_ones(filled: str, tmp_path: Path) -> None:
     env = os.environ | {"TDP_DATABASE_URL": filled, "TDP_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "flows.cli", "chat", "Evil"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -78,7 +78,7 @@ def test_an_error_shows_them_as_characters(filled: str, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 3
 
 
-def test_json_and_files_have_them(filled: str) -> None:
+def test_json_and_files_keep_control_characters(filled: str) -> None:
     found = run(filled, "chat", "channel1", "--json").stdout
     assert CONTROLS.findall(found) == []
     assert json.loads(found)["name"] == f"{NAME} 1"

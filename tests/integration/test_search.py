@@ -140,7 +140,7 @@ def test_the_command_shows_hits_and_says_what_is_not_indexed(filled: str) -> Non
     assert "Ann Lee  News" in done.stdout
     assert "The quick brown fox" in done.stdout
     pending = found(filled, "fox").pending_sources
-    assert (" that are not indexed yet were searched, too" in done.stderr) == bool(pending)
+    assert (" that are not indexed yet were compared" in done.stderr) == bool(pending)
     assert "No messages match." in run(filled, "search", "nothing").stdout
     (hit, *_) = json.loads(run(filled, "search", "--json", "cafe").stdout)["hits"]
     assert hit["snippet"][slice(*hit["marks"][0])] == "Café"

@@ -37,7 +37,8 @@ def extend(postgres: str, name: str) -> None:
 
 
 def test_what_changes_is_found_as_it_is_now(database_url: str, tmp_path: Path) -> None:
-    """Random loads, joins of chats and indexing in between: it finds what a look at each message finds."""
+    """Random loads, joins of chats and indexing in between: it finds the same messages as a comparison of
+    each message."""
     rng = random.Random(5)
     words = ["alpha", "beta", "gamma", "delta"]
     keys = ["html-1~a", "html-1~b", "user5~a", "user5@user9", "channel7"]
@@ -173,7 +174,7 @@ def test_only_one_session_indexes(database_url: str, tmp_path: Path) -> None:
     assert run(database_url, "search", "--index").stderr.startswith("Nothing to index")
 
 
-def test_without_extensions_it_says_so_and_does_what_it_can(postgres: str, tmp_path: Path) -> None:
+def test_without_extensions_search_names_them_and_works_with_less(postgres: str, tmp_path: Path) -> None:
     name = f"t_{uuid.uuid4().hex[:12]}"
     services.ensure_database(postgres, name)
     url = postgres.replace("/postgres?", f"/{name}?").replace("postgres@", "may_not_extend@")

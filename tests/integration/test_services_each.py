@@ -94,7 +94,7 @@ def test_the_url_of_tdp_env_means_the_embedded_server(settings: Settings) -> Non
     assert not Settings(home=settings.home, database_url=SecretStr("postgresql://h/tdp")).is_embedded
 
 
-def test_directories_are_opened_to_the_user_of_postgres_only_after_it_is_said(
+def test_directories_are_opened_to_the_user_of_postgres_only_after_a_notice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """PostgreSQL refuses to run as root, so the user it runs as has to reach its data."""

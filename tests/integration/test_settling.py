@@ -1,4 +1,4 @@
-"""`tdp status` names what is in the inbox and was not received yet."""
+"""`tdp status` lists the entries of the inbox that were not received yet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flows.settings import Settings
 
 
 def watch(settings: Settings, path: Path, quiet: float) -> None:
-    """Note the entry as recovery does when it looks at the inbox."""
+    """Note the entry as recovery does when it checks the inbox."""
 
     async def note() -> None:
         async with await connect(settings.database, "test") as session:
@@ -49,7 +49,7 @@ def test_what_settles_in_the_inbox_is_named(installation: Settings) -> None:
     for _ in range(2):  # appended to in pauses: closed between them, but not complete
         assert "a.zip: a file, received when it has not changed for 2 s (" in lines()[1]
         os.utime(inbox / "a.zip", (2, 2))
-        assert lines()[1] == "In the inbox: a.zip: a file, written to by no process, the next run receives it"
+        assert lines()[1] == "In the inbox: a.zip: a file, not open for writing, the next run receives it"
         with (inbox / "a.zip").open("a") as file:
             file.write("more")
     os.utime(inbox / "a.zip", (2, 2))
@@ -66,7 +66,7 @@ def test_what_settles_in_the_inbox_is_named(installation: Settings) -> None:
     assert lines() == ["1,002 entries in the inbox"]
 
 
-def test_what_a_name_keeps_from_being_received_is_named(installation: Settings) -> None:
+def test_entries_that_are_ignored_because_of_their_names_are_named(installation: Settings) -> None:
     inbox = installation.inbox
     inbox.mkdir()
     for name in ("b.zip.part", ".a.json", ".DS_Store", ".tdp-kept-1-1-c.zip", ".tdp-0123"):

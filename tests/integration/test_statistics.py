@@ -190,7 +190,7 @@ def test_senders_of_one_name_have_a_row_each(database_url: str, tmp_path: Path) 
     assert re.findall(r"^Ann +(\d+)", page, re.MULTILINE) == ["9", "5"]
 
 
-def test_dollar_signs_in_names_are_no_formulas(filled: str, tmp_path: Path) -> None:
+def test_dollar_signs_in_names_are_not_formulas(filled: str, tmp_path: Path) -> None:
     out = tmp_path / "news.svg"
     done = run(filled, "stats", "--chat", "channel1", "--picture", out)
     assert (done.exit_code, done.stderr) == (0, f"{out}: {text.size(out.stat().st_size)}\n")
@@ -244,7 +244,7 @@ def test_bad_requests_are_reported(filled: str, tmp_path: Path, monkeypatch: pyt
     assert isinstance(run(filled, *slow, tmp_path / "all.png").exception, ExportFailed)
 
 
-def test_the_statements_of_the_board_run(filled: str) -> None:
+def test_the_statements_of_the_dashboard_run(filled: str) -> None:
     board = json.loads(BOARD.read_text())
     statements = [target["rawSql"] for panel in board["panels"] for target in panel["targets"]]
     statements += [

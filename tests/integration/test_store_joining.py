@@ -76,7 +76,7 @@ def test_local_times_are_compared_if_one_side_has_no_offset(
 
 
 @pytest.mark.parametrize("ahead", [60, 120, -570])
-def test_wall_clocks_of_two_zones_are_no_proof_that_chats_differ(
+def test_wall_clocks_of_two_zones_do_not_prove_that_chats_differ(
     database_url: str, tmp_path: Path, ahead: int
 ) -> None:
     html = Export(1, "html-0123", "Anna", [*HELLO, (4, 4, "more")], utc=False, ahead=ahead)

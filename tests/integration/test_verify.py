@@ -182,7 +182,7 @@ def test_slots_are_unchecked_without_a_server(ledger: Any, installation: Setting
     away = installation.model_copy(update={"server_port": 1})
     check = one(ledger, away, "slots")
     assert not check.is_kept
-    assert "does not answer" in (check.unchecked or "")
+    assert "does not respond" in (check.unchecked or "")
 
 
 def add_source(ledger: Any, settings: Settings) -> Path:

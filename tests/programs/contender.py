@@ -4,7 +4,7 @@ usage: contender.py gated|free STAGE BATCH_ID... -- COMMAND...
 
 Runs COMMAND once per batch, with or without the gate of STAGE; ends with status 1 at the first crash.
 Prints "fenced SECONDS PID" on every entry. TDP_DATABASE_URL names the ledger, CONTENDER_TIMEOUT is the
-time-out of a gated run in seconds.
+timeout of a gated run in seconds.
 """
 
 import asyncio

@@ -60,10 +60,10 @@ def test_ctrl_c_while_the_commands_are_imported_prints_no_traceback() -> None:
     [
         ({"TDP_SERVER_PORT": "abc"}, "TDP_SERVER_PORT: Input should be a valid integer"),
         ({"TDP_MONITOR_PORT": "70000"}, "TDP_MONITOR_PORT: Input should be less than"),
-        ({"TDP_DATABASE_URL": "none"}, "TDP_DATABASE_URL: it is no URL such as postgresql://"),
+        ({"TDP_DATABASE_URL": "none"}, "TDP_DATABASE_URL: it is not a URL such as postgresql://"),
         (
             {"TDP_DATABASE_URL": "postgresql://u:50%@h/x"},
-            "TDP_DATABASE_URL: it is no URL such as postgresql://",
+            "TDP_DATABASE_URL: it is not a URL such as postgresql://",
         ),
         ({"TDP_HOME": "/proc/none"}, "/proc/none: "),
         ({"TDP_HOME": __file__}, f"{__file__}"),
@@ -131,7 +131,7 @@ def test_a_batch_is_named_by_its_id_or_its_number(given: str, full: str) -> None
 
 
 @pytest.mark.parametrize("command", [["show"], ["hold"], ["resume"], ["backfill", "--dry-run"]])
-def test_what_is_no_batch_id_is_a_usage_error(command: list[str]) -> None:
+def test_anything_but_a_batch_id_is_a_usage_error(command: list[str]) -> None:
     for wrong in ("42.5", "batch", "a.zip", "٤٢"):
         done = CliRunner().invoke(app, [*command, wrong])
         assert done.exit_code == 2

@@ -86,7 +86,7 @@ def test_html_has_what_a_short_json_lacks(tmp_path: Path, hours: int, recent: ra
     assert found.reasons == {"1-a.zip": None}
 
 
-def test_html_that_repeats_the_json_brings_nothing(tmp_path: Path) -> None:
+def test_html_that_repeats_the_json_adds_no_messages(tmp_path: Path) -> None:
     pages = {"1-a.zip/messages.html": html(range(1, 5), following="messages2.html")}
     pages["1-a.zip/messages2.html"] = html(range(5, 9), back="messages.html")
     found = Converted(tmp_path, {"1-a.zip/result.json": as_json(range(1, 9)), **pages})

@@ -190,7 +190,7 @@ def test_messages_within_the_message_above_are_read_once(read: Read) -> None:
 
 
 @pytest.mark.parametrize("odd", [".", "..", "a/..", "\0", "x" * 300])
-def test_links_to_what_can_be_no_part_cost_nothing(read: Read, odd: str) -> None:
+def test_links_to_files_that_cannot_be_parts_cost_nothing(read: Read, odd: str) -> None:
     rows, reading = read(page(message(1), following=odd))
     assert (len(rows), reading.lost) == (1, 0)
     assert "please report" not in str(reading.reason)
@@ -250,7 +250,7 @@ def test_a_bot_demo(samples: Path) -> None:
 @pytest.mark.parametrize(
     "before", ["\ufeff", "\n\n", "<!-- saved from url=(0014)about:internet -->\n", '<?xml version="1.0"?>\n']
 )
-def test_what_editors_write_before_a_page_is_no_page_of_its_own(read: Read, before: str) -> None:
+def test_text_that_editors_write_before_a_page_is_not_a_page(read: Read, before: str) -> None:
     rows, reading = read(before + page(message(1), message(2)))
     assert ([row["message_id"] for row in rows], reading.reason) == ([1, 2], None)
 

@@ -16,7 +16,7 @@ def read(tmp_path: Path) -> Read:
 
 
 @pytest.mark.parametrize("layout", ["\n    ", "\r\n\t", " "])
-def test_the_layout_of_other_programs_is_no_part_of_a_text(read: Read, layout: str) -> None:
+def test_the_layout_of_other_programs_is_not_part_of_a_text(read: Read, layout: str) -> None:
     """Each tag and each text in a line of its own, or with a space where such a line was."""
     link = '<a href="#go_to_message4" onclick="return GoToMessage(4)">this message</a>'
     whole = page(
@@ -58,7 +58,7 @@ def test_messages_without_a_body_keep_their_text(read: Read) -> None:
     assert reading.reason is None
 
 
-def test_the_layout_of_the_file_is_no_part_of_a_text() -> None:
+def test_the_layout_of_the_file_is_not_part_of_a_text() -> None:
     layout = re.compile(r"\n *$")
     for length in range(8):
         for characters in itertools.product("a \n", repeat=length):

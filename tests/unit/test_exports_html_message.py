@@ -266,7 +266,7 @@ def test_blocks_that_no_known_release_has_are_kept(read: Read) -> None:
     assert reading.reason is None
 
 
-def test_a_message_that_swallowed_a_call_is_no_call(read: Read) -> None:
+def test_a_message_that_swallowed_a_call_is_not_a_call(read: Read) -> None:
     open_ended = message(1, text("one")).removesuffix("\n     </div>\n").removesuffix("\n      </div>\n")
     rows, _ = read(
         page(open_ended, message(2, media("media_call success", "Bo", "", "Outgoing (20 seconds)")))

@@ -49,8 +49,8 @@ def test_all_exports_of_an_array_are_read(read: Read) -> None:
     [
         ("}", "not read: the 1 bytes behind the end of its JSON"),
         ("\nsome words", "not read: the 10 bytes behind the end of its JSON"),
-        ('{"name": "package"}', "not read: 1 JSON documents in it that are no exports"),
-        ("[1, 2]", "not read: 2 JSON documents in it that are no exports"),
+        ('{"name": "package"}', "not read: 1 JSON documents in it that are not exports"),
+        ("[1, 2]", "not read: 2 JSON documents in it that are not exports"),
         ('{"messages": [', CUT_OFF),
         ("x" * 3 * CHUNK, f"not read: the {3 * CHUNK} bytes behind the end of its JSON"),
     ],

@@ -225,7 +225,7 @@ def test_a_message_without_a_usable_id_is_left_out_and_counted(read: Read, odd: 
     assert reading.chats[0].messages == reading.messages == 1
 
 
-def test_elements_that_are_no_messages_are_left_out_and_counted(read: Read) -> None:
+def test_elements_that_are_not_messages_are_left_out_and_counted(read: Read) -> None:
     for export in layouts(
         chat(message(id=1)) | {"messages": [message(id=1), None, message(id=2), 7, "x", []]}
     ):

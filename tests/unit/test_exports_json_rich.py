@@ -42,7 +42,7 @@ def plain(words: str) -> Json:
 
 
 def test_a_rich_message_of_release_7_is_read_by_lines(read: Read) -> None:
-    """Of its members that are no text, ``content`` and the names of anchors look like one."""
+    """Of its members that are not texts, ``content`` and the names of anchors look like one."""
     line = [plain("From "), {"type": "bold", "text": plain("nine")},
             {"type": "math", "source": "x"}, {"type": "inline_image", "document_id": "5"}, {"type": "empty"},
             plain(" on")]  # fmt: skip

@@ -134,7 +134,7 @@ async def test_children_that_outlive_the_work_are_ended(tmp_path: Path) -> None:
     assert gone(await pids_in(path))
 
 
-async def test_when_the_supervisor_is_killed_the_work_is_ended(tmp_path: Path) -> None:
+async def test_the_work_ends_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "pids"
     running = asyncio.create_task(run_command(python(STUBBORN, str(path)), env=ENV, timeout=60))
     work, child, escaped = await pids_in(path)
@@ -216,7 +216,7 @@ async def test_a_command_that_reaches_the_supervisor_too_late_does_not_begin(
     assert not (tmp_path / "begun").exists()
 
 
-async def test_a_time_out_and_cancellations_wait_for_one_end_of_the_tree() -> None:
+async def test_a_timeout_and_cancellations_wait_for_one_end_of_the_tree() -> None:
     """The supervisor is stopped, so the tree cannot end: as with work that hangs in the kernel."""
     running = asyncio.create_task(run_command(["sleep", "600"], env=ENV, timeout=1))
     supervisor = await supervisor_of(psutil.Process())

@@ -152,5 +152,5 @@ def test_the_axis_fits_weeks_and_milliseconds() -> None:
         assert 1 <= len(ticks) <= 2 * 13 + 2
 
 
-def test_nothing_run_is_said() -> None:
+def test_an_installation_without_runs_says_so() -> None:
     assert "No stage run" in words(draw([], STAGES))

@@ -46,7 +46,7 @@ def test_a_record_is_one_line_at_the_margin(log: logging.Logger, formatter: logg
     assert not any(control in out.getvalue() for control in "\r\x1b\u202e\u2028")
 
 
-def test_so_are_those_that_the_server_shows(log: logging.Logger) -> None:
+def test_records_for_the_server_have_visible_control_characters(log: logging.Logger) -> None:
     run = {"flow_run_id": str(uuid4())}
     record = log.makeRecord(log.name, logging.INFO, "", 0, "Left: %s", (NAME,), None, extra=run)
     assert APILogHandler().prepare(record)["message"] == f"Left: {SHOWN}"

@@ -1,10 +1,12 @@
--- What waits for an inbox run: in the inbox as far as it is known, in the ledger, and which runs will take it.
+-- Files that wait for an inbox run: in the inbox, as far as the ledger knows them, and in the ledger; and the
+-- runs that will receive them.
 
 -- name: left_here
 SELECT name, sighting, reason, is_error FROM left_files WHERE folder = :folder;
 
 -- name: watch_files
--- is_quiet: the file was first seen so quiet_seconds ago. Rows of files that are gone are removed after a day.
+-- is_quiet: the file has not changed for quiet_seconds. Rows of files that no longer exist are removed after
+-- a day.
 WITH gone AS (
     DELETE FROM seen_files
     WHERE seen_at < clock_timestamp() - interval '1 day' AND sighting <> ALL (:sightings::text[])
@@ -15,8 +17,8 @@ SELECT sighting, seen_at <= clock_timestamp() - :quiet_seconds * interval '1 sec
 FROM seen_files WHERE sighting = ANY (:sightings::text[]);
 
 -- name: unfinished_intake
--- Sources in no batch: a run takes all of them, so the last thousand sources say whether there are any. And
--- arrivals of a run that died: while a run receives them, it holds the intake lock.
+-- Sources without a batch: a run claims all of them, so it is enough to look at the last thousand sources.
+-- Also the arrivals that a dead run has announced: a live run holds the intake lock while it receives them.
 SELECT 'source ' || source_id AS thing, stored_path, false AS is_announced
 FROM (SELECT * FROM source_files ORDER BY source_id DESC LIMIT 1000) s
 WHERE purged_at IS NULL AND NOT EXISTS (SELECT FROM batch_files f WHERE f.source_id = s.source_id)

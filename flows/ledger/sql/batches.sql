@@ -1,6 +1,6 @@
 -- name: end_no_wait
--- A time-out that the server, the role or the database sets for others must not end a wait for a lock, or a
--- session that holds one. Not every server knows all five.
+-- A timeout that the server, the role or the database sets for others must not end a wait for a lock, or a
+-- session that holds one. Older servers do not have all five settings.
 SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout',
                'idle_in_transaction_session_timeout');
@@ -16,7 +16,7 @@ WHERE pid = :pid AND application_name = :application;
 SELECT pg_advisory_unlock(batch_lock_key(:batch_id));
 
 -- name: own_batch^
--- Liveness without time-outs: if the batch's lock can be acquired, no live run owns the batch.
+-- Liveness without timeouts: if the batch's lock can be acquired, no live run owns the batch.
 SELECT pg_try_advisory_lock(batch_lock_key(:batch_id)) AS owned,
        (SELECT status FROM batch_processing WHERE batch_id = :batch_id) AS status;
 
@@ -32,8 +32,9 @@ SELECT source_id, name, sha256, size_bytes, stored_path FROM batch_files JOIN so
 WHERE batch_id = :batch_id AND NOT (status = 'QUARANTINED' AND purged_at IS NOT NULL) ORDER BY position;
 
 -- name: record_files!
--- A later stage never improves the outcome of an earlier one: QUARANTINED and PARTIAL stay, and so does its reason.
--- A result can be recorded again. A new quarantine awaits a decision, also of a file that was returned before.
+-- A later stage never improves the outcome of an earlier one: QUARANTINED and PARTIAL remain, with the
+-- reason. A result can be recorded again. A new quarantine awaits a decision, also of a file that was
+-- returned before.
 WITH undecided AS (
     UPDATE source_files s SET returned_at = NULL
     FROM jsonb_to_recordset(:files) AS n (source_id bigint, status text) JOIN batch_files f USING (source_id)
@@ -87,13 +88,13 @@ FROM batch_processing b LEFT JOIN batch_files f USING (batch_id) LEFT JOIN sourc
 WHERE b.batch_id = :batch_id GROUP BY b.batch_id;
 
 -- name: hold_batches
--- No run processes these batches until they are resumed. A completed or failed batch has nothing to hold.
+-- No run processes these batches until they are resumed. Completed and failed batches cannot be held.
 UPDATE batch_processing SET held_at = clock_timestamp(), held_because = :reason
 WHERE (:batch_ids::text[] IS NULL OR batch_id = ANY (:batch_ids::text[])) AND held_at IS NULL
   AND status NOT IN ('COMPLETED', 'FAILED') RETURNING batch_id;
 
 -- name: hold_listed
--- The unfinished batches of a stopped run, except those that another living run processes or has listed.
+-- The unfinished batches of a stopped run, except those that another live run processes or has listed.
 WITH others AS MATERIALIZED (
     SELECT key FROM advisory_locks WHERE granted AND space IS NULL AND pid <> pg_backend_pid()
 )
@@ -124,12 +125,12 @@ FROM run_batches r WHERE r.flow_run_id = :flow_run_id AND r.batch_id = b.batch_i
   AND (r.from_stage IS NULL OR r.prepared_at IS NOT NULL);
 
 -- name: resume_listed!
--- A retried run or a backfill processes the held batches of its list as well.
+-- A retried run or a backfill also processes the held batches of its list.
 UPDATE batch_processing b SET held_at = NULL, held_because = NULL, resumed_at = clock_timestamp()
 FROM run_batches r WHERE r.flow_run_id = :flow_run_id AND r.batch_id = b.batch_id AND b.held_at IS NOT NULL;
 
 -- name: held_batches
--- Held ones of these batches. at_work: a stage of the batch is at work; it may end.
+-- Those of these batches that are held. at_work: a stage of the batch is at work; it may finish.
 SELECT batch_id, held_because, EXISTS (
     SELECT FROM stage_runs r
     WHERE r.batch_id = b.batch_id AND r.started_at IS NOT NULL AND r.finished_at IS NULL) AS at_work

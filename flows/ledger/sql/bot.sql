@@ -1,9 +1,10 @@
 -- name: lock_bot^
--- One process polls a bot: Telegram answers two pollers with 409 Conflict.
+-- Only one process may poll a bot: Telegram responds to a second poller with 409 Conflict.
 SELECT pg_try_advisory_lock(:space, hashtext(:bot_id::text)) AS locked;
 
 -- name: bot_starting!
--- Its name is known only when the server has answered; until then it is silent since its first start.
+-- Its name is known only after the server has responded; until then it counts as silent since its first
+-- start.
 INSERT INTO bots (bot_id, name, host, pid) VALUES (:bot_id, :bot_id::bigint::text, :host, :pid)
 ON CONFLICT (bot_id) DO UPDATE SET host = excluded.host, pid = excluded.pid, stopped_at = NULL;
 
@@ -36,8 +37,9 @@ INSERT INTO bot_updates (bot_id, update_id, content, error) VALUES (:bot_id, :up
 INSERT INTO bot_strangers (bot_id, user_id) VALUES (:bot_id, :user_id) ON CONFLICT DO NOTHING RETURNING user_id;
 
 -- name: see_upload
--- A replayed update changes nothing. The upload joins the open group of its sender in this chat, or a new one. A
--- group is joined for an hour: who sends files all day learns of the first ones before the last one is stored.
+-- A replayed update changes nothing. The upload joins the open group of its sender in this chat, or a new
+-- one. Uploads join a group for an hour, so that a user who sends files all day gets the outcomes of the
+-- first ones early.
 WITH known AS (
     SELECT FROM uploads WHERE (bot_id, chat_id, message_id) = (:bot_id, :chat_id, :message_id)
 ), open_group AS (
@@ -87,7 +89,7 @@ WHERE u.upload_id = :upload_id AND r.origin = :origin AND starts_with(r.origin, 
 RETURNING u.source_id;
 
 -- name: upload_waits!
--- It is tried again. The state WAITING_SPACE is shown to the sender.
+-- The upload is tried again later. The state WAITING_SPACE is shown to the sender.
 UPDATE uploads SET state = :state, reason = :reason, tries = tries + :tries,
     next_try_at = clock_timestamp() + :seconds::float8 * interval '1 second'
 WHERE upload_id = :upload_id AND state IN ('SEEN', 'WAITING_SPACE');
@@ -96,7 +98,8 @@ WHERE upload_id = :upload_id AND state IN ('SEEN', 'WAITING_SPACE');
 UPDATE uploads SET state = :state, reason = :reason WHERE upload_id = :upload_id AND state IN ('SEEN', 'WAITING_SPACE');
 
 -- name: live_announcements
--- Groups with something that may have to be sent; closed: also those of which a file may still improve.
+-- Groups that may have a message to send or edit; closed: also those in which the outcome of a file may still
+-- improve.
 SELECT a.announcement_id, a.chat_id, a.user_id, a.closed_at IS NOT NULL AS is_closed,
        clock_timestamp() AS as_of, files.*, (
     SELECT coalesce(jsonb_object_agg(page, jsonb_build_object('message_id', message_id, 'text', text)), '{}')
@@ -155,7 +158,7 @@ WHERE turn <= :each ORDER BY turn, upload_id;
 UPDATE uploads SET reacted_at = clock_timestamp() WHERE upload_id = :upload_id;
 
 -- name: open_uploads_of_user
--- Those that something will still happen to; of one chat if chat_id is not NULL.
+-- Uploads whose outcome is still open; of one chat if chat_id is not NULL.
 SELECT u.file_name AS name, u.state, u.reason, u.duplicate, u.size_bytes, f.batch_id, b.status AS batch_status,
        b.held_at IS NOT NULL AS held, f.status AS outcome, f.error, f.messages
 FROM uploads u LEFT JOIN batch_files f USING (source_id) LEFT JOIN batch_processing b USING (batch_id)
@@ -188,7 +191,7 @@ WHERE u.state NOT IN ('SEEN', 'WAITING_SPACE') AND u.seen_at < clock_timestamp()
 RETURNING u.upload_id;
 
 -- name: forget_senders!
--- What is left without an upload, or is older than every source file.
+-- Rows without an upload, or older than every source file.
 WITH announced AS (
     DELETE FROM announcements a WHERE NOT EXISTS (SELECT FROM uploads u WHERE u.announcement_id = a.announcement_id)
       AND created_at < clock_timestamp() - :days::float8 * interval '1 day'

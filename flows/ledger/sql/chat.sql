@@ -6,8 +6,9 @@ SELECT c.chat_key, c.chat_id, c.name, c.type, c.account, c.form,
 FROM chats c WHERE c.chat_key = :chat_key;
 
 -- name: chat_exports(chat_key)
--- The source files with messages of the chat, in the order they were received: the messages that are as this one has
--- them, earlier texts, the messages that its exports hold (null: not known), and those that are missing since then.
+-- The source files with messages of the chat, in the order they were received: the messages whose current
+-- version is from this file, earlier texts, the messages that its exports hold (null: not known), and those
+-- that are missing since then.
 SELECT s.source_id, f.name, f.received_at, b.batch_id, sum(s.messages)::bigint AS messages,
        sum(s.versions)::bigint AS versions, sum(s.held)::bigint AS held, bool_and(s.whole) AS whole,
        sum(s.missing)::bigint AS missing

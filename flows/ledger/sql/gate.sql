@@ -1,8 +1,8 @@
--- The gate. What a holder of a fence writes, it writes on the fence's own session: so it is true as long as it
--- can be written. No time is before the one it follows, even if the server's clock is set back.
+-- The gate. The holder of a fence writes through the session that holds the fence, so what it writes is still
+-- true when it is committed. No time is before the one it follows, even if the server's clock is set back.
 
 -- name: open_stage_run^
--- What an earlier run of this batch left waiting is dead: the batch has one owner at a time.
+-- Rows of this batch that an earlier run left waiting are dead: the batch has one owner at a time.
 WITH dead AS (
     UPDATE stage_runs SET finished_at = greatest(clock_timestamp(), queued_at), outcome = 'LOST',
         error = 'its run died while it waited'
@@ -42,11 +42,11 @@ WHERE stage = :stage AND fenced_at IS NOT NULL AND finished_at IS NULL AND stage
 ORDER BY fenced_at;
 
 -- name: enter_gate^
--- The run holds its fence. It starts at once if the place has a lease already and no dead run is to be cleared
--- away first. If another run has taken its batch over and closed its row while it waited, nothing is changed and no
--- row is returned. The holder of a fence knows: another unfinished run behind it has no holder with a session. Nor
--- has one behind the fence of another slot that no session holds, as the next waiter need not come there; nor
--- one of the same batch, which has one owner at a time.
+-- The run holds its fence. It starts at once if the place has a lease already and no row of a dead run has to
+-- be closed first. If another run has claimed its batch and closed its row while it waited, nothing is
+-- changed and no row is returned. Three kinds of unfinished runs are dead: those behind this fence, because
+-- only its holder can be alive; those behind the fence of another slot that no session holds, which the next
+-- waiter may never acquire; and those of the same batch, which has one owner at a time.
 WITH moment AS MATERIALIZED (
     SELECT clock_timestamp() AS now
 ), dead AS MATERIALIZED (
@@ -84,8 +84,9 @@ WITH started AS (
 SELECT started_at FROM started;
 
 -- name: finish_stage_run^
--- A run that its successor has closed as LOST stays closed. Other processes wait for the stage in the queue of
--- its fence, or in that of a stage of several slots; of yielding ones, one has the lock by which it may queue.
+-- A run that its successor has closed as LOST stays closed. Another process waits for the stage if it waits
+-- for its fence, for the queue of a stage with several slots, or holds the lock that allows one yielding run
+-- to queue.
 WITH finished AS (
     UPDATE stage_runs SET finished_at = greatest(clock_timestamp(), started_at), outcome = 'COMPLETED',
         counts = :counts
@@ -113,7 +114,8 @@ UPDATE stage_runs SET finished_at = greatest(clock_timestamp(), started_at, fenc
 WHERE stage_run_id = :stage_run_id AND finished_at IS NULL RETURNING stage_run_id;
 
 -- name: extend_lost_stage_run!
--- The holder itself knows best when its work was gone: were a successor at work by then, stage_overlaps shows it.
+-- The holder records the time at which its work had in fact ended: if a successor was at work by then,
+-- stage_overlaps shows it.
 UPDATE stage_runs SET finished_at = greatest(clock_timestamp() - make_interval(secs => :ago), finished_at)
 WHERE stage_run_id = :stage_run_id AND outcome = 'LOST';
 

@@ -1,16 +1,17 @@
 -- name: lock_intake
--- One run at a time plans, so that parent runs claim disjoint batches.
+-- Only one run plans at a time, so that parent runs claim disjoint batches.
 SELECT pg_advisory_lock(:space, 0);
 
 -- name: unlock_intake
 SELECT pg_advisory_unlock(:space, 0);
 
 -- name: intake_moves^
--- The monitor reports an intake lock that is held while this time stands still.
+-- The monitor reports an intake lock that is held while this time does not advance.
 UPDATE intake SET moved_at = clock_timestamp() RETURNING moved_at;
 
 -- name: known_sightings
--- is_quiet: the file needs no second look, because it was received before, left, or seen so for long enough.
+-- is_quiet: the file needs no second check, because it was received before, left, or unchanged for long
+-- enough.
 SELECT sighting, bool_or(is_quiet) AS is_quiet FROM (
     SELECT sighting, true AS is_quiet FROM receipts
     UNION ALL SELECT sighting, true FROM left_files
@@ -82,7 +83,7 @@ RETURNING name, reason, is_error;
 SELECT folder, noticed_at FROM left_files WHERE name = :name;
 
 -- name: note_kept!
--- Originals may be hidden in the folder from now on; what a look has found there stays noted.
+-- Originals may be hidden in the folder from now on; the entries that were left there remain listed.
 WITH noted AS (
     UPDATE left_files SET noticed_at = clock_timestamp() WHERE folder = :folder AND name = :name RETURNING folder
 )
@@ -97,7 +98,7 @@ INSERT INTO left_files (folder, name, sighting, reason, is_error)
 SELECT :folder, name, '', :reason, true FROM unnest(:names::text[]) AS back (name);
 
 -- name: forget_kept!
--- Unless a run has noted since that it is about to hide originals there.
+-- Except if a run has noted since then that it is about to hide originals there.
 DELETE FROM left_files WHERE folder = :folder AND name = :name AND noticed_at = :noticed_at;
 
 -- name: batches_to_restore
@@ -120,7 +121,7 @@ GROUP BY f.batch_id ORDER BY f.batch_id;
 SELECT pg_try_advisory_lock(run_lock_key(:flow_run_id)) AS owned;
 
 -- name: frozen_batches
--- Negative positions: the run was stopped while it received files, and has still to receive the others.
+-- Negative positions: the run was stopped while it received files, and its retry receives the others.
 SELECT batch_id, position FROM run_batches WHERE flow_run_id = :flow_run_id ORDER BY position;
 
 -- name: orphaned_batches

@@ -56,9 +56,9 @@ INSERT INTO search_pending SELECT DISTINCT source_id FROM messages WHERE chat_ke
 -- Compares pairs of chats by the rows of their own exports, at most ``most`` shared ids of each (null: all):
 -- the number of shared ids, whether one of them is the same message in both chats, and whether one has
 -- different times. If an instant is unknown, the wall clocks may have been in two zones: a difference by whole
--- quarters of an hour, up to that of UTC-12 and UTC+14, is no different time, and proves that they are the same
--- message only if it has a text. Pair by pair and id by id (OFFSET 0): the planner has no statistics of new rows,
--- and a join by message id alone would compare every chat with every other.
+-- quarters of an hour, up to that of UTC-12 and UTC+14, does not count as a different time, and proves that
+-- they are the same message only if it has a text. Pair by pair and id by id (OFFSET 0): the planner has no
+-- statistics of new rows, and a join by message id alone would compare every chat with every other.
 WITH own AS NOT MATERIALIZED (
     SELECT chat_key, message_id, type, sent_at, sent_local, text FROM messages WHERE joined_from IS NULL
     UNION ALL

@@ -10,9 +10,10 @@ WHERE batch_id = ANY (:batch_ids::text[])
 ORDER BY batch_id;
 
 -- name: purge_sources
--- If a content arrived again, its retention time starts at the last arrival. A quarantined file stays until an
--- operator has it returned (then its retention time starts) or drops it, or, if its stored file is missing, until
--- its content arrives again. The other files of its batch stay as long, because the batch can only run again whole.
+-- If a content arrived again, its retention time starts at the last arrival. A quarantined file is kept until
+-- an operator returns it (then its retention time starts) or drops it, or, if its stored file is missing,
+-- until its content arrives again. The other files of its batch are kept as long, because a batch can only
+-- run again with all its files.
 UPDATE source_files SET purged_at = clock_timestamp() WHERE source_id IN (
     SELECT s.source_id FROM source_files s JOIN batch_files USING (source_id) JOIN batch_processing b USING (batch_id)
     WHERE s.purged_at IS NULL AND b.status = 'COMPLETED'
@@ -28,7 +29,7 @@ UPDATE source_files SET purged_at = clock_timestamp() WHERE source_id IN (
 RETURNING stored_path;
 
 -- name: recently_purged
--- Their stored files may be there still, if a run died between the purge and the removal.
+-- Their stored files may still exist, if a run died between the purge and the removal.
 SELECT stored_path FROM source_files WHERE purged_at > clock_timestamp() - interval '7 days'
   AND NOT EXISTS (SELECT FROM arrivals a WHERE a.sha256 = source_files.sha256);
 
@@ -53,5 +54,6 @@ UPDATE source_files SET dropped_at = clock_timestamp(), purged_at = coalesce(pur
 WHERE source_id = ANY (:ids::bigint[]);
 
 -- name: forget_left!
--- No later run may look at a folder of `tdp run`, so its entries are listed as long as the run is kept in Prefect.
+-- A folder of `tdp run` may never be processed again, so its entries are listed as long as the run is kept in
+-- Prefect.
 DELETE FROM left_files WHERE folder <> :inbox AND noticed_at < clock_timestamp() - :days::float8 * interval '1 day';

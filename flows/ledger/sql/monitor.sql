@@ -28,7 +28,7 @@ SELECT extract(epoch FROM clock_timestamp() - moved_at)::float8 FROM intake
 WHERE EXISTS (SELECT FROM advisory_locks WHERE granted AND space = :space);
 
 -- name: undecided()^
--- Failed batches, and quarantined files that no operator has returned or dropped.
+-- Failed batches, and quarantined files that wait for a decision of an operator.
 SELECT (SELECT count(*) FROM batch_processing WHERE status = 'FAILED') AS failed,
        (SELECT count(*) FROM batch_files JOIN source_files USING (source_id)
         WHERE status = 'QUARANTINED' AND returned_at IS NULL AND dropped_at IS NULL) AS quarantined;
@@ -89,7 +89,8 @@ GROUP BY stage;
 SELECT coalesce(sum(messages), 0)::bigint FROM batch_files WHERE status IN ('STORED', 'PARTIAL');
 
 -- name: bot_health()
--- Bots that were not stopped on purpose. A conflict counts for two minutes: two pollers succeed by turns.
+-- Bots that were not stopped on purpose. A conflict counts for two minutes, because two pollers succeed in
+-- turns.
 SELECT name, error, extract(epoch FROM clock_timestamp() - coalesce(polled_at, started_at))::float8 AS silent_sec,
        coalesce(conflict_at > clock_timestamp() - interval '2 minutes', false) AS is_conflict
 FROM bots WHERE stopped_at IS NULL ORDER BY bot_id;
@@ -113,7 +114,7 @@ SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
 SELECT count(*) FROM announcements WHERE closed_at IS NULL AND given_up IS NULL;
 
 -- name: is_inbox_watched(application, seconds)$
--- Whether a session of that name sent a query in the last ``seconds``: each look at the inbox sends some.
+-- Whether a session of that name sent a query in the last ``seconds``: each check of the inbox sends some.
 SELECT EXISTS (
     SELECT FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = :application

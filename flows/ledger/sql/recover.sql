@@ -1,4 +1,4 @@
--- Live runs: those whose lock is held. Stages at rest: those in which no run is at work.
+-- Live runs: those whose lock is held. Idle stages: those in which no run is at work.
 
 -- name: live_runs
 -- For ``grace`` seconds after a start of PostgreSQL all runs count as live: they reacquire their locks then.

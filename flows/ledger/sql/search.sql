@@ -14,15 +14,16 @@ SELECT coalesce(array_agg(search_phrase(search_plain(text)) ORDER BY place), '{}
 FROM unnest(:given::text[]) WITH ORDINALITY AS each (text, place);
 
 -- name: parsed(words)^
--- The whole query, and it without the words that must not occur, as PostgreSQL writes them. T: it can do without any.
+-- The whole query, and the query without the words that must not occur, as PostgreSQL writes them. T: no word
+-- is required.
 SELECT query::text AS whole, querytree(query) AS positive FROM websearch_to_tsquery('simple', :words) AS query;
 
 -- name: found(tsquery, words, part, sources, chats, since, until, sender, sender_first, candidates, most)
--- The latest indexed messages that match, at most ``most``: a tsquery, or a part of a text (a LIKE pattern). Only the
--- latest ``candidates`` are looked at (null: all); ``looked`` is how many. Each is compared as it is now with words and
--- sender (null: no condition), the latest first, until there are enough; those of ``sources`` are left out, because
--- they may be indexed as they were. sender_first: the sender is compared before the latest are chosen, which costs the
--- same for each message. The first row may have no message.
+-- The latest indexed messages that match, at most ``most``: a tsquery, or a part of a text (a LIKE pattern).
+-- Only the latest ``candidates`` are examined (null: all); ``looked`` is their number. Each is compared as it
+-- is now with words and sender (null: no condition), the latest first, until there are enough; those of
+-- ``sources`` are left out, because their indexed state may be outdated. sender_first: the sender is compared
+-- before the latest are chosen, which costs the same for each message. The first row may have no message.
 WITH candidate AS MATERIALIZED (
     SELECT d.chat_key, d.message_id FROM search_documents d
     WHERE (:tsquery::tsquery IS NULL OR search_vector(d.plain) @@ :tsquery::tsquery)
@@ -72,7 +73,7 @@ CROSS JOIN LATERAL (
 ORDER BY c.sent DESC NULLS LAST LIMIT :most;
 
 -- name: hits(chat_keys, message_ids, words, part, limit)
--- Of these messages those that match as they are now, best first.
+-- Those of these messages whose current text matches, best first.
 SELECT m.chat_key, c.name AS chat_name, c.chat_id, c.type AS chat_type, c.extra ->> 'username' AS username,
        m.message_id, m.sent_at, m.sent_local, m.sender_id, m.sender_name, m.text, rank
 FROM (SELECT DISTINCT * FROM unnest(:chat_keys::text[], :message_ids::bigint[])) AS found (chat_key, message_id)
@@ -109,6 +110,6 @@ ON CONFLICT (chat_key, message_id) DO UPDATE SET sent_at = excluded.sent_at, pla
 WHERE d.plain <> excluded.plain OR d.sent_at IS DISTINCT FROM excluded.sent_at;
 
 -- name: prune_documents()!
--- Documents of messages that are no longer there, or in another chat.
+-- Documents of messages that no longer exist or are in another chat.
 DELETE FROM search_documents d
 WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_key = d.chat_key AND m.message_id = d.message_id);

@@ -26,7 +26,7 @@ DELETE FROM messages WHERE source_id = ANY(:sources);
 DELETE FROM message_versions WHERE source_id = ANY(:sources);
 
 -- name: stale_sources()$
--- Sources that a running backfill has yet to store again.
+-- Sources that a running backfill has not stored again yet.
 SELECT coalesce(array_agg(f.source_id), '{}') FROM living_backfills l JOIN batch_files f USING (batch_id)
 WHERE NOT EXISTS (SELECT FROM stage_runs s WHERE s.batch_id = l.batch_id AND s.stage = 'store'
                   AND s.outcome = 'COMPLETED' AND s.queued_at >= l.listed_at);
@@ -41,7 +41,7 @@ WITH gone AS (
 DELETE FROM chat_clues USING gone WHERE chat_clues.chat_key = gone.chat_key;
 
 -- name: mark_unsearched(sources)!
--- Messages of these sources may be in the index of search not as they are now.
+-- The search index may have an older state of the messages of these sources.
 INSERT INTO search_pending SELECT unnest(:sources::bigint[]);
 
 -- name: upsert_chats(chats, earlier)
@@ -165,7 +165,7 @@ SET (text, entities, edited_at, edited_local, revision, source_id) = ROW (
 WHERE (excluded.revision, -excluded.source_id) > (v.revision, -v.source_id);
 
 -- name: drop_current_versions()!
--- A text that the message has again is no earlier one.
+-- A text that the message has again is not an earlier one.
 DELETE FROM message_versions v USING contested c, messages m
 WHERE v.chat_key = c.chat_key AND v.message_id = c.message_id
   AND m.chat_key = c.chat_key AND m.message_id = c.message_id AND v.text = m.text;

@@ -26,7 +26,7 @@ WHERE r.finished_at IS NULL AND CASE WHEN r.fenced_at IS NOT NULL
 ORDER BY r.queued_at;
 
 -- name: unfinished_runs_of_place(place)
--- Runs whose processes can be seen from here, whatever the host is called.
+-- Runs whose processes are visible to this process (same boot id and pid name space).
 SELECT stage_run_id, batch_id, stage, host, pid, queued_at, started_at FROM stage_runs
 WHERE finished_at IS NULL AND place = :place ORDER BY queued_at;
 

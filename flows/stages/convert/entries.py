@@ -28,14 +28,14 @@ _NOTHING = (
 
 
 class Read(NamedTuple):
-    """What became of an entry: its outcome and its chats (None if it is quarantined)."""
+    """The result of reading an entry: its outcome and its chats (None if it is quarantined)."""
 
     outcome: FileOutcome
     chats: pa.RecordBatch | None = None
 
 
 def read_whole(zone: str | None, item: tuple[Path, FileOutcome | None]) -> tuple[Read, list[pa.RecordBatch]]:
-    """Read an entry that belongs to no other, in a reader process; return what became of it, and its rows.
+    """Read an entry that belongs to no other, in a reader process; return the result, and its rows.
 
     ``item`` is the entry and extract's outcome of it, if it is known.
     """
@@ -52,7 +52,7 @@ def read_whole(zone: str | None, item: tuple[Path, FileOutcome | None]) -> tuple
 def read_entry(
     entry: Path, html: HtmlBatch, extracted: FileOutcome | None, each: Map = map
 ) -> Generator[pa.RecordBatch, None, Read]:
-    """Yield the messages of an entry; return what became of it. Raises OSError if the machine fails."""
+    """Yield the messages of an entry; return the result. Raises OSError if the machine fails."""
     reading = Reading(entry.name)
     exports = html.exports(entry)
     parts = [part for export in exports for part in export.parts]

@@ -1,4 +1,4 @@
-"""What extract kept is read, or named: the members of a source file that are not among the exports read."""
+"""Find the members of a source file that extract has kept but convert has not read."""
 
 from __future__ import annotations
 

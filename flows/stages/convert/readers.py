@@ -31,7 +31,7 @@ from flows.stages.runner.lean_imports import block_optional_imports
 _PROGRAM = "import pickle, sys; pickle.load(sys.stdin.buffer)()"
 #: Bytes that a pipe holds: about one piece. A larger pipe needs a privilege.
 _PIPE_BYTES = 1 << 20
-#: Looks at what the kernel runs, and seconds between two of them.
+#: Samples of the number of running threads, and seconds between two of them.
 _LOOKS, _BETWEEN_LOOKS = 5, 0.002
 _LOAD = Path("/proc/loadavg")
 _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -194,7 +194,7 @@ def processors() -> int:
 def idle_processors() -> int:
     """Return for how many readers there are processors now: on a busy host, two are slower than one.
 
-    The kernel says how many threads are running or could run; the least of a few looks counts.
+    The kernel reports how many threads are running or runnable; the least of a few samples counts.
     """
     others = 0
     with suppress(OSError):  # elsewhere than on Linux, all count as idle

@@ -1,4 +1,4 @@
-"""What a member is by its content: an export in JSON or HTML, an archive, or neither."""
+"""Classify a member by its content: an export in JSON or HTML, an archive, or neither."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NESTED = re.compile(
 )
 #: Endings of names by which convert recognises exports.
 _ENDINGS = {"json": (".json",), "html": (".html", ".htm")}
-#: By Python's own list, without those of the machine.
+#: From Python's own list, without the types that the machine adds.
 _TYPES = MimeTypes()
 #: The beginnings of programs of Windows and Linux, and of what a self-extracting archive has in it.
 _PROGRAMS = (b"MZ", b"\x7fELF")
@@ -34,7 +34,7 @@ _PACKED = (END + bytes(4), b"Rar!\x1a\x07\0", b"Rar!\x1a\x07\1\0", b"7z\xbc\xaf\
 #: Pages that browsers saved as one file of their own formats, and what Telegram Desktop writes into them.
 _SAVED_PAGE = re.compile(r".*\.(mht(ml)?|webarchive)", re.IGNORECASE | re.DOTALL)
 _OF_TELEGRAM = (b"chat_page", b"page_header", b"message default")
-#: Members that can only be exports, and what is wrong with them if they begin like an empty file.
+#: Members that can only be exports, and the reason if they begin like an empty file.
 _SURE = re.compile(r"(.*/)?(result|messages)[^/]*\.(json|html?)", re.IGNORECASE)
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)\b", re.IGNORECASE)
 _EMPTY = "it is empty, as after a full disk: export again, or pack the export again"
@@ -43,7 +43,7 @@ _ZEROS = (
     " export again"
 )
 
-#: What JSON lacks to be an export.
+#: What is missing in JSON that is not an export.
 NO_CHATS = (
     "not a Telegram export, it has no chats: export again from Telegram Desktop as machine-readable JSON"
 )
@@ -103,7 +103,7 @@ class Text:
 
     @property
     def lack(self) -> str:
-        """What it lacks to be an export in JSON, for the operator."""
+        """Why it is not an export in JSON, for the operator."""
         if self.has_messages:
             return NO_CHAT_OF
         head = start_in_utf8(self._head).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -118,7 +118,7 @@ class Text:
         return NO_CHATS
 
     def form(self, path: str) -> str | None:
-        """Return the form of the export that it is: ``json`` or ``html``; None if it is no export.
+        """Return the form of the export that it is: ``json`` or ``html``; None if it is not an export.
 
         Raises BadInput if its name is that of an export and it is blank.
         """
@@ -156,8 +156,7 @@ def kind_of(path: str, chunks: Iterator[bytes]) -> str | None:
     """Return what a member without the name of an export is: ``archive``, ``export``, or None for neither.
 
     A file of unknown format counts as an archive if its name is that of one, or if it is a self-extracting
-    program or a page in a browser's own format: to open it shows what is wrong with it. Raises BadInput if it
-    is damaged.
+    program or a page in a browser's own format: opening it shows its fault. Raises BadInput if it is damaged.
     """
     first = next(chunks, b"")
     found = format_of(first[:HEAD])

@@ -15,7 +15,7 @@ from flows.errors import BadInput
 #: Limits of Linux and macOS for one name, and for a path, with room for the directories above.
 _NAME_BYTES = 255
 _PATH_BYTES = 2_000
-#: What packers write before the full path of a file on Windows.
+#: The prefix that packers write before the full path of a file on Windows.
 _DRIVE = re.compile(r"/*(\?/)?[A-Za-z]:/")
 
 
@@ -84,7 +84,7 @@ def safe_path(name: str, max_depth: int, below: str = "") -> str | None:
 
     ``..``, more than ``max_depth`` parts and paths too long for a file system are not allowed. Absolute paths
     become relative ones, as in other tools: their drives and first slashes are dropped. Control characters
-    become ``_``; long parts are shortened at their start. A member without a name gets one.
+    become ``_``; long parts are shortened at their start. A member without a name is given one.
     """
     name = _DRIVE.sub("", name.replace("\\", "/"), count=1) if ":" in name else name.replace("\\", "/")
     parts = [_safe_part(part) for part in name.split("/") if part not in {"", "."}]

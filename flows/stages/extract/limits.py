@@ -1,4 +1,4 @@
-"""Limits of what one source file may unpack to, including all archives nested in it."""
+"""Limits for the unpacked data of one source file, including all archives nested in it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def too_many(entries: int) -> str:
 
 
 class Budget:
-    """Counts what a source file of ``source_bytes`` bytes unpacks to against its limits."""
+    """Counts the unpacked data of a source file of ``source_bytes`` bytes, and checks its limits."""
 
     def __init__(self, source_bytes: int, limits: Limits) -> None:
         """Start at zero."""

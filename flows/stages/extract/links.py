@@ -14,7 +14,7 @@ _MOST_STEPS = 10
 def followed(members: Iterable[Member]) -> Iterator[Member]:
     """Yield the members of an archive; links to members as regular ones, those to folders not at all.
 
-    What is in a folder is read there. Links that lead out of the archive or to nothing stay as they are.
+    The files of a folder are read there. Links that lead out of the archive or to nothing are not changed.
     """
     there = list(members)
     links = [member for member in there if member.target]

@@ -1,4 +1,4 @@
-"""What the path of a member says: that it is media of an export, or one part of a split archive."""
+"""Classify a member by its path: media of an export, or one part of a split archive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PART = re.compile(
     rf"(?P<whole>.*\.({_PACKED}|json|html?))\.(\d{{3}}|[a-c][a-z])|(?P<stem>.*)\.([rz]\d\d|part\d+\.rar)",
     re.IGNORECASE | re.DOTALL,
 )
-#: Names of parts that other files have too (chat.001, xaa).
+#: Names of parts that other files can have, too (chat.001, xaa).
 _MAY_BE_PART = re.compile(r"(?P<whole>.*)\.\d{3}|(?P<stem>(.*[/-])?x)[a-c][a-z]", re.IGNORECASE | re.DOTALL)
 
 

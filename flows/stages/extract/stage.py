@@ -118,7 +118,8 @@ def _extract_file(
 
 
 def _explained(name: str, error: BadInput) -> str:
-    """Return the reason of quarantine; the ``name`` shows if the file is not damaged but a part."""
+    """Return the reason of quarantine; its ``name`` shows whether the file is damaged or a part of a split
+    archive."""
     if may_be_part(name) and not isinstance(error, TooLarge) and str(error) != PART_OF_SEVERAL:
         return f"{PART_OF_SEVERAL} (alone: {error})"
     return str(error)

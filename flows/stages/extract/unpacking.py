@@ -1,7 +1,7 @@
 """Unpack one source file: write its exports, list or write its media.
 
 Archives nested in an archive are opened unless they are in a folder for media of an export: there they are
-what people sent each other. So are exports that have no name of an export.
+media that people sent each other. So are exports whose names are not those of exports.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _NAME_CHARS = 200
 class Unpacking:
     """Unpacks one source file into ``entry``.
 
-    ``media`` are the members that are no exports; ``exports`` is the number of files written for convert.
+    ``media`` are the members that are not exports; ``exports`` is the number of files written for convert.
     """
 
     def __init__(self, entry: Entry, budget: Budget, *, media: bool = False) -> None:
@@ -64,9 +64,9 @@ class Unpacking:
         self._budget, self._limits = budget, budget.limits
         self._with_media = media
         self._other_json: list[tuple[str, str]] = []
-        #: Whether the source file is one file, not an archive: it is not named again.
+        #: Whether the source file is one file and not an archive: its name is not repeated in reasons.
         self._is_single = False
-        #: Paths of members that are no exports although they may seem so, and why they are none.
+        #: Paths of members that look like exports but are not, and why they are not.
         self._seeming: dict[str, str] = {}
         self._left_out: defaultdict[str, list[str]] = defaultdict(list)
         self._problems: list[str] = []
@@ -85,7 +85,7 @@ class Unpacking:
         return bool(self._problems)
 
     def reason(self) -> str | None:
-        """Return for the operator what was left out and why; None if nothing was."""
+        """Return for the operator which members were left out and why; None if none was."""
         parts = [
             why if self._is_single else f"{_shown(names)} left out: {why}"
             for why, names in self._left_out.items()
@@ -129,7 +129,7 @@ class Unpacking:
                 if not below or _EXPORT.fullmatch(member.path):
                     self._left_out[_LINK if path else _OUTSIDE].append(path or member.path)
             elif _IGNORED.fullmatch(path) or (member.target and not _EXPORT.fullmatch(path)):
-                continue  # what a link leads to is looked at where it is
+                continue  # the target of a link is examined at its own place
             elif member.encrypted:
                 self._left_out[ENCRYPTED].append(path)
             else:
@@ -138,7 +138,7 @@ class Unpacking:
         return wanted, others
 
     def _exports(self, archive: Archive, wanted: list[Member]) -> tuple[set[str], list[Member]]:
-        """Write the exports; return their folders, and the members that are no exports."""
+        """Write the exports; return their folders, and the members that are not exports."""
         folders, others = set(), []
         for member, chunks in archive.read(wanted):
             with self._skipping_if_damaged(member):
@@ -161,7 +161,7 @@ class Unpacking:
                     self.entry.write(named(member.path, form), text.chunks())
                 self.exports += 1
                 folders.add(member.path.rpartition("/")[0])
-                if before_cut.is_cut and not archive.problem:  # that says so already
+                if before_cut.is_cut and not archive.problem:  # whose reason says so already
                     name = "it" if self._is_single else repr(member.path[:_NAME_CHARS])
                     self._problems.append(f"{name} is cut off: the rest is missing")
         return folders, others
@@ -178,7 +178,7 @@ class Unpacking:
                 raise
             except EndsEarly:  # the archive itself is reported as cut off
                 continue
-            except BadInput:  # what its name says; read as such, it is reported as damaged
+            except BadInput:  # what its name says; it is read as such and reported as damaged
                 if NESTED.fullmatch(member.path):
                     archives.append(member)
                 elif not has_media_name(member.path):
@@ -191,7 +191,7 @@ class Unpacking:
         return archives, exports
 
     def _likely(self, members: list[Member]) -> list[Member]:
-        """Return those members that are no media by their names; name the others if there are too many."""
+        """Return the members that are not media by their names; report the others if there are too many."""
         archives, others = [], []
         for member in members:
             if NESTED.fullmatch(member.path):
@@ -251,7 +251,7 @@ class Unpacking:
 
 
 def _packed_name(path: str) -> str:
-    """Return the name before compression: ``a.tgs/result.json`` is called so, but is no ``result.json``."""
+    """Return the name before compression: ``a.tgs/result.json`` is not a ``result.json``."""
     return path.rpartition("/")[0].rpartition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""Work that must be done to its end, whatever cancels the task that waits for it."""
+"""Work that is completed even if the task that waits for it is cancelled."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: Awaitable[T]) -> T:
-    """Return the result of ``work``, which cancellations do not reach; raise the last of them afterwards.
+    """Return the result of ``work``; cancellations do not reach it, and the last one is raised afterwards.
 
-    A future or task given more than once is awaited by all that give it: there is one end of a tree, and a
-    time-out, a Cancel and Ctrl-C together wait for that one.
+    Several callers may pass the same future or task, and all of them await it: a process tree is ended once,
+    and a timeout, Cancel and Ctrl-C at the same time wait for that end.
     """
     future = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

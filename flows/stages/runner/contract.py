@@ -57,8 +57,8 @@ def read_result(output: Path) -> Result | None:
 
     An output from before this machine's last boot counts as absent: after a power failure a manifest may
     exist although other files never reached the disk. Running the stage again costs less than syncing every
-    file. What another machine has written is in a shared folder, whose server has had it since the files were
-    closed."""
+    file. The output of another machine is in a shared folder, whose server has received the files when they
+    were closed."""
     try:
         result = msgspec.json.decode((output / MANIFEST).read_bytes(), type=Result)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):

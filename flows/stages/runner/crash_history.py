@@ -1,4 +1,4 @@
-"""Quarantine of source files that crash or hang a stage's process twice, so that their batch goes on.
+"""Quarantine of source files that crash or hang a stage's process twice, so that their batch continues.
 
 A reader quarantines invalid files itself. This module is for files on which a library crashes or never
 returns. The process writes the name of its current source file next to its output. When the process crashes
@@ -16,7 +16,7 @@ import msgspec
 
 from flows.stages.runner.contract import FileOutcome
 
-#: Signals that a program brings upon itself.
+#: Signals that a fault of the program itself raises.
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 #: Crashes after which a source file is quarantined.
 MAX_CRASHES = 2
@@ -28,7 +28,7 @@ def process_or_quarantine(output: Path, name: str, work: Callable[[], FileOutcom
     if len(errors) >= MAX_CRASHES:
         reason = (
             f"the {output.name} program crashed or timed out on it {len(errors)} times;"
-            f" last error: {errors[-1]}. If the file is only large, raise the stage's time-out;"
+            f" last error: {errors[-1]}. If the file is only large, raise the stage's timeout;"
             f" then run its batch again with `tdp backfill BATCH --from {output.name}`"
         )
         return FileOutcome(name, "quarantined", reason)

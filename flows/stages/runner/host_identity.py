@@ -1,4 +1,4 @@
-"""What "the same host" means: where processes can see each other, whatever the host is called."""
+"""The identity of a host: processes on the same host can see each other, whatever its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @cache
 def boot_id() -> str:
-    """Return what names the time since the machine's last start; empty where the kernel has no such name."""
+    """Return the id of the machine's current boot; empty if the kernel has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -18,7 +18,7 @@ def boot_id() -> str:
 
 @cache
 def machine() -> str:
-    """Return what stays the same when this machine starts again: its id, or else its name."""
+    """Return the id of this machine, which a reboot does not change; its name if it has no id."""
     try:
         return Path("/etc/machine-id").read_text().strip() or os.uname().nodename
     except OSError:
@@ -27,7 +27,7 @@ def machine() -> str:
 
 @cache
 def place() -> str:
-    """Return what is equal for processes that can see each other: the boot id and the pid name space.
+    """Return a value that is equal for processes that can see each other: boot id and pid name space.
 
     A host's name is not: containers on one machine may share it, and a machine may change it.
     """

@@ -6,7 +6,8 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-#: First lines of a stage run that are logged, and characters of a line: a flood must not fill the database.
+#: First lines of a stage run that are logged, and characters of a line: much output must not fill the
+#: database.
 MAX_LINES, MAX_CHARS = 500, 1_000
 #: Last lines that are logged after those: they say how the program ended.
 LAST_LINES = 50
@@ -31,9 +32,9 @@ class OutputLines:
         *lines, rest = _END.split(self._open[stream] + data)
         if not data:
             lines, rest = [rest], b""
-        # Of a line without an end only its beginning is kept.
+        # Only the beginning of a line without an end is kept.
         self._open[stream] = rest[: 4 * MAX_CHARS]
-        if self._count > MAX_LINES:  # a flood costs no more than its last lines
+        if self._count > MAX_LINES:  # only the last lines are kept in memory
             self._count += sum(map(bool, lines[:-LAST_LINES]))
             lines = lines[-LAST_LINES:]
         for line in lines:

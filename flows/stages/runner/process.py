@@ -1,4 +1,4 @@
-"""Run one stage's command as a process tree that cannot outlive the flow, and report how it ended."""
+"""Run one stage's command as a process tree that does not outlive the flow, and report how it ended."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ from flows.stages.runner.supervisor import CLOCK, WATCHDOG
 
 #: The program at the head of the processes of every stage run; its command line identifies them.
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-#: Of each stream only the end is kept: a flood costs no memory. Enough for the result line of 1,000 files.
+#: Only the end of each stream is kept, so that much output costs no memory. Enough for the result line of
+#: 1,000 files.
 TAIL_BYTES = 1 << 20
 _ERROR_CHARS = 4_000
-#: Seconds: given to streams that a killed process may still hold; between two looks at a tree without a head.
+#: Seconds: the wait for streams that a killed process may still hold open; between two checks of a tree
+#: without a head.
 _GRACE, _LOOK_AGAIN = 1.0, 0.05
 #: Seconds between two bytes that the supervisor gets while the flow can prove its sessions.
 _FEED_EVERY = 1.0
@@ -64,7 +66,7 @@ async def run_command(
 
 @contextlib.asynccontextmanager
 async def standby(*, env: Mapping[str, str], lock: Path) -> AsyncIterator[Supervisor]:
-    """Start a supervisor that waits for its command, so that its start costs the lane nothing.
+    """Start a supervisor that waits for its command, so that the lane does not wait for its start.
 
     ``env`` is the environment of the work, but for the mark that names ``lock``: the file that stays locked
     until the last process of the tree is gone (:mod:`flows.stages.runner.work_lock`), and that the caller
@@ -93,7 +95,7 @@ async def standby(*, env: Mapping[str, str], lock: Path) -> AsyncIterator[Superv
     finally:
         theirs.close()
         os.close(status_write)
-        if locked >= 0:  # the tree's alone from now on: a flow that is frozen must not hold it
+        if locked >= 0:  # from now on only the tree has it: a frozen flow must not hold it
             os.close(locked)
     supervisor = Supervisor(process, lifeline, lock)
     try:
@@ -136,12 +138,11 @@ class Supervisor:
 
         ``timeout`` is in seconds, ``memory`` in bytes of address space per process (None: no limit). The
         supervisor, and it alone, keeps the descriptors in ``hold`` open until the tree is gone. ``prove`` is
-        awaited every second and raises GateLost when the work may not go on. When this returns or raises, no
+        awaited every second and raises GateLost when the work must end. When this returns or raises, no
         process of the tree is left, however often the caller was cancelled meanwhile.
 
         Raises StageTimedOut, GateLost, StageFailed (any non-zero end, with the tail of stderr), of these
-        StageCrashed for a fault in the program, or StageMisconfigured (an exit status that no retry can
-        mend).
+        StageCrashed for a fault in the program, or StageMisconfigured (an exit status that is not retried).
         """
         deadline = _now() + int(WATCHDOG * 1e9)
         await prove()
@@ -181,7 +182,7 @@ class Supervisor:
         data = b"%d %d %d\n%b" % (len(arguments), memory, deadline, arguments)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", hold))] if hold else []
         self._is_asked = True
-        with contextlib.suppress(BrokenPipeError):  # a supervisor killed already: _wait() reports it
+        with contextlib.suppress(BrokenPipeError):  # the supervisor was already killed: _wait() reports it
             sent = self._lifeline.sendmsg([data], rights)
             await asyncio.get_running_loop().sock_sendall(self._lifeline, data[sent:])
 
@@ -213,7 +214,7 @@ class Supervisor:
         await to_the_end(self._end)
 
     async def _end_uncancelled(self, ended: asyncio.Future[None] | None) -> None:
-        """End the tree; a cancellation begins that again, and never lets it return before the tree is gone.
+        """End the tree; a cancellation starts this again, so it never returns before the tree has ended.
 
         At a second Ctrl-C, and at SIGTERM in a Prefect run, asyncio.run cancels every task, this one too. A
         third signal would end the interpreter, and libpq with it the session of the fence, beside work that
@@ -234,7 +235,7 @@ class Supervisor:
             await ended
         self._process.wait()
         if self._code is None:
-            if self._is_asked and not self._unfed:  # it was killed itself: now the flow has to end its work
+            if self._is_asked and not self._unfed:  # it was killed itself: the flow has to end its work
                 await self._end_headless()
             self._code = -signal.SIGKILL
         if self._readers:  # whole, unless a process of a killed tree still holds them
@@ -270,7 +271,7 @@ class Supervisor:
 
     async def _end_headless(self) -> None:
         """End a tree whose supervisor was killed, and return when the last of its processes is gone."""
-        with contextlib.suppress(FileNotFoundError):  # a successor found it free, and has removed it
+        with contextlib.suppress(FileNotFoundError):  # a successor has found it free and removed it
             while not await asyncio.to_thread(work_lock.is_free, self._lock):
                 await asyncio.to_thread(work_lock.end_survivors, self._lock)
                 self._ended_at = _now()
@@ -279,7 +280,8 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _signals_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM in the body, if this is the main thread: no other one gets them."""
+    """Ignore Ctrl-C and SIGTERM in the body, if this is the main thread: other threads do not receive
+    them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,7 @@
-"""Head of a stage's process tree: it ends the tree when the flow is gone or can no longer vouch for it.
+"""Head of a stage's process tree: it ends the tree when the flow has died or cannot prove its sessions.
 
 Run by path with the bare interpreter (``python -I -S supervisor.py LIFELINE STATUS LOCK``, about 10 ms) and
-next to no imports, because every stage run pays for it: json, signal and threading would take another 10 ms.
+almost no imports, because each stage run starts one: json, signal and threading would take another 10 ms.
 
 LIFELINE is a socket whose other end only the flow has. The flow sends a line ``length memory deadline``
 (bytes of arguments; bytes of address space, 0 for no limit; the moment of :data:`CLOCK`, in nanoseconds,
@@ -49,7 +49,7 @@ def main() -> None:
     hide_descriptors()
     argv, memory, deadline = read_request(lifeline)
     note(lock, b"begun")
-    if now() > deadline:  # the flow was frozen after its last proof: another may have the fence by now
+    if now() > deadline:  # the flow was frozen after its last proof: another run may hold the fence by now
         report(status, b"unfed\n")
         os._exit(1)
     if memory:
@@ -58,12 +58,12 @@ def main() -> None:
     note(lock, b"group %d" % work)
     report(status, b"group %d\n" % work)
     _thread.start_new_thread(watch, (lifeline, status, work))
-    # Not reaped yet: the group's number cannot be given to another process while we signal it.
+    # Not reaped yet, so the group's number cannot be reused while it is signalled.
     os.waitid(os.P_PID, work, os.WEXITED | os.WNOWAIT)
     code = end_tree(work, status)
     note(lock, b"ended")
     report(status, b"exit %d %d\n" % (code, now()))
-    os._exit(0)  # the lane waits for our end, and an interpreter takes 10 ms to tidy up
+    os._exit(0)  # the lane waits for this exit, and an interpreter takes 10 ms to clean up
 
 
 def prctl(option: int, value: int) -> None:
@@ -85,7 +85,7 @@ def hide_descriptors() -> None:
 
 
 def offer_to_oom_killer() -> None:
-    """Let a machine without memory end the stage rather than PostgreSQL or the flow (Linux only)."""
+    """Make the kernel kill the stage before PostgreSQL or the flow if memory runs out (Linux only)."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123  pathlib costs 15 ms
             file.write("500")
@@ -126,9 +126,9 @@ def start(argv: list[bytes]) -> int:
     work = os.fork()
     if work:
         try:  # noqa: SIM105  contextlib would cost every stage run its import
-            os.setpgid(work, work)  # here as well as there: whichever is first
+            os.setpgid(work, work)  # in both processes, because either may be first
         except OSError:
-            pass  # it runs its program already, or has ended
+            pass  # it already runs its program, or has ended
         return work
     try:
         prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
@@ -145,7 +145,7 @@ def start(argv: list[bytes]) -> int:
 
 
 def note(lock: int, line: bytes) -> None:
-    """Write into the lock's file what a successor may want to know; a full disk must not end us here."""
+    """Write a line for a successor into the lock's file; a full disk must not end this process here."""
     try:  # noqa: SIM105  contextlib would cost every stage run its import
         os.write(lock, line + b"\n")
     except OSError:
@@ -153,7 +153,7 @@ def note(lock: int, line: bytes) -> None:
 
 
 def report(status: int, line: bytes) -> None:
-    """Write to the flow, which may be gone: that must not end us before the work has ended."""
+    """Write to the flow. If it has died, this process must still not end before the work has ended."""
     try:  # noqa: SIM105  contextlib would cost every stage run its import
         os.write(status, line)
     except OSError:
@@ -165,13 +165,13 @@ def watch(lifeline: _socket.socket, status: int, work: int) -> None:
 
     In a frozen host, container or cgroup this thread is frozen too. There the alarm of an interval timer,
     whose default action is to terminate, ends this process, and PR_SET_PDEATHSIG the work, before either
-    goes on.
+    continues.
     """
     fed = now()
     _signal.setitimer(_signal.ITIMER_REAL, LAST_RESORT)
     while True:
         ready = select.select([lifeline], [], [], 0.5)[0]
-        # Looked at first: a byte that was late, because flow or host were frozen, proves nothing any more.
+        # Checked first: a byte that was late, because flow or host were frozen, proves nothing any more.
         if now() - fed > WATCHDOG * 1_000_000_000:
             report(status, b"unfed\n")
             break

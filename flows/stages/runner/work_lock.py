@@ -1,8 +1,9 @@
-"""The lock on a file that every process of a stage run's tree inherits: it is free once all of them are gone.
+"""The lock on a file that every process of a stage run's tree inherits: it is free once all of them have
+ended.
 
-A successor on the same host looks at the lock, not at a clock, to learn whether the work of a run that lost
-its database session has ended. The lines of the file (``supervisor PID START``, ``begun``, ``group N``,
-``ended``) say more for the case that a supervisor was killed and its work has closed all descriptors: such
+A successor on the same host uses the lock, not a clock, to find out whether the work of a run that lost its
+database session has ended. The lines of the file (``supervisor PID START``, ``begun``, ``group N``,
+``ended``) are for the case that a supervisor was killed and its work has closed all descriptors: such
 processes are found by the variable :data:`MARK` in their environment, or by the work's process group.
 """
 
@@ -30,19 +31,19 @@ def acquire(path: Path) -> int:
 
 
 def name_supervisor(fd: int, pid: int) -> None:
-    """Write into the lock's file which process heads the tree; that one adds what becomes of the work."""
+    """Write into the lock's file which process heads the tree; that process adds the further lines."""
     with suppress(psutil.NoSuchProcess):
         os.write(fd, f"supervisor {pid} {psutil.Process(pid).create_time()}\n".encode())
 
 
 def has_begun(path: Path) -> bool:
-    """Return whether the supervisor has ever got its command. Raises FileNotFoundError."""
+    """Return whether the supervisor has received its command. Raises FileNotFoundError."""
     return "begun" in _lines(path.read_text())
 
 
 def is_free(path: Path) -> bool:
     """Return whether every process of the tree has ended. Raises FileNotFoundError."""
-    with path.open("r+") as file:  # its lines from the same look: its flow may remove it at any moment
+    with path.open("r+") as file:  # its lines are read at the same time: its flow may remove it at any moment
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -73,7 +74,7 @@ def end_survivors(path: Path) -> list[int]:
 
 
 def survivors(path: Path) -> Iterator[psutil.Process]:
-    """Yield the living processes of the tree, its supervisor apart. Raises FileNotFoundError."""
+    """Yield the live processes of the tree, except its supervisor. Raises FileNotFoundError."""
     lines = _lines(path.read_text())
     supervisor, group = int((lines.get("supervisor") or ["0"])[0]), int((lines.get("group") or ["0"])[0])
     for process in psutil.process_iter():
@@ -85,7 +86,7 @@ def survivors(path: Path) -> Iterator[psutil.Process]:
 
 
 def _belongs(process: psutil.Process, path: Path, supervisor: int, group: int) -> bool:
-    with suppress(OSError):  # the session too, for the number of a group is used again some time
+    with suppress(OSError):  # the session too, because the number of a group is reused at some time
         if group and (os.getpgid(process.pid), os.getsid(process.pid)) == (group, supervisor):
             return True
     with suppress(psutil.AccessDenied):
@@ -117,10 +118,10 @@ def _supervisor_lives(path: Path) -> bool:
 
 
 def _lines(text: str) -> dict[str, list[str]]:
-    """Return what the lines of the file say, by their first words."""
+    """Return the lines of the file by their first words."""
     return {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
 
 
 def environment(path: Path) -> Mapping[str, str]:
-    """Return what marks the processes of the tree."""
+    """Return the variable that marks the processes of the tree."""
     return {MARK: str(path)}

@@ -1,7 +1,7 @@
-"""Count what a load does with the messages of each source file: new, changed, or known already.
+"""Count the new, changed and known messages of each source file in a load.
 
 Chats are counted by their own exports first. A chat that is joined with others is counted again: a message
-that an export of another one of them had brought is known.
+that was loaded from an export of one of the others is known.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Tally:
             self._changed[source, key] += changed
 
     def joined(self, chat_keys: Collection[str], found: Iterable[tuple[int, str, int]]) -> None:
-        """Replace the new messages of these chats by those that are new in what they were joined to."""
+        """Replace the numbers of new messages of these chats by those that are new in the joined chat."""
         self._new = Counter({part: rows for part, rows in self._new.items() if part[1] not in chat_keys})
         for source, key, new in found:
             self._new[source, key] += new

@@ -1,9 +1,9 @@
 """Join chats that are the same: floating chats (see :mod:`flows.exports.columns`) with each other and with
-chats that are identified better.
+better identified chats.
 
-Two chats are compared if they share a clue by which at least one of them floats. They are the same if they
-share a message (same id, second and text), unless an id has messages of different times in them. Where an
-instant is unknown, wall clocks of different zones may show the same time.
+Two chats are compared if they share a clue and at least one of them is floating because of it. They are the
+same if they share a message (same id, second and text), unless an id has messages of different times in them.
+Where an instant is unknown, wall clocks of different zones may show the same time.
 
 Chats that are the same form a group, starting from the best identified pairs; but a group never has two chats
 that contradict each other or two that do not float, even if other chats connect them. So no message is
@@ -35,7 +35,7 @@ Pair = tuple[str, str]
 _LOCK_BUCKETS = 2_048
 #: Shared message ids that are compared first: chats of different people mostly differ in one of them.
 _SAMPLE = 20
-#: Names in HTML of chats that have no name in JSON.
+#: The names in HTML of chats without a name in JSON.
 _TITLES = {
     "saved_messages": "Saved Messages",
     "replies": "Replies",
@@ -46,7 +46,8 @@ sql = load_sql("joining.sql", as_dicts=False)
 
 
 class Clue(NamedTuple):
-    """A property by which chats are matched; ``rank`` 2: the chat floats by it, 1: by another, 0: by none."""
+    """A property by which chats are matched; ``rank`` 2: the chat is floating because of it, 1: because of
+    another, 0: not floating."""
 
     chat_key: str
     clue: str
@@ -73,8 +74,8 @@ def clues(chat: Chat) -> Iterator[Clue]:
 def lock(connection: Connection, own: set[Clue]) -> set[Clue]:
     """Lock the clues of all chats that may be joined with those of ``own``; return their clues and ``own``.
 
-    A clue by which a chat floats is locked exclusively, any other in shared mode. The load that held a lock
-    before may have added further clues; then all locks are released and acquired again, in order.
+    A clue because of which a chat is floating is locked exclusively, any other in shared mode. The previous
+    holder of a lock may have added further clues; then all locks are released and acquired again, in order.
     """
     held: dict[int, bool] = {}
     while True:

@@ -6,7 +6,7 @@ The content of the tables depends only on the rows that were loaded, not on thei
   the message had;
 - chats that are found to be the same are joined; each load decides that again from all rows
   (:mod:`flows.stages.store.joining`);
-- when a batch is stored again, its rows replace those that its source files brought before;
+- when a batch is stored again, its rows replace those that its source files loaded before;
 - loads that might join each other's chats wait for each other (:func:`~flows.stages.store.joining.lock`);
   others run concurrently.
 """
@@ -44,7 +44,7 @@ sql = load_sql("store.sql", as_dicts=False)
 
 
 class Loaded(NamedTuple):
-    """What a load did with the message rows, in total and of each source file (by its ledger id).
+    """The message rows of a load, in total and per source file (by its ledger id).
 
     ``rows_new`` is the number by which the table grew, ``rows_changed`` the number of messages replaced by a
     greater revision, ``rows_same`` the number of the others: the table has the same or a greater revision.
@@ -195,7 +195,7 @@ def _merge(connection: Connection, tally: Tally, *, twins: bool) -> tuple[int, i
 
 
 def _delete_earlier(connection: Connection, earlier: list[int], keys: set[str]) -> int:
-    """Delete the messages that the sources ``earlier`` brought before; lock their chats first."""
+    """Delete the messages that the sources ``earlier`` have loaded before; lock their chats first."""
     sql.lock_chats(connection, chat_keys=sorted(keys))
     sql.delete_versions(connection, sources=earlier)
     return int(sql.delete_of_sources(connection, sources=earlier))

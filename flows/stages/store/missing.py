@@ -1,8 +1,8 @@
 """Mark messages that a later export of their chat no longer has.
 
 Each export's ids are kept (``chat_exports``), so the marks are a function of the set of exports: the order of
-loading has no influence, and storing a source file again replaces what it had proved. README.md of this
-package says when the absence of a message proves that it is missing.
+loading has no influence, and storing a source file again replaces the marks that it had set. README.md of
+this package says when the absence of a message proves that it is missing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Export(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """When a message was sent, in the same seconds."""
+    """When a message was sent, in seconds as in _Export."""
 
     is_message: bool
     at: float | None
@@ -58,7 +58,8 @@ class _Sent(NamedTuple):
 
 
 def record(connection: Connection, chats: Sequence[Chat], earlier: Sequence[int]) -> None:
-    """Record what these exports hold, in place of what their sources and the sources ``earlier`` held."""
+    """Record the ids that these exports hold, and delete those of their sources and of the sources
+    ``earlier``."""
     found = [chat for chat in chats if chat["source_id"]]
     sources = {chat["source_id"] for chat in found}
     sql.delete_exports(connection, sources=sorted(sources.union(earlier)))

@@ -1,7 +1,7 @@
 """Source files with a row that PostgreSQL does not accept: they are left out, and the others are stored.
 
 Convert writes no such rows, as far as is known: see :mod:`flows.exports.columns`. An operator's own program
-may, and each release of PostgreSQL has limits of its own.
+may write such rows, and each release of PostgreSQL has limits of its own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def load_accepted(
         if not concerns_row(error):
             raise
         reasons = _refused(url, directory, chats)
-        if not reasons:  # the rows are refused only together
+        if not reasons:  # the rows are refused only in combination
             raise
     accepted = [chat for chat in chats if chat["source"] not in reasons]
     keep = {source_id for name in reasons if (source_id := entry_id(name))}

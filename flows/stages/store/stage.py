@@ -77,7 +77,7 @@ def _store_into(output: Path, url: str, source: Path, converted: Result) -> int:
 
 
 def store(url: str, source: Path, converted: Result) -> Result:
-    """Load convert's output ``source``, whose manifest is ``converted``. Raises psycopg2.Error."""
+    """Load ``source``, the output of convert, whose manifest is ``converted``. Raises psycopg2.Error."""
     from flows.stages.store.refused import load_accepted
 
     sources = [source_id for file in converted.files if (source_id := entry_id(file.name))]

@@ -18,7 +18,8 @@ CREATE INDEX receipts_sighting ON receipts (sighting) WHERE sighting IS NOT NULL
 ALTER TABLE source_files ADD COLUMN returned_at timestamptz;
 CREATE INDEX batch_files_quarantined ON batch_files (batch_id) WHERE status = 'QUARANTINED';
 
--- What the last look at a folder left there, with the reason. is_error: it was to be received and could not be.
+-- The entries that the last run left in its folder, with the reason. is_error: the entry could not be
+-- received.
 CREATE TABLE left_files (
     folder     text NOT NULL,
     name       text NOT NULL,

@@ -1,4 +1,4 @@
-"""What users sent to the Telegram bot, and what the bot has answered."""
+"""Uploads of users to the Telegram bot, and the messages of the bot about them."""
 
 from pathlib import Path
 

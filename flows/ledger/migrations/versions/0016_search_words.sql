@@ -1,12 +1,12 @@
--- What separated, phrase and vector mean is said in the comments below. The parser of PostgreSQL finds no words in
--- scripts without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
+-- The comments below explain the words separated, phrase and vector. The parser of PostgreSQL finds no words
+-- in scripts without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 DO $define$
 DECLARE
     unspaced text := '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf'
         '\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff';
 BEGIN
-    -- The parser takes < & > and what is between them for tags and entities, which are no words. translate takes as
-    -- long as the parser, so most texts do without.
+    -- The parser takes < & > and what is between them for tags and entities, which are not words. translate
+    -- takes as long as the parser, so most texts do without.
     EXECUTE replace(replace($sql$
         CREATE FUNCTION search_separated(plain text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
         CASE WHEN plain ~ '[@#]'

@@ -3,7 +3,8 @@ ALTER TABLE source_files ADD COLUMN dropped_at timestamptz; -- when an operator 
 UPDATE source_files s SET dropped_at = purged_at FROM batch_files f
 WHERE f.source_id = s.source_id AND f.status = 'QUARANTINED' AND s.purged_at IS NOT NULL AND s.returned_at IS NULL;
 
--- What became of a source file, as reports show it: its status, or what an operator decided about a quarantined one.
+-- The outcome of a source file in reports: its status, or the decision of an operator about a quarantined
+-- one.
 CREATE FUNCTION file_outcome(status text, returned_at timestamptz, dropped_at timestamptz) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN status IS NULL THEN 'WAITING'

@@ -2,7 +2,7 @@
 
 A reader lists the members of an archive and streams the requested ones. No statement of an archive about
 itself is trusted: unpacked bytes are counted while reading (:mod:`flows.stages.extract.limits`), names are
-made safe when files are written (:mod:`flows.stages.extract.entry`). Every error of a library on invalid
+made safe when the files are written (:mod:`flows.stages.extract.entry`). Every error of a library on invalid
 bytes is raised as :class:`~flows.errors.BadInput`; only errors that the archive does not cause (a full or
 failing disk) are raised as OSError.
 """
@@ -67,7 +67,7 @@ _SAVED = (
     "a page that a browser saved as one file of its own format: submit the HTML that Telegram Desktop wrote"
 )
 _PROGRAM = "a program, not an export: if it is self-extracting, run it and submit a ZIP of the folder"
-#: Signs of images of disks, which begin with zeros: the position, from the end if negative.
+#: Magic bytes of disk images, which begin with zeros, and their position (from the end if negative).
 _FAR_SIGNS = ((0x8001, b"CD001"), (-512, b"koly"))
 _UNKNOWN = {
     b"From: <Saved by": _SAVED,  # MHTML

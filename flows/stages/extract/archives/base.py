@@ -28,7 +28,7 @@ class EndsEarly(BadInput):
     """A stream of bytes ends too early; what was read of it before is valid."""
 
     def __init__(self) -> None:
-        """Word it for the operator."""
+        """Set the message for the operator."""
         super().__init__("it is cut off: copy it again in full")
 
 
@@ -36,7 +36,7 @@ class Member(NamedTuple):
     """One member of an archive, with its name in ``path``; ``handle`` is for its reader only.
 
     ``size`` is in bytes as the archive states it; 0 if it is unknown. ``target`` is the path in the archive
-    to which a link leads, empty if it is none or its reader does not know.
+    to which a link leads, empty if it is not a link or the reader cannot tell.
     """
 
     path: str
@@ -61,13 +61,13 @@ Contents = Iterator[tuple[Member, Iterator[bytes]]]
 class Archive(Protocol):
     """The interface of every reader.
 
-    ``problem`` is what could not be read of the archive itself, for the operator; None if all was. It is
+    ``problem`` says for the operator which part of the archive itself could not be read; None if none. It is
     complete once all members have been listed and the wanted ones read.
     """
 
     @property
     def problem(self) -> str | None:
-        """What could not be read of the archive itself."""
+        """The part of the archive itself that could not be read."""
 
     def members(self) -> Iterable[Member]:
         """Return all members except folders, in the archive's order."""

@@ -2,7 +2,7 @@
 
 :mod:`rarfile` runs them, one process per member, and checks size and checksum of what they write. Each of
 them fails on some archives: unrar-free on most, unar on some solid ones, bsdtar on others, and 7z has no RAR
-in some distributions. So the beginning of a member decides between those that are installed.
+in some distributions. So each installed program is tried with the beginning of a member.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_without_comments() -> None:
 def choose(archive: rarfile.RarFile, member: Any) -> bool:
     """Let rarfile use the first program that unpacks the beginning of ``member``; return whether one exists.
 
-    If none of them can, the first one that is installed is used, to say what is wrong.
+    If none of them can, the first installed one is used, and its error is reported.
     """
     installed = _installed()
     for tool in installed if len(installed) > 1 else ():
@@ -80,5 +80,5 @@ def _unpacks(archive: rarfile.RarFile, member: Any) -> bool:
         with archive.open(member) as stream:
             beginning: bytes = stream.read(size)
             return len(beginning) == size
-    except Exception:  # of any kind: what is wrong with the member is reported when it is read
+    except Exception:  # an error of any kind is reported when the member is read
         return False

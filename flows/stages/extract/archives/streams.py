@@ -15,7 +15,7 @@ from flows.stages.extract.limits import Meter
 
 #: Compressed bytes read at first and then at once; often only the beginning of a member is needed.
 _FIRST, _STEP = 4 * 1024, 64 * 1024
-#: Meaningless bytes that transfers and tapes append: NUL, the end-of-file mark of DOS, white space.
+#: Padding that transfers and tapes append: NUL, the end-of-file mark of DOS, white space.
 PADDING = b"\0\x1a\r\n\t "
 
 

@@ -1,7 +1,7 @@
 """The lists of contents of a ZIP archive, read as tolerantly as unzip, 7-Zip and file managers read them.
 
-:mod:`zipfile` refuses a whole archive for one odd entry (an extra field that is cut, a name that is no UTF-8)
-and cannot find entries beyond 4 GiB in archives without ZIP64, which macOS writes: it stores sizes and
+:mod:`zipfile` refuses a whole archive for one odd entry (an extra field that is cut, a name that is not
+UTF-8) and cannot find entries beyond 4 GiB in archives without ZIP64, which macOS writes: it stores sizes and
 offsets modulo 2**32. libarchive refuses cut extra fields too; stream-unzip has to unpack all media to reach
 an export. APPNOTE.TXT, sections 4.3 to 4.5, describes the structures.
 """
@@ -116,7 +116,7 @@ def read_lists(file: BinaryIO, max_entries: int) -> Listed:
         problems += [problem] if problem else []
         joined.append(entries)
         limit = base
-        if base <= 0 or head != LOCAL:  # other data before an archive belongs to programs that unpack it
+        if base <= 0 or head != LOCAL:  # data before an archive belongs to a self-extracting program
             break
     else:
         if not joined:
@@ -225,7 +225,7 @@ def _read_list(file: BinaryIO, end: _End, max_entries: int) -> tuple[list[Entry]
 
 
 def _entries(data: bytes, base: int, limit: int) -> tuple[list[Entry], str | None]:
-    """Return the entries of a list; behind a damaged one, go on at the next that is recognised."""
+    """Return the entries of a list; behind a damaged one, continue at the next that is recognised."""
     entries: list[Entry] = []
     at, previous, problem = 0, -4, None
     while at != len(data):

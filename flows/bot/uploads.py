@@ -30,12 +30,12 @@ from flows.ledger.intake import planning
 
 #: Downloads at the same time.
 _DOWNLOADS = 4
-#: Seconds between two looks at the uploads that wait for their next try.
+#: Seconds between two checks of the uploads that wait for their next attempt.
 _LOOK_EVERY = 1.0
-#: Seconds until the next try: doubled from the first to the second. After the third in all, and that many
-#: tries, it is the last.
+#: Seconds until the next attempt: doubled from the first value up to the second. After the third value in
+#: all, and the given number of attempts, the upload is given up.
 _FIRST_PAUSE, _LAST_PAUSE, _PATIENCE, _TRIES = 1.0, 600.0, 86_400.0, 20
-#: Seconds until disk space is looked at again.
+#: Seconds until disk space is checked again.
 _SPACE_PAUSE = 15.0
 _CHUNK = 1 << 20
 
@@ -108,7 +108,7 @@ class Receiver:
             self._tasks[upload.upload_id] = task
 
     async def _repair(self) -> None:
-        """Remove what the spool has of uploads that have ended."""
+        """Remove the files of ended uploads from the spool."""
         rows = await self._context.fetch("pending_uploads")
         pending = {f"{row['chat_id']}-{row['message_id']}" for row in rows}
 
@@ -133,7 +133,7 @@ class Receiver:
             await self._end(upload, "REFUSED", str(error))
         except (DatabaseUnavailable, OperationalError):
             raise
-        except Exception as error:  # whatever one upload suffers from, the others are received
+        except Exception as error:  # an error of one upload must not stop the others
             if not await self._failed(upload, error):
                 return
         finally:
@@ -152,7 +152,7 @@ class Receiver:
             await self._wait(upload, "Telegram asks for a pause", seconds, tries=0)
             return False
         reason = self._context.config.redact(f"{type(error).__name__}: {error}")
-        # Not by its age alone: it may have waited for disk space, or the bot may not have run.
+        # Its age alone does not decide: it may have waited for disk space, or the bot may not have run.
         if upload.age_sec > _PATIENCE and upload.tries >= _TRIES:
             await self._end(upload, "FAILED", f"it could not be downloaded: {reason}")
             return True
@@ -196,7 +196,7 @@ class Receiver:
         source = self._mapped(where)
         await asyncio.to_thread(_link, source, part)
         await asyncio.to_thread(_complete, part, path, expected)
-        with suppress(OSError):  # not permitted: then the file is copied later, because it has a second name
+        with suppress(OSError):  # not permitted: the file keeps its second name, so it is copied later
             source.unlink()
         return path
 
@@ -239,12 +239,12 @@ class Receiver:
             arrival, reason = await intake.receive(candidate)
             await requeue_restored(intake, context.settings.work, context.settings.database)
         if arrival is Arrival.LEFT:
-            raise NotAccepted(reason or "it is no regular file")
+            raise NotAccepted(reason or "it is not a regular file")
         if arrival is Arrival.LATER or not await self._mark_received(upload):
             raise Incomplete("the file changed in the spool")
 
     async def _was_received(self, upload: Upload) -> bool:
-        """Return whether a try that was interrupted had received the file, or had only to record it.
+        """Return whether an interrupted attempt has received the file, possibly without recording it.
 
         Then its folder in the spool is empty, because the file was moved out of it.
         """

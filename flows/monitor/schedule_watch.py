@@ -1,7 +1,7 @@
-"""The schedule of the inbox deployment is activated when no process looks at the inbox any more.
+"""Activates the schedule of the inbox deployment when no process checks the inbox any more.
 
 Maintenance does the same (:mod:`flows.operations.schedule`), but only once an hour. The monitor never
-deactivates the schedule: a process that looks does so.
+deactivates the schedule: a process that checks the inbox does so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flows.reports.prefect_api import request
 from flows.settings import Settings
 
 _sql = load("monitor.sql")
-#: Seconds between two checks. Two in a row must find that no process looks: it may be starting.
+#: Seconds between two checks. Two in a row must find that no process checks the inbox: it may be starting.
 _INTERVAL = 60.0
 _log = logging.getLogger("flows.monitor")
 
@@ -34,23 +34,24 @@ class Schedule(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """What has to be known of a deployment."""
+    """The fields of a deployment that are needed here."""
 
     id: str
     schedules: list[Schedule]
 
 
 class ScheduleWatch:
-    """Activates the schedule of an installation whose inbox no process looks at."""
+    """Activates the schedule of an installation if no process checks its inbox."""
 
     def __init__(self, settings: Settings) -> None:
-        """Look for the first time at the next check."""
+        """Make the next call of :meth:`check` the first check."""
         self._settings = settings
         self._next = 0.0
         self._unwatched = 0
 
     def check(self) -> None:
-        """Check once in an interval, if processes are to look; what fails is tried again in the next one."""
+        """Check once per interval, if checks of the inbox are enabled; after an error, try again in the next
+        interval."""
         if not self._settings.look_seconds or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _INTERVAL
