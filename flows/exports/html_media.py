@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from selectolax.lexbor import LexborNode
 
-from flows.exports.html_head import REACTION, Head
+from flows.exports.html_head import Head, reaction
 from flows.exports.html_text import (
     attribute,
     classes,
@@ -82,7 +82,7 @@ def reactions(node: LexborNode) -> list[dict[str, Any]]:
 
 def reactions_of(raw: bytes) -> list[dict[str, Any]]:
     """Return what :func:`reactions` returns of reactions with this HTML: emoji with counts."""
-    found = (map(str.strip, map(unescaped, one)) for one in REACTION.findall(raw))
+    found = (map(str.strip, map(unescaped, one)) for one in reaction().findall(raw))
     return [
         {"type": "emoji", "count": int(count) if count.isdecimal() else 0, "emoji": emoji}
         for emoji, count in found
@@ -133,8 +133,10 @@ class _Shown(NamedTuple):
     @property
     def path(self) -> str:
         """The path of the file, or JSON's text for a file that was not exported."""
-        left_out = (text for words, text in _LEFT_OUT.items() if self.description.startswith(words))
-        return next(left_out, local_path(self.link))
+        for words, text in _LEFT_OUT.items() if self.description else ():
+            if self.description.startswith(words):
+                return text
+        return local_path(self.link)
 
     @property
     def location(self) -> dict[str, float] | None:

@@ -167,11 +167,13 @@ def joined(parts: list[Entity]) -> str:
 
 def without_indent(text: str) -> str:
     """Remove the last line break and the spaces behind it, and if the text ends there, one more such."""
-    line, indented = text.rstrip(" "), text.endswith(" ")
+    line = text.rstrip(" ")
     if not line.endswith("\n"):
         return text
+    if len(line) < len(text):
+        return line[:-1]
     above = line[:-1].rstrip(" ")
-    return above[:-1] if above.endswith("\n") and not indented else line[:-1]
+    return above[:-1] if above.endswith("\n") else line[:-1]
 
 
 def _part(node: LexborNode) -> Entity:

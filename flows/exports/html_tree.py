@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from flows.exports.html_head import HEAD, Head
+from flows.exports.html_head import Head, head
 from flows.exports.html_repair import escaped, without_layout
 
 #: Where a message begins, whatever wrote it.
@@ -52,9 +52,7 @@ def read_piece(html: bytes) -> Piece:
     whole = without_layout(html)
     rest, heads = _without_heads(whole)
     tree, found = _read(rest, heads)
-    if sum(head is not None for _, head in found) == len(heads) and len(found) >= sum(
-        map(html.count, _SIGNS)
-    ):
+    if sum(one is not None for _, one in found) == len(heads) and len(found) >= sum(map(html.count, _SIGNS)):
         return Piece(tree, found)
     tree, found = _read(whole, [])
     if len(found) >= (expected := len(_ELEMENT.findall(html))):
@@ -70,18 +68,17 @@ def _without_heads(html: bytes) -> tuple[bytes, list[Head]]:
     parts: list[bytes] = []
     heads: list[Head] = []
     at = 0
-    for match in HEAD.finditer(html):
-        head = Head._make(match.groups(b""))
-        heads.append(head)
-        parts += (html[at : match.start()], _place(head))
+    for match in head().finditer(html):
+        heads.append(Head._make(match.groups(b"")))
+        parts += (html[at : match.start()], _place(heads[-1]))
         at = match.end()
     return b"".join([*parts, html[at:]]), heads
 
 
-def _place(head: Head) -> bytes:
-    if head.end or head.service_id:
+def _place(found: Head) -> bytes:
+    if found.end or found.service_id:
         return _WHOLE
-    return _WITHIN_FORWARDED if head.forwarded and not head.outer else _WITH_REST
+    return _WITHIN_FORWARDED if found.forwarded and not found.outer else _WITH_REST
 
 
 def _read(html: bytes, heads: list[Head]) -> tuple[LexborHTMLParser, list[_Message]]:

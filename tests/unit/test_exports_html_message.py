@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from html_pages import LOCAL, WHEN, Read, div, initials, media, message, page, reader, service, text
 
-from flows.exports.html_head import HEAD
+from flows.exports.html_head import head
 from flows.samples.exports import Maker, SampleSpec
 from flows.samples.html import chat_pages
 
@@ -294,5 +294,5 @@ def test_most_messages_are_read_by_the_pattern(read: Read) -> None:
     content = chat_pages(chat, messages, 1_000, zone=True)["messages.html"]
     rows, reading = read(content)
     assert (len(rows), reading.reason) == (500, None)
-    complete = [one for one in HEAD.finditer(content.encode()) if one["end"] or one["service_id"]]
+    complete = [one for one in head().finditer(content.encode()) if one["end"] or one["service_id"]]
     assert len(complete) > 0.85 * content.count(' id="message')
