@@ -14,6 +14,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from flows.exports.html_head import Head, head
 from flows.exports.html_repair import escaped, without_layout
+from flows.exports.html_text import classes
 
 #: Where a message begins, whatever wrote it.
 START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
@@ -52,7 +53,7 @@ def read_piece(html: bytes) -> Piece:
     whole = without_layout(html)
     rest, heads = _without_heads(whole)
     tree, found = _read(rest, heads)
-    if sum(one is not None for _, one in found) == len(heads) and len(found) >= sum(map(html.count, _SIGNS)):
+    if len(found) >= sum(map(html.count, _SIGNS)) and _are_in_place(found, heads):
         return Piece(tree, found)
     tree, found = _read(whole, [])
     if len(found) >= (expected := len(_ELEMENT.findall(html))):
@@ -85,6 +86,13 @@ def _read(html: bytes, heads: list[Head]) -> tuple[LexborHTMLParser, list[_Messa
     tree, left = _tree(html), iter(heads)
     nodes = tree.css("div.message")
     return tree, [(node, next(left, None) if node.id == _PLACE_ID else None) for node in nodes]
+
+
+def _are_in_place(found: list[_Message], heads: list[Head]) -> bool:
+    """Return whether the place of each head is there once, and holds what is left of its message."""
+    places = [(node, head) for node, head in found if node.id == _PLACE_ID]
+    left = (node for node, head in places if not head or not (head.end or head.service_id))
+    return len(places) == len(heads) and all(node.child and classes(node.child) == ["body"] for node in left)
 
 
 def _first(html: bytes) -> LexborNode | None:

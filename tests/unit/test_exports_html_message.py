@@ -296,3 +296,13 @@ def test_most_messages_are_read_by_the_pattern(read: Read) -> None:
     assert (len(rows), reading.reason) == (500, None)
     complete = [one for one in head().finditer(content.encode()) if one["end"] or one["service_id"]]
     assert len(complete) > 0.85 * content.count(' id="message')
+
+
+@pytest.mark.parametrize(
+    "odd", ['<div class="message" id="read-by-pattern">', "<strong>", "<!--", '<a href="']
+)
+def test_odd_markup_costs_no_other_message(read: Read, odd: str) -> None:
+    """``read`` asserts that a tree gives the same rows, also where markup is taken for a place in it."""
+    messages = [message(1, text("one")), message(2, text(f"{odd}two")), message(3, media("media_poll"))]
+    rows, _ = read(page(*messages, message(4, text("four"))))
+    assert {1, 4} <= {row["message_id"] for row in rows}
