@@ -53,7 +53,7 @@ def read_piece(html: bytes) -> Piece:
     whole = without_layout(html)
     rest, heads = _without_heads(whole)
     tree, found = _read(rest, heads)
-    if len(found) >= sum(map(html.count, _SIGNS)) and _are_in_place(found, heads):
+    if len(found) - len(heads) >= sum(map(rest.count, _SIGNS)) and _are_in_place(found, heads):
         return Piece(tree, found)
     tree, found = _read(whole, [])
     if len(found) >= (expected := len(_ELEMENT.findall(html))):
