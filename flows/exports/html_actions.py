@@ -92,6 +92,7 @@ _SENTENCES = {
 #: Characters of a sentence, at most: that of 200 members who were invited is shorter. The time that a pattern
 #: with two names takes grows with the square of the text.
 _LONGEST = 10_000
+_NAMED = re.compile(r"\(\?P<\w+>")
 _DIGITS = re.compile(r"\d+")
 _SEVERAL = re.compile(r", | and ")
 _NUMBERS = ("score", "duration", "months", "days", "stars", "boosts", "stars_count", "messages_count",
@@ -102,21 +103,32 @@ _NAMELESS = {"Deleted", "Deleted Account"}
 
 
 @cache
-def _actions() -> list[tuple[re.Pattern[str], str]]:
-    """Compile the patterns late: it takes 10 ms, and most exports are JSON."""
-    return [(re.compile(pattern, re.DOTALL), action) for pattern, action in _SENTENCES.items()]
+def _any_sentence() -> re.Pattern[str]:
+    """Compile all patterns late: it takes 10 ms, and most exports are JSON.
+
+    Behind each is an empty group, and in front of that no other: so the last group that matches says which.
+    """
+    unnamed = (_NAMED.sub("(?:", pattern) for pattern in _SENTENCES)
+    return re.compile("|".join(f"(?:{pattern})()" for pattern in unnamed), re.DOTALL)
+
+
+@cache
+def _sentence(number: int) -> tuple[re.Pattern[str], str]:
+    pattern, action = list(_SENTENCES.items())[number]
+    return re.compile(pattern, re.DOTALL), action
 
 
 def action_of(text: str, target: int | None) -> dict[str, object]:
     """Return JSON's members of the service message ``text``, which links to the message ``target``."""
     found: dict[str, object] = {}
-    for pattern, action in _actions() if len(text) <= _LONGEST else ():
-        if match := pattern.fullmatch(text):
-            shown = {key: value for key, value in match.groupdict().items() if value}
-            found = {"action": action or None, **{key: _typed(key, shown[key]) for key in shown}}
-            if (members := shown.get("members")) and not _is_one_name(action, members):
-                del found["members"]
-            break
+    match = _any_sentence().fullmatch(text) if len(text) <= _LONGEST else None
+    if match and match.lastindex:
+        pattern, action = _sentence(match.lastindex - 1)
+        members = pattern.fullmatch(text)
+        shown = {key: value for key, value in members.groupdict().items() if value} if members else {}
+        found = {"action": action or None, **{key: _typed(key, shown[key]) for key in shown}}
+        if (names := shown.get("members")) and not _is_one_name(action, names):
+            del found["members"]
     if target:
         found[_TARGETS.get(str(found.get("action")), "message_id")] = target
     return found

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
-from selectolax.lexbor import LexborHTMLParser
 
 from flows.errors import BadInput
 from flows.exports import ids
@@ -20,8 +19,8 @@ from flows.exports.chains import has_next_beside
 from flows.exports.discover import Export
 from flows.exports.html_batch import End, HtmlBatch
 from flows.exports.html_message import Above, is_numbered, message
-from flows.exports.html_repair import escaped, without_layout
 from flows.exports.html_text import inner_text
+from flows.exports.html_tree import START, Piece, read_piece
 from flows.exports.pages import BEGIN, Page, chunks_of, part_name, read_page, shown_name
 from flows.exports.reading import Chat, Map, Reading
 from flows.exports.repair import Message, Messages, split
@@ -34,7 +33,6 @@ from flows.exports.zones import Clock
 _CHUNK = 1 << 20
 #: Stands for what is not known where a piece is read apart: the sender above it.
 _UNKNOWN = {"?": None}
-_START = re.compile(rb"""<div\b[^<>]*\bclass=["']?message[ "'][^<>]*>""")
 _DIV = re.compile(rb"<div\b|</div>")
 _TOGETHER = "submit all parts of the chat together, otherwise each is stored as a chat of its own"
 _ZEROS = "what was there is lost"
@@ -42,11 +40,6 @@ _ZEROS = "what was there is lost"
 _REPLACED = "\ufffd".encode()
 #: What editors and other programs write before a page.
 _BEFORE = re.compile(rb"(?:\xef\xbb\xbf|\s|<!--.*?-->|<\?xml[^<>]*>)*+", re.DOTALL)
-#: Messages and day bars, whatever their element; a fast sign of each.
-_ELEMENT = re.compile(rb"""<\w+\b[^<>]*\bid=["']message-?\d""")
-_SIGNS = (b'id="message', b"id='message")
-#: Line breaks, also as editors and other programs rewrite them.
-_BREAK = re.compile(rb"<br(?![\w\x80-\xff])[^<>]*>", re.IGNORECASE)
 
 
 class _Piece(NamedTuple):
@@ -193,7 +186,7 @@ class _HtmlReader:
                     yield self._whole(part, held[: another.start()])
                 held = held[another.start() :]
             if len(held) > _CHUNK and (
-                start := max((one.start() for one in _START.finditer(held)), default=0)
+                start := max((one.start() for one in START.finditer(held)), default=0)
             ):
                 yield held[:start]
                 held = held[start:]
@@ -216,7 +209,7 @@ class _HtmlReader:
         self._reading.problems.append(
             f"{shown_name(part)} is cut off: complete messages before that were kept"
         )
-        start = max((match.start() for match in _START.finditer(tail)), default=len(tail))
+        start = max((match.start() for match in START.finditer(tail)), default=len(tail))
         depth = 0
         for tag in _DIV.finditer(tail, start):
             depth += -1 if tag[0].startswith(b"</") else 1
@@ -226,17 +219,17 @@ class _HtmlReader:
 
     def _read(self, piece: bytes, key: str | None) -> _Piece:
         html = _utf8(piece)
-        tree = _tree(html)
-        chat = self._chat = self._chat or self._begin(tree, piece, key)
+        read = read_piece(html)
+        chat = self._chat = self._chat or self._begin(read, piece, key)
         above = replace(self._above)
-        messages = _messages(tree, html, above, self._batch.clock)
+        messages = _messages(read, above, self._batch.clock)
         if not key and "~" not in chat.chat_key:
             chat.chat_key += _start_mark(messages.members)
         return _piece(replace(chat, held=None), self._reading.source, messages, above, html is piece)
 
-    def _begin(self, tree: LexborHTMLParser, piece: bytes, key: str | None) -> Chat:
-        head = tree.css_first("div.page_header div.text")
-        if head is None and not any(map(is_numbered, tree.css("div.message"))):
+    def _begin(self, read: Piece, piece: bytes, key: str | None) -> Chat:
+        head = read.tree.css_first("div.page_header div.text")
+        if head is None and not any(found or is_numbered(node) for node, found in read.messages):
             raise BadInput(not_telegram(piece))
         name = inner_text(head).strip() if head else ""
         known = None if name in ("", "Deleted Account") else name
@@ -249,7 +242,7 @@ class _HtmlReader:
 def _read_apart(chat: Chat, clock: Clock, source: str, piece: bytes) -> _Piece | None:
     """Read a piece of ``chat``, maybe in another process; None if it depends on the message above it."""
     above, html = Above(_UNKNOWN, _UNKNOWN), _utf8(piece)
-    messages = _messages(_tree(html), html, above, clock)
+    messages = _messages(read_piece(html), above, clock)
     if any("?" in one for one in (above.sender, above.forward, *messages.members)):
         return None
     return _piece(chat, source, messages, above, html is piece)
@@ -264,26 +257,11 @@ def _utf8(piece: bytes) -> bytes:
     return piece
 
 
-def _tree(html: bytes) -> LexborHTMLParser:
-    # Line breaks of texts are <br>; inner_text() and text_parts() remove those of the file's layout.
-    html = without_layout(escaped(html)).replace(b"<br>", b"\n").replace(b"<pre>", b"<pre>\n")
-    has_breaks = html.rfind(b"<br") >= 0 or html.rfind(b"<BR") >= 0  # in vain, faster than `in`
-    return LexborHTMLParser(_BREAK.sub(b"\n", html) if has_breaks else html)
-
-
-def _messages(tree: LexborHTMLParser, html: bytes, above: Above, clock: Clock) -> Messages:
-    """Return all messages, and how many were lost; ``above`` becomes that after them.
-
-    Markup that is not escaped may take later messages with it. Then each message is read by itself.
-    """
-    nodes, trees, expected = tree.css("div.message"), [tree], 0
-    if len(nodes) < sum(map(html.count, _SIGNS)) and len(nodes) < (expected := len(_ELEMENT.findall(html))):
-        begins = [match.start() for match in _START.finditer(html)]
-        trees = [_tree(html[begin:end]) for begin, end in pairwise([*begins, len(html)])]
-        nodes = [node for one in trees if (node := one.css_first("div.message")) is not None]
-    found = [one for node in nodes if (one := message(node, above, clock)) is not None]
+def _messages(piece: Piece, above: Above, clock: Clock) -> Messages:
+    """Return all messages, and how many were lost; ``above`` becomes that after them."""
+    found = [one for node, head in piece.messages if (one := message(node, head, above, clock)) is not None]
     # What lexbor returns is valid: it has replaced NUL, and there are no surrogates.
-    return split(msgspec.json.encode(found))._replace(lost=max(0, expected - len(nodes)))
+    return split(msgspec.json.encode(found))._replace(lost=piece.lost)
 
 
 def _piece(chat: Chat, source: str, messages: Messages, above: Above, valid: bool) -> _Piece:

@@ -7,16 +7,19 @@ from typing import Any, NamedTuple
 
 from selectolax.lexbor import LexborNode
 
+from flows.exports.html_head import Head, reaction
 from flows.exports.html_text import (
     attribute,
     classes,
     first_within,
     inner_text,
+    inner_text_of,
     joined,
     lines,
     local_path,
     text_and_links,
     text_parts,
+    unescaped,
 )
 
 #: Telegram Desktop's texts for a file that was not exported, in HTML and in JSON.
@@ -77,6 +80,15 @@ def reactions(node: LexborNode) -> list[dict[str, Any]]:
     return [_reaction(child) for child in node.iter() if "reaction" in classes(child)]
 
 
+def reactions_of(raw: bytes) -> list[dict[str, Any]]:
+    """Return what :func:`reactions` returns of reactions with this HTML: emoji with counts."""
+    found = (map(str.strip, map(unescaped, one)) for one in reaction().findall(raw))
+    return [
+        {"type": "emoji", "count": int(count) if count.isdecimal() else 0, "emoji": emoji}
+        for emoji, count in found
+    ]
+
+
 def buttons(table: LexborNode) -> list[list[dict[str, str]]]:
     """Return the rows of a bot's buttons."""
     rows = table.css("td.bot_button_row")
@@ -89,14 +101,23 @@ def _generic(node: LexborNode, names: list[str]) -> dict[str, Any]:
     title, description, status = (
         _text(first.get(f"div.{name}")) for name in ("title", "description", "status")
     )
-    shown = _Shown(kind, title, description, status, attribute(node, "href"))
+    thumb = first.get("img.thumb")
+    thumbnail = local_path(attribute(thumb, "src")) if thumb else ""
+    return _described(_Shown(kind, title, description, status, attribute(node, "href")), thumbnail)
+
+
+def media_of(head: Head) -> dict[str, Any]:
+    """Return what :func:`media` returns of the media in a head."""
+    title, description, status = (inner_text_of(raw) for raw in (head.title, head.description, head.status))
+    return _described(_Shown(unescaped(head.kind), title, description, status, unescaped(head.link)))
+
+
+def _described(shown: _Shown, thumbnail: str = "") -> dict[str, Any]:
     if (found := _without_file(shown)) is not None:
         return found
     found = _with_file(shown)
     if shown.title.startswith("Self-destructing"):
         found["self_destructing"] = shown.title
-    thumb = first.get("img.thumb")
-    thumbnail = local_path(attribute(thumb, "src")) if thumb else ""
     return _filled(**found, thumbnail=thumbnail, status=shown.status)
 
 
@@ -112,8 +133,10 @@ class _Shown(NamedTuple):
     @property
     def path(self) -> str:
         """The path of the file, or JSON's text for a file that was not exported."""
-        left_out = (text for words, text in _LEFT_OUT.items() if self.description.startswith(words))
-        return next(left_out, local_path(self.link))
+        for words, text in _LEFT_OUT.items() if self.description else ():
+            if self.description.startswith(words):
+                return text
+        return local_path(self.link)
 
     @property
     def location(self) -> dict[str, float] | None:

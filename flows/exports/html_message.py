@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -11,23 +12,25 @@ from selectolax.lexbor import LexborNode
 
 from flows.exports import html_media
 from flows.exports.html_actions import action_of
+from flows.exports.html_head import Head
 from flows.exports.html_text import (
     attribute,
     classes,
     inner_text,
+    inner_text_of,
     joined,
     local_path,
+    parts_of,
     rich_message,
     text_and_links,
     text_parts,
+    unescaped,
 )
 from flows.exports.pages import DAY_BARS
 from flows.exports.zones import Clock
 
-_TIME = re.compile(
-    r"(\d\d)\.(\d\d)\.(\d{4}) (\d\d):(\d\d):(\d\d)"
-    r"(?: (?:(?:UTC)?([+-]\d\d)(?::?(\d\d))?|(UTC|GMT|CET|EET|MSK))(?!\S))?"
-)
+_TIME = re.compile(r"(\d\d\.\d\d\.\d{4}) (\d\d:\d\d:\d\d)")
+_ZONE = re.compile(r" (?:(?:UTC)?([+-]\d\d)(?::?(\d\d))?|(UTC|GMT|CET|EET|MSK))(?!\S)")
 #: Abbreviations as labels, of releases for Linux in some languages.
 _LABELS = {"UTC": "+00:00", "GMT": "+00:00", "CET": "+01:00", "EET": "+02:00", "MSK": "+03:00"}
 _ID = re.compile(r"(?:message)?(-?\d{1,18})")
@@ -53,8 +56,10 @@ def is_numbered(node: LexborNode) -> bool:
     return _ID.fullmatch(attribute(node, "id")) is not None
 
 
-def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | None:
+def message(node: LexborNode, head: Head | None, above: Above, clock: Clock) -> dict[str, Any] | None:
     """Return the members of a message, which may lack an id; None for a day bar."""
+    if head:
+        return _with_head(node, head, above, clock)
     number = _ID.fullmatch(node.id or "")
     found: dict[str, Any] = {"id": int(number[1]) if number else None}
     # Programs that replace names in pages leave service messages without a body.
@@ -62,14 +67,52 @@ def message(node: LexborNode, above: Above, clock: Clock) -> dict[str, Any] | No
     if "service" in classes(node):
         return None if found["id"] in DAY_BARS else _service(node, body, found)
     found |= {"type": "message", "text": ""}
-    return _body(body, found, above, clock)
+    return _body(body.iter(), found, above, clock)
+
+
+def _with_head(node: LexborNode, head: Head, above: Above, clock: Clock) -> dict[str, Any] | None:
+    if head.service_id:
+        number = int(head.service_id)
+        if number in DAY_BARS:
+            return None
+        return _service_text({"id": number}, inner_text_of(head.service_text), None)
+    found: dict[str, Any] = {"id": int(head.id), "type": "message", "text": ""}
+    found |= _sent(head.day.decode(), head.clock.decode(), head.zone.decode(), clock)
+    if head.name:
+        above.sender = _sender_of(head.name)
+    _add_blocks(found, head)
+    if head.origin:
+        above.forward = _origin_of(head, clock)
+    if head.forwarded and head.outer:
+        found |= above.forward
+    if head.reactions:
+        found["reactions"] = html_media.reactions_of(head.reactions)
+    if head.end:
+        return _complete(found, above, named=bool(head.name))
+    return _body(node.child.iter() if node.child else (), found, above, clock, named=bool(head.name))
+
+
+def _add_blocks(found: dict[str, Any], head: Head) -> None:
+    """Add the members of the blocks of a message that may be within a forwarded one."""
+    if head.target:
+        found["reply_to_message_id"] = int(head.target)
+    elif head.reply:
+        found["reply_to"] = inner_text_of(head.reply)
+    if head.photo:
+        found["photo"] = local_path(unescaped(head.photo))
+    elif head.status:
+        found |= html_media.media_of(head)
+    if head.text:
+        parts = parts_of(head.text)
+        found |= {"text": joined(parts), "text_entities": parts}
+    if head.author:
+        found["author"] = inner_text_of(head.author)
 
 
 def _service(node: LexborNode, body: LexborNode, found: dict[str, Any]) -> dict[str, Any]:
-    text = joined(text_parts(body))
-    if text.startswith(_UNSUPPORTED):
-        return found | {"type": "unsupported"}
-    found |= {"type": "service", "text": text, **action_of(text, _target(body))}
+    found = _service_text(found, joined(text_parts(body)), _target(body))
+    if found["type"] == "unsupported":
+        return found
     for block in node.iter() if body is not node else ():
         names = classes(block)
         if "userpic_wrap" in names:
@@ -79,15 +122,22 @@ def _service(node: LexborNode, body: LexborNode, found: dict[str, Any]) -> dict[
     return found
 
 
+def _service_text(found: dict[str, Any], text: str, target: int | None) -> dict[str, Any]:
+    if text.startswith(_UNSUPPORTED):
+        return found | {"type": "unsupported"}
+    return found | {"type": "service", "text": text, **action_of(text, target)}
+
+
 def _photo(block: LexborNode) -> dict[str, Any]:
     """Return the photo beside a service message that is about it."""
     link = block.css_first("a")
     return {"photo": local_path(attribute(link, "href"))} if link else {}
 
 
-def _body(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -> dict[str, Any]:
-    named = False
-    for child in body.iter():
+def _body(
+    blocks: Iterable[LexborNode], found: dict[str, Any], above: Above, clock: Clock, *, named: bool = False
+) -> dict[str, Any]:
+    for child in blocks:
         names = classes(child)
         if "date" in names:
             found |= _date(attribute(child, "title") or inner_text(child), clock)
@@ -97,6 +147,11 @@ def _body(body: LexborNode, found: dict[str, Any], above: Above, clock: Clock) -
             found |= _forwarded(child, found, above, clock)
         else:
             _add(found, child, names)
+    return _complete(found, above, named=named)
+
+
+def _complete(found: dict[str, Any], above: Above, *, named: bool) -> dict[str, Any]:
+    """Return the members of a message with those that it inherits; ``named``: it has a sender of its own."""
     if named and "forwarded_from" not in found:
         above.forward = {}
     found |= above.sender
@@ -109,7 +164,7 @@ def _forwarded(body: LexborNode, found: dict[str, Any], above: Above, clock: Clo
     for child in body.iter():
         names = classes(child)
         if "from_name" in names:
-            above.forward = _origin(child, clock)
+            above.forward = _origin_in(child, clock)
         else:
             _add(found, child, names)
     return above.forward
@@ -156,15 +211,33 @@ def _sender(name: str) -> dict[str, Any]:
     return {"from": None if name == _DELETED else name, **({"via_bot": via[1]} if via else {})}
 
 
-def _origin(node: LexborNode, clock: Clock) -> dict[str, Any]:
+@lru_cache(1000)
+def _sender_of(raw: bytes) -> dict[str, Any]:
+    return _sender(inner_text_of(raw))
+
+
+def _origin_in(node: LexborNode, clock: Clock) -> dict[str, Any]:
     """Return the origin of a forwarded message and the time at which it was first sent.
 
     Releases before 3.7.6 (2022-06) wrote the time without a title, in a ``details`` that is not a ``date``.
     """
     stamp = node.css_first("span.details")
-    sender = _sender(inner_text(node).removesuffix(stamp.text() or "" if stamp else ""))
+    if not stamp:
+        return _origin(inner_text(node), "", "", clock)
+    return _origin(
+        inner_text(node), stamp.text() or "", attribute(stamp, "title") or inner_text(stamp), clock
+    )
+
+
+def _origin_of(head: Head, clock: Clock) -> dict[str, Any]:
+    shown, time = unescaped(head.origin_shown), head.origin_time.decode()
+    return _origin(inner_text_of(head.origin), shown, time, clock)
+
+
+def _origin(text: str, shown: str, time: str, clock: Clock) -> dict[str, Any]:
+    sender = _sender(text.removesuffix(shown))
     found = {"forwarded_from" if key == "from" else key: value for key, value in sender.items()}
-    if stamp and (sent := _date(attribute(stamp, "title") or inner_text(stamp), clock)):
+    if time and (sent := _date(time, clock)):
         found |= {f"forwarded_{key}": value for key, value in sent.items()}
     return found
 
@@ -185,7 +258,24 @@ def _date(title: str, clock: Clock) -> dict[str, str]:
     match = _TIME.search(title)
     if not match:
         return {"date": title.strip()} if title.strip() else {}
-    day, month, year, hour, minute, second, hours, minutes, zone = match.groups()
-    local = f"{year}-{month}-{day}T{hour}:{minute}:{second}"
-    sent = clock.instant(local, f"{hours}:{minutes or '00'}" if hours else _LABELS.get(zone))
+    return _sent(match[1], match[2], title[match.end() :], clock)
+
+
+def _sent(day: str, time: str, behind: str, clock: Clock) -> dict[str, str]:
+    local = f"{_day(day)}T{time}"
+    sent = clock.instant(local, _label(behind))
     return {"date": local} if sent is None else {"date": local, "date_unixtime": str(sent)}
+
+
+@lru_cache(10_000)
+def _day(shown: str) -> str:
+    return f"{shown[6:]}-{shown[3:5]}-{shown[:2]}"
+
+
+@lru_cache(1000)
+def _label(behind: str) -> str | None:
+    """Return the label of a time as an offset, by what is written ``behind`` the time."""
+    if not (match := _ZONE.match(behind)):
+        return None
+    hours, minutes, zone = match.groups()
+    return f"{hours}:{minutes or '00'}" if hours else _LABELS[zone]

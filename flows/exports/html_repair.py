@@ -57,7 +57,7 @@ def without_layout(html: bytes) -> bytes:
     own = first[b"\n"] + first[b"\r\n"]
     if own >= first.total() - own - first[b""]:
         return html
-    html = _LINE_BREAKS.sub(b" ", html)
+    html = _LINE_BREAKS.sub(b" ", escaped(html))  # what is not escaped is recognised by its lines
     for pattern, kept in _SPACES:
         html = pattern.sub(kept, html)
     return html

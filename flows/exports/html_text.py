@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from functools import lru_cache
 from itertools import islice
@@ -34,6 +35,11 @@ _MOST_WITHIN = 1000
 #: The same for a rich message: Telegram allows 500 blocks, among them tables.
 _MOST_WITHIN_RICH = 20_000
 _HANDLER = re.compile(r"Show\w+")
+_TAG = re.compile(rb"<[^<>]*+>")
+#: A part of a text without nested elements: plain, or a tag with its attributes and its text.
+_PART = re.compile(
+    rb"""([^<]++)|<(\w++)(?: href ?= ?"([^"]*+)")?+(?: onclick="([^"]*+)")?+>([^<]*+)</\w++>"""
+)
 
 
 def attribute(node: LexborNode, name: str) -> str:
@@ -70,6 +76,19 @@ def first_within(node: LexborNode) -> dict[str, LexborNode]:
 def inner_text(node: LexborNode) -> str:
     """Return the text within a block, without the line break and indentation of the file's layout."""
     return without_indent((node.text() or "").removeprefix("\n"))
+
+
+def unescaped(raw: bytes) -> str:
+    """Return the text of HTML without blocks, whatever elements are in it."""
+    if b"<" in raw:
+        raw = _TAG.sub(b"", raw.replace(b"<br>", b"\n"))
+    text = raw.decode()
+    return html.unescape(text) if "&" in text else text
+
+
+def inner_text_of(raw: bytes) -> str:
+    """Return what :func:`inner_text` returns of a block with this HTML."""
+    return without_indent(unescaped(raw).removeprefix("\n"))
 
 
 def lines(node: LexborNode) -> str:
@@ -115,6 +134,26 @@ def text_parts(node: LexborNode) -> list[Entity]:
             parts[-1]["text"] += part["text"]
         else:
             parts.append(part)
+    return _without_layout(parts)
+
+
+def parts_of(raw: bytes) -> list[Entity]:
+    """Return what :func:`text_parts` returns of a block with this HTML, in which no elements are nested."""
+    if b"<" not in raw:
+        return [{"type": "plain", "text": text}] if (text := inner_text_of(raw)) else []
+    found = _PART.findall(raw.replace(b"<br>", b"\n"))
+    return _without_layout([_part_of(*map(unescaped, one)) for one in found])
+
+
+def _part_of(plain: str, tag: str, href: str, onclick: str, text: str) -> Entity:
+    if plain:
+        return {"type": "plain", "text": plain}
+    if tag == "a":
+        return _link(text, {"href": href, "onclick": onclick})
+    return {"type": _TAGS[tag], "text": text}
+
+
+def _without_layout(parts: list[Entity]) -> list[Entity]:
     if parts:
         parts[0]["text"] = parts[0]["text"].removeprefix("\n")
         parts[-1]["text"] = without_indent(parts[-1]["text"])
@@ -128,11 +167,13 @@ def joined(parts: list[Entity]) -> str:
 
 def without_indent(text: str) -> str:
     """Remove the last line break and the spaces behind it, and if the text ends there, one more such."""
-    line, indented = text.rstrip(" "), text.endswith(" ")
+    line = text.rstrip(" ")
     if not line.endswith("\n"):
         return text
+    if len(line) < len(text):
+        return line[:-1]
     above = line[:-1].rstrip(" ")
-    return above[:-1] if above.endswith("\n") and not indented else line[:-1]
+    return above[:-1] if above.endswith("\n") else line[:-1]
 
 
 def _part(node: LexborNode) -> Entity:

@@ -9,7 +9,7 @@ operator names the zone of the exports, its offset is used wherever the label ag
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -82,6 +82,7 @@ class Clock:
         """Raise ValueError if there is no such zone."""
         self._zone = time_zone(zone) if zone else None
         self._offset = lru_cache(20_000)(self._offset_within)
+        self._midnight = lru_cache(20_000)(self._midnight_of)
 
     def __reduce__(self) -> tuple[Callable[[str | None], Clock], tuple[str | None]]:
         """Return what another process gets: the clock that it has for this zone."""
@@ -90,15 +91,25 @@ class Clock:
     def instant(self, local: str, label: str | None) -> int | None:
         """Return the Unix time of ``2025-07-14T14:00:00`` labelled ``+01:00`` (or not); None if unknown."""
         try:
-            for chars in _SPANS:
-                offset = self._offset(local[:chars], label)
-                if offset is not _CHANGES:
-                    break
-            if not isinstance(offset, int):
-                return None
-            return int(datetime.fromisoformat(f"{local}+00:00").timestamp()) - offset
+            midnight = self._midnight(local[:10], label)
+            if not isinstance(midnight, int):
+                return self._instant(local, label) if midnight is _CHANGES else None
+            clock = time.fromisoformat(local[11:])
         except ValueError:
             return None
+        return midnight + clock.hour * 3600 + clock.minute * 60 + clock.second
+
+    def _midnight_of(self, day: str, label: str | None) -> int | object | None:
+        """Return the Unix time at which the clocks show 0:00; None and _CHANGES as :meth:`_offset_within`."""
+        offset = self._offset(day[:7], label)
+        if offset is _CHANGES:
+            offset = self._offset(day, label)
+        return _unix(day) - offset if isinstance(offset, int) else offset
+
+    def _instant(self, local: str, label: str | None) -> int | None:
+        """Return the instant on a day on which the offset changes. Raises ValueError."""
+        offset = self._offset(local[:13], label)
+        return _unix(local) - offset if isinstance(offset, int) else None
 
     def _offset_within(self, span: str, label: str | None) -> int | object | None:
         """Return the offset in seconds of all times of a month, a day or an hour: ``2025-07-14T14``.
@@ -168,6 +179,11 @@ def _offset_in(zone: ZoneInfo, begin: datetime, length: timedelta) -> int | obje
     times.append(begin + length - timedelta(seconds=1))
     offsets = {time.replace(tzinfo=zone, fold=fold).utcoffset() for time in times for fold in (0, 1)}
     return int((offsets.pop() or timedelta()).total_seconds()) if len(offsets) == 1 else _CHANGES
+
+
+def _unix(local: str) -> int:
+    """Return the Unix time of a time if that is UTC. Raises ValueError."""
+    return int(datetime.fromisoformat(local).replace(tzinfo=UTC).timestamp())
 
 
 def _seconds(label: str) -> int:

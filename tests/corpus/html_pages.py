@@ -82,7 +82,7 @@ def message(number: int, *content: str, sender: str | None = "A", when: str = WH
     name = div("from_name", f"{sender} ") if sender else ""
     return (
         f'\n     <div class="message default clearfix{joined}" id="message{number}">\n'
-        + div("pull_left userpic_wrap", '<div class="userpic"><div class="initials">A</div></div>')
+        + div("pull_left userpic_wrap", '<div class="userpic userpic1"><div class="initials">A</div></div>')
         + f'\n      <div class="body">\n\n       <div class="pull_right date details" title="{when}">\n20:49'
         + f"\n       </div>\n{name}{''.join(content)}\n      </div>\n\n     </div>\n"
     )
@@ -108,23 +108,32 @@ def media(kind: str, title: str = "", description: str = "", status: str = "", l
 def reader(folder: Path, zone: str | None = None) -> Read:
     """Return a function that reads the pages of a chat and returns rows and problems.
 
-    ``zone`` is the time zone that the operator has named.
+    ``zone`` is the time zone that the operator has named. The pages are read twice, with the pattern of
+    flows.exports.html_head and in a form that this does not match.
     """
 
     def read(*pages: str | bytes) -> tuple[list[dict[str, Any]], Reading]:
-        parts = []
-        for number, content in enumerate(pages, 1):
-            parts.append(folder / f"messages{number if number > 1 else ''}.html")
-            parts[-1].write_bytes(content if isinstance(content, bytes) else content.encode())
-        reading = Reading("000001-x.zip")
-        batches = list(read_html(Export("html", tuple(parts)), reading, HtmlBatch(zone)))
-        assert all(batch.schema == MESSAGES for batch in batches)
-        rows = [row for batch in batches for row in batch.to_pylist()]
-        for row in rows:
-            row |= {name: json.loads(row[name]) for name in DOCUMENTS if row[name] is not None}
-        return rows, reading
+        contents = [content if isinstance(content, bytes) else content.encode() for content in pages]
+        found = _read_pages(folder, zone, contents)
+        others = [content.replace(b'" id="message', b'"\tid="message') for content in contents]
+        assert _read_pages(folder, zone, others) == found
+        return found
 
     return read
+
+
+def _read_pages(folder: Path, zone: str | None, pages: list[bytes]) -> tuple[list[dict[str, Any]], Reading]:
+    parts = []
+    for number, content in enumerate(pages, 1):
+        parts.append(folder / f"messages{number if number > 1 else ''}.html")
+        parts[-1].write_bytes(content)
+    reading = Reading("000001-x.zip")
+    batches = list(read_html(Export("html", tuple(parts)), reading, HtmlBatch(zone)))
+    assert all(batch.schema == MESSAGES for batch in batches)
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    for row in rows:
+        row |= {name: json.loads(row[name]) for name in DOCUMENTS if row[name] is not None}
+    return rows, reading
 
 
 def initials(shown: str, name: str = "") -> str:
