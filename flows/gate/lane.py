@@ -17,7 +17,6 @@ from uuid import UUID
 
 import psycopg
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.responses import MinimalConcurrencyLimitResponse as Limit
 
 from flows.domain import Log
 from flows.errors import DatabaseUnavailable, GateLost
@@ -57,7 +56,6 @@ class Place:
     session: Session
     slot: int
     lease: UUID | None = None
-    limit: Limit | None = None
     granted_at: float = 0.0
     #: Whether the next run of this process may have it as it is.
     may_be_kept: bool = False
@@ -144,11 +142,10 @@ class Lane:
 
     async def _acquire_lease(self, place: Place, entrant: Entrant) -> None:
         if place.lease is None:
-            place.lease, place.limit = await slot.acquire(
+            place.lease, self._slots = await slot.acquire(
                 entrant.client, self.stage, entrant.task_run_id, lambda: self._running(place), entrant.log
             )
             place.granted_at = asyncio.get_running_loop().time()
-            self._slots = place.limit.limit
 
     async def _running(self, place: Place) -> int:
         """Return how many stage runs have a lease by the ledger."""
@@ -235,9 +232,8 @@ class Lane:
         await releasing
 
     async def _release_lease(self, place: Place, entrant: Entrant) -> None:
-        if place.lease and place.limit:
+        if place.lease:
             await slot.release(entrant.client, place.lease, entrant.log)
-            slot.emit("released", place.limit)
         place.lease = None
 
     def _key(self, slot_number: int = 0) -> int:

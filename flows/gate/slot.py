@@ -19,8 +19,6 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.client.schemas.responses import ConcurrencyLimitWithLeaseResponse
-from prefect.client.schemas.responses import MinimalConcurrencyLimitResponse as Limit
-from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 
 from flows.domain import Log
@@ -39,8 +37,8 @@ _LOCKED, _GONE, _UNPROCESSABLE = 423, 410, 422
 
 async def acquire(
     client: PrefectClient, stage: str, holder: UUID | None, running: Callable[[], Awaitable[int]], log: Log
-) -> tuple[UUID, Limit]:
-    """Wait for a slot of the limit named ``stage``; return its lease and the limit as the server has it.
+) -> tuple[UUID, int]:
+    """Wait for a slot of the limit named ``stage``; return its lease and the limit's size.
 
     ``running`` returns how many stage runs hold a slot by the ledger: where the server counts more for some
     seconds, the response to a grant was lost or the count was changed by hand. Raises LimitMissing. A server
@@ -64,8 +62,7 @@ async def acquire(
         else:
             if not granted.limits:
                 raise LimitMissing(f"the global concurrency limit {stage!r} does not exist: run `tdp apply`")
-            emit("acquired", granted.limits[0])
-            return granted.lease_id, granted.limits[0]
+            return granted.lease_id, granted.limits[0].limit
         await asyncio.sleep(pause)
         pause = min(2 * pause, 1.0)
 
@@ -158,16 +155,3 @@ async def _release_leaked(
         await asyncio.shield(
             client.release_concurrency_slots(names=[stage], slots=leaked, occupancy_seconds=1.0)
         )
-
-
-def emit(what: str, limit: Limit) -> None:
-    """Let Prefect's event feed show that a slot was "acquired" or "released", as ``concurrency()`` does."""
-    emit_event(
-        f"prefect.concurrency-limit.{what}",
-        resource={
-            "prefect.resource.id": f"prefect.concurrency-limit.{limit.id}",
-            "prefect.resource.name": limit.name,
-            "slots-acquired": "1",
-            "limit": str(limit.limit),
-        },
-    )
