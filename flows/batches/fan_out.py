@@ -33,7 +33,7 @@ from flows.batches.runtime import Runtime
 from flows.batches.stopping import CANCELLED, Stops, ensure_not_held, read_runs, stopped_by
 from flows.domain import BATCH_DEPLOYMENT, FanOut, Log
 from flows.errors import BatchBusy, BatchesFailed, BatchFailed, BatchHeld, DeploymentMissing
-from flows.gate.lanes import lanes
+from flows.gate.process_lanes import lanes
 from flows.ledger.owner import owner
 from flows.process_batch import process_batch
 

@@ -18,7 +18,7 @@ from flows.batches.workdir import discard
 from flows.domain import Log
 from flows.errors import StageCrashed, StageFailed, StageTimedOut
 from flows.gate.gate import Held, gate
-from flows.gate.lanes import lanes
+from flows.gate.process_lanes import lanes
 from flows.ledger.batches import BatchSource, OwnedBatch
 from flows.stages.runner.contract import FileOutcome, Result, entry_id, read_result, write_result
 from flows.stages.runner.crash_history import clear_current_file, record_crash

@@ -20,14 +20,14 @@ from pathlib import Path
 from uuid import UUID
 
 import psycopg
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from psycopg.types.json import Jsonb
 
 from flows.domain import Log, StopReason
 from flows.errors import DatabaseUnavailable, GateLost, StageTimedOut
 from flows.gate import slot
 from flows.gate.lane import CLOSED, Entrant, Lane, Place
-from flows.gate.lanes import Lanes
+from flows.gate.process_lanes import Lanes
 from flows.gate.waiting_state import waiting_shown
 from flows.ledger.owner import Owner, prove
 from flows.ledger.session import Session, connect, fetch
@@ -92,25 +92,24 @@ async def gate(
     Raises LimitMissing, DatabaseUnavailable or GateLost; what the body raises is recorded and raised again.
     """
     lane, owner = await lanes.lane(stage), lanes.owner
-    async with get_client() as client:
-        run = await _opened(owner, stage, batch_id, lanes.locks, flow_run_id, task_run_id)
-        entrant = Entrant(run["stage_run_id"], batch_id, flow_run_id, task_run_id, client, log)
-        lock = Path(run["work_lock"])
-        log.info("Waiting for %s lock  batch_id=%s", _NOUN[stage], batch_id)
-        async with (
-            _removed(lock),
-            _recorded(owner, entrant),
-            _standby(environment, lock) as supervisor,
-            waiting_shown(stage, entrant.stage_run_id, owner, log) as over,
-            _release_logged(stage, over, log),
-            lane.place(entrant) as place,
-            _recorded(owner, entrant, supervisor),  # once more: before the fence is released
-        ):
-            over.set()
-            log.info("%s lock acquired", _NOUN[stage].capitalize())
-            held = Held(entrant.stage_run_id, run["attempt"], place, client, owner, supervisor)
-            yield held
-            await _complete(lane, held, batch_id, log)
+    run = await _opened(owner, stage, batch_id, lanes.locks, flow_run_id, task_run_id)
+    entrant = Entrant(run["stage_run_id"], batch_id, flow_run_id, task_run_id, log)
+    lock = Path(run["work_lock"])
+    log.info("Waiting for %s lock  batch_id=%s", _NOUN[stage], batch_id)
+    async with (
+        _removed(lock),
+        _recorded(owner, entrant),
+        _standby(environment, lock) as supervisor,
+        waiting_shown(stage, entrant.stage_run_id, owner, log) as over,
+        _release_logged(stage, over, log),
+        lane.place(entrant) as place,
+        _recorded(owner, entrant, supervisor),  # once more: before the fence is released
+    ):
+        over.set()
+        log.info("%s lock acquired", _NOUN[stage].capitalize())
+        held = Held(entrant.stage_run_id, run["attempt"], place, lanes.client, owner, supervisor)
+        yield held
+        await _complete(lane, held, batch_id, log)
 
 
 async def _opened(

@@ -1,9 +1,9 @@
 """A lane: all stage runs of one stage in this process, first come, first served, and the places they run on.
 
 A place is what the gate consists of: a ledger session that holds a fence, and a lease on a slot of Prefect's
-limit. An exclusive lane has one place; a lane of several slots has as many as it has runs at work. Between
-two of its runs a lane keeps a place, with its lease while that is young, unless another process waits for the
-stage; then it releases the lease, then the fence, and queues again.
+limit. An exclusive lane has one place; a lane of several slots has as many as it has runs at work. After a
+run that has completed, a lane keeps its place for the next run for half a second, with its lease while that
+is young, unless another process waits for the stage; then it releases both, and queues again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from flows.stages.runner.completion import to_the_end
 
 #: The error of a run that lost its connection to PostgreSQL, so that its batch had another owner meanwhile.
 CLOSED = "another run closed this one as LOST"
+#: Seconds for which a place is kept without a run: longer than the time between two runs of short stages. Another
+#: process that begins to wait meanwhile is delayed by no more.
+_KEPT_FOR = 0.5
 #: Seconds after its grant for which a lease is passed from run to run: after that, the next stage run uses a
 #: changed limit.
 KEEP_WITHIN = 5.0
@@ -46,7 +49,6 @@ class Entrant:
     batch_id: str
     flow_run_id: UUID | None
     task_run_id: UUID | None
-    client: PrefectClient
     log: Log
 
 
@@ -59,27 +61,31 @@ class Place:
     lease: UUID | None = None
     limit: Limit | None = None
     granted_at: float = 0.0
+    #: Releases it, unless it is cancelled because the next run has come.
+    keeping: asyncio.Task[None] | None = None
     #: Whether the next run of this process may have it as it is.
     may_be_kept: bool = False
 
 
 @dataclass
 class Lane:
-    """The stage runs of one stage in this process. Made by :class:`flows.gate.lanes.Lanes`."""
+    """The stage runs of one stage in this process. Made by :class:`flows.gate.process_lanes.Lanes`."""
 
     stage: str
     position: int
     is_exclusive: bool
     url: str
+    client: PrefectClient
     is_yielding: bool
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _wanted: int = 0
     _slots: int = 0
     _in_a_row: int = 0
     _sessions: set[Session] = field(default_factory=set)
     _idle: list[Session] = field(default_factory=list)
     _kept: list[Place] = field(default_factory=list)
     _is_kept: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_closing: asyncio.Event = field(default_factory=asyncio.Event)
+    _keeping: set[asyncio.Task[None]] = field(default_factory=set)
 
     @asynccontextmanager
     async def place(self, entrant: Entrant) -> AsyncIterator[Place]:
@@ -89,15 +95,9 @@ class Lane:
         claimed the batch and closed the row.
         """
         with ExitStack() as turn:
-            self._wanted += 1
-            try:
-                await self._turn.acquire()
-                turn.callback(self._turn.release)
-                place = await self._enter(entrant)
-            finally:
-                self._wanted -= 1
-                if not self._wanted and self._kept:
-                    await to_the_end(self._release_kept(entrant))
+            await self._turn.acquire()
+            turn.callback(self._turn.release)
+            place = await self._enter(entrant)
             try:
                 if not self.is_exclusive:
                     turn.close()
@@ -117,13 +117,17 @@ class Lane:
         return float(row["duration"] or 0.0)
 
     async def close(self) -> None:
-        """Close the sessions; a fence that one of them holds is released."""
+        """Release the places that are kept, and close the sessions."""
+        self._is_closing.set()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         for session in self._sessions:
             await session.close()
 
     async def _enter(self, entrant: Entrant) -> Place:
-        place = self._kept.pop() if self._kept else await self._fenced(entrant)
+        place = self._kept_one() or await self._fenced(entrant)
         try:
+            if asyncio.get_running_loop().time() - place.granted_at > KEEP_WITHIN:
+                await self._release_lease(place, entrant)
             if not await self._started(place, entrant):
                 await self._acquire_lease(place, entrant)
                 await fetch_one(place.session, "start_stage_run", **self._values(place, entrant))
@@ -139,13 +143,18 @@ class Lane:
         entered_at = asyncio.get_running_loop().time()
         row = await fetch_one(place.session, "enter_gate", **self._values(place, entrant))
         if row["dead"]:
-            await close_dead_runs(place.session, row["dead"], entered_at, entrant.client, entrant.log)
+            await close_dead_runs(place.session, row["dead"], entered_at, self.client, entrant.log)
         return bool(row["is_started"])
 
     async def _acquire_lease(self, place: Place, entrant: Entrant) -> None:
         if place.lease is None:
             place.lease, place.limit = await slot.acquire(
-                entrant.client, self.stage, entrant.task_run_id, lambda: self._running(place), entrant.log
+                self.client,
+                self.stage,
+                entrant.task_run_id,
+                lambda: self._running(place),
+                entrant.log,
+                is_exclusive=self.is_exclusive,
             )
             place.granted_at = asyncio.get_running_loop().time()
             self._slots = place.limit.limit
@@ -171,7 +180,7 @@ class Lane:
 
     async def _first_free(self, session: Session, entrant: Entrant) -> Place:
         """Wait, as the only one of all processes, for one of several fences, or for a place that is kept."""
-        slots = self._slots or await slot.limit_of(entrant.client, self.stage) or 1
+        slots = self._slots or await slot.limit_of(self.client, self.stage) or 1
         await fetch(session, "acquire_lock", space=QUEUE, key=self._key())
         place = None
         while place is None:
@@ -179,9 +188,8 @@ class Lane:
             rows = await fetch(session, "acquire_free_lock", space=FENCE, key=self._key(), slots=slots)
             if rows:
                 place = Place(session, rows[0]["slot"])
-            elif self._kept:
+            elif place := self._kept_one():
                 self._idle.append(session)
-                place = self._kept.pop()
             else:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_TRY_EVERY):  # wait_for loses cancellations before Python 3.12
@@ -204,19 +212,31 @@ class Lane:
         self._sessions = {known for known in self._sessions if not known.closed} | {session}
         return session
 
+    def _kept_one(self) -> Place | None:
+        """Return a place that was kept for the next run; None if there is none."""
+        place = self._kept.pop() if self._kept else None
+        if place and place.keeping:
+            place.keeping.cancel()
+        return place
+
     async def _leave(self, place: Place, entrant: Entrant) -> None:
-        if not (place.may_be_kept and self._wanted):
+        if not place.may_be_kept:
             await self._release(place, entrant)
             return
-        if asyncio.get_running_loop().time() - place.granted_at > KEEP_WITHIN:
-            await self._release_lease(place, entrant)
         place.may_be_kept = False
         self._kept.append(place)
         self._is_kept.set()
+        place.keeping = asyncio.create_task(self._keep(place, entrant))
+        self._keeping.add(place.keeping)
+        place.keeping.add_done_callback(self._keeping.discard)
 
-    async def _release_kept(self, entrant: Entrant) -> None:
-        while self._kept:
-            await self._release(self._kept.pop(), entrant)
+    async def _keep(self, place: Place, entrant: Entrant) -> None:
+        """Release the place when its time is over or the lane is closed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KEPT_FOR):
+                await self._is_closing.wait()
+        self._kept.remove(place)
+        await self._release(place, entrant)
 
     async def _release(self, place: Place, entrant: Entrant) -> None:
         """Release the lease and the fence; where that fails, closing the session releases the fence.
@@ -236,7 +256,7 @@ class Lane:
 
     async def _release_lease(self, place: Place, entrant: Entrant) -> None:
         if place.lease and place.limit:
-            await slot.release(entrant.client, place.lease, entrant.log)
+            await slot.release(self.client, place.lease, entrant.log)
             slot.emit("released", place.limit)
         place.lease = None
 

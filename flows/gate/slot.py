@@ -33,13 +33,20 @@ LEASE, _RENEW_EVERY, _RENEW_WITHIN = 60.0, 15.0, 50.0
 #: Seconds for which the answer to a renewal is waited for, and to a release in all: long enough for a
 #: restart.
 _ANSWER_WITHIN, _RELEASE_WITHIN = 10.0, 20.0
-#: Seconds for which a slot is refused, while the ledger knows no holder, before it counts as leaked.
-_LEAK_AFTER = 3.0
+#: Seconds for which a slot is refused, while the ledger knows no holder, before it counts as leaked: behind a
+#: stage's only fence, and behind one of several, beside which another run may have a lease before its row.
+_LEAK_AFTER, _LEAK_AFTER_OF_SEVERAL = 1.0, 3.0
 _LOCKED, _GONE, _UNPROCESSABLE = 423, 410, 422
 
 
 async def acquire(
-    client: PrefectClient, stage: str, holder: UUID | None, running: Callable[[], Awaitable[int]], log: Log
+    client: PrefectClient,
+    stage: str,
+    holder: UUID | None,
+    running: Callable[[], Awaitable[int]],
+    log: Log,
+    *,
+    is_exclusive: bool,
 ) -> tuple[UUID, Limit]:
     """Wait for a slot of the limit named ``stage``; return its lease and the limit as the server has it.
 
@@ -48,6 +55,7 @@ async def acquire(
     an unavailable server.
     """
     clock = asyncio.get_running_loop().time
+    leak_after = _LEAK_AFTER if is_exclusive else _LEAK_AFTER_OF_SEVERAL
     pause, refused_at = 0.05, None
     while True:
         try:
@@ -57,7 +65,7 @@ async def acquire(
             if status not in (_LOCKED, _UNPROCESSABLE) and not error.response.is_server_error:
                 raise
             refused_at = refused_at or clock()
-            if status == _LOCKED and clock() - refused_at > _LEAK_AFTER:
+            if status == _LOCKED and clock() - refused_at > leak_after:
                 await _release_leaked(client, stage, running, log)
                 refused_at = None
         except httpx.TransportError as error:

@@ -190,7 +190,7 @@ def _miscounted(settings: Settings, lanes: list[Row]) -> list[Row]:
             wrong.append({"stage": lane["stage"], "reason": "no active limit: run `tdp apply`"})
         elif lane["exclusive"] and limit.limit != 1:
             wrong.append({"stage": lane["stage"], "reason": f"its limit is {limit.limit}: run `tdp apply`"})
-        elif (surplus := limit.active_slots - lane["running"]) > 0:
+        elif (surplus := limit.active_slots - lane["running_or_kept"]) > 0:
             reason = f"{surplus} more of its slots are taken than runs hold a lease"
             wrong.append({"stage": lane["stage"], "reason": reason})
         elif (missing := lane["running"] - limit.active_slots) > 0:

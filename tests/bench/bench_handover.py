@@ -54,7 +54,7 @@ HANGS = "sleep"
 
 async def handover(settings: Settings, held: str, waiting: str) -> float:
     from flows.gate.gate import gate
-    from flows.gate.lanes import lanes
+    from flows.gate.process_lanes import lanes
     from flows.ledger.owner import owner
 
     command = [sys.executable, str(CONTENDER), "gated", "extract", held, "--", "sleep", "600"]

@@ -14,7 +14,7 @@ from proxy import Proxy, proxy
 
 from flows.errors import GateLost
 from flows.gate.gate import gate
-from flows.gate.lanes import lanes
+from flows.gate.process_lanes import lanes
 from flows.ledger.owner import owner
 
 matrix = pytest.mark.matrix

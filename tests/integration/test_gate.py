@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.context import AsyncClientContext
 
 from flows.errors import LimitMissing
-from flows.gate.lanes import Lanes
+from flows.gate.process_lanes import Lanes
 from flows.settings import Settings
 
 LOCKS = "SELECT * FROM advisory_locks"
@@ -70,8 +70,8 @@ async def test_cancelling_a_waiting_run_leaves_no_lock(
     assert [row["outcome"] for row in outcomes] == ["COMPLETED", "CANCELLED", "COMPLETED"]
 
 
-async def test_runs_of_a_process_have_one_lease_after_the_other_and_release_it_with_the_last(
-    installation: Settings, batches: list[str], client: PrefectClient
+async def test_runs_of_a_process_have_one_lease_after_the_other_and_release_it_after_the_last(
+    installation: Settings, batches: list[str], client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with process(installation) as lanes:
 
@@ -79,15 +79,23 @@ async def test_runs_of_a_process_have_one_lease_after_the_other_and_release_it_w
             async with enter_lane(lanes, stage, batch_id):
                 assert 1 <= await active(client, stage) <= 5
 
+        async def all_released(stage: str) -> None:
+            while await active(client, stage) or query(installation, LOCKS):
+                await asyncio.sleep(0.05)
+
         await asyncio.gather(*(one(batch_id, "extract") for batch_id in batches[:4]))
-        assert await active(client, "extract") == 0
         await asyncio.gather(*(one(batch_id, "store") for batch_id in batches[:12]))
-        assert await active(client, "store") == 0
-        assert query(installation, LOCKS) == []
-    leases = query(
-        installation, "SELECT count(DISTINCT lease_id) AS n FROM stage_runs WHERE stage = 'extract'"
-    )
-    assert leases == [{"n": 1}]
+        async with asyncio.timeout(30):
+            await all_released("extract")
+            await all_released("store")
+        monkeypatch.setattr("flows.gate.lane._KEPT_FOR", 60.0)
+        await one(batches[4], "convert")
+        assert await active(client, "convert") == 1  # kept for the next run
+        await one(batches[5], "convert")
+    assert await active(client, "convert") == 0  # not kept by a process that ends
+    for stage in ("extract", "convert"):
+        leases = f"SELECT count(DISTINCT lease_id) AS n FROM stage_runs WHERE stage = '{stage}'"  # noqa: S608
+        assert query(installation, leases) == [{"n": 1}]
 
 
 async def test_processes_take_turns(installation: Settings, batches: list[str]) -> None:

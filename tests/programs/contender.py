@@ -30,7 +30,7 @@ async def main() -> None:
 
     collect_seldom()
     from flows.gate.gate import gate
-    from flows.gate.lanes import lanes
+    from flows.gate.process_lanes import lanes
     from flows.ledger.owner import owner
     from flows.settings import Settings
 

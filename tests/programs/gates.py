@@ -13,10 +13,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect.client.orchestration import PrefectClient
+from prefect.client.orchestration import PrefectClient, get_client
 
 from flows.gate.gate import Held, gate
-from flows.gate.lanes import Lanes
+from flows.gate.process_lanes import Lanes
 from flows.ledger.owner import owner
 from flows.settings import Settings
 
@@ -27,8 +27,8 @@ LOG = logging.getLogger("test")
 @asynccontextmanager
 async def process(settings: Settings) -> AsyncIterator[Lanes]:
     """The lanes of a process of its own."""
-    async with owner(settings.database, "test") as own:
-        made = Lanes(own, settings.work_locks, is_yielding=False)
+    async with owner(settings.database, "test") as own, get_client() as client:
+        made = Lanes(own, client, settings.work_locks, is_yielding=False)
         try:
             yield made
         finally:

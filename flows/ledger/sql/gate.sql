@@ -125,8 +125,9 @@ UPDATE stage_runs SET finished_at = greatest(clock_timestamp(), started_at, fenc
 WHERE stage_run_id = :stage_run_id AND finished_at IS NULL;
 
 -- name: running_behind_gate^
-SELECT count(*) AS running FROM stage_runs
-WHERE stage = :stage AND lease_id IS NOT NULL AND finished_at IS NULL;
+-- With the leases that processes may keep for a moment after a run.
+SELECT count(DISTINCT lease_id) AS running FROM stage_runs
+WHERE stage = :stage AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 second');
 
 -- name: alive^
 SELECT 1 AS alive;

@@ -31,8 +31,11 @@ SELECT stage_run_id, batch_id, stage, host, pid, queued_at, started_at FROM stag
 WHERE finished_at IS NULL AND place = :place ORDER BY queued_at;
 
 -- name: slots_in_use()
-SELECT s.stage, s.exclusive, count(r.stage_run_id) FILTER (WHERE r.lease_id IS NOT NULL) AS running
-FROM stages s LEFT JOIN stage_runs r ON r.stage = s.stage AND r.finished_at IS NULL
+-- By the runs that hold a lease, and with the leases that processes may keep for a moment after a run.
+SELECT s.stage, s.exclusive, count(DISTINCT r.lease_id) FILTER (WHERE r.finished_at IS NULL) AS running,
+       count(DISTINCT r.lease_id) AS running_or_kept
+FROM stages s LEFT JOIN stage_runs r ON r.stage = s.stage
+    AND (r.finished_at IS NULL OR r.finished_at > clock_timestamp() - interval '1 second')
 GROUP BY s.stage, s.exclusive, s.position ORDER BY s.position;
 
 -- name: unaccounted_files()
