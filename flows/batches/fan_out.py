@@ -25,7 +25,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import arun_deployment
-from prefect.exceptions import Abort, ObjectNotFound
+from prefect.exceptions import Abort, MissingResult, ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling
 
@@ -34,7 +34,7 @@ from flows.batches.stopping import CANCELLED, Stops, ensure_not_held, read_runs,
 from flows.domain import BATCH_DEPLOYMENT, FanOut, Log
 from flows.errors import BatchBusy, BatchesFailed, BatchFailed, BatchHeld, DeploymentMissing
 from flows.gate.process_lanes import lanes
-from flows.ledger.owner import owner
+from flows.ledger.owner import Owner, owner
 from flows.process_batch import process_batch
 
 #: Processes the batch of that id and returns its report.
@@ -110,7 +110,7 @@ async def runner(how: FanOut | None, runtime: Runtime, stopping: Stops, log: Log
             owner(runtime.database_url, "tdp run") as owning,
             lanes(owning, runtime.settings.work_locks, is_yielding=runtime.yielding),
         ):
-            yield partial(_run_here, stopping)
+            yield partial(_run_here, owning, stopping)
         return
     async with get_client() as client:
         pool = _WorkPool(client, runtime, log)
@@ -124,7 +124,7 @@ async def runner(how: FanOut | None, runtime: Runtime, stopping: Stops, log: Log
                 await pool.cancel()
 
 
-async def _run_here(stopping: Stops, batch_id: str) -> dict[str, Any]:
+async def _run_here(owning: Owner, stopping: Stops, batch_id: str) -> dict[str, Any]:
     # Whatever a subflow returns as its result, Prefect remembers until the parent ends: 10 kB a batch.
     try:
         state = await process_batch(batch_id, return_state=True)
@@ -133,8 +133,19 @@ async def _run_here(stopping: Stops, batch_id: str) -> dict[str, Any]:
     if state.is_cancelled():
         stopping.ensure_wanted()
         raise BatchHeld(state.message)
-    report: dict[str, Any] = await state.aresult()
-    return report
+    try:
+        report: dict[str, Any] = await state.aresult()
+        return report
+    except MissingResult:  # a response was lost, and in the next one Prefect's server has only the state
+        if report := await _completed(owning, batch_id):
+            return report
+        raise
+
+
+async def _completed(owning: Owner, batch_id: str) -> dict[str, Any]:
+    """Return the report of the batch; empty if it is not completed."""
+    (report,) = await owning.fetch("batch_report", batch_id=batch_id)
+    return dict(report) if report["status"] == "COMPLETED" else {}
 
 
 class _WorkPool:
@@ -213,9 +224,9 @@ class _WorkPool:
         Raises BatchHeld, BatchBusy, or BatchFailed if ``child`` has ended and another one would not help.
         """
         async with owner(self._runtime.database_url, f"tdp look {batch_id}") as owning:
+            if report := await _completed(owning, batch_id):
+                return report
             (batch,) = await owning.fetch("batch_outcome", batch_id=batch_id)
-            if batch["status"] == "COMPLETED":
-                return dict(*await owning.fetch("batch_report", batch_id=batch_id))
         ensure_not_held(batch_id, batch["held_because"])
         if child is None:
             return None

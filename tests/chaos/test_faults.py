@@ -188,6 +188,18 @@ def test_response_to_a_slot_request_is_lost(plant: Plant, stage: str) -> None:
     plant.assert_nothing_left_behind(lost_leases=1)
 
 
+@pytest.mark.parametrize("state", [pytest.param("RUNNING", marks=matrix), "COMPLETED"])
+def test_response_to_the_state_of_a_batch_run_is_lost(plant: Plant, state: str) -> None:
+    """Asked again, the server returns the state as it has it, without the result of the run."""
+    plant.configure(files=2)
+    with proxy(plant.settings.server_port, b"/set_state", f'"{state}"'.encode(), b'"batch_0') as lossy:
+        flow = plant.start_flow(PREFECT_API_URL=f"http://127.0.0.1:{lossy.port}/api")
+        assert flow.wait(120) == 0, plant.logs()
+        assert lossy.lost.is_set()
+    plant.assert_nothing_lost_nothing_twice()
+    plant.assert_nothing_left_behind()
+
+
 @matrix
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
 @pytest.mark.parametrize("stage", ALL)
