@@ -22,7 +22,7 @@ SELECT pg_try_advisory_lock(batch_lock_key(:batch_id)) AS owned,
 
 -- name: batch_outcome^
 -- The result of the batch's run in another process; owned: that run is alive.
-SELECT error_message, held_because, EXISTS (
+SELECT status, error_message, held_because, EXISTS (
     SELECT FROM advisory_locks WHERE granted AND space IS NULL AND key = batch_lock_key(:batch_id)) AS owned
 FROM batch_processing WHERE batch_id = :batch_id;
 
