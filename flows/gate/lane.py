@@ -124,10 +124,15 @@ class Lane:
             await session.close()
 
     async def _enter(self, entrant: Entrant) -> Place:
-        place = self._kept_one() or await self._fenced(entrant)
+        if kept := self._kept_one():
+            with suppress(DatabaseUnavailable):  # its session was lost while no run needed it
+                return await self._start(kept, entrant)
+        return await self._start(await self._fenced(entrant), entrant)
+
+    async def _start(self, place: Place, entrant: Entrant) -> Place:
         try:
             if asyncio.get_running_loop().time() - place.granted_at > KEEP_WITHIN:
-                await self._release_lease(place, entrant)
+                await to_the_end(self._release_lease(place, entrant))  # requested twice, it is counted twice
             if not await self._started(place, entrant):
                 await self._acquire_lease(place, entrant)
                 await fetch_one(place.session, "start_stage_run", **self._values(place, entrant))
@@ -152,20 +157,16 @@ class Lane:
                 self.client,
                 self.stage,
                 entrant.task_run_id,
-                lambda: self._running(place),
+                lambda: fetch_one(place.session, "leases_behind_gate", stage=self.stage),
                 entrant.log,
                 is_exclusive=self.is_exclusive,
             )
             place.granted_at = asyncio.get_running_loop().time()
             self._slots = place.limit.limit
 
-    async def _running(self, place: Place) -> int:
-        """Return how many stage runs have a lease by the ledger."""
-        return int((await fetch_one(place.session, "running_behind_gate", stage=self.stage))["running"])
-
     async def _fenced(self, entrant: Entrant) -> Place:
         """Wait for a fence of the stage and return a place without a lease."""
-        session = await self._session(entrant)
+        session, place = await self._session(entrant), None
         self._in_a_row = 0
         try:
             if self.is_yielding:
@@ -173,31 +174,33 @@ class Lane:
             if self.is_exclusive:
                 await fetch(session, "acquire_lock", space=FENCE, key=self._key())
                 return Place(session, 0)
-            return await self._first_free(session, entrant)
+            place = await self._first_free(session)
+            await fetch(session, "release_lock", space=QUEUE, key=self._key())
+            if self.is_yielding:
+                await fetch(session, "release_lock", space=YIELDING, key=self._key())
         except BaseException:
             await session.close()  # what it has locked so far is released
+            if place and place.session is not session:
+                await to_the_end(self._release(place, entrant))
             raise
+        if place.session is not session:
+            self._idle.append(session)
+        return place
 
-    async def _first_free(self, session: Session, entrant: Entrant) -> Place:
+    async def _first_free(self, session: Session) -> Place:
         """Wait, as the only one of all processes, for one of several fences, or for a place that is kept."""
         slots = self._slots or await slot.limit_of(self.client, self.stage) or 1
         await fetch(session, "acquire_lock", space=QUEUE, key=self._key())
-        place = None
-        while place is None:
+        while True:
             self._is_kept.clear()
             rows = await fetch(session, "acquire_free_lock", space=FENCE, key=self._key(), slots=slots)
             if rows:
-                place = Place(session, rows[0]["slot"])
-            elif place := self._kept_one():
-                self._idle.append(session)
-            else:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_TRY_EVERY):  # wait_for loses cancellations before Python 3.12
-                        await self._is_kept.wait()
-        await fetch(session, "release_lock", space=QUEUE, key=self._key())
-        if self.is_yielding:
-            await fetch(session, "release_lock", space=YIELDING, key=self._key())
-        return place
+                return Place(session, rows[0]["slot"])
+            if kept := self._kept_one():
+                return kept
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TRY_EVERY):  # wait_for loses cancellations before Python 3.12
+                    await self._is_kept.wait()
 
     async def _session(self, entrant: Entrant) -> Session:
         name = f"tdp {self.stage} {entrant.batch_id}"
@@ -231,12 +234,18 @@ class Lane:
         place.keeping.add_done_callback(self._keeping.discard)
 
     async def _keep(self, place: Place, entrant: Entrant) -> None:
-        """Release the place when its time is over or the lane is closed."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_KEPT_FOR):
-                await self._is_closing.wait()
-        self._kept.remove(place)
-        await self._release(place, entrant)
+        """Release the place when its time is over or the lane is closed, unless the next run has it.
+
+        At SIGTERM, asyncio.run cancels every task, this one too.
+        """
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KEPT_FOR):
+                    await self._is_closing.wait()
+        finally:
+            if place in self._kept:
+                self._kept.remove(place)
+                await to_the_end(self._release(place, entrant))
 
     async def _release(self, place: Place, entrant: Entrant) -> None:
         """Release the lease and the fence; where that fails, closing the session releases the fence.

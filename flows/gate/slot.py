@@ -12,7 +12,8 @@ itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -37,22 +38,19 @@ _ANSWER_WITHIN, _RELEASE_WITHIN = 10.0, 20.0
 #: stage's only fence, and behind one of several, beside which another run may have a lease before its row.
 _LEAK_AFTER, _LEAK_AFTER_OF_SEVERAL = 1.0, 3.0
 _LOCKED, _GONE, _UNPROCESSABLE = 423, 410, 422
+_MISSING = "the global concurrency limit {!r} does not exist: run `tdp apply`"
+#: Returns what the ledger knows of a stage's leases: the row of the statement `leases_behind_gate`.
+Leases = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 async def acquire(
-    client: PrefectClient,
-    stage: str,
-    holder: UUID | None,
-    running: Callable[[], Awaitable[int]],
-    log: Log,
-    *,
-    is_exclusive: bool,
+    client: PrefectClient, stage: str, holder: UUID | None, leases: Leases, log: Log, *, is_exclusive: bool
 ) -> tuple[UUID, Limit]:
     """Wait for a slot of the limit named ``stage``; return its lease and the limit as the server has it.
 
-    ``running`` returns how many stage runs hold a slot by the ledger: where the server counts more for some
-    seconds, the response to a grant was lost or the count was changed by hand. Raises LimitMissing. Waits for
-    an unavailable server.
+    Where the server counts more slots than the ledger knows ``leases``, for some seconds, a process died
+    between two runs, the response to a grant was lost or the count was changed by hand. Raises LimitMissing.
+    Waits for an unavailable server.
     """
     clock = asyncio.get_running_loop().time
     leak_after = _LEAK_AFTER if is_exclusive else _LEAK_AFTER_OF_SEVERAL
@@ -66,17 +64,17 @@ async def acquire(
                 raise
             refused_at = refused_at or clock()
             if status == _LOCKED and clock() - refused_at > leak_after:
-                await _release_leaked(client, stage, running, log)
+                pause = 0.05 if await _release_leaked(client, stage, leases, log) else pause
                 refused_at = None
         except httpx.TransportError as error:
             log.warning("The Prefect server does not respond, waiting for it: %r", error)
         else:
             if not granted.limits:
-                raise LimitMissing(f"the global concurrency limit {stage!r} does not exist: run `tdp apply`")
+                raise LimitMissing(_MISSING.format(stage))
             emit("acquired", granted.limits[0])
             return granted.lease_id, granted.limits[0]
         await asyncio.sleep(pause)
-        pause = min(2 * pause, 1.0)
+        pause = min(2 * pause, 0.5)
 
 
 async def _request(
@@ -113,9 +111,7 @@ async def limit_of(client: PrefectClient, stage: str) -> int:
     try:
         found = await asyncio.shield(client.read_global_concurrency_limit_by_name(stage))
     except ObjectNotFound:
-        raise LimitMissing(
-            f"the global concurrency limit {stage!r} does not exist: run `tdp apply`"
-        ) from None
+        raise LimitMissing(_MISSING.format(stage)) from None
     return found.limit
 
 
@@ -157,16 +153,26 @@ async def release(client: PrefectClient, lease: UUID, log: Log) -> None:
         log.warning("The slot's lease %s could not be released and will expire: %r", lease, error)
 
 
-async def _release_leaked(
-    client: PrefectClient, stage: str, running: Callable[[], Awaitable[int]], log: Log
-) -> None:
-    limit = await asyncio.shield(client.read_global_concurrency_limit_by_name(stage))
-    leaked = limit.active_slots - await running()
-    if leaked > 0:
-        log.warning("Limit %s counts %d slots that no run holds; releasing them", stage, leaked)
-        await asyncio.shield(
-            client.release_concurrency_slots(names=[stage], slots=leaked, occupancy_seconds=1.0)
-        )
+async def _release_leaked(client: PrefectClient, stage: str, leases: Leases, log: Log) -> bool:
+    """Release the slots that the server counts and no run holds; return whether there were any.
+
+    By their leases where the ledger has them: a slot that is released by its number is subtracted once more
+    when its lease expires, although another run holds it then.
+    """
+
+    async def surplus() -> int:
+        limit = await asyncio.shield(client.read_global_concurrency_limit_by_name(stage))
+        return int(limit.active_slots - (await leases())["running"])
+
+    if (leaked := await surplus()) <= 0:
+        return False
+    log.warning("Limit %s counts %d slots that no run holds; releasing them", stage, leaked)
+    for lease in (await leases())["left"]:
+        await release(client, UUID(lease), log)
+    if (leaked := await surplus()) > 0:
+        by_number = client.release_concurrency_slots(names=[stage], slots=leaked, occupancy_seconds=1.0)
+        await asyncio.shield(by_number)
+    return True
 
 
 def emit(what: str, limit: Limit) -> None:

@@ -44,7 +44,7 @@ ORDER BY began;
 """
 #: The statements that run once for each stage run, or every few seconds.
 STATEMENTS = {
-    "gate.sql": ["open_stage_run", "running_behind_gate", "enter_gate", "finish_stage_run"],
+    "gate.sql": ["open_stage_run", "leases_behind_gate", "enter_gate", "finish_stage_run"],
     "recover.sql": ["stages_at_rest"],
     "batches.sql": ["has_completed", "batch_report"],
     "reports.sql": ["lanes", "open_runs", "batch_statuses", "file_counts", "batches", "timings"],

@@ -9,15 +9,20 @@ import signal
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
+import httpx
 import psutil
 import pytest
-from gates import PROGRAMS, active, contender, enter, exclusive, pass_gate, until
+from gates import PROGRAMS, active, contender, enter, enter_lane, exclusive, pass_gate, process, until
 from ledger_rows import query
 from prefect.client.orchestration import PrefectClient
 
 from flows.errors import GateLost
 from flows.gate.predecessor import FAR, until_gone
+from flows.ledger.locks import QUEUE
+from flows.ledger.session import Session, fetch
 from flows.settings import Settings
 from flows.stages.runner import work_lock
 from flows.stages.runner.host_identity import place
@@ -159,14 +164,115 @@ async def test_a_work_lock_that_its_flow_removes_meanwhile_ends_the_wait(tmp_pat
     os.close(held)
 
 
-async def test_a_slot_leaked_by_a_lost_response_is_reclaimed(
-    installation: Settings, batches: list[str], client: PrefectClient
+@pytest.mark.parametrize("stage", ["extract", "store"])
+async def test_a_kept_place_whose_session_was_lost_costs_no_attempt(
+    stage: str,
+    installation: Settings,
+    batches: list[str],
+    client: PrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await client.increment_concurrency_slots_with_lease(["extract"], 1, "concurrency", 60)
+    monkeypatch.setattr("flows.gate.lane._KEPT_FOR", 60.0)
+    async with process(installation) as lanes:
+        async with enter_lane(lanes, stage, batches[0]):
+            pass
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+        query(installation, terminate, f"tdp {stage} {batches[0]}")
+        async with enter_lane(lanes, stage, batches[1]):
+            assert await active(client, stage) == 1
+    outcomes = query(installation, "SELECT outcome FROM stage_runs ORDER BY stage_run_id")
+    assert [row["outcome"] for row in outcomes] == ["COMPLETED", "COMPLETED"]
+    assert await active(client, stage) == 0
+
+
+async def test_a_kept_place_is_released_although_its_task_is_cancelled(
+    installation: Settings, batches: list[str], client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As asyncio.run cancels all tasks at SIGTERM, before the lanes are closed."""
+    monkeypatch.setattr("flows.gate.lane._KEPT_FOR", 60.0)
+    async with process(installation) as lanes:
+        before = asyncio.all_tasks()
+        async with enter_lane(lanes, "store", batches[0]):
+            pass
+        await asyncio.sleep(0)  # they begin
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+    assert await active(client, "store") == 0
+
+
+async def test_a_run_that_is_cancelled_when_it_has_found_a_kept_place_releases_it(
+    installation: Settings, batches: list[str], client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.gate.lane._KEPT_FOR", 60.0)
+    all_enter, at_work = asyncio.Event(), 0
+
+    async def cancelling(session: Session, statement: str, /, **values: object) -> Any:
+        if values.get("space") == QUEUE and statement == "release_lock" and all_enter.is_set():
+            sixth.cancel()
+        return await fetch(session, statement, **values)
+
+    monkeypatch.setattr("flows.gate.lane.fetch", cancelling)
+    async with process(installation) as lanes:
+
+        async def one(batch_id: str) -> None:
+            nonlocal at_work
+            async with enter_lane(lanes, "store", batch_id):
+                at_work += 1
+                await all_enter.wait()
+
+        five = [asyncio.create_task(one(batch_id)) for batch_id in batches[:5]]
+        await until(lambda: at_work == 5)
+        sixth = asyncio.create_task(one(batches[5]))
+        await until(lambda: query(installation, "SELECT 1 FROM advisory_locks WHERE space = %s", QUEUE))
+        all_enter.set()
+        with pytest.raises(asyncio.CancelledError):
+            await sixth
+        await asyncio.gather(*five)
+        assert await active(client, "store") == 4
+    assert await active(client, "store") == 0
+
+
+async def test_a_lease_is_released_once_although_the_next_run_is_cancelled_meanwhile(
+    installation: Settings, batches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may subtract the slot for each of two requests at the same time."""
+    monkeypatch.setattr("flows.gate.lane._KEPT_FOR", 60.0)
+    monkeypatch.setattr("flows.gate.lane.KEEP_WITHIN", 0.0)
+    requests = []
+    async with process(installation) as lanes:
+        really = lanes.client.release_concurrency_slots_with_lease
+
+        async def release(lease_id: UUID) -> None:
+            requests.append(lease_id)
+            second.cancel()
+            await asyncio.sleep(0)
+            await really(lease_id)
+
+        async with enter_lane(lanes, "extract", batches[0]):
+            pass
+        monkeypatch.setattr(lanes.client, "release_concurrency_slots_with_lease", release)
+        second = asyncio.create_task(enter_lane(lanes, "extract", batches[1]).__aenter__())
+        with pytest.raises(asyncio.CancelledError):
+            await second
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize("cause", ["lost response", "killed process"])
+async def test_a_leaked_slot_is_reclaimed(
+    cause: str, installation: Settings, batches: list[str], client: PrefectClient
+) -> None:
+    await pass_gate(installation, batches[1])
+    granted = await client.increment_concurrency_slots_with_lease(["extract"], 1, "concurrency", 60)
+    lease = granted.json()["lease_id"]
+    if cause == "killed process":  # between two runs
+        query(installation, "UPDATE stage_runs SET lease_id = %s RETURNING 1", lease)
     began = time.monotonic()
     await asyncio.wait_for(pass_gate(installation, batches[0]), 60)
     assert time.monotonic() - began < 40  # its lease would expire after 60 s
     assert await active(client, "extract") == 0
+    if cause == "killed process":  # at the end of its lease, the server would subtract the slot again
+        with pytest.raises(httpx.HTTPStatusError, match="410"):
+            await client.renew_concurrency_lease(UUID(lease), 60)
 
 
 def is_work(process: psutil.Process) -> bool:

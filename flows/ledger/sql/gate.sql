@@ -124,10 +124,21 @@ UPDATE stage_runs SET finished_at = greatest(clock_timestamp(), started_at, fenc
     error = :error
 WHERE stage_run_id = :stage_run_id AND finished_at IS NULL;
 
--- name: running_behind_gate^
--- With the leases that processes may keep for a moment after a run.
-SELECT count(DISTINCT lease_id) AS running FROM stage_runs
-WHERE stage = :stage AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 second');
+-- name: leases_behind_gate^
+-- How many leases are in use, with those that processes may keep for a moment after a run; and those that a
+-- process which died in that moment may have left: of each slot the last one, if it may not have expired yet.
+WITH leases AS (
+    SELECT lease_id, slot, max(coalesce(finished_at, 'infinity')) AS used_until FROM stage_runs
+    WHERE stage = :stage AND lease_id IS NOT NULL
+      AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '90 seconds')
+    GROUP BY lease_id, slot
+), last AS (
+    SELECT DISTINCT ON (slot) lease_id, used_until FROM leases ORDER BY slot, used_until DESC
+), moment AS (
+    SELECT clock_timestamp() - interval '1 second' AS ago
+)
+SELECT (SELECT count(DISTINCT lease_id) FROM leases, moment WHERE used_until > ago) AS running,
+       (SELECT coalesce(jsonb_agg(lease_id), '[]') FROM last, moment WHERE used_until <= ago) AS "left";
 
 -- name: alive^
 SELECT 1 AS alive;
