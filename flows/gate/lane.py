@@ -30,7 +30,7 @@ from flows.stages.runner.completion import to_the_end
 #: The error of a run that lost its connection to PostgreSQL, so that its batch had another owner meanwhile.
 CLOSED = "another run closed this one as LOST"
 #: Seconds for which a place is kept without a run: longer than the time between two runs of short stages.
-#: Another process that begins to wait meanwhile is delayed by no more.
+#: Another process that begins to wait meanwhile waits for one more run at most.
 _KEPT_FOR = 0.5
 #: Seconds after its grant for which a lease is passed from run to run: after that, the next stage run uses a
 #: changed limit.
@@ -78,6 +78,7 @@ class Lane:
     client: PrefectClient
     is_yielding: bool
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _waiting: int = 0
     _slots: int = 0
     _in_a_row: int = 0
     _sessions: set[Session] = field(default_factory=set)
@@ -95,7 +96,11 @@ class Lane:
         claimed the batch and closed the row.
         """
         with ExitStack() as turn:
-            await self._turn.acquire()
+            self._waiting += 1
+            try:
+                await self._turn.acquire()
+            finally:
+                self._waiting -= 1
             turn.callback(self._turn.release)
             place = await self._enter(entrant)
             try:
@@ -112,7 +117,7 @@ class Lane:
         """
         row = await fetch_one(place.session, "finish_stage_run", **values, **self._locks(place.slot))
         self._in_a_row += 1
-        lets_yielding = self.is_yielding or self._in_a_row >= _IN_A_ROW
+        lets_yielding = self.is_yielding or not self._waiting or self._in_a_row >= _IN_A_ROW
         place.may_be_kept = not (row["others_wait"] or (row["yielding_waits"] and lets_yielding))
         return float(row["duration"] or 0.0)
 

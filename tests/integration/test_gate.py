@@ -98,6 +98,22 @@ async def test_runs_of_a_process_have_one_lease_after_the_other_and_release_it_a
         assert query(installation, leases) == [{"n": 1}]
 
 
+async def test_a_place_is_not_kept_for_later_runs_while_a_yielding_process_waits(
+    installation: Settings, batches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.gate.lane._KEPT_FOR", 600.0)
+
+    async def one(lanes: Lanes, batch_id: str) -> None:
+        async with enter_lane(lanes, "extract", batch_id):
+            pass
+
+    async with process(installation) as lanes, process(installation, is_yielding=True) as yielding:
+        async with enter_lane(lanes, "extract", batches[0]):
+            waiter = asyncio.create_task(one(yielding, batches[1]))
+            await until(lambda: query(installation, "SELECT 1 FROM advisory_locks WHERE NOT granted"))
+        await asyncio.wait_for(waiter, 60)
+
+
 async def test_processes_take_turns(installation: Settings, batches: list[str]) -> None:
     async with process(installation) as one, process(installation) as other:
 

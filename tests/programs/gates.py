@@ -25,10 +25,10 @@ LOG = logging.getLogger("test")
 
 
 @asynccontextmanager
-async def process(settings: Settings) -> AsyncIterator[Lanes]:
+async def process(settings: Settings, *, is_yielding: bool = False) -> AsyncIterator[Lanes]:
     """The lanes of a process of its own."""
     async with owner(settings.database, "test") as own, get_client() as client:
-        made = Lanes(own, client, settings.work_locks, is_yielding=False)
+        made = Lanes(own, client, settings.work_locks, is_yielding=is_yielding)
         try:
             yield made
         finally:
