@@ -53,7 +53,7 @@ def test_an_existing_file_is_replaced_only_by_force(filled: str, tmp_path: Path)
 def test_a_path_that_is_not_a_regular_file_is_kept(filled: str, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.csv"
     os.mkfifo(pipe)
-    assert "no regular file" in error(run(filled, "export", pipe, "--force"), ExportFailed)
+    assert "not a regular file" in error(run(filled, "export", pipe, "--force"), ExportFailed)
     assert pipe.is_fifo()
 
 
