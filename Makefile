@@ -47,7 +47,7 @@ chaos: $(INSTALLED)
 
 soak: MINUTES = 60
 soak: $(INSTALLED)
-	PYTHONPATH=tests/programs .venv/bin/python tests/chaos/soak.py --minutes $(MINUTES) $(ARGS)
+	PYTHONPATH=tests/programs:tests/corpus .venv/bin/python tests/chaos/soak.py --minutes $(MINUTES) $(ARGS)
 
 # atheris has no wheels for some supported platforms, so it is not in the lock file.
 fuzz: MINUTES = 10
