@@ -1,6 +1,6 @@
 # make demo    install, process 50 sample exports and verify every row
 # make test    install, lint and run the whole test suite, on services of its own
-# make check   lint and run the unit tests, in about two minutes: for use while you work
+# make check   lint and run the unit tests, in about a minute: for use while you work
 # make chaos   test every fault in every stage (make test: those that could lose data, in one stage)
 # make soak    MINUTES=60 of load by inbox and bot and of random faults, then verify that nothing was lost
 # make hosts   test three hosts in network namespaces, one of them disconnected (root, iproute2, redis-server)

@@ -29,8 +29,7 @@ from flows.stages.runner.completion import to_the_end
 
 #: The error of a run that lost its connection to PostgreSQL, so that its batch had another owner meanwhile.
 CLOSED = "another run closed this one as LOST"
-#: Seconds for which a place is kept without a run: longer than the time between two runs of short stages.
-#: Another process that begins to wait meanwhile waits for one more run at most.
+#: Seconds for which a place is kept without a run. A process that comes meanwhile waits for one run at most.
 _KEPT_FOR = 0.5
 #: Seconds after its grant for which a lease is passed from run to run: after that, the next stage run uses a
 #: changed limit.
